@@ -1,0 +1,1 @@
+"""Generators, their LightningModules, and what they are made of."""

@@ -1,0 +1,66 @@
+"""Short depthwise convolution over a sequence, with optional SiLU: the convolution in front of every Mamba scan.
+
+Shapes: B batch, L positions, C channels, k taps.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lightning_modules.kernels import dispatch
+from lightning_modules.kernels.reference import depthwise_conv as reference
+
+Padding = Literal["same", "causal", "anticausal"]
+
+
+def depthwise_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    padding: Padding = "same",
+    activation: Literal["silu"] | None = "silu",
+    backend: str | None = None,
+) -> Tensor:
+    """y[l] = activation(bias + sum_j weight[:, j] x[l + j - left]), zeros outside; channel-last, so no transposes.
+
+    x: (B, L, C), weight: (C, k), bias: (C,) -> (B, L, C) in x's dtype.
+    padding: "same" is symmetric (left = (k - 1) / 2, odd k), "causal" looks back (left = k - 1), "anticausal" ahead (left = 0).
+    Raises ValueError on shapes that do not fit, an empty batch or sequence, or an even k with padding="same".
+    """
+    _check(x, weight, bias, activation)
+    pad_left = _pad_left(padding, weight.shape[1])
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        x = x.to(torch.get_autocast_dtype(device))
+    name = dispatch.choose(dispatch.DEPTHWISE_CONV1D, backend, x.device, x.dtype)
+    dispatch.record(dispatch.DEPTHWISE_CONV1D, name)
+    weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
+    return reference.depthwise_conv1d(x, weight, bias, pad_left=pad_left, silu=activation == "silu")
+
+
+def _pad_left(padding: str, taps: int) -> int:
+    if padding == "causal":
+        return taps - 1
+    if padding == "anticausal":
+        return 0
+    if padding != "same":
+        raise ValueError(f"padding={padding!r} is not valid: choose 'same', 'causal' or 'anticausal'.")
+    if taps % 2 == 0:
+        raise ValueError(
+            f"padding='same' needs an odd number of taps, not {taps}: an even kernel would be lopsided; "
+            f"use {taps - 1} or {taps + 1} taps, or padding='causal'."
+        )
+    return (taps - 1) // 2
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> None:
+    if x.ndim != 3 or 0 in x.shape:
+        raise ValueError(f"x must be (batch, length, channels), none of them empty, not {tuple(x.shape)}.")
+    if weight.ndim != 2 or weight.shape[0] != x.shape[2] or weight.shape[1] < 1:
+        raise ValueError(f"weight must be (channels={x.shape[2]}, taps), not {tuple(weight.shape)}.")
+    if bias is not None and bias.shape != x.shape[2:]:
+        raise ValueError(f"bias must be (channels={x.shape[2]},), not {tuple(bias.shape)}.")
+    if activation not in ("silu", None):
+        raise ValueError(f"activation={activation!r} is not valid: choose 'silu' or None.")

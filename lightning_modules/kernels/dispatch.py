@@ -1,0 +1,109 @@
+"""Which back end runs an operation: what exists here, what fits the tensors, what the user forces, what really ran."""
+
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+ENVIRONMENT_VARIABLE = "ABLATE_KERNELS"
+SELECTIVE_SCAN = "selective_scan"
+DEPTHWISE_CONV1D = "depthwise_conv1d"
+OPERATIONS = (SELECTIVE_SCAN, DEPTHWISE_CONV1D)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to run some of the operations.
+
+    missing: () -> None where the machine has all it needs, else the reason in words (asked once, then remembered).
+    devices, dtypes: tensors it takes; empty means any.
+    """
+
+    name: str
+    operations: frozenset[str]
+    missing: Callable[[], str | None] = lambda: None
+    devices: frozenset[str] = frozenset()
+    dtypes: frozenset[torch.dtype] = frozenset()
+
+    def unfit(self, operation: str, device: torch.device, dtype: torch.dtype) -> str | None:
+        """Why this back end cannot run `operation` on such tensors here; None where it can."""
+        if operation not in self.operations:
+            return f"it does not implement {operation}"
+        if self.devices and device.type not in self.devices:
+            return f"it runs on {' or '.join(sorted(self.devices))}, not on {device.type}"
+        if self.dtypes and dtype not in self.dtypes:
+            return f"it takes {' or '.join(sorted(map(_dtype_name, self.dtypes)))}, not {_dtype_name(dtype)}"
+        return self.missing()
+
+
+# In order of preference: the first that fits runs.
+BACKENDS: dict[str, Backend] = {
+    backend.name: backend
+    for backend in (
+        Backend("torch", frozenset(OPERATIONS)),
+        Backend("reference", frozenset(OPERATIONS)),
+    )
+}
+
+_used: dict[str, set[str]] = {}
+
+
+def available() -> dict[str, dict[str, str | None]]:
+    """Operation -> back end -> None where it can run on this machine, else the reason it cannot."""
+    return {
+        operation: {name: backend.missing() for name, backend in BACKENDS.items() if operation in backend.operations}
+        for operation in OPERATIONS
+    }
+
+
+def backends_used() -> dict[str, str]:
+    """Operation -> back end that ran it since the last reset; several are joined by '+'."""
+    return {operation: "+".join(sorted(names)) for operation, names in sorted(_used.items())}
+
+
+def reset_backends_used() -> None:
+    """Forget what ran."""
+    _used.clear()
+
+
+def record(operation: str, backend: str) -> None:
+    """Note that `backend` ran `operation`; called by the back ends' entry points, also from compiled graphs."""
+    _used.setdefault(operation, set()).add(backend)
+
+
+def choose(operation: str, requested: str | None, device: torch.device, dtype: torch.dtype) -> str:
+    """The back end for `operation` on tensors of this device and dtype.
+
+    requested: a name, or None / "auto" to let ABLATE_KERNELS and then the order of preference decide.
+    Raises ValueError where a named back end is unknown or cannot run this.
+    """
+    name, source = requested, "backend"
+    if name in (None, "auto"):
+        name, source = _forced(operation, os.environ.get(ENVIRONMENT_VARIABLE, "")), ENVIRONMENT_VARIABLE
+    if name is None:
+        return next(b.name for b in BACKENDS.values() if b.unfit(operation, device, dtype) is None)
+    if name not in BACKENDS:
+        raise ValueError(f"{source}={name!r} is no back end: choose one of auto, {', '.join(BACKENDS)}.")
+    reason = BACKENDS[name].unfit(operation, device, dtype)
+    if reason is not None:
+        raise ValueError(f"{source}={name!r} cannot run {operation}: {reason}; use auto to let the suite choose.")
+    return name
+
+
+@functools.lru_cache(maxsize=64)
+def _forced(operation: str, value: str) -> str | None:
+    """Back end that the environment variable's value asks for: "cpp", or "selective_scan=cpp,depthwise_conv1d=torch"."""
+    forced = None
+    for entry in filter(None, (part.strip() for part in value.split(","))):
+        key, separator, name = entry.partition("=")
+        if separator and key not in OPERATIONS:
+            raise ValueError(f"{ENVIRONMENT_VARIABLE} names no operation {key!r}: choose from {', '.join(OPERATIONS)}.")
+        if not separator or key == operation:
+            forced = name if separator else entry
+    return None if forced == "auto" else forced
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

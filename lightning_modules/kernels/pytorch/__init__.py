@@ -1,0 +1,1 @@
+"""Back end `torch`: plain PyTorch, any device and dtype, no compiler needed."""

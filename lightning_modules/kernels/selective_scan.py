@@ -1,0 +1,123 @@
+"""Selective scan of Mamba over one or several directions at once.
+
+Shapes: B batch, K directions, L positions, C channels, N states.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lightning_modules.kernels import dispatch
+from lightning_modules.kernels.reference import selective_scan as reference
+
+Direction = Literal["forward", "reverse"]
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    *,
+    softplus: bool = True,
+    directions: Sequence[Direction] = ("forward",),
+    order: Tensor | None = None,
+    merge: Literal["sum", "stack"] = "sum",
+    initial_state: Tensor | None = None,
+    return_final_state: bool = False,
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """h <- exp(dt A) h + dt u B, y = <C, h> + D u with dt = softplus(delta + delta_bias), gated by silu(z).
+
+    Source: Mamba (Gu & Dao 2023), Section 3.2 and Algorithm 2, with the simplified B discretisation of the official code.
+
+    Every tensor is indexed by storage position; a direction only changes the order in which positions are visited, so
+    callers never flip or gather anything.
+
+    u: (B, L, C) shared by the directions, or (B, K, L, C); delta: (B, K, L, C); A: (K, C, N); B, C: (B, K, L, N);
+    D, delta_bias: (K, C); z: (B, L, C), whose gate multiplies every direction's output. With K = 1 the K axis may be left out.
+    directions: "forward" or "reverse" per direction; a single entry holds for all.
+    order: int32 (K, L), one permutation of the positions per direction, instead of `directions`.
+    merge: "sum" adds the directions, y (B, L, C); "stack" keeps them, y (B, K, L, C).
+    initial_state: (B, K, C, N); return_final_state adds the state after the last visited position, (B, K, C, N) float32.
+    Returns y in the common dtype of u, delta, B, C and z (under autocast: the autocast dtype); states are kept in float32,
+    or float64 for float64 inputs. Differentiable once in every floating tensor.
+    Raises ValueError on shapes that do not fit, an empty batch or sequence, and unknown names.
+    """
+    u, delta, A, B, C, D, delta_bias, initial_state = _with_directions(u, delta, A, B, C, D, delta_bias, initial_state)
+    _check(u, delta, A, B, C, D, z, delta_bias, initial_state)
+    if merge not in ("sum", "stack"):
+        raise ValueError(f"merge={merge!r} is not valid: choose 'sum' or 'stack'.")
+    order = _visiting_order(directions, order, delta)
+    device = u.device.type
+    floating = [t for t in (u, delta, B, C, z) if t is not None]
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    else:
+        dtype = floating[0].dtype
+        for tensor in floating[1:]:
+            dtype = torch.promote_types(dtype, tensor.dtype)
+    compute = torch.float64 if dtype == torch.float64 else torch.float32
+    name = dispatch.choose(dispatch.SELECTIVE_SCAN, backend, u.device, dtype)
+    dispatch.record(dispatch.SELECTIVE_SCAN, name)
+    tensors = [None if t is None else t.to(compute) for t in (u, delta, A, B, C, D, z, delta_bias, initial_state)]
+    y, state = reference.selective_scan(*tensors, order, softplus=softplus, stack=merge == "stack")
+    y = y.to(dtype)
+    return (y, state) if return_final_state else y
+
+
+def _with_directions(u, delta, A, B, C, D, delta_bias, initial_state):
+    """Put the K axis where K = 1 left it out."""
+    u = u.unsqueeze(1) if u.ndim == 3 else u
+    delta, B, C = (t.unsqueeze(1) if t.ndim == 3 else t for t in (delta, B, C))
+    A = A.unsqueeze(0) if A.ndim == 2 else A
+    D, delta_bias = (t.unsqueeze(0) if t is not None and t.ndim == 1 else t for t in (D, delta_bias))
+    if initial_state is not None and initial_state.ndim == 3:
+        initial_state = initial_state.unsqueeze(1)
+    return u, delta, A, B, C, D, delta_bias, initial_state
+
+
+def _visiting_order(directions: Sequence[str], order: Tensor | None, delta: Tensor) -> Tensor:
+    """int32 (K, L): the storage position each direction visits at each step."""
+    _, count, length, _ = delta.shape
+    if order is not None:
+        if tuple(directions) != ("forward",):
+            raise ValueError("Give either directions or order, not both: order says itself how each direction runs.")
+        if order.shape != (count, length):
+            raise ValueError(f"order must be (directions={count}, length={length}), not {tuple(order.shape)}.")
+        return order
+    unknown = [d for d in directions if d not in ("forward", "reverse")]
+    if unknown:
+        raise ValueError(f"directions has {unknown[0]!r}: choose from 'forward' and 'reverse'.")
+    if len(directions) not in (1, count):
+        raise ValueError(f"directions names {len(directions)} directions where the tensors hold {count}.")
+    ahead = torch.arange(length, dtype=torch.int32, device=delta.device)
+    rows = [ahead if d == "forward" else ahead.flip(0) for d in directions]
+    return torch.stack(rows).expand(count, length)
+
+
+def _check(u, delta, A, B, C, D, z, delta_bias, initial_state) -> None:
+    if delta.ndim != 4 or 0 in delta.shape:
+        raise ValueError(f"delta must be (batch, directions, length, channels), none empty, not {tuple(delta.shape)}.")
+    batch, count, length, channels = delta.shape
+    if A.ndim != 3 or A.shape[:2] != (count, channels) or A.shape[2] < 1:
+        raise ValueError(f"A must be (directions={count}, channels={channels}, states), not {tuple(A.shape)}.")
+    states = A.shape[2]
+    expected = {
+        "u": (u, (batch, u.shape[1] if u.ndim == 4 and u.shape[1] in (1, count) else count, length, channels)),
+        "B": (B, (batch, count, length, states)),
+        "C": (C, (batch, count, length, states)),
+        "D": (D, (count, channels)),
+        "z": (z, (batch, length, channels)),
+        "delta_bias": (delta_bias, (count, channels)),
+        "initial_state": (initial_state, (batch, count, channels, states)),
+    }
+    for name, (tensor, shape) in expected.items():
+        if tensor is not None and tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} must have shape {shape} to go with delta and A, not {tuple(tensor.shape)}.")
