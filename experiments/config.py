@@ -1,0 +1,369 @@
+"""The configuration of one run: load a preset, apply overrides, fill in what follows, check, and identify it by hash.
+
+Identity is two hashes. The *training* hash covers seed, data, tokenizer, generator, objective, optim and trainer; the
+*evaluation* hash adds sampler and evaluation, so that a sweep over guidance trains once. `runtime` is never part of
+either. Values that equal their default are left out of the hash, so that a new field with its default keeps old runs
+valid; a default that changes later is caught by comparing the stored configuration (`differences`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from datamodules.config import DATASETS, EmojiConfig
+from experiments.errors import UserError, unknown
+from lightning_modules.config import OBJECTIVES, MaskedConfig, OptimConfig
+from lightning_modules.generators.config import GENERATORS, MaskMambaConfig
+from lightning_modules.registry import Registry
+from lightning_modules.samplers.config import SAMPLERS, MaskGITConfig
+from lightning_modules.tokenizers.config import TOKENIZERS, EmojiVQConfig, file_sha256
+
+PRESETS = Path(__file__).parent / "configs"
+SECTIONS: dict[str, Registry] = {
+    "data": DATASETS,
+    "tokenizer": TOKENIZERS,
+    "generator": GENERATORS,
+    "objective": OBJECTIVES,
+    "sampler": SAMPLERS,
+}
+"""Polymorphic sections: `name:` picks the dataclass through a registry."""
+TRAINING = ("seed", "data", "tokenizer", "generator", "objective", "optim", "trainer")
+EVALUATION = ("sampler", "evaluation")
+NOT_SEMANTIC = frozenset({"tokenizer.weights", "data.root", "evaluation.batch_size", "evaluation.inception_weights"})
+"""Keys that never change a result: places and sizes of batches. Files enter by their fingerprint."""
+
+
+@dataclass
+class TrainerConfig:
+    """How long, on how much, and in which precision a run trains."""
+
+    max_steps: int = 1000
+    """Optimiser steps."""
+    batch_size: int = 128
+    """Samples per optimiser step, over all devices and accumulated batches."""
+    accumulate: int = 1
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    ema_decay: float = 0.0
+    """Decay of the exponential moving average of the weights that samples are drawn from; 0 = none."""
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_steps < 1 or self.batch_size < 1 or self.accumulate < 1:
+            raise ValueError(
+                f"trainer.max_steps={self.max_steps}, batch_size={self.batch_size} and accumulate={self.accumulate} "
+                "must be at least 1."
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"trainer.ema_decay={self.ema_decay} must be in [0, 1).")
+
+
+@dataclass
+class EvaluationConfig:
+    """What is sampled from a finished run, and how it is measured."""
+
+    num_samples: int = 512
+    """Images, with labels balanced over the classes."""
+    seed: int = 0
+    """Image i depends on (seed, i) alone, whatever the batch size."""
+    batch_size: int = 128
+    inception_weights: str = ""
+    """Local file of the 2015-12-05 Inception weights; without it there is no FID and no IS."""
+    inception_fingerprint: str = ""
+    """sha256 of that file, filled in when a run is resolved."""
+
+    def __post_init__(self) -> None:
+        if self.num_samples < 2 or self.batch_size < 1:
+            raise ValueError(
+                f"evaluation.num_samples={self.num_samples} must be at least 2 and "
+                f"evaluation.batch_size={self.batch_size} at least 1."
+            )
+
+
+@dataclass
+class RuntimeConfig:
+    """Where and how a run is carried out: never part of its identity."""
+
+    root: str = field(default_factory=lambda: os.environ.get("ABLATE_ROOT", "outputs"))
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    num_workers: int = 0
+    threads: int = 0
+    """CPU threads per process; 0 = all cores shared among the processes on this machine."""
+    kernels: str = "auto"
+    log_every: int = 20
+    val_every: int = 200
+    sample_every: int = 200
+    checkpoint_every: int = 100
+    progress: bool = True
+
+
+@dataclass
+class RunConfig:
+    """One run: a training, and one evaluation of it."""
+
+    preset: str = ""
+    seed: int = 0
+    data: Any = field(default_factory=EmojiConfig)
+    tokenizer: Any = field(default_factory=EmojiVQConfig)
+    generator: Any = field(default_factory=MaskMambaConfig)
+    objective: Any = field(default_factory=MaskedConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    sampler: Any = field(default_factory=MaskGITConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    @property
+    def root(self) -> Path:
+        """The folder of all outputs."""
+        return Path(self.runtime.root)
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
+
+
+def preset_names() -> list[str]:
+    """All presets, e.g. "maskmamba/demo"."""
+    return sorted(str(path.relative_to(PRESETS).with_suffix("")) for path in PRESETS.rglob("*.yaml"))
+
+
+def load_config(preset: str, overrides: Mapping[str, Any] | Iterable[str] = ()) -> RunConfig:
+    """Load a preset (a name, or a path to a YAML file), apply overrides, resolve and check.
+
+    Args:
+        preset: `maskmamba/demo`, or `path/to/mine.yaml`.
+        overrides: "key=value" strings as typed by a person, or a mapping of dotted keys to values.
+
+    Raises:
+        UserError: unknown preset or key, a value of the wrong type or out of range.
+    """
+    if preset.endswith((".yaml", ".yml")):
+        path = Path(preset)
+    elif preset in (names := preset_names()):
+        path = PRESETS / f"{preset}.yaml"
+    else:
+        raise unknown("preset", preset, names)
+    raw = _read_chain(path)
+    raw["preset"] = preset
+    return build_config(raw, overrides if isinstance(overrides, Mapping) else parse_overrides(overrides))
+
+
+def build_config(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """Turn plain nested dictionaries into a checked, resolved `RunConfig`. Raises UserError as `load_config` does."""
+    overrides = dict(overrides or {})
+    raw = {**raw, **{s: dict(raw.get(s) or {}) for s in SECTIONS}}
+    for section in SECTIONS:
+        if (name := overrides.pop(f"{section}.name", None)) and name != raw[section].get("name"):
+            raw[section] = {"name": name}
+    defaults = RunConfig()
+    config = OmegaConf.structured(RunConfig)
+    try:
+        for section, registry in SECTIONS.items():
+            entry = registry[raw[section].get("name", getattr(defaults, section).name)]
+            config[section] = OmegaConf.structured(entry.config)
+        config = OmegaConf.merge(config, OmegaConf.create(raw))
+        for key, value in overrides.items():
+            _update(config, key, value)
+        result = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise UserError(_explain(error)) from error
+    except (ValueError, FileNotFoundError) as error:
+        raise UserError(str(error)) from error
+    assert isinstance(result, RunConfig)
+    return _resolve(result)
+
+
+def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
+    """Split "key=value" words. Values stay text (the field's type decides), except lists, mappings and null."""
+    result: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise UserError(f"'{word}' is not an override; write key=value, for example trainer.max_steps=500.")
+        try:
+            result[key] = yaml.safe_load(value) if value[:1] in "[{" or value == "null" else value
+        except yaml.YAMLError as error:
+            raise UserError(f"{key}: '{value}' is not valid YAML.") from error
+    return result
+
+
+def _update(config: Any, key: str, value: Any) -> None:
+    try:
+        current = OmegaConf.select(config, key, throw_on_missing=False)
+        if isinstance(value, str) and value == "" and isinstance(current, list | dict):
+            raise UserError(f"{key} needs a value.")
+        if OmegaConf.is_dict(current) and not isinstance(value, Mapping):
+            raise UserError(f"{key} is a section with the keys {', '.join(sorted(current))}; set one of them.")
+        OmegaConf.update(config, key, value)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{key}={value}: {_explain(error)}") from error
+
+
+def _explain(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    where = next((line.removeprefix("full_key:").strip() for line in lines if line.startswith("full_key:")), "")
+    return lines[0].rstrip(".") + (f" (at {where})." if where and where not in lines[0] else ".")
+
+
+def _read_chain(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a YAML file and, beneath it, the files its `base:` names, relative to itself."""
+    if path.resolve() in seen:
+        raise UserError(f"{path} includes itself through 'base:'.")
+    try:
+        raw = yaml.safe_load(path.read_text()) or {}
+    except OSError as error:
+        raise UserError(f"Cannot read preset {path}: {error.strerror}.") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{path} must hold a mapping of configuration keys.")
+    base = raw.pop("base", None)
+    return _deep_merge(_read_chain(path.parent / base, (*seen, path.resolve())), raw) if base else raw
+
+
+def _deep_merge(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
+    """`high` over `low`; a section whose `name` changes starts afresh."""
+    result = dict(low)
+    for key, value in high.items():
+        old = result.get(key)
+        if isinstance(old, dict) and isinstance(value, dict) and value.get("name", old.get("name")) == old.get("name"):
+            result[key] = _deep_merge(old, value)
+        else:
+            result[key] = value
+    return result
+
+
+# --- what follows from other values -----------------------------------------------------------------------------------
+
+
+def _resolve(config: RunConfig) -> RunConfig:
+    """Fill in fingerprints and the generator's sizes, and check that the parts fit together."""
+    tokenizer, generator, data = config.tokenizer, config.generator, config.data
+    try:
+        if weights := tokenizer.weight_file():
+            tokenizer.fingerprint = file_sha256(weights)
+        data.resolve()
+        if config.evaluation.inception_weights:
+            config.evaluation.inception_fingerprint = file_sha256(Path(config.evaluation.inception_weights))
+    except FileNotFoundError as error:
+        raise UserError(str(error)) from error
+    for key, value, source in (
+        ("vocab_size", tokenizer.vocab_size, "tokenizer"),
+        ("grid_size", tokenizer.grid_size, "tokenizer"),
+        ("num_classes", data.num_classes, "data"),
+    ):
+        if getattr(generator, key) not in (0, value):
+            raise UserError(
+                f"generator.{key}={getattr(generator, key)} does not fit the {source} '{getattr(config, source).name}', "
+                f"which has {value}; leave it at 0 to follow the {source}."
+            )
+        setattr(generator, key, value)
+    if config.trainer.batch_size % (config.trainer.accumulate * config.runtime.devices * config.runtime.num_nodes):
+        raise UserError(
+            f"trainer.batch_size={config.trainer.batch_size} must be a multiple of accumulate x devices x nodes = "
+            f"{config.trainer.accumulate * config.runtime.devices * config.runtime.num_nodes}."
+        )
+    return config
+
+
+# --- identity ---------------------------------------------------------------------------------------------------------
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """The resolved configuration as plain dictionaries, ready for YAML, JSON and hyper-parameters."""
+    return dataclasses.asdict(config)
+
+
+def semantic(config: RunConfig, sections: Iterable[str] = TRAINING) -> dict[str, Any]:
+    """What identifies a run: the values of these sections that differ from their defaults, flat, by dotted key."""
+    result: dict[str, Any] = {}
+    for section in sections:
+        value = getattr(config, section)
+        if dataclasses.is_dataclass(value):
+            _collect(value, section, result)
+        else:
+            result[section] = value
+    return result
+
+
+def _collect(node: Any, prefix: str, result: dict[str, Any]) -> None:
+    default = type(node)()
+    for item in dataclasses.fields(node):
+        key, value = f"{prefix}.{item.name}", getattr(node, item.name)
+        if key in NOT_SEMANTIC:
+            continue
+        if dataclasses.is_dataclass(value):
+            _collect(value, key, result)
+        elif item.name == "name" or value != getattr(default, item.name):
+            result[key] = _canonical(value)
+
+
+def _canonical(value: Any) -> Any:
+    """Numbers that are equal hash alike (1 and 1.0), tuples like lists."""
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def training_hash(config: RunConfig) -> str:
+    """Hex sha256 of the training identity."""
+    return _digest(semantic(config, TRAINING))
+
+
+def evaluation_hash(config: RunConfig) -> str:
+    """Hex sha256 of the training and evaluation identities together."""
+    return _digest(semantic(config, TRAINING + EVALUATION))
+
+
+def run_id(config: RunConfig) -> str:
+    """Folder name of the training: generator (or tokenizer, in stage 1) and eight digits of its hash."""
+    name = config.tokenizer.name if config.objective.name == "reconstruction" else config.generator.name
+    return f"{name}-{training_hash(config)[:8]}"
+
+
+def evaluation_id(config: RunConfig) -> str:
+    """Folder name of the evaluation inside its run's folder."""
+    return evaluation_hash(config)[:8]
+
+
+def differences(left: RunConfig, right: RunConfig, sections: Iterable[str] = TRAINING) -> dict[str, tuple[Any, Any]]:
+    """Semantic keys on which two resolved configurations differ, with both values; defaults are compared too."""
+    flat = [{k: v for s in sections for k, v in _flatten(getattr(c, s), s)} for c in (left, right)]
+    keys = sorted(k for k in flat[0].keys() | flat[1].keys() if k not in NOT_SEMANTIC)
+    return {k: (flat[0].get(k), flat[1].get(k)) for k in keys if flat[0].get(k) != flat[1].get(k)}
+
+
+def _flatten(node: Any, prefix: str) -> Iterable[tuple[str, Any]]:
+    if not dataclasses.is_dataclass(node):
+        yield prefix, _canonical(node)
+        return
+    for item in dataclasses.fields(node):
+        yield from _flatten(getattr(node, item.name), f"{prefix}.{item.name}")
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    """Write the resolved configuration as YAML, atomically."""
+    from experiments.files import atomic_write_text
+
+    atomic_write_text(path, yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
+
+
+def read_config(path: Path) -> RunConfig:
+    """Read back what `save_config` wrote."""
+    return build_config(_read_chain(path))

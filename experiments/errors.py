@@ -1,0 +1,26 @@
+"""Errors that a person caused or can mend: shown as one sentence, without a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """A request that cannot be carried out: what was given, what is valid, the way out. The command exits with code 2."""
+
+
+class CellError(Exception):
+    """A run that failed for a reason worth one sentence; the other cells of a sweep go on. The command exits with code 1."""
+
+
+def did_you_mean(given: str, valid: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the closest valid word, or an empty string."""
+    match = get_close_matches(given, list(valid), n=1, cutoff=0.5)
+    return f" Did you mean '{match[0]}'?" if match else ""
+
+
+def unknown(kind: str, given: str, valid: Iterable[str]) -> UserError:
+    """The error for a name that is not among the valid ones."""
+    names = sorted(valid)
+    return UserError(f"Unknown {kind} '{given}'.{did_you_mean(given, names)} Valid: {', '.join(names)}.")

@@ -1,0 +1,88 @@
+"""Configurations of the training objectives and the optimiser. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lightning_modules.registry import Entry, Registry
+
+
+@dataclass
+class MaskedConfig:
+    """Masked-token modelling (MaskGIT; MaskMamba section 3.1): cross-entropy on tokens hidden at random."""
+
+    name: str = "masked"
+    mask_ratio: Literal["mage", "uniform", "cosine"] = "mage"
+    """Distribution of the masked share: `mage` truncated normal(mean, std) on [low, high] (arXiv 2211.09117),
+    `uniform` on [low, high], `cosine` cos(pi/2 u) (MaskGIT, MUSE)."""
+    mask_ratio_low: float = 0.5
+    mask_ratio_high: float = 1.0
+    mask_ratio_mean: float = 0.55
+    mask_ratio_std: float = 0.25
+    ratio_per: Literal["batch", "sample"] = "batch"
+    """One masked share for the whole batch (MAGE) or one for every sample (MUSE)."""
+    loss_on: Literal["masked", "all"] = "masked"
+    label_smoothing: float = 0.1
+    condition_dropout: float = 0.1
+    """Share of samples trained without their condition, for classifier-free guidance."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.mask_ratio_low < self.mask_ratio_high <= 1:
+            raise ValueError(
+                f"objective.mask_ratio_low={self.mask_ratio_low} and mask_ratio_high={self.mask_ratio_high} must "
+                "satisfy 0 <= low < high <= 1."
+            )
+        for key in ("label_smoothing", "condition_dropout"):
+            if not 0 <= getattr(self, key) < 1:
+                raise ValueError(f"objective.{key}={getattr(self, key)} must be in [0, 1).")
+
+
+@dataclass
+class ReconstructionConfig:
+    """Stage 1: train the tokenizer itself (VQGAN, arXiv 2012.09841; LlamaGen's VQ recipe)."""
+
+    name: str = "reconstruction"
+    pixel_weight: float = 1.0
+    """Weight of the mean absolute pixel error."""
+    perceptual_weight: float = 0.5
+    """Weight of the squared distance between unit-norm EfficientNet-Lite0 feature maps; 0 = none."""
+    commitment_weight: float = 0.25
+    codebook_weight: float = 1.0
+    adversarial_weight: float = 0.0
+    """Weight of a patch discriminator's hinge loss, scaled by the ratio of gradients at the last layer; 0 = none."""
+    adversarial_start: int = 0
+    """Step from which the adversarial loss counts."""
+    revive_every: int = 100
+    """Every so many steps, codes unused since the last time are re-drawn from the batch's latents; 0 = never."""
+
+
+@dataclass
+class OptimConfig:
+    """AdamW and its schedule."""
+
+    lr: float = 4e-4
+    """Peak learning rate (papers quote 1e-4 per 256 samples of batch)."""
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    weight_decay: float = 0.05
+    """On matrices only: biases, norms, tables of positions, and A, D, dt of the SSMs are exempt."""
+    warmup_steps: int = 0
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """After the warm-up: constant, or falling to 0 at the last step."""
+    gradient_clip: float = 1.0
+    """Largest global gradient norm; 0 = no clipping."""
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"optim.lr={self.lr} must be positive.")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optim.betas={self.betas} must be two numbers in [0, 1).")
+
+
+OBJECTIVES = Registry(
+    "objective",
+    {
+        "masked": Entry(MaskedConfig, "lightning_modules.masked:MaskedModule"),
+        "reconstruction": Entry(ReconstructionConfig, "lightning_modules.tokenizer:TokenizerModule"),
+    },
+)

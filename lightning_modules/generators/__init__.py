@@ -1,0 +1,1 @@
+"""Image generators, one file each; `config.py` holds their torch-free configurations."""

@@ -1,0 +1,1 @@
+"""Small orthogonal modules that the generators are built from."""

@@ -1,0 +1,45 @@
+"""Registries: a name -> its configuration dataclass and the class it builds, without importing torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered thing. `target` is "module:Class", imported only when something is built."""
+
+    config: type
+    target: str
+
+
+class Registry:
+    """Maps `name` to an `Entry`. `kind` is the word used in error messages, e.g. "generator"."""
+
+    def __init__(self, kind: str, entries: dict[str, Entry]):
+        self.kind = kind
+        self.entries = entries
+
+    def names(self) -> list[str]:
+        """All registered names, sorted."""
+        return sorted(self.entries)
+
+    def __getitem__(self, name: str) -> Entry:
+        """Raises ValueError, naming the closest valid name, when `name` is not registered."""
+        if name not in self.entries:
+            match = get_close_matches(str(name), self.names(), n=1, cutoff=0.5)
+            hint = f" Did you mean '{match[0]}'?" if match else ""
+            raise ValueError(f"Unknown {self.kind} '{name}'.{hint} Valid: {', '.join(self.names())}.")
+        return self.entries[name]
+
+    def target(self, name: str) -> Any:
+        """Import and return the registered class."""
+        module, _, attribute = self[name].target.partition(":")
+        return getattr(import_module(module), attribute)
+
+    def build(self, config: Any, *args: Any) -> Any:
+        """Build what `config.name` stands for, from that configuration."""
+        return self.target(config.name)(config, *args)

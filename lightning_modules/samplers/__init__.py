@@ -1,0 +1,1 @@
+"""Samplers: from a generator and conditions to tokens or latents."""

@@ -1,0 +1,1 @@
+"""Frozen image autoencoders: pixels <-> tokens or latents."""

@@ -1,0 +1,72 @@
+"""Configurations of the tokenizers. Torch-free, so that a plan can hash weights without loading them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from lightning_modules.registry import Entry, Registry
+
+EMBEDDED = Path(__file__).parent / "weights" / "emoji_vq.safetensors"
+
+
+@dataclass
+class EmojiVQConfig:
+    """The embedded VQ autoencoder: 32x32 pixels <-> 8x8 tokens, l2-normalised codes as in LlamaGen's VQ-16."""
+
+    name: str = "emoji_vq"
+    weights: str = "embedded"
+    """`embedded`, a safetensors file, or empty: random weights, for stage-1 training."""
+    image_size: int = 32
+    downsample: int = 4
+    codebook_size: int = 512
+    code_width: int = 8
+    channels: list[int] = field(default_factory=lambda: [64, 128, 192])
+    """Width at each resolution, finest first; one halving between neighbours."""
+    blocks: int = 2
+    """Residual blocks per resolution."""
+    fingerprint: str = ""
+    """sha256 of the weights, filled in when a run is resolved: it stands for `weights` in the run's identity."""
+
+    def __post_init__(self) -> None:
+        if 2 ** (len(self.channels) - 1) != self.downsample:
+            raise ValueError(
+                f"tokenizer.channels has {len(self.channels)} resolutions, which halve the image "
+                f"{len(self.channels) - 1} times, but tokenizer.downsample={self.downsample}."
+            )
+        if self.image_size % self.downsample:
+            raise ValueError(
+                f"tokenizer.image_size={self.image_size} is not a multiple of tokenizer.downsample={self.downsample}."
+            )
+
+    @property
+    def grid_size(self) -> int:
+        """Side of the token grid."""
+        return self.image_size // self.downsample
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of codes."""
+        return self.codebook_size
+
+    def weight_file(self) -> Path | None:
+        """The file of weights, or None for random ones."""
+        return EMBEDDED if self.weights == "embedded" else Path(self.weights) if self.weights else None
+
+
+@lru_cache
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file's bytes.
+
+    Raises:
+        FileNotFoundError: with the path and the way out.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"Tokenizer weights {path} not found; name a file with tokenizer.weights=FILE.")
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+TOKENIZERS = Registry("tokenizer", {"emoji_vq": Entry(EmojiVQConfig, "lightning_modules.tokenizers.vq:EmojiVQ")})

@@ -1,0 +1,1 @@
+"""Named sweeps: definitions, planner, launchers and status."""
