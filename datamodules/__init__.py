@@ -1,0 +1,4 @@
+"""Data as memory-mapped token streams, and a small embedded image set.
+
+Importing this package imports neither torch nor lightning.
+"""
