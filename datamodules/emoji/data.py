@@ -3,7 +3,7 @@
 The packed file is fully crossed, style x concept, so one table describes the concepts of both styles:
 
     images      (S, C, 32, 32, 3) uint8, RGB on white
-    labels      (C,) int64, index into CATEGORIES
+    labels      (C,) int64, index into labels.CATEGORIES
     captions    (C,) str            concepts (C,) str, code points such as "1f468-200d-1f33e"
     validation  (C,) bool           styles   (S,) str
 
@@ -21,22 +21,9 @@ from typing import Literal
 
 import numpy as np
 
-CATEGORIES = (
-    "Smileys & Emotion",
-    "People & Body",
-    "Animals & Nature",
-    "Food & Drink",
-    "Travel & Places",
-    "Activities",
-    "Objects",
-    "Symbols",
-    "Flags",
-)
-"""Class names in label order (Unicode's own order of emoji groups, without its 5 "Component" entries)."""
+from datamodules.emoji.labels import EMOJI_FILE, STYLES
 
-STYLES = ("twemoji", "noto")
 SPLITS = ("train", "val", "all")
-EMOJI_FILE = Path(__file__).with_name("emoji32.npz")
 ARRAYS = ("images", "labels", "captions", "concepts", "validation", "styles")
 
 Split = Literal["train", "val", "all"]
@@ -48,10 +35,10 @@ class EmojiImages:
 
     Attributes:
         images: (N, 32, 32, 3) uint8 RGB on white.
-        labels: (N,) int64, index into ``CATEGORIES``.
+        labels: (N,) int64, index into ``labels.CATEGORIES``.
         captions: N strings, the Unicode name and the usual short names, lower case.
         concepts: N strings, the code points; the same concept appears once in every style.
-        styles: N strings out of ``STYLES``.
+        styles: N strings out of ``labels.STYLES``.
         fingerprint: sha256 (hex) over all of the above.
     """
 

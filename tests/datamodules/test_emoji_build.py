@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from datamodules.emoji.build import caption, concept_family, concept_id, main, render
-from datamodules.emoji.data import EMOJI_FILE, load_emoji
+from datamodules.emoji.data import load_emoji
+from datamodules.emoji.labels import EMOJI_FILE
 
 
 def entry(unified, name, short_names, category, order):

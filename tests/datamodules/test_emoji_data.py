@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from datamodules.emoji.data import CATEGORIES, EMOJI_FILE, STYLES, load_emoji
+from datamodules.emoji.data import load_emoji
+from datamodules.emoji.labels import CATEGORIES, EMOJI_FILE, STYLES
 
 COUNTS = {
     "People & Body": 385,

@@ -1,0 +1,65 @@
+"""Data sets that return whole batches: tokens out of a store, pixels out of an array.
+
+Shapes: B batch, L tokens, V views, H, W pixels. Rows are index * V + view, see `datamodules.sampler`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from datamodules.store import TokenStore
+
+
+class TokenDataset:
+    """Batches {"tokens": (B, L) int64, "label": (B,) int64[, "caption": list of B str]} from a token store.
+
+    Args:
+        store: the store, with all of its V views.
+        index: (N',) the samples of the store that take part, or None for all.
+        captions: whether batches carry captions.
+    """
+
+    def __init__(self, store: TokenStore, index: np.ndarray | None = None, captions: bool = False):
+        self.store = store
+        self.index = np.arange(len(store)) if index is None else index
+        self.views = store.meta.views
+        self.captions = captions
+
+    def __len__(self) -> int:
+        return len(self.index) * self.views
+
+    def __getitem__(self, rows: np.ndarray) -> dict[str, Any]:
+        samples, views = self.index[rows // self.views], rows % self.views
+        batch: dict[str, Any] = {
+            "tokens": torch.from_numpy(self.store.tokens[samples, views].astype(np.int64)),
+            "label": torch.from_numpy(self.store.labels[samples].astype(np.int64)),
+        }
+        if self.captions:
+            batch["caption"] = [self.store.caption(int(sample)) for sample in samples]
+        return batch
+
+
+class ImageDataset:
+    """Batches {"image": (B, 3, H, W) float32 in [-1, 1], "label": (B,) int64}, for training a tokenizer.
+
+    Args:
+        images: (N, H, W, 3) uint8.
+        labels: (N,) int64.
+        views: 1, or 2 to offer the mirrored images as well.
+    """
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, views: int = 1):
+        self.images, self.labels, self.views = images, labels, views
+
+    def __len__(self) -> int:
+        return len(self.images) * self.views
+
+    def __getitem__(self, rows: np.ndarray) -> dict[str, Any]:
+        samples, mirrored = rows // self.views, rows % self.views == 1
+        images = self.images[samples]
+        images[mirrored] = images[mirrored, :, ::-1]
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+        return {"image": pixels.contiguous(), "label": torch.from_numpy(self.labels[samples])}
