@@ -43,18 +43,15 @@ class ReconstructionConfig:
     """Stage 1: train the tokenizer itself (VQGAN, arXiv 2012.09841; LlamaGen's VQ recipe)."""
 
     name: str = "reconstruction"
-    pixel_weight: float = 1.0
-    """Weight of the mean absolute pixel error."""
-    perceptual_weight: float = 0.5
-    """Weight of the squared distance between unit-norm EfficientNet-Lite0 feature maps; 0 = none."""
+    edge_weight: float = 1.0
+    """Weight of the mean absolute error of neighbouring-pixel differences, beside the mean absolute pixel error. It
+    keeps outlines sharp without a pretrained network, so that no metric's feature extractor is trained against."""
     commitment_weight: float = 0.25
     codebook_weight: float = 1.0
-    adversarial_weight: float = 0.0
-    """Weight of a patch discriminator's hinge loss, scaled by the ratio of gradients at the last layer; 0 = none."""
-    adversarial_start: int = 0
-    """Step from which the adversarial loss counts."""
     revive_every: int = 100
     """Every so many steps, codes unused since the last time are re-drawn from the batch's latents; 0 = never."""
+    shift: int = 2
+    """Augmentation: images are moved by up to so many pixels each way, the edge repeated."""
 
 
 @dataclass

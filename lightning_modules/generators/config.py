@@ -12,13 +12,13 @@ from lightning_modules.registry import Entry, Registry
 
 
 @dataclass
-class MambaConfig:
-    """Settings of the Mamba mixers `bi_mamba` (Vim) and `bi_mamba_v2` (MaskMamba Eq. 1)."""
+class BiMambaV2Config:
+    """The mixer `bi_mamba_v2` (MaskMamba Eq. 1) and what its text leaves open."""
 
     d_state: int = 16
     """SSM state size N per channel."""
     d_conv: int = 3
-    """Kernel length of the short depthwise convolution; must be odd where `conv` is standard."""
+    """Kernel length of the short depthwise convolutions; odd where `conv` is standard."""
     conv: Literal["standard", "causal", "none"] = "standard"
     """Symmetric zero-padded, causal, or no short convolution."""
     merge: Literal["concat", "multiply"] = "concat"
@@ -26,26 +26,41 @@ class MambaConfig:
     branch_ratio: float = 0.5
     """Width of each branch over the model width (Eq. 1: C/2)."""
     z_conv: bool = True
-    """The symmetric branch has its own convolution (Eq. 1) or none (Vim)."""
+    """The symmetric branch has a convolution of its own (Eq. 1)."""
     share_ssm: bool = False
     """Both scan directions share x_proj, dt_proj, A and D."""
     divide_out: bool = False
     """Halve the sum of the two directions (Vim's published models do; Eq. 1 does not)."""
-    weight_sharing: Literal["v1", "v2"] = "v2"
-    """`bi_mamba` only: Vim v1 shares everything but A between the directions, v2 only the projections in and out."""
-    scan: Literal["bidirectional", "forward", "reverse"] = "bidirectional"
-    """Directions that are scanned (group_v2 gives each of its two Mamba groups one)."""
 
     def __post_init__(self) -> None:
-        if self.d_state < 1 or self.d_conv < 1:
-            raise ValueError(f"mamba.d_state={self.d_state} and mamba.d_conv={self.d_conv} must be at least 1.")
+        _check_mamba("bi_mamba_v2", self.d_state, self.d_conv, self.branch_ratio)
         if self.conv == "standard" and self.d_conv % 2 == 0:
             raise ValueError(
-                f"mamba.d_conv={self.d_conv} is even, so a standard (symmetric) convolution would be lopsided; "
-                "take an odd kernel such as 3, or mamba.conv=causal."
+                f"bi_mamba_v2.d_conv={self.d_conv} is even, so a standard (symmetric) convolution would be lopsided; "
+                "take an odd kernel such as 3, or bi_mamba_v2.conv=causal."
             )
-        if self.branch_ratio <= 0:
-            raise ValueError(f"mamba.branch_ratio={self.branch_ratio} must be positive (0.5 is Eq. 1's C/2).")
+
+
+@dataclass
+class BiMambaConfig:
+    """The mixer `bi_mamba`: Vision Mamba's bidirectional Mamba (arXiv 2401.09417, Algorithm 1)."""
+
+    d_state: int = 16
+    d_conv: int = 4
+    expand: float = 2.0
+    """Inner width over the model width."""
+    weight_sharing: Literal["v1", "v2"] = "v2"
+    """What the directions share: v1 everything but A, v2 the projections in and out and the gate."""
+    divide_out: bool = True
+    """Halve the sum of the two directions, as Vim's published models do."""
+
+    def __post_init__(self) -> None:
+        _check_mamba("bi_mamba", self.d_state, self.d_conv, self.expand)
+
+
+def _check_mamba(mixer: str, d_state: int, d_conv: int, ratio: float) -> None:
+    if d_state < 1 or d_conv < 1 or ratio <= 0:
+        raise ValueError(f"{mixer}: d_state={d_state} and d_conv={d_conv} must be at least 1, the width ratio {ratio} positive.")
 
 
 @dataclass
@@ -67,7 +82,8 @@ class MaskMambaConfig:
     group_match: Literal["width", "parameters"] = "width"
     """Group schemes hold about 1/2 (v1) or 1/4 (v2) of the serial parameters at equal width; `parameters` adds layers
     until the count is as close as can be to that of serial_v2."""
-    mamba: MambaConfig = field(default_factory=MambaConfig)
+    bi_mamba_v2: BiMambaV2Config = field(default_factory=BiMambaV2Config)
+    bi_mamba: BiMambaConfig = field(default_factory=BiMambaConfig)
     mamba_mlp_ratio: float = 4.0
     """Hidden width of the MLP behind a Mamba mixer over the width; 0 = no MLP."""
     attention_mlp_ratio: float = 4.0

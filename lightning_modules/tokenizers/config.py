@@ -23,10 +23,13 @@ class EmojiVQConfig:
     downsample: int = 4
     codebook_size: int = 512
     code_width: int = 8
-    channels: list[int] = field(default_factory=lambda: [64, 128, 192])
+    channels: list[int] = field(default_factory=lambda: [32, 64, 96])
     """Width at each resolution, finest first; one halving between neighbours."""
     blocks: int = 2
-    """Residual blocks per resolution."""
+    """Residual blocks per resolution (one more in the decoder)."""
+    latent_width: int = 96
+    groups: int = 8
+    """Groups of every GroupNorm."""
     fingerprint: str = ""
     """sha256 of the weights, filled in when a run is resolved: it stands for `weights` in the run's identity."""
 
@@ -69,4 +72,4 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-TOKENIZERS = Registry("tokenizer", {"emoji_vq": Entry(EmojiVQConfig, "lightning_modules.tokenizers.vq:EmojiVQ")})
+TOKENIZERS = Registry("tokenizer", {"emoji_vq": Entry(EmojiVQConfig, "lightning_modules.tokenizers.emoji_vq:EmojiVQ")})

@@ -1,0 +1,107 @@
+"""What all LightningModules share: optimiser and schedule, averaged weights, step-keyed randomness, gradient norm.
+
+Randomness (masks, dropped conditions, dropout) is seeded anew before every batch from (seed, step, rank). A run that was
+killed and resumed therefore draws exactly what the uninterrupted run draws, without any generator state in checkpoints.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.config import OptimConfig
+
+NO_DECAY_NAMES = ("A_log", "D", "dt_bias", "position")
+"""Parameters that are never decayed although some are matrices (Mamba: A, D and the bias of dt)."""
+
+
+class TrainingModule(L.LightningModule):
+    """Base of the objectives.
+
+    Args:
+        model: the network that is trained.
+        optim: optimiser settings.
+        max_steps: optimiser steps of the whole run; the schedule ends there.
+        ema_decay: decay of the averaged weights; 0 = none.
+        seed: key of all randomness in training.
+    """
+
+    def __init__(self, model: nn.Module, optim: OptimConfig, *, max_steps: int, ema_decay: float, seed: int):
+        super().__init__()
+        self.model = model
+        self.optim = optim
+        self.max_steps = max_steps
+        self.ema_decay = ema_decay
+        self.seed = seed
+        self.ema = copy.deepcopy(model).requires_grad_(False).eval() if ema_decay else None
+        self._batch_of_step = 0
+
+    @property
+    def sampling_model(self) -> nn.Module:
+        """The weights that samples are drawn from: the averaged ones where there are any."""
+        return self.model if self.ema is None else self.ema
+
+    # --- randomness ---
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed this batch's randomness."""
+        key = ((self.seed * 1_000_003 + self.global_step) * 1_009 + self._batch_of_step) * 1_013 + self.global_rank
+        torch.manual_seed(key % 2**63)
+        self._batch_of_step += 1
+
+    # --- optimisation ---
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW with decay on matrices only; linear warm-up, then the configured schedule, both per step."""
+        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        decay = [p for name, p in named if p.dim() >= 2 and not _exempt(name)]
+        rest = [p for name, p in named if p.dim() < 2 or _exempt(name)]
+        groups = [{"params": decay, "weight_decay": self.optim.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        fp16 = str(self.trainer.precision).startswith("16")  # a gradient scaler must unscale before a fused step
+        beta1, beta2 = self.optim.betas
+        optimizer = torch.optim.AdamW(groups, lr=self.optim.lr, betas=(beta1, beta2), fused=not fp16)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _lr_factor(self, step: int) -> float:
+        if step < self.optim.warmup_steps:
+            return (step + 1) / self.optim.warmup_steps
+        done = (step - self.optim.warmup_steps) / max(1, self.max_steps - self.optim.warmup_steps)
+        if self.optim.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return max(0.0, 1 - done) if self.optim.schedule == "linear" else 1.0
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """Clip the global gradient norm and log what it was before."""
+        limit = self.optim.gradient_clip or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        self.log("train/grad_norm", norm)
+
+    def on_before_zero_grad(self, optimizer: Any) -> None:
+        """After an optimiser step: move the averaged weights."""
+        self._batch_of_step = 0
+        if self.ema is not None:
+            # Young averages forget faster, so that the random start does not linger in short runs.
+            decay = min(self.ema_decay, (1 + self.global_step) / (10 + self.global_step))
+            torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
+
+    def check_finite(self, loss: Tensor) -> Tensor:
+        """Return the loss.
+
+        Raises:
+            FloatingPointError: it is NaN or infinite.
+        """
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"The loss became {loss.item()} at step {self.global_step}; try a lower optim.lr or trainer.precision=fp32."
+            )
+        return loss
+
+
+def _exempt(name: str) -> bool:
+    return any(part.startswith(NO_DECAY_NAMES) for part in name.split("."))

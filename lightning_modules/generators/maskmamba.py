@@ -1,0 +1,137 @@
+"""MaskMamba: masked image tokens through a hybrid of Mamba and Transformer layers (arXiv 2409.19937).
+
+The sequence is q_1 .. q_i, condition, q_{i+1} .. q_L; positions are added after the condition is put in (section 3.1).
+
+Shapes: B batch, L image tokens, T condition tokens (class: 1), C width, V vocabulary, E text feature width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lightning_modules.generators.config import MaskMambaConfig
+from lightning_modules.layers.block import NORM_EPS
+from lightning_modules.layers.hybrid import build_layers
+
+INIT_STD = 0.02
+
+
+class Context(NamedTuple):
+    """An embedded condition, computed once and used in every sampling step."""
+
+    embedding: Tensor  # (B, T, C)
+    mask: Tensor | None  # (B, T) bool, False at padding; None: no padding
+
+
+class ClassCondition(nn.Module):
+    """Class labels -> one token; the last row of the table is the null class."""
+
+    tokens = 1
+
+    def __init__(self, num_classes: int, width: int):
+        super().__init__()
+        self.num_classes = num_classes
+        self.table = nn.Embedding(num_classes + 1, width)
+
+    def forward(self, labels: Tensor, drop: Tensor) -> Context:
+        """labels: (B,) int64; drop: (B,) bool, True where the condition is left out."""
+        return Context(self.table(torch.where(drop, self.num_classes, labels))[:, None], None)
+
+
+class TextCondition(nn.Module):
+    """Features of a frozen text encoder -> T tokens: Linear, GELU, Linear; one learned null caption.
+
+    Padding is zero after the projection, since an SSM cannot skip it, and masked as a key in attention.
+    """
+
+    def __init__(self, tokens: int, text_width: int, width: int):
+        super().__init__()
+        self.tokens = tokens
+        self.null = nn.Parameter(torch.randn(tokens, text_width) * text_width**-0.5)
+        self.project = nn.Sequential(
+            nn.Linear(text_width, width, bias=False), nn.GELU(approximate="tanh"), nn.Linear(width, width, bias=False)
+        )
+
+    def forward(self, text: tuple[Tensor, Tensor], drop: Tensor) -> Context:
+        """text: features (B, T, E) and mask (B, T) bool, False at padding; drop: (B,) bool."""
+        features, mask = text
+        features = torch.where(drop[:, None, None], self.null.to(features.dtype), features)
+        mask = mask | drop[:, None]
+        return Context(self.project(features) * mask[..., None], mask)
+
+
+class MaskMamba(nn.Module):
+    """(tokens, context) -> logits. With mixer=attention and hybrid_scheme=uniform it is the masked Transformer."""
+
+    def __init__(self, config: MaskMambaConfig):
+        super().__init__()
+        self.config = config
+        length, width = config.grid_size**2, config.width
+        self.mask_token = config.vocab_size  # the extra row of the token table
+        self.token_embedding = nn.Embedding(config.vocab_size + 1, width)
+        self.condition: ClassCondition | TextCondition = (
+            ClassCondition(config.num_classes, width)
+            if config.condition == "class"
+            else TextCondition(config.text_tokens, config.text_width, width)
+        )
+        count = self.condition.tokens
+        self.start = {"head": 0, "middle": length // 2, "tail": length}[config.condition_position]
+        if config.position_tables == "separate":
+            self.position_image = nn.Parameter(torch.empty(length, width))
+            self.position_condition = nn.Parameter(torch.empty(count, width))
+        else:
+            self.position_sequence = nn.Parameter(torch.empty(length + count, width))
+        self.embedding_norm = nn.LayerNorm(width, eps=NORM_EPS) if config.embedding_norm else nn.Identity()
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = build_layers(config)
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.head = None if config.tied_head else nn.Linear(width, config.vocab_size, bias=False)
+        self.head_bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Linear layers Xavier-uniform with zero bias, tables normal(0, 0.02); SSMs and convolutions keep their own."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=INIT_STD)
+        for name, parameter in self.named_parameters():
+            if name.startswith("position_"):
+                nn.init.normal_(parameter, std=INIT_STD)
+
+    def embed_condition(self, condition: Tensor | tuple[Tensor, Tensor], drop: Tensor) -> Context:
+        """Labels (B,), or text features and mask, and who goes without (B,) -> the context of `forward`."""
+        return self.condition(condition, drop)
+
+    def forward(self, tokens: Tensor, context: Context) -> Tensor:
+        """tokens: (B, L) int64, `mask_token` where hidden -> logits (B, L, V)."""
+        x = self.token_embedding(tokens)
+        split, count = self.start, context.embedding.shape[1]
+        if self.config.position_tables == "separate":
+            x = x + self.position_image
+            extra = context.embedding + self.position_condition
+            x = torch.cat([x[:, :split], extra, x[:, split:]], dim=1)
+        else:
+            x = torch.cat([x[:, :split], context.embedding, x[:, split:]], dim=1) + self.position_sequence
+        x = self.dropout(self.embedding_norm(x))
+        key_mask = None
+        if context.mask is not None:
+            seen = torch.ones(tokens.shape, dtype=torch.bool, device=tokens.device)
+            key_mask = torch.cat([seen[:, :split], context.mask, seen[:, split:]], dim=1)
+        for layer in self.layers:
+            if self.config.gradient_checkpointing and self.training:
+                x = checkpoint(layer, x, key_mask, use_reentrant=False)
+            else:
+                x = layer(x, key_mask)
+        x = self.norm(torch.cat([x[:, :split], x[:, split + count :]], dim=1))
+        weight = self.token_embedding.weight[: self.config.vocab_size] if self.head is None else self.head.weight
+        return F.linear(x, weight, self.head_bias.to(x.dtype))

@@ -1,0 +1,23 @@
+"""Multi-head self-attention through PyTorch's scaled dot product (flash, cuDNN or plain, whichever the device has)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SelfAttention(nn.Module):
+    """(B, L, C) -> (B, L, C), full attention, biases on all projections."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        """key_mask: (B, L) bool, False where a position must not be attended to."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mask = None if key_mask is None else key_mask[:, None, None, :]
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out_proj(y.transpose(1, 2).flatten(2))

@@ -1,0 +1,38 @@
+"""The pre-norm residual layer around a mixer, with or without an MLP."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from lightning_modules.layers.attention import SelfAttention
+
+NORM_EPS = 1e-6
+
+
+class MLP(nn.Sequential):
+    """Linear, GELU, Linear; (B, L, C) -> (B, L, C)."""
+
+    def __init__(self, width: int, ratio: float):
+        hidden = round(width * ratio)
+        super().__init__(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+
+class Block(nn.Module):
+    """x + drop(mixer(norm(x))), then x + drop(mlp(norm(x))) where `mlp_ratio` is not 0; (B, L, C) -> (B, L, C)."""
+
+    def __init__(self, width: int, mixer: nn.Module, mlp_ratio: float, dropout: float):
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.mixer = mixer
+        self.mlp_norm = nn.LayerNorm(width, eps=NORM_EPS) if mlp_ratio else None
+        self.mlp = MLP(width, mlp_ratio) if mlp_ratio else None
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        """key_mask: (B, L) bool, False at padding; only attention can leave positions out."""
+        h = self.norm(x)
+        h = self.mixer(h, key_mask) if isinstance(self.mixer, SelfAttention) else self.mixer(h)
+        x = x + self.dropout(h)
+        if self.mlp is None or self.mlp_norm is None:
+            return x
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))

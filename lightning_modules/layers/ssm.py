@@ -1,0 +1,86 @@
+"""The selective SSM of Mamba (arXiv 2312.00752, section 3.2) for one or several scan directions of one sequence.
+
+Shapes: B batch, K directions, L positions, D channels, N states, R rank of dt.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.kernels import selective_scan
+
+Scan = Literal["bidirectional", "forward", "reverse"]
+SCANS: dict[str, tuple[str, ...]] = {
+    "bidirectional": ("forward", "reverse"),
+    "forward": ("forward",),
+    "reverse": ("reverse",),
+}
+DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
+
+
+class SelectiveSSM(nn.Module):
+    """u -> y: dt, B and C from u by projection, then the scan of each direction, summed.
+
+    Args:
+        width: D.
+        d_state: N.
+        dt_rank: R; None = ceil(model_width / 16).
+        directions: "forward" or "reverse" for each of the K directions. Positions are never flipped in memory.
+        share_projections: the directions share x_proj, dt_proj and the bias of dt, and D (Vim v1; own A).
+        share_decay: they share A as well.
+        model_width: width that `dt_rank` is derived from.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        d_state: int,
+        directions: Sequence[str],
+        *,
+        model_width: int,
+        dt_rank: int | None = None,
+        share_projections: bool = False,
+        share_decay: bool = False,
+    ):
+        super().__init__()
+        self.directions = tuple(directions)
+        self.dt_rank = dt_rank or math.ceil(model_width / 16)
+        self.d_state = d_state
+        k = 1 if share_projections else len(self.directions)
+        k_decay = 1 if share_decay else len(self.directions)
+        self.x_proj = nn.Parameter(torch.empty(k, self.dt_rank + 2 * d_state, width))
+        self.dt_proj = nn.Parameter(torch.empty(k, width, self.dt_rank))
+        self.dt_bias = nn.Parameter(torch.empty(k, width))
+        self.A_log = nn.Parameter(torch.empty(k_decay, width, d_state))
+        self.D = nn.Parameter(torch.ones(k, width))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Mamba's initialisation: A = -(1..N), dt log-uniform in [1e-3, 1e-1] after the softplus."""
+        nn.init.uniform_(self.x_proj, -(self.x_proj.shape[-1] ** -0.5), self.x_proj.shape[-1] ** -0.5)
+        nn.init.uniform_(self.dt_proj, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
+        log_dt = torch.rand_like(self.dt_bias) * (math.log(DT_MAX) - math.log(DT_MIN)) + math.log(DT_MIN)
+        dt = log_dt.exp().clamp(min=DT_FLOOR)
+        self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus(dt_bias) = dt
+        self.A_log.copy_(torch.arange(1, self.d_state + 1).log().expand_as(self.A_log))
+
+    def forward(self, u: Tensor, z: Tensor | None = None) -> Tensor:
+        """u: (B, L, D) or, one input per direction, (B, K, L, D); z: (B, L, D) gate silu(z), or None -> (B, L, D)."""
+        count = len(self.directions)
+        if u.dim() == 3 and self.x_proj.shape[0] == count:  # all directions from one product
+            projected = (u @ self.x_proj.flatten(0, 1).T.to(u.dtype)).unflatten(-1, (count, -1)).transpose(1, 2)
+        else:
+            u_k = u.unsqueeze(1) if u.dim() == 3 else u
+            projected = torch.einsum("bkld,kcd->bklc", u_k, self.x_proj.to(u.dtype).expand(u_k.shape[1], -1, -1))
+        dt, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        delta = torch.einsum("bklr,kdr->bkld", dt, self.dt_proj.to(dt.dtype).expand(dt.shape[1], -1, -1))
+        A = -self.A_log.float().exp()
+        delta, B, C = (t.expand(-1, count, -1, -1) for t in (delta, B, C))
+        A, D, bias = (t.expand(count, *t.shape[1:]) for t in (A, self.D, self.dt_bias))
+        return selective_scan(u, delta, A, B, C, D, z, bias, directions=self.directions)

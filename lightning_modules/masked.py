@@ -1,0 +1,109 @@
+"""Masked-token modelling: hide a random share of the tokens and predict them (MaskGIT; MaskMamba section 3.1).
+
+Shapes: B batch, L tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_modules.base import TrainingModule
+from lightning_modules.config import MaskedConfig, OptimConfig
+
+VALIDATION_SEED = 20_240_929
+"""Validation hides the same tokens in every run and at every step, so that losses compare."""
+
+
+class MaskedModule(TrainingModule):
+    """Cross-entropy on hidden tokens, with the condition dropped now and then for classifier-free guidance."""
+
+    def __init__(self, objective: MaskedConfig, model: nn.Module, optim: OptimConfig, **training: Any):
+        super().__init__(model, optim, **training)
+        self.objective = objective
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """batch: "tokens" (B, L) int64 and "label" (B,), or "text" (B, T, E) and "text_mask" (B, T) -> scalar loss."""
+        tokens, condition = batch["tokens"], condition_of(batch)
+        count, length = tokens.shape
+        ratio = mask_ratio(self.objective, count, tokens.device)
+        masked = hide(ratio, length)
+        drop = torch.rand(count, device=tokens.device) < self.objective.condition_dropout
+        logits = self._logits(self.model, tokens, masked, condition, drop)
+        target = masked if self.objective.loss_on == "masked" else torch.ones_like(masked)
+        loss = F.cross_entropy(logits[target], tokens[target], label_smoothing=self.objective.label_smoothing)
+        with torch.no_grad():
+            accuracy = (logits[masked].argmax(-1) == tokens[masked]).float().mean()
+        # Against ln V, the loss of a uniform guess: below 1 the model has learnt something.
+        relative = loss.detach() / math.log(logits.shape[-1])
+        self.log_dict(
+            {"train/loss": loss, "train/accuracy": accuracy, "train/loss_over_ln_v": relative}, prog_bar=True
+        )
+        return self.check_finite(loss)
+
+    def on_validation_epoch_start(self) -> None:
+        self._nll = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._correct = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._hidden = torch.zeros((), dtype=torch.float64, device=self.device)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Negative log-likelihood and accuracy on hidden tokens, without label smoothing, condition always given."""
+        tokens = batch["tokens"]
+        generator = torch.Generator().manual_seed(VALIDATION_SEED + batch_idx)
+        ratio = mask_ratio(self.objective, len(tokens), torch.device("cpu"), generator)
+        masked = hide(ratio, tokens.shape[1], generator).to(tokens.device)
+        drop = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+        logits = self._logits(self.sampling_model, tokens, masked, condition_of(batch), drop)[masked]
+        self._nll += F.cross_entropy(logits, tokens[masked], reduction="sum").double()
+        self._correct += (logits.argmax(-1) == tokens[masked]).sum()
+        self._hidden += masked.sum()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean over all hidden tokens: nats, bits, and accuracy."""
+        nll, correct, hidden = (self.all_gather(x).sum() for x in (self._nll, self._correct, self._hidden))
+        nll = nll / hidden
+        metrics = {"val/loss": nll, "val/bits_per_token": nll / math.log(2), "val/accuracy": correct / hidden}
+        self.log_dict({k: v.float() for k, v in metrics.items()}, prog_bar=True)
+
+    @staticmethod
+    def _logits(model: Any, tokens: Tensor, masked: Tensor, condition: Any, drop: Tensor) -> Tensor:
+        context = model.embed_condition(condition, drop)
+        return model(tokens.masked_fill(masked, model.mask_token), context).float()
+
+
+def condition_of(batch: dict[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
+    """The condition in a batch: text features and mask where there are any, else the labels."""
+    return (batch["text"], batch["text_mask"]) if "text" in batch else batch["label"]
+
+
+def mask_ratio(
+    config: MaskedConfig, count: int, device: torch.device, generator: torch.Generator | None = None
+) -> Tensor:
+    """Masked share for each of `count` samples, (B,): one draw for all, or one each."""
+    draws = 1 if config.ratio_per == "batch" else count
+    u = torch.rand(draws, device=device, generator=generator, dtype=torch.float64)
+    match config.mask_ratio:
+        case "uniform":
+            ratio = config.mask_ratio_low + (config.mask_ratio_high - config.mask_ratio_low) * u
+        case "cosine":
+            ratio = torch.cos(math.pi / 2 * u)
+        case "mage":  # inverse of the truncated normal's cumulative distribution
+            normal = torch.distributions.Normal(config.mask_ratio_mean, config.mask_ratio_std)
+            low, high = (normal.cdf(torch.tensor(x, dtype=torch.float64)) for x in _bounds(config))
+            ratio = normal.icdf(low + (high - low) * u).clamp(*_bounds(config))
+    return ratio.expand(count)
+
+
+def _bounds(config: MaskedConfig) -> tuple[float, float]:
+    return config.mask_ratio_low, config.mask_ratio_high
+
+
+def hide(ratio: Tensor, length: int, generator: torch.Generator | None = None) -> Tensor:
+    """Choose exactly ceil(ratio L) positions (at least one) of each row at random: (B,) -> (B, L) bool."""
+    count = (ratio * length).ceil().clamp(1, length)
+    order = torch.rand(len(ratio), length, device=ratio.device, generator=generator).argsort(-1)
+    return order.argsort(-1) < count[:, None]

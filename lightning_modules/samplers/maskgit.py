@@ -1,0 +1,71 @@
+"""Parallel decoding by confidence (MaskGIT, arXiv 2202.04200, section 3.2; MaskMamba section 3.3).
+
+Every step draws all masked tokens, ranks the draws by log probability plus annealed Gumbel noise, keeps the best and
+masks the rest again. Known tokens are never touched. Ranks, not thresholds, decide, so that ties cannot change counts.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lightning_modules.samplers.config import MaskGITConfig
+from lightning_modules.samplers.draw import draw_tokens
+from lightning_modules.samplers.guidance import Guided, MaskedGenerator, guidance_scale
+from lightning_modules.samplers.noise import Noise
+from lightning_modules.samplers.schedule import masked_counts
+
+
+class MaskGIT:
+    """See the module; `config` holds the settings."""
+
+    def __init__(self, config: MaskGITConfig):
+        self.config = config
+
+    @torch.inference_mode()
+    def __call__(self, generator: MaskedGenerator, condition, tokens: Tensor, noise: Noise) -> Tensor:
+        """Fill in the masked tokens.
+
+        Args:
+            generator: in eval mode.
+            condition: labels (B,), or text features (B, T, E) and mask (B, T).
+            tokens: (B, L) int64, `generator.mask_token` where a token is to be drawn; the rest is known and stays. Every
+                row has the same number of masked tokens.
+            noise: the batch's randomness.
+
+        Returns:
+            tokens (B, L) int64, without masks.
+        """
+        c = self.config
+        tokens = tokens.clone()
+        count, length = tokens.shape
+        masked = equal_count(tokens == generator.mask_token)
+        guided = Guided(generator, condition, count, c.guidance != 1, tokens.device)
+        for step, left in enumerate(masked_counts(c.schedule, c.steps, masked)):
+            if masked == 0:
+                break
+            progress = step / max(1, c.steps - 1)
+            logits = guided.logits(tokens, guidance_scale(c.guidance, c.guidance_schedule, progress))
+            drawn, log_p = draw_tokens(logits, noise.uniform(length), c.temperature, c.top_k, c.top_p)
+            unknown = tokens == generator.mask_token
+            reveal = unknown
+            if left:
+                anneal = c.confidence_noise * (1 - (step + 1) / c.steps)
+                confidence = (log_p + anneal * noise.gumbel(length)).masked_fill(~unknown, -torch.inf)
+                best = confidence.topk(masked - left, dim=-1).indices
+                reveal = torch.zeros_like(unknown).scatter_(1, best, True)
+            tokens = torch.where(reveal, drawn, tokens)
+            masked = left
+        return tokens
+
+
+def equal_count(masked: Tensor) -> int:
+    """The number of masked tokens, which must be the same in every row of (B, L).
+
+    Raises:
+        ValueError: it is not.
+    """
+    counts = masked.sum(-1)
+    if not bool((counts == counts[0]).all()):
+        raise ValueError("Every sample of a batch must have the same number of masked tokens; sample them one by one.")
+    return int(counts[0])
