@@ -1,0 +1,251 @@
+"""Who may work on a folder: generation-numbered claim files that need nothing but exclusive creation, also over NFS.
+
+`claims/000001.json`, `claims/000002.json`, ... are each created exactly once, by a hard link, which fails if the name
+is there. The owner is whoever made the highest one, until `000002.released` stands beside it or the owner is dead. Two
+who both find the owner dead both try to create the next number, and one fails: there is no lock to break and no race.
+The number of generations is the number of attempts.
+"""
+
+from __future__ import annotations
+
+import errno
+import getpass
+import json
+import os
+import socket
+import subprocess
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from experiments import slurm
+from experiments.errors import CellError, UserError
+
+STALE_AFTER = 600.0
+"""Seconds without a sign of life after which an owner who cannot be asked (another host, no Slurm) counts as dead."""
+
+
+class Busy(CellError):
+    """Another live process owns the folder."""
+
+    def __init__(self, folder: Path, owner: Owner | None):
+        self.owner = owner
+        super().__init__(f"{folder} is being worked on by {owner or 'another process'}.")
+
+
+class ClaimLost(CellError):
+    """This process was taken for dead and another took over; it must not write any more."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process, told apart from every other one that ever ran."""
+
+    host: str
+    pid: int
+    started: str
+    """Start time of the process as the kernel states it: a pid may come again, a pid with its start time does not."""
+    boot: str
+    """Identifies the boot and the pid namespace in which `pid` has a meaning."""
+    job: str
+    """Slurm job ("187", "187_3"), or ""."""
+    restarts: int
+    """How often Slurm had requeued that job."""
+    user: str
+    claimed_at: float
+
+    @classmethod
+    def here(cls) -> Owner:
+        """This process."""
+        return cls(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            started=process_start(os.getpid()),
+            boot=_boot(),
+            job=slurm.current_job(),
+            restarts=slurm.current_restarts(),
+            user=_user(),
+            claimed_at=time.time(),
+        )
+
+    def __str__(self) -> str:
+        job = f", job {self.job}" if self.job else ""
+        return f"{self.user}@{self.host} (pid {self.pid}{job})"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether `pid` can be looked up by this process."""
+        return self.host == socket.gethostname() and self.boot == _boot()
+
+    def alive(self, silent: float) -> bool:
+        """Whether the process still runs.
+
+        Args:
+            silent: seconds since its last sign of life; decides only where nobody can be asked.
+        """
+        if self.is_local:
+            return bool(self.started) and process_start(self.pid) == self.started
+        if self.job and self.job == slurm.current_job() and self.restarts < slurm.current_restarts():
+            return False  # an earlier start of the very job that asks
+        if self.job and (states := slurm.job_states()) is not None:
+            return states.get(self.job, ("GONE", ""))[0] in slurm.ALIVE
+        return silent < STALE_AFTER
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One generation of ownership of the folder that holds `claims`."""
+
+    claims: Path
+    generation: int
+    owner: Owner | None
+    """None if the file is damaged: then only its age can tell."""
+    released: bool
+
+    def release(self) -> None:
+        """Let others take over at once."""
+        self.path("released").touch()
+
+    def holds(self) -> bool:
+        """Whether nobody has taken over since."""
+        return _newest(self.claims)[0] == self.generation
+
+    def alive(self, silent: float | None = None) -> bool:
+        """Whether the owner is still at work; `silent` as in `Owner.alive`, by default the age of the claim."""
+        if self.released:
+            return False
+        silent = time.time() - _mtime(self.path("json")) if silent is None else silent
+        return self.owner.alive(silent) if self.owner else silent < STALE_AFTER
+
+    def path(self, suffix: str) -> Path:
+        """The claim file itself ("json") or the mark that it was given up ("released")."""
+        return self.claims / f"{self.generation:06d}.{suffix}"
+
+
+def newest_claim(folder: Path) -> Claim | None:
+    """The highest generation in `folder`/claims, or None if nobody ever claimed it."""
+    claims = folder / "claims"
+    generation, released = _newest(claims)
+    if not generation:
+        return None
+    try:
+        owner = Owner(**json.loads((claims / f"{generation:06d}.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        owner = None
+    return Claim(claims, generation, owner, released)
+
+
+def acquire(folder: Path, heartbeat: Path) -> Claim:
+    """Become the owner of `folder`.
+
+    Args:
+        folder: what is claimed; created if need be.
+        heartbeat: a file that owners write to as long as they live.
+
+    Raises:
+        Busy: a live process owns it.
+        UserError: the folder cannot be written.
+    """
+    claims = folder / "claims"
+    try:
+        claims.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=claims, prefix=".claim.")
+        try:
+            with os.fdopen(handle, "w") as file:
+                json.dump(asdict(me := Owner.here()), file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            return _next_generation(folder, Path(name), heartbeat, me)
+        finally:
+            os.unlink(name)
+    except OSError as error:
+        raise UserError(
+            f"Cannot claim {folder}: {error.strerror or error}. Free some space or name another folder with "
+            "runtime.root=DIR or the environment variable ABLATE_ROOT."
+        ) from error
+
+
+def _next_generation(folder: Path, ticket: Path, heartbeat: Path, me: Owner) -> Claim:
+    now = ticket.stat().st_mtime  # the file server's clock, which also stamps the heartbeats: hosts' clocks may differ
+    while True:
+        last = newest_claim(folder)
+        if last and last.alive(now - max(_mtime(heartbeat), _mtime(last.path("json")))):
+            raise Busy(folder, last.owner)
+        claim = Claim(folder / "claims", last.generation + 1 if last else 1, me, released=False)
+        if _create(ticket, claim.path("json")):
+            return claim
+
+
+def _create(ticket: Path, path: Path) -> bool:
+    """Give `ticket` the name `path` as well; False if that name is taken."""
+    try:
+        os.link(ticket, path)
+    except FileExistsError:
+        # Over NFS the answer to a link that did succeed may be lost, and the repeated request then fails.
+        return os.stat(ticket).st_nlink == 2
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        return _create_without_links(ticket, path)
+    return True
+
+
+def _create_without_links(ticket: Path, path: Path) -> bool:
+    """As `_create`, for file systems that know no hard links."""
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return False
+    with os.fdopen(handle, "wb") as file:
+        file.write(ticket.read_bytes())
+    return True
+
+
+def _newest(claims: Path) -> tuple[int, bool]:
+    """The highest generation (0 = none) and whether it was released."""
+    try:
+        names = os.listdir(claims)
+    except FileNotFoundError:
+        return 0, False
+    generation = max((int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit()), default=0)
+    return generation, f"{generation:06d}.released" in names
+
+
+def _mtime(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def process_start(pid: int) -> str:
+    """When the process started, in whatever unit the system keeps; "" if there is none or it has ended."""
+    try:
+        # Fields after the command's name, which may itself hold blanks and brackets: state is field 3, start field 22.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if fields[0] in "ZX" else fields[19]
+    except FileNotFoundError:
+        if os.path.isdir("/proc/self"):
+            return ""
+    answer = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True)
+    return answer.stdout.strip()
+
+
+@lru_cache
+def _boot() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+@lru_cache
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())

@@ -1,0 +1,54 @@
+"""What this process needs to know of Slurm: the job it runs in, and which jobs are alive."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+
+ALIVE = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "CONFIGURING", "STAGE_OUT", "SIGNALING"})
+"""States in which a job's processes may still exist."""
+WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
+"""States in which Slurm is going to start the job, perhaps again."""
+_cache: tuple[float, dict[str, tuple[str, str]] | None] = (-1e9, None)
+
+
+def current_job() -> str:
+    """The job this process runs in, written as squeue writes it ("187", "187_3" in an array), or ""."""
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        return f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID', '')}"
+    return os.environ.get("SLURM_JOB_ID", "")
+
+
+def current_restarts() -> int:
+    """How often Slurm has already requeued the job this process runs in."""
+    return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+
+
+def job_states(max_age: float = 5.0) -> dict[str, tuple[str, str]] | None:
+    """(state, reason) of every job and array task that the controller knows, by id; one call for all of them.
+
+    Args:
+        max_age: an answer that is at most this many seconds old will do.
+
+    Returns:
+        None if Slurm is not here or does not answer: then nothing is known, which is not the same as "gone".
+    """
+    global _cache
+    if time.monotonic() - _cache[0] > max_age:
+        _cache = (time.monotonic(), _query())
+    return _cache[1]
+
+
+def _query() -> dict[str, tuple[str, str]] | None:
+    if not shutil.which("squeue"):
+        return None
+    # Columns, not --json: the JSON changes shape between versions.
+    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    except (subprocess.SubprocessError, OSError):
+        return None
+    rows = (line.strip().split("|", 2) for line in answer.splitlines())
+    return {row[0]: (row[1], row[2]) for row in rows if len(row) == 3}

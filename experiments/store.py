@@ -1,0 +1,239 @@
+"""The run store: where runs live, what is in their folders, and whether a stored run is the one that is asked for.
+
+outputs/runs/<run_id>/ holds config.yaml, overrides.txt, claims/, status.json, metrics.jsonl, checkpoints/, tb/,
+samples/, log.txt, result.json and evaluations/<eval_id>/, which in turn holds config.yaml, claims/, status.json,
+samples.npz, grid.png and result.json.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiments.config import (
+    EVALUATION,
+    NOT_SEMANTIC,
+    TRAINING,
+    RunConfig,
+    evaluation_id,
+    read_config,
+    run_id,
+    save_config,
+    to_dict,
+)
+from experiments.errors import UserError, did_you_mean
+from experiments.files import atomic_write_text
+from experiments.work import Work
+
+
+class Evaluation(Work):
+    """The folder of one evaluation of a run."""
+
+    @property
+    def id(self) -> str:
+        """Folder name: eight digits of the evaluation's hash."""
+        return self.folder.name
+
+    @property
+    def samples_path(self) -> Path:
+        """arr_0 uint8 (N, H, W, 3), labels (N,)."""
+        return self.folder / "samples.npz"
+
+    @property
+    def grid_path(self) -> Path:
+        """A grid of samples to look at."""
+        return self.folder / "grid.png"
+
+    def config(self) -> RunConfig:
+        """The stored configuration."""
+        return read_config(self.config_path)
+
+
+class Run(Work):
+    """The folder of one training."""
+
+    @property
+    def id(self) -> str:
+        """Folder name: generator and eight digits of the training's hash."""
+        return self.folder.name
+
+    @property
+    def metrics_path(self) -> Path:
+        """One JSON object a line."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """The Lightning checkpoint that the run resumes from."""
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def final_weights(self) -> Path:
+        """The weights that samples are drawn from (EMA if on)."""
+        return self.checkpoints / "final.safetensors"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Folder of TensorBoard event files."""
+        return self.folder / "tb"
+
+    @property
+    def samples(self) -> Path:
+        """Folder of sample grids drawn while training."""
+        return self.folder / "samples"
+
+    @property
+    def log_path(self) -> Path:
+        """What the training printed."""
+        return self.folder / "log.txt"
+
+    def config(self) -> RunConfig:
+        """The stored configuration."""
+        return read_config(self.config_path)
+
+    def evaluation(self, eval_id: str) -> Evaluation:
+        """The evaluation of that id, whether or not it exists yet."""
+        return Evaluation(self.folder / "evaluations" / eval_id)
+
+    def evaluations(self) -> list[Evaluation]:
+        """All evaluations that were begun."""
+        return [Evaluation(path.parent) for path in sorted(self.folder.glob("evaluations/*/config.yaml"))]
+
+    def prepare_evaluation(self, config: RunConfig) -> Evaluation:
+        """The evaluation that `config` asks for, with its configuration written. Raises UserError as `prepare` does."""
+        evaluation = self.evaluation(evaluation_id(config))
+        _write_or_compare(evaluation.config_path, config, EVALUATION)
+        return evaluation
+
+    def _complete(self, result: dict[str, Any]) -> bool:
+        return result.get("step") is not None and result["step"] == result.get("max_steps")
+
+    # --- metrics ------------------------------------------------------------------------------------------------------
+
+    def append_metrics(self, step: int, time: float, metrics: Mapping[str, float]) -> None:
+        """Add one line; values that are not finite become null, because JSON has no word for them."""
+        values = {key: float(value) if math.isfinite(value) else None for key, value in metrics.items()}
+        with open(self.metrics_path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "time": time, **values}) + "\n")
+
+    def metrics(self) -> Iterator[dict[str, Any]]:
+        """The lines of metrics.jsonl; one that a kill tore off is left out."""
+        if not self.metrics_path.exists():
+            return
+        with open(self.metrics_path, encoding="utf-8") as file:
+            for line in file:
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(record, dict) and isinstance(record.get("step"), int):
+                    yield record
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drop the lines after `step`: call on resuming from the checkpoint of that step."""
+        if self.metrics_path.exists():
+            kept = [json.dumps(record) + "\n" for record in self.metrics() if record["step"] <= step]
+            atomic_write_text(self.metrics_path, "".join(kept))
+
+
+class RunStore:
+    """All runs under one root."""
+
+    def __init__(self, root: Path | str):
+        self.root = Path(root)
+
+    @property
+    def folder(self) -> Path:
+        """Where the runs lie."""
+        return self.root / "runs"
+
+    def run(self, identity: str) -> Run:
+        """The run of that id, whether or not it exists yet."""
+        return Run(self.folder / identity)
+
+    def runs(self) -> list[Run]:
+        """All runs that were begun, by id."""
+        return [Run(path.parent) for path in sorted(self.folder.glob("*/config.yaml"))]
+
+    def find(self, word: str) -> Run:
+        """The run that a person means: an id, the unique beginning or end of one, or a path.
+
+        Raises:
+            UserError: no such run, or several.
+        """
+        if (Path(word) / "config.yaml").exists():
+            return Run(Path(word))
+        names = [run.id for run in self.runs()]
+        matches = [word] if word in names else [n for n in names if n.startswith(word) or n.endswith(f"-{word}")]
+        if len(matches) == 1:
+            return self.run(matches[0])
+        if matches:
+            raise UserError(f"'{word}' fits {len(matches)} runs: {', '.join(matches)}.")
+        valid = (
+            f" There are: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}." if names else " It is empty."
+        )
+        raise UserError(f"No run '{word}' in {self.folder}.{did_you_mean(word, names)}{valid}")
+
+    def prepare(self, config: RunConfig, overrides: Iterable[str] = ()) -> Run:
+        """The run that `config` asks for, with its configuration written if it is new.
+
+        Args:
+            overrides: the "key=value" words it was made with, kept for the reader in overrides.txt.
+
+        Raises:
+            UserError: the folder holds a run whose configuration differs although its hash is the same, which happens
+                when a default changed since; or it cannot be written.
+        """
+        run = self.run(run_id(config))
+        if _write_or_compare(run.config_path, config, TRAINING):
+            atomic_write_text(run.folder / "overrides.txt", "".join(f"{word}\n" for word in overrides))
+        return run
+
+
+def _write_or_compare(path: Path, config: RunConfig, sections: Iterable[str]) -> bool:
+    """Write the configuration and return True; if there is one, return False or raise UserError where they differ."""
+    try:
+        stored = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except FileNotFoundError:
+        save_config(config, path)
+        return True
+    except (yaml.YAMLError, UnicodeDecodeError):
+        stored = None
+    if not isinstance(stored, dict):
+        raise UserError(f"{path} is damaged; remove it and run the same command again.")
+    # Compared as plain values, not rebuilt: a file that has moved since must not make its run unusable.
+    sections = tuple(sections)
+    old, new = _flatten(stored, sections), _flatten(to_dict(config), sections)
+    changed = sorted(key for key in old.keys() & new.keys() if old[key] != new[key])
+    changed += sorted(old.keys() - new.keys())
+    if changed:
+        listed = ", ".join(f"{key} ({old[key]!r} then, {new.get(key, 'no such key')!r} now)" for key in changed)
+        raise UserError(
+            f"{path.parent} was made with other values under the same hash: {listed}. A default has changed since: set "
+            "the old values explicitly to go on with that run, or move the folder away to train it anew."
+        )
+    return False
+
+
+def _flatten(node: Any, sections: Iterable[str], prefix: str = "") -> dict[str, Any]:
+    """Semantic values by dotted key."""
+    result: dict[str, Any] = {}
+    for key, value in node.items() if isinstance(node, dict) else ():
+        name = f"{prefix}{key}"
+        if (not prefix and key not in sections) or name in NOT_SEMANTIC:
+            continue
+        if isinstance(value, dict):
+            result.update(_flatten(value, (), f"{name}."))
+        else:
+            result[name] = value
+    return result

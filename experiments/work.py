@@ -1,0 +1,286 @@
+"""A folder in which one process at a time does one piece of work: claim it, report on it, leave a result.
+
+Trainings (`Run`) and evaluations (`Evaluation`) follow the same protocol. Work is done if and only if its `result.json`
+is there and fits; exit codes and scheduler states never count.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from experiments.claims import Busy, Claim, ClaimLost, Owner, acquire, newest_claim
+from experiments.errors import UserError
+from experiments.failures import classify
+from experiments.files import atomic_write_json, read_json
+
+State = Literal["missing", "running", "stale", "stopped", "failed", "done"]
+"""`stale` says running, but its owner is gone; `stopped` ended in good order before it was done. Both can go on."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """What `status.json` holds: how far the latest attempt is."""
+
+    state: State = "missing"
+    phase: str = ""
+    """train, sample or evaluate."""
+    step: int = 0
+    max_steps: int = 0
+    loss: float | None = None
+    steps_per_s: float | None = None
+    updated_at: float = 0.0
+    """Unix seconds."""
+    attempt: int = 0
+    reason: str = ""
+    cause: str = ""
+    """A key of `experiments.failures.CAUSES`."""
+    host: str = ""
+    pid: int = 0
+    job: str = ""
+    """Slurm job, or ""."""
+
+    @classmethod
+    def read(cls, path: Path) -> Status:
+        """Read `status.json`; `missing` if there is none. Raises UserError if it is damaged."""
+        try:
+            raw = read_json(path)
+        except FileNotFoundError:
+            return cls()
+        names = {item.name for item in fields(cls)}
+        if not isinstance(raw, dict) or raw.get("state") not in ("running", "stopped", "failed", "done"):
+            raise UserError(f"{path} is damaged (no state in it); remove it and run the same command again.")
+        return cls(**{key: value for key, value in raw.items() if key in names})
+
+
+class Work:
+    """One folder of work. Only `claim` gives the right to write to it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._claim: Claim | None = None
+        self._status = Status()
+        self._written = 0.0
+
+    @property
+    def config_path(self) -> Path:
+        """The resolved configuration."""
+        return self.folder / "config.yaml"
+
+    @property
+    def status_path(self) -> Path:
+        """Progress and, after a failure, its reason."""
+        return self.folder / "status.json"
+
+    @property
+    def result_path(self) -> Path:
+        """Written last."""
+        return self.folder / "result.json"
+
+    # --- result -------------------------------------------------------------------------------------------------------
+
+    def result(self) -> dict[str, Any] | None:
+        """The result, or None as long as the work is not done. Raises UserError if the file is damaged."""
+        try:
+            result = read_json(self.result_path)
+        except FileNotFoundError:
+            return None
+        if not isinstance(result, dict) or not isinstance(result.get("metrics"), dict):
+            raise UserError(
+                f"{self.result_path} is damaged (no metrics in it); remove it and run the same command again."
+            )
+        return result if self._complete(result) else None
+
+    def _complete(self, result: dict[str, Any]) -> bool:
+        return True
+
+    def is_done(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self.result() is not None
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Declare the work done. Call inside `claim`, after everything else is written."""
+        self._check_claim()
+        atomic_write_json(self.result_path, result)
+
+    # --- claim and status ---------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def claim(self, wait: bool = False, on_wait: Callable[[Owner | None], None] | None = None) -> Iterator[bool]:
+        """Own the folder inside the block; yields False, owning nothing, if the work is done already.
+
+        However the block ends, its outcome goes to status.json: done, failed (with cause and reason), or stopped (no
+        result, an interrupt, or an exit that a signal asked for).
+
+        Args:
+            wait: while another live process owns the folder, wait until it finishes, fails or dies.
+            on_wait: called once, with the owner, before waiting.
+
+        Raises:
+            Busy: another live process owns it and `wait` is off.
+        """
+        claim = self._acquire(wait, on_wait)
+        if claim is None:
+            yield False
+            return
+        self._claim = claim
+        self._status = Status(
+            "running", attempt=claim.generation, host=socket.gethostname(), pid=os.getpid(), job=Owner.here().job
+        )
+        try:
+            self._write_status()
+            yield True
+            done = self.is_done()
+            self._finish("done" if done else "stopped", reason="" if done else "stopped before it was done")
+        except ClaimLost:
+            raise
+        except Exception as error:
+            cause, reason = classify(error)
+            self._finish("failed", cause=cause, reason=reason)
+            raise
+        except BaseException as error:  # KeyboardInterrupt, SystemExit, and Lightning's exit after SIGTERM
+            self._finish("stopped", reason=f"stopped by {type(error).__name__}")
+            raise
+        finally:
+            self._claim = None
+            with suppress(OSError):
+                claim.release()
+
+    def _acquire(self, wait: bool, on_wait: Callable[[Owner | None], None] | None) -> Claim | None:
+        told = False
+        while True:
+            # Asked before the claim, so that finding finished work is no attempt; `acquire` finds the previous owner
+            # gone, so whatever it was going to finish is there by the second look.
+            if self.is_done():
+                return None
+            try:
+                claim = acquire(self.folder, self.status_path)
+            except Busy as busy:
+                if not wait:
+                    raise
+                if on_wait and not told:
+                    on_wait(busy.owner)
+                told = True
+                time.sleep(1.0)
+                continue
+            if self.is_done():
+                claim.release()
+                return None
+            return claim
+
+    def update(
+        self,
+        *,
+        phase: str | None = None,
+        step: int | None = None,
+        max_steps: int | None = None,
+        loss: float | None = None,
+        steps_per_s: float | None = None,
+    ) -> None:
+        """Report progress; what is left out stays as it was. Writes at most once a second, a new phase at once.
+
+        Raises:
+            ClaimLost: another process took over; stop without writing anything more.
+        """
+        old = self._status
+        self._status = replace(
+            old,
+            phase=old.phase if phase is None else phase,
+            step=old.step if step is None else step,
+            max_steps=old.max_steps if max_steps is None else max_steps,
+            loss=old.loss if loss is None else loss,
+            steps_per_s=old.steps_per_s if steps_per_s is None else steps_per_s,
+        )
+        if self._status.phase != old.phase or time.monotonic() - self._written >= 1.0:
+            self._check_claim()
+            self._write_status()
+
+    def record_failure(self, cause: str, reason: str) -> None:
+        """Note for a process that died without a word why it did; without effect if the work is done or owned."""
+        status = self.status()
+        if self.is_done() or self._live_claim(status):
+            return
+        self._status = replace(status, state="failed", cause=cause, reason=reason)
+        self._write_status()
+
+    def clear_failure(self) -> None:
+        """Forget a failure, so that the next command tries again; also removes a damaged status or result."""
+        for path in (self.status_path, self.result_path):
+            with suppress(FileNotFoundError):
+                try:
+                    damaged = not isinstance(read_json(path), dict)
+                except UserError:
+                    damaged = True
+                if damaged:
+                    path.unlink()
+        if (status := self.status()).state == "failed":
+            self._status = replace(status, state="stopped", cause="", reason="to be tried again")
+            self._write_status()
+
+    def status(self) -> Status:
+        """The status as written, whoever wrote it. Raises UserError if it is damaged."""
+        return Status.read(self.status_path)
+
+    def inspect(self) -> Status:
+        """The status as it is: `done` only with a result, `stale` if the owner is gone. Never raises for damage."""
+        try:
+            if self.result() is not None:
+                return replace(self.status(), state="done", cause="", reason="")
+            status = self.status()
+        except UserError as error:
+            return Status("failed", cause="damaged", reason=str(error))
+        if status.state == "done":  # its result was taken away
+            return Status()
+        if status.state in ("missing", "running"):
+            claim = newest_claim(self.folder)
+            if claim and claim.alive(
+                time.time() - max(status.updated_at, claim.owner.claimed_at if claim.owner else 0)
+            ):
+                return replace(status, state="running")
+            return replace(status, state="stale") if status.state == "running" else status
+        return status
+
+    @property
+    def attempts(self) -> int:
+        """How often the work was begun."""
+        claim = newest_claim(self.folder)
+        return claim.generation if claim else 0
+
+    def owner(self) -> Owner | None:
+        """Whoever works on it now."""
+        claim = self._live_claim(self.status())
+        return claim.owner if claim else None
+
+    def _live_claim(self, status: Status) -> Claim | None:
+        claim = newest_claim(self.folder)
+        if claim is None:
+            return None
+        heard = max(status.updated_at, claim.owner.claimed_at if claim.owner else 0.0)
+        return claim if claim.alive(time.time() - heard) else None
+
+    def _check_claim(self) -> None:
+        if self._claim is None or not self._claim.holds():
+            raise ClaimLost(f"{self.folder} was taken over by another process while this one was silent.")
+
+    def _finish(self, state: State, cause: str = "", reason: str = "") -> None:
+        self._status = replace(self._status, state=state, cause=cause, reason=reason)
+        # A status that cannot be written (full disk) must not hide the error that ended the work.
+        with suppress(UserError):
+            if self._claim and self._claim.holds():
+                self._write_status()
+
+    def _write_status(self) -> None:
+        self._status = replace(self._status, updated_at=time.time())
+        record = asdict(self._status)
+        for key in ("loss", "steps_per_s"):
+            value = record[key]
+            record[key] = float(value) if value is not None and math.isfinite(value) else None
+        atomic_write_json(self.status_path, record)
+        self._written = time.monotonic()

@@ -1,0 +1,169 @@
+"""Claims: exactly one owner, whatever dies and whoever races."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from experiments import claims, slurm
+from experiments.claims import STALE_AFTER, Busy, Owner, acquire, newest_claim, process_start
+from experiments.errors import UserError
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from experiments.claims import acquire
+acquire(Path(sys.argv[1]), Path(sys.argv[1]) / "status.json")
+print("mine", flush=True)
+time.sleep(60)
+"""
+RACER = """
+import sys, time
+from pathlib import Path
+from experiments.claims import Busy, acquire
+folder = Path(sys.argv[1])
+while not (folder / "go").exists():
+    time.sleep(0.001)
+try:
+    claim = acquire(folder, folder / "status.json")
+except Busy:
+    print("busy")
+else:
+    print("mine", claim.generation)
+    (folder / f"won-{claim.generation}").touch()
+    time.sleep(5 if len(sys.argv) < 3 else 0)
+"""
+
+
+def claim_of(folder: Path, owner: Owner, age: float = 0.0) -> None:
+    """Write a claim as another process would have, `age` seconds ago."""
+    (folder / "claims").mkdir(parents=True)
+    path = folder / "claims" / "000001.json"
+    path.write_text(json.dumps(asdict(owner)))
+    os.utime(path, (time.time() - age,) * 2)
+
+
+def elsewhere(**changes: object) -> Owner:
+    return replace(Owner.here(), host="another-host", boot="another-boot", **changes)
+
+
+def test_release_hands_over_and_counts_attempts(tmp_path: Path) -> None:
+    first = acquire(tmp_path, tmp_path / "status.json")
+    with pytest.raises(Busy, match=str(os.getpid())):
+        acquire(tmp_path, tmp_path / "status.json")
+    first.release()
+    second = acquire(tmp_path, tmp_path / "status.json")
+    assert (first.generation, second.generation) == (1, 2)
+    assert second.holds() and not first.holds()
+    assert not list((tmp_path / "claims").glob(".claim*"))
+
+
+def test_killed_owner_is_succeeded_at_once(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE)
+    assert holder.stdout and holder.stdout.readline() == b"mine\n"
+    with pytest.raises(Busy):
+        acquire(tmp_path, tmp_path / "status.json")
+    holder.send_signal(signal.SIGKILL)
+    time.sleep(0.2)  # not waited for: a zombie counts as dead, too
+    assert acquire(tmp_path, tmp_path / "status.json").generation == 2
+    holder.wait()
+
+
+def test_reused_pid_is_not_the_owner(tmp_path: Path) -> None:
+    claim_of(tmp_path, replace(Owner.here(), started="12345"))
+    assert acquire(tmp_path, tmp_path / "status.json").generation == 2
+
+
+@pytest.mark.parametrize("dead_owner", [False, True])
+def test_of_many_racers_exactly_one_wins(tmp_path: Path, dead_owner: bool) -> None:
+    if dead_owner:
+        claim_of(tmp_path, replace(Owner.here(), started="12345"))
+    racers = [
+        subprocess.Popen([sys.executable, "-c", RACER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        for _ in range(8)
+    ]
+    time.sleep(1.0)
+    (tmp_path / "go").touch()
+    time.sleep(2.0)
+    for racer in racers:
+        racer.kill()
+    for racer in racers:
+        racer.communicate()
+    assert [path.name for path in tmp_path.glob("won-*")] == ["won-2" if dead_owner else "won-1"]
+
+
+def test_owner_elsewhere_is_believed_until_silent_for_long(tmp_path: Path) -> None:
+    claim_of(tmp_path, elsewhere(), age=STALE_AFTER + 60)
+    heartbeat = tmp_path / "status.json"
+    heartbeat.write_text("{}")
+    with pytest.raises(Busy, match="another-host"):
+        acquire(tmp_path, heartbeat)
+    os.utime(heartbeat, (time.time() - STALE_AFTER - 1,) * 2)
+    assert acquire(tmp_path, heartbeat).generation == 2
+
+
+@pytest.mark.parametrize(
+    ("state", "alive"), [("RUNNING", True), ("COMPLETING", True), ("PENDING", False), ("FAILED", False), (None, False)]
+)
+def test_owner_in_a_job_lives_as_long_as_slurm_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str | None, alive: bool
+) -> None:
+    monkeypatch.setattr(slurm, "job_states", lambda: {"7_1": (state, "None")} if state else {})
+    claim_of(tmp_path, elsewhere(job="7_1"), age=0 if not alive else 10 * STALE_AFTER)
+    newest = newest_claim(tmp_path)
+    assert newest and newest.alive() is alive
+
+
+def test_unreachable_slurm_means_unknown_not_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm, "job_states", lambda: None)
+    assert elsewhere(job="7").alive(silent=1.0)
+    assert not elsewhere(job="7").alive(silent=STALE_AFTER + 1)
+
+
+def test_earlier_start_of_my_own_requeued_job_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm, "job_states", lambda: {"7": ("RUNNING", "None")})
+    owner = elsewhere(job="7", restarts=0)
+    assert owner.alive(silent=0)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert not owner.alive(silent=0)
+
+
+def test_damaged_claim_is_judged_by_its_age(tmp_path: Path) -> None:
+    (tmp_path / "claims").mkdir()
+    path = tmp_path / "claims" / "000003.json"
+    path.write_text('{"host": ')
+    with pytest.raises(Busy):
+        acquire(tmp_path, tmp_path / "status.json")
+    os.utime(path, (time.time() - STALE_AFTER - 1,) * 2)
+    assert acquire(tmp_path, tmp_path / "status.json").generation == 4
+
+
+def test_file_systems_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(claims.os, "link", refuse)
+    assert acquire(tmp_path, tmp_path / "status.json").generation == 1
+    with pytest.raises(Busy):
+        acquire(tmp_path, tmp_path / "status.json")
+
+
+def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "claims").write_text("a file where the folder should be")
+    with pytest.raises(UserError, match="runtime.root"):
+        acquire(tmp_path, tmp_path / "status.json")
+
+
+def test_process_start_tells_processes_apart() -> None:
+    assert process_start(os.getpid()) == process_start(os.getpid()) != ""
+    assert process_start(2**22 + 1) == ""
