@@ -1,0 +1,109 @@
+"""Seeds brought together: mean, standard deviation and n of every quantity, and what is missing from them.
+
+No average is taken over anything but seeds, and a row that lacks some of its seeds says so.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from reports.records import Record
+
+
+@dataclass(frozen=True)
+class Value:
+    """One quantity of one row, over its seeds."""
+
+    metric: str
+    samples: tuple[float, ...]
+    seeds: tuple[int, ...]
+    expected: int
+    """Seeds that were planned."""
+    reasons: tuple[str, ...] = ()
+    """Why the others are missing, each reason once."""
+    errors: tuple[float | None, ...] = ()
+    """Standard error of each sample as its evaluation reports it (bootstrap, subsets); None = not reported."""
+    error_source: str = ""
+    """Where `errors` come from, in words."""
+
+    @property
+    def n(self) -> int:
+        """Seeds measured."""
+        return len(self.samples)
+
+    @property
+    def mean(self) -> float | None:
+        """Mean over the seeds measured; None without any."""
+        return statistics.fmean(self.samples) if self.samples else None
+
+    @property
+    def std(self) -> float | None:
+        """Sample standard deviation over the seeds (n - 1); None with fewer than two."""
+        return statistics.stdev(self.samples) if self.n > 1 else None
+
+    @property
+    def note(self) -> str:
+        """What a reader must know of a missing or partial value; "" when it is complete."""
+        if not self.n:
+            return "; ".join(self.reasons) or "not measured"
+        return f"n={self.n}/{self.expected} seeds" if self.n < self.expected else ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """All records that share their labels: the seeds of one configuration."""
+
+    labels: Mapping[str, str]
+    records: tuple[Record, ...]
+
+    @cached_property
+    def measured(self) -> tuple[Record, ...]:
+        """The records that hold a measurement."""
+        return tuple(record for record in self.records if not record.reason)
+
+    def value(self, metric: str) -> Value:
+        """One quantity over the seeds of this row."""
+        have = [record for record in self.measured if metric in record.metrics]
+        reasons = [record.reason for record in self.records if record.reason]
+        reasons += ["not measured"] * (len(self.measured) - len(have))
+        errors = [standard_error(record, metric) for record in have]
+        return Value(
+            metric=metric,
+            samples=tuple(record.metrics[metric] for record in have),
+            seeds=tuple(record.seed for record in have),
+            expected=len(self.records),
+            reasons=tuple(dict.fromkeys(reasons)),
+            errors=tuple(error for error, _ in errors),
+            error_source=errors[0][1] if errors else "",
+        )
+
+
+def rows_of(records: Iterable[Record]) -> list[Row]:
+    """Records grouped by their labels, in the order in which the sweep declares them."""
+    groups: dict[tuple[tuple[str, str], ...], list[Record]] = {}
+    for record in records:
+        groups.setdefault(tuple(record.labels.items()), []).append(record)
+    return [Row(dict(labels), tuple(items)) for labels, items in groups.items()]
+
+
+def standard_error(record: Record, metric: str) -> tuple[float | None, str]:
+    """The noise that an evaluation reports of one number, as a standard error, and where it comes from.
+
+    A bootstrap interval (`intervals: {metric: [low, high]}`, 95%) counts as 1.96 standard errors either way. Else
+    `<metric>_std`, the spread over subsets or splits, is taken as it is, which is on the cautious side.
+    """
+    interval = record.evaluation_result.get("intervals", {}).get(metric)
+    if interval is not None:
+        low, high = interval
+        return (high - low) / (2 * 1.96), "bootstrap interval"
+    if (spread := record.metrics.get(f"{metric}_std")) is not None:
+        return spread, "spread over subsets"
+    return None, ""
+
+
+def select(rows: Sequence[Row], labels: Mapping[str, str]) -> list[Row]:
+    """The rows that carry all of these labels."""
+    return [row for row in rows if all(row.labels.get(axis) == label for axis, label in labels.items())]

@@ -1,0 +1,193 @@
+"""How a sweep's report looks: reads and checks the `report` block of a sweep definition (described in README.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
+
+from experiments.errors import UserError, unknown
+from reports.quantities import Better, quantity
+from reports.reference import Claim, Checked, ReferenceTable, load_table, parse_claim
+
+FigureKind = Literal["bars", "curves", "lines", "scatter", "pareto"]
+FIGURE_NEEDS = {
+    "bars": ("y",),
+    "curves": ("y",),
+    "lines": ("x", "y"),
+    "scatter": ("x", "y"),
+    "pareto": ("x", "y"),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One measured quantity, and the published column that stands beside it."""
+
+    metric: str
+    label: str
+    better: Better
+    format: str
+    scale: float
+    paper: str = ""
+    """Column of the reference table; "" = none."""
+
+    def text(self, value: float) -> str:
+        """The number as printed."""
+        return format(value * self.scale, self.format)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure. `x` is a quantity, or for lines an axis; `y` is a quantity, or for curves a key of metrics.jsonl."""
+
+    kind: FigureKind
+    y: str
+    x: str = ""
+    series: str = ""
+    """lines: one line for each label of this axis."""
+    log: str = ""
+    """Logarithmic axes: "x", "y" or "xy"."""
+    fit: bool = False
+    """scatter: with a least-squares line and r."""
+    title: str = ""
+
+    @property
+    def name(self) -> str:
+        """File name without suffix."""
+        return "_".join(part.replace("/", "-") for part in (self.kind, self.y, self.x) if part)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The layout of one sweep's report."""
+
+    rows: tuple[str, ...]
+    columns: tuple[Column, ...]
+    group: str = ""
+    spread: str = ""
+    baseline: Mapping[str, str] = field(default_factory=dict)
+    figures: tuple[Figure, ...] = ()
+    reference: ReferenceTable | None = None
+    claims: tuple[Claim, ...] = ()
+    footnotes: tuple[str, ...] = ()
+    samples: int = 9
+    """Images per row of the sample grid; 0 = no grid."""
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Axes that name a row, outermost first."""
+        return (self.group, *self.rows) if self.group else self.rows
+
+
+def parse_layout(report: Mapping[str, Any], axes: Mapping[str, Sequence[str]]) -> Layout:
+    """Read the `report` block of a sweep definition.
+
+    Args:
+        axes: the sweep's axes, name -> labels.
+
+    Raises:
+        UserError: an unknown key, axis, label, claim or reference; an axis that has no place in the table.
+    """
+    body = Checked(report, "report").keys(
+        "rows",
+        "columns",
+        optional=("group", "spread", "baseline", "figure", "reference", "claims", "footnotes", "samples"),
+    )
+    raw = body.raw
+    rows = (raw["rows"],) if isinstance(raw["rows"], str) else tuple(raw["rows"])
+    group, spread = raw.get("group", ""), raw.get("spread", "")
+    placed = [axis for axis in (group, *rows, spread) if axis]
+    for axis in placed:
+        if axis not in axes:
+            raise unknown("axis in report:", axis, axes)
+    if lost := [axis for axis in axes if axis not in placed]:
+        raise UserError(
+            f"report gives the axis {', '.join(lost)} no place, and averaging over it would hide it; name it under "
+            "rows, group or spread."
+        )
+    reference = load_table(raw["reference"]) if raw.get("reference") else None
+    columns = tuple(_column(item, reference) for item in raw["columns"])
+    return Layout(
+        rows=rows,
+        columns=columns,
+        group=group,
+        spread=spread,
+        baseline=_baseline(raw.get("baseline", {}), axes),
+        figures=tuple(_figure(item, axes) for item in raw.get("figure", ())) or _default_figures(columns),
+        reference=reference,
+        claims=_claims(raw.get("claims"), reference),
+        footnotes=tuple(raw.get("footnotes", ())),
+        samples=int(raw.get("samples", 9)),
+    )
+
+
+def _column(item: Any, reference: ReferenceTable | None) -> Column:
+    body = {"metric": item} if isinstance(item, str) else item
+    Checked(body, "report.columns").keys("metric", optional=("label", "best", "format", "scale", "paper"))
+    known = quantity(body["metric"])
+    label, better = body.get("label", known.label), body.get("best", known.better)
+    if better not in get_args(Better):
+        raise unknown("value of best", str(better), get_args(Better))
+    if body["metric"].startswith("fd_") and "FID" in label.upper():
+        raise UserError(
+            f"report.columns: {body['metric']} must not be called '{label}': FID is the distance on the 2015-12-05 "
+            f"Inception features alone; call it {known.label}."
+        )
+    if (paper := body.get("paper", "")) and (reference is None or paper not in reference.columns):
+        raise unknown("column of the reference", paper, reference.columns if reference else ())
+    form, scale = body.get("format", known.format), float(body.get("scale", known.scale))
+    try:
+        format(1.0, form)
+    except ValueError as error:
+        raise UserError(f"report.columns: '{form}' is not a number format; write for example '.1f'.") from error
+    return Column(body["metric"], label, better, form, scale, paper)
+
+
+def _figure(item: Any, axes: Mapping[str, Sequence[str]]) -> Figure:
+    Checked(item, "report.figure").keys("kind", optional=tuple(f.name for f in fields(Figure) if f.name != "kind"))
+    if item["kind"] not in FIGURE_NEEDS:
+        raise unknown("kind of figure", str(item["kind"]), FIGURE_NEEDS)
+    if missing := [key for key in FIGURE_NEEDS[item["kind"]] if not item.get(key)]:
+        raise UserError(f"report.figure: kind {item['kind']} needs {', '.join(missing)}.")
+    figure = Figure(**item)
+    for axis in ((figure.x,) if figure.kind == "lines" else ()) + ((figure.series,) if figure.series else ()):
+        if axis not in axes:
+            raise unknown("axis in report.figure:", axis, axes)
+    if set(figure.log) - {"x", "y"}:
+        raise UserError(f"report.figure: log='{figure.log}' must be x, y or xy.")
+    return figure
+
+
+def _default_figures(columns: Sequence[Column]) -> tuple[Figure, ...]:
+    ranked = [column.metric for column in columns if column.better != "none"]
+    bars = (Figure("bars", ranked[0]),) if ranked else ()
+    return (*bars, Figure("curves", "val/loss"))
+
+
+def _baseline(raw: Mapping[str, Any], axes: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    result = {str(axis): str(label) for axis, label in raw.items()}
+    for axis, label in result.items():
+        if axis not in axes:
+            raise unknown("axis in report.baseline:", axis, axes)
+        if label not in axes[axis]:
+            raise unknown(f"label of {axis} in report.baseline:", label, axes[axis])
+    return result
+
+
+def _claims(raw: Any, reference: ReferenceTable | None) -> tuple[Claim, ...]:
+    """Claims named from the reference table, or written out; all of the table's where the block says nothing."""
+    if raw is None:
+        return reference.claims if reference else ()
+    result = []
+    for item in raw:
+        if isinstance(item, Mapping):
+            result.append(parse_claim(item, "report.claims"))
+        elif "." in str(item):
+            table, _, claim = item.rpartition(".")
+            result.append(load_table(table).claim(claim))
+        elif reference:
+            result.append(reference.claim(str(item)))
+        else:
+            raise UserError(f"report.claims names '{item}', but report.reference names no table to find it in.")
+    return tuple(result)

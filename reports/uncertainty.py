@@ -1,0 +1,110 @@
+"""Is a difference more than noise? One answer, and the method behind it, for every comparison in a report."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from reports.aggregate import Row, Value
+from reports.quantities import EXACT
+
+CONFIDENCE = 0.95
+STAND_IN_FOR_NOISE = {"fd_efflite0": "kid_efflite0", "fid": "kid"}
+"""Where a distance carries no interval of its own, the kernel distance on the same features is asked instead."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """left - right, and whether it can be told from noise."""
+
+    delta: float
+    margin: float | None
+    """Half-width of the 95% interval of the difference; None = not known."""
+    distinguishable: bool | None
+    """None: there is nothing to judge the noise by."""
+    method: str
+
+    @property
+    def text(self) -> str:
+        """The verdict in words."""
+        if self.distinguishable is None:
+            return f"noise unknown ({self.method})"
+        return f"{'distinguishable' if self.distinguishable else 'not distinguishable'} ({self.method})"
+
+
+def compare(left: Row, right: Row, metric: str) -> Difference | None:
+    """Compare two rows on one quantity; None if either has no measurement of it."""
+    a, b = left.value(metric), right.value(metric)
+    if a.mean is None or b.mean is None:
+        return None
+    delta = a.mean - b.mean
+    if metric in EXACT:
+        return Difference(delta, 0.0, delta != 0, "exact")
+    if a.n > 1 and b.n > 1:
+        return _over_seeds(a, b, delta)
+    if (margin := _margin_of_one(a, b)) is not None:
+        return Difference(delta, margin, abs(delta) > margin, f"one seed; {a.error_source}")
+    return _through_stand_in(left, right, metric, delta)
+
+
+def _over_seeds(a: Value, b: Value, delta: float) -> Difference:
+    """Paired t-test where both rows hold the same seeds, else Welch's."""
+    from scipy.special import stdtrit
+
+    if sorted(a.seeds) == sorted(b.seeds) and a.n > 2:
+        other = dict(zip(b.seeds, b.samples, strict=True))
+        differences = [x - other[seed] for seed, x in zip(a.seeds, a.samples, strict=True)]
+        mean = sum(differences) / a.n
+        variance = sum((d - mean) ** 2 for d in differences) / (a.n - 1)
+        error, freedom, method = math.sqrt(variance / a.n), a.n - 1.0, f"paired t-test, {a.n} seeds"
+    else:
+        assert a.std is not None and b.std is not None
+        va, vb = a.std**2 / a.n, b.std**2 / b.n
+        error, method = math.sqrt(va + vb), f"Welch's t-test, {a.n} and {b.n} seeds"
+        freedom = (va + vb) ** 2 / (va**2 / (a.n - 1) + vb**2 / (b.n - 1)) if error else 1.0
+    margin = float(stdtrit(freedom, 0.5 + CONFIDENCE / 2)) * error
+    return Difference(delta, margin, abs(delta) > margin, method)
+
+
+def _margin_of_one(a: Value, b: Value) -> float | None:
+    """95% margin from the noise that the evaluations report themselves; it knows nothing of the spread over seeds."""
+    errors = [*a.errors, *b.errors]
+    if a.error_source != b.error_source or any(error is None for error in errors):
+        return None
+    means = [math.fsum(e * e for e in v.errors if e is not None) / v.n**2 for v in (a, b)]
+    return 1.96 * math.sqrt(sum(means))
+
+
+def _through_stand_in(left: Row, right: Row, metric: str, delta: float) -> Difference:
+    stand_in = STAND_IN_FOR_NOISE.get(metric)
+    if stand_in:
+        a, b = left.value(stand_in), right.value(stand_in)
+        if a.mean is not None and b.mean is not None and (margin := _margin_of_one(a, b)) is not None:
+            other = a.mean - b.mean
+            clear = abs(other) > margin and other * delta > 0
+            return Difference(delta, None, clear, f"one seed; judged by {stand_in}, {a.error_source}")
+    return Difference(delta, None, None, "one seed, no interval")
+
+
+def kendall_tau(left: list[float], right: list[float]) -> float | None:
+    """Kendall's tau-b between two rankings of the same things; None with fewer than two, or where one is all ties."""
+    concordant = ties_left = ties_right = 0
+    pairs = [(i, j) for i in range(len(left)) for j in range(i)]
+    for i, j in pairs:
+        a, b = left[i] - left[j], right[i] - right[j]
+        concordant += (a * b > 0) - (a * b < 0)
+        ties_left += a == 0
+        ties_right += b == 0
+    norm = math.sqrt((len(pairs) - ties_left) * (len(pairs) - ties_right))
+    return concordant / norm if norm else None
+
+
+def pearson(x: list[float], y: list[float]) -> float | None:
+    """Correlation coefficient; None with fewer than three points or without spread."""
+    n = len(x)
+    mean_x, mean_y = sum(x) / n if n else 0.0, sum(y) / n if n else 0.0
+    sxx = sum((a - mean_x) ** 2 for a in x)
+    syy = sum((b - mean_y) ** 2 for b in y)
+    if n < 3 or not sxx or not syy:
+        return None
+    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / math.sqrt(sxx * syy)
