@@ -42,5 +42,8 @@ def load_safetensors(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Te
 
 def save_safetensors(file: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str], half: bool = False) -> None:
     """Write weights with their metadata; `half` stores floating-point tensors as float16."""
-    tensors = {k: v.detach().cpu().to(torch.float16 if half and v.is_floating_point() else v.dtype).contiguous() for k, v in state.items()}
+    tensors = {
+        k: v.detach().cpu().to(torch.float16 if half and v.is_floating_point() else v.dtype).contiguous()
+        for k, v in state.items()
+    }
     save_file(tensors, file, metadata=dict(metadata))

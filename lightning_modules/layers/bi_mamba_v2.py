@@ -1,7 +1,7 @@
 """Bi-Mamba-V2: MaskMamba's mixer (arXiv 2409.19937, Eq. 1).
 
-    x = SiLU(Conv(Linear(C, C/2)(X)))        x^ = SSM_forward(x) + SSM_backward(x)
-    z = SiLU(Conv(Linear(C, C/2)(X)))        out = Linear(C, C)(Concat(x^, z))
+x = SiLU(Conv(Linear(C, C/2)(X)))        x^ = SSM_forward(x) + SSM_backward(x)
+z = SiLU(Conv(Linear(C, C/2)(X)))        out = Linear(C, C)(Concat(x^, z))
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Hybrid schemes: how Mamba (M) and Transformer (S) layers are arranged (MaskMamba section 3.2.2, Figure 4).
 
-    uniform    M M M M ...            serial_v1  M S M S ...          serial_v2  M M .. S S ..
-    group_v1   M on C/2 | S on C/2    group_v2   M forward, M backward, S, S on C/4 each
+uniform    M M M M ...            serial_v1  M S M S ...          serial_v2  M M .. S S ..
+group_v1   M on C/2 | S on C/2    group_v2   M forward, M backward, S, S on C/4 each
 """
 
 from __future__ import annotations

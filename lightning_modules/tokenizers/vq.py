@@ -103,7 +103,9 @@ class Level(nn.Module):
 
 
 def _middle(channels: int, groups: int) -> nn.ModuleList:
-    return nn.ModuleList([ResBlock(channels, channels, groups), AttnBlock(channels, groups), ResBlock(channels, channels, groups)])
+    return nn.ModuleList(
+        [ResBlock(channels, channels, groups), AttnBlock(channels, groups), ResBlock(channels, channels, groups)]
+    )
 
 
 class Encoder(nn.Module):

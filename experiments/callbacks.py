@@ -1,0 +1,209 @@
+"""What happens beside training: checkpoints, progress reports, sample grids, and stopping in good order."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.loggers.logger import Logger
+from PIL import Image
+
+from experiments.config import RunConfig
+from experiments.files import atomic_path
+from experiments.sampling import grid_labels, image_grid, sample_images
+from experiments.store import Run
+
+log = logging.getLogger("ablate")
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+class Stopped(SystemExit):
+    """Training stopped at a step boundary, after a checkpoint, because a signal asked for it."""
+
+    def __init__(self, name: str):
+        super().__init__(1)
+        self.name = name
+
+
+class Checkpoints(L.Callback):
+    """Write checkpoints/last.ckpt every `every` steps and at the end; on a signal write it at the next step and stop.
+
+    The file is replaced atomically: a kill at any moment leaves the previous checkpoint whole.
+    """
+
+    def __init__(self, path: Path, every: int):
+        self.path = path
+        self.every = every
+        self._signal: int | None = None
+        self._handlers: dict[int, Any] = {}
+        self._saved_step = -1
+
+    def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        """Take over the stop signals (possible in the main thread only)."""
+        for number in STOP_SIGNALS if stage == "fit" else ():
+            self._handlers[number] = signal.signal(number, self._on_signal)
+
+    def teardown(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        """`teardown` is not called after an exception."""
+        self.teardown(trainer, module, "fit")
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        self._signal = number
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
+        """Save when it is time, once per optimiser step."""
+        step = trainer.global_step
+        stop = trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
+        due = step % self.every == 0 or step == trainer.max_steps or stop
+        at_boundary = not trainer.fit_loop._should_accumulate()
+        if due and at_boundary and step != self._saved_step:
+            if trainer.is_global_zero:
+                with atomic_path(self.path) as temporary:
+                    trainer.save_checkpoint(temporary)
+            else:
+                trainer.save_checkpoint(self.path)  # takes part in the collective, writes nothing
+            self._saved_step = step
+        if stop and at_boundary:
+            raise Stopped(signal.Signals(self._signal or signal.SIGTERM).name)
+
+
+class Heartbeat(L.Callback):
+    """Report progress to the run's status.json, log throughput, and print a line now and then."""
+
+    def __init__(self, run: Run, config: RunConfig):
+        self.run = run
+        self.every = config.runtime.log_every
+        self.batch_size = config.trainer.batch_size
+        self.rate: float | None = None
+        self.seconds = 0.0
+        self._since: tuple[float, int] | None = None
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        """Start the clock at the first batch, so that building the model does not count."""
+        if self._since is None:
+            self._since = (time.perf_counter(), trainer.global_step)
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
+        """Heartbeat every step (the store writes at most once a second), rates every `every` steps."""
+        step, metrics = trainer.global_step, trainer.callback_metrics
+        loss = metrics.get("train/loss")
+        last = step == trainer.max_steps
+        if (step % self.every == 0 or last) and self._since and step > self._since[1]:
+            now = time.perf_counter()
+            self.rate = (step - self._since[1]) / (now - self._since[0])
+            self.seconds += now - self._since[0]
+            self._since = (now, step)
+            module.log("train/samples_per_s", self.rate * self.batch_size)
+            log.info("step %d/%d  loss %.4f  %.2f it/s", step, trainer.max_steps, float(loss or 0), self.rate)
+        if trainer.is_global_zero:
+            self.run.update(
+                phase="train",
+                step=step,
+                max_steps=int(trainer.max_steps),
+                loss=None if loss is None else float(loss),
+                steps_per_s=self.rate,
+            )
+
+    def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Validation is not training time."""
+        if self._since:
+            self.seconds += time.perf_counter() - self._since[0]
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Go on where the clock stopped."""
+        if self._since:
+            self._since = (time.perf_counter(), trainer.global_step)
+
+
+class SampleGrid(L.Callback):
+    """Sample the same seeds and classes every `every` steps: samples/step-N.png and an image in TensorBoard."""
+
+    def __init__(self, run: Run, config: RunConfig, tokenizer: Any, every: int):
+        self.run = run
+        self.config = config
+        self.tokenizer = tokenizer
+        self.every = every
+        self._done = -1
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
+        """Sampling has randomness of its own and leaves the training's untouched."""
+        step = trainer.global_step
+        due = self.every and (step % self.every == 0 or step == trainer.max_steps)
+        if not due or step == self._done or not trainer.is_global_zero:
+            return
+        self._done = step
+        classes = self.config.generator.num_classes
+        samples = sample_images(
+            self.config,
+            module.sampling_model,
+            self.tokenizer.to(module.device),
+            grid_labels(classes),
+            seed=0,
+            batch_size=self.config.evaluation.batch_size,
+            device=module.device,
+        )
+        grid = image_grid(samples.images, columns=classes, scale=2)
+        write_png(grid, self.run.samples / f"step-{step:06d}.png")
+        for logger in trainer.loggers:
+            if hasattr(logger.experiment, "add_image"):
+                logger.experiment.add_image("samples", grid, step, dataformats="HWC")
+
+
+class JsonLines(Logger):
+    """Append metrics to the run's metrics.jsonl; unlike Lightning's CSVLogger it keeps its history on resume."""
+
+    def __init__(self, run: Run):
+        super().__init__()
+        self._run = run
+        self.trainer: L.Trainer | None = None
+
+    @property
+    def name(self) -> str:
+        """Unused by the suite, required by Lightning."""
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        """Unused by the suite, required by Lightning."""
+        return ""
+
+    @property
+    def experiment(self) -> None:
+        """No object behind this logger."""
+        return None
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The configuration is in config.yaml."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """One line whenever anything is logged, under the number of optimiser steps done (Lightning's `step` lags)."""
+        assert self.trainer is not None
+        if self.trainer.is_global_zero:
+            values = {key: value for key, value in metrics.items() if key != "epoch"}
+            self._run.append_metrics(self.trainer.global_step, time.time(), values)
+
+
+def write_png(picture: np.ndarray, path: Path) -> None:
+    """Write (H, W, 3) uint8 as PNG, atomically."""
+    with atomic_path(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="PNG")
+
+
+def device_of(config: RunConfig) -> torch.device:
+    """Where sampling and evaluation run."""
+    if config.runtime.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(config.runtime.device)

@@ -1,0 +1,104 @@
+"""The `ablate` command. Sub-commands are named by string and imported when called, so that help and lists are instant."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from experiments.errors import CellError, UserError, did_you_mean
+
+COMMANDS = {
+    "list": "experiments.commands.sweep:list_command",
+    "plan": "experiments.commands.sweep:plan_command",
+    "run": "experiments.commands.sweep:run_command",
+    "status": "experiments.commands.sweep:status_command",
+    "logs": "experiments.commands.sweep:logs_command",
+    "cancel": "experiments.commands.sweep:cancel_command",
+    "retry": "experiments.commands.sweep:retry_command",
+    "report": "experiments.commands.report:report_command",
+    "explain": "experiments.commands.report:explain_command",
+    "compare": "experiments.commands.report:compare_command",
+    "board": "experiments.commands.report:board_command",
+    "train": "experiments.commands.single:train_command",
+    "sample": "experiments.commands.single:sample_command",
+    "evaluate": "experiments.commands.single:evaluate_command",
+    "execute": "experiments.commands.single:execute_command",
+    "bench": "experiments.commands.tools:bench_command",
+    "doctor": "experiments.commands.tools:doctor_command",
+}
+"""Name -> "module:function". Kept in the order of a user's day."""
+
+HELP = {
+    "list": "Named sweeps: what each reproduces, how many cells, how far.",
+    "plan": "Dry run: every cell, its parameters, what is done, what is left out and why.",
+    "run": "Train and evaluate what a sweep still lacks, then write its report.",
+    "status": "How far every cell of a sweep is, and why one failed.",
+    "logs": "What a cell printed.",
+    "cancel": "Stop a sweep's running cells.",
+    "retry": "Run the failed cells of a sweep again.",
+    "report": "Tables, figures, samples and index.html of a sweep.",
+    "explain": "Everything behind one cell's numbers.",
+    "compare": "Two runs side by side.",
+    "board": "TensorBoard on exactly a sweep's runs.",
+    "train": "Train one run from a preset.",
+    "sample": "Sample images from a run.",
+    "evaluate": "Measure a run with other sampler or metric settings.",
+    "execute": "Worker: train and evaluate the given configuration files.",
+    "bench": "Measure kernels, layers and samplers; ratios in one run.",
+    "doctor": "What works on this machine, what does not, and what mends it.",
+}
+HIDDEN = {"execute"}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported on use."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """All names, in the order of `COMMANDS`."""
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """Import and return a command; for --help a stand-in with its one line of help is enough."""
+        if name not in COMMANDS:
+            return None
+        if context.resilient_parsing or ("--help" in sys.argv[1:2] or len(sys.argv) == 1):
+            return click.Command(name, help=HELP[name], hidden=name in HIDDEN)
+        module, _, attribute = COMMANDS[name].partition(":")
+        return getattr(import_module(module), attribute)
+
+    def resolve_command(self, context: click.Context, args: list[str]):
+        """An unknown command is answered with the closest one."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise UserError(f"Unknown command '{args[0]}'.{did_you_mean(args[0], COMMANDS)} See ablate --help.")
+        return super().resolve_command(context, args)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="ablate")
+def cli() -> None:
+    """Ablations of Mamba-based image generators: named sweeps, run anywhere, down to the paper's table."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point. Exit code 0: done; 1: a cell failed; 2: the request was wrong."""
+    try:
+        code = cli.main(args=arguments, prog_name="ablate", standalone_mode=False)
+    except (UserError, ValueError, FileNotFoundError) as error:
+        click.echo(f"Error: {error}", err=True)
+        code = 2
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except CellError as error:
+        click.echo(f"Failed: {error}", err=True)
+        code = 1
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Stopped. The same command goes on from here.", err=True)
+        code = 130
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Commands on one run: train, sample, evaluate, and the worker that launchers start."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from experiments.config import RunConfig, build_config, load_config, parse_overrides, read_config, run_id, to_dict
+from experiments.errors import CellError, UserError
+from experiments.failures import classify
+from experiments.store import Run, RunStore
+
+ROOT_OPTION = click.option("--root", envvar="ABLATE_ROOT", default="outputs", show_default=True, help="Output folder.")
+
+
+def configure_logging() -> None:
+    """Plain lines on standard error, one per event."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for noisy in ("torch", "matplotlib", "PIL", "fsspec"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+@click.command("train")
+@click.argument("preset")
+@click.argument("overrides", nargs=-1)
+def train_command(preset: str, overrides: tuple[str, ...]) -> None:
+    """Train one run from PRESET (a name, or a YAML file), with KEY=VALUE overrides. Going on is automatic."""
+    config = load_config(preset, overrides)
+    config.runtime.progress = config.runtime.progress and sys.stderr.isatty()
+    configure_logging()
+    from experiments.run import train
+
+    run = train(config, overrides=overrides)
+    result = run.result() or {}
+    values = "  ".join(f"{key} {value:.4g}" for key, value in result.get("metrics", {}).items())
+    click.echo(f"{run.id}: {result.get('step')} steps, {result.get('parameters', 0):,} parameters.  {values}")
+    click.echo(f"In {run.folder}. Evaluate it with: ablate evaluate {run.id}")
+
+
+@click.command("evaluate")
+@click.argument("run")
+@click.argument("overrides", nargs=-1)
+@ROOT_OPTION
+def evaluate_command(run: str, overrides: tuple[str, ...], root: str) -> None:
+    """Measure RUN (an id, the beginning of one, or its folder); overrides may change sampler.* and evaluation.*."""
+    found = RunStore(root).find(run)
+    config = _evaluation_config(found, overrides, root)
+    configure_logging()
+    from experiments.run import evaluate
+
+    evaluation = evaluate(config, found)
+    for key, value in (evaluation.result() or {}).get("metrics", {}).items():
+        click.echo(f"{key:28} {value:.5g}")
+    click.echo(f"In {evaluation.folder}.")
+
+
+@click.command("sample")
+@click.argument("run")
+@click.argument("overrides", nargs=-1)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("samples.png"), show_default=True)
+@click.option("--count", type=click.IntRange(min=1), help="Number of images; default: four per class.")
+@click.option("--class", "class_name", help="One class only, by name or number.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--known-from", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Keep this image...")
+@click.option("--mask", help="...but for this box of pixels, LEFT,TOP,RIGHT,BOTTOM, which is drawn anew.")
+@ROOT_OPTION
+def sample_command(
+    run: str,
+    overrides: tuple[str, ...],
+    out: Path,
+    count: int | None,
+    class_name: str | None,
+    seed: int,
+    known_from: Path | None,
+    mask: str | None,
+    root: str,
+) -> None:
+    """Sample images from RUN into a PNG. With --known-from and --mask, fill in a part of a given image."""
+    found = RunStore(root).find(run)
+    config = _evaluation_config(found, overrides, root)
+    if (known_from is None) != (mask is None):
+        raise UserError("--known-from IMAGE and --mask LEFT,TOP,RIGHT,BOTTOM belong together; give both or neither.")
+    configure_logging()
+    from experiments.inpaint import sample_to_file
+
+    sample_to_file(config, found, out, count=count, class_name=class_name, seed=seed, known_from=known_from, mask=mask)
+    click.echo(f"Wrote {out}.")
+
+
+@click.command("execute", hidden=True)
+@click.argument("configs", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def execute_command(configs: tuple[Path, ...]) -> None:
+    """Train and evaluate what the CONFIGS describe; they share one training. What launchers start."""
+    loaded = [read_config(path) for path in configs]
+    for config in loaded:
+        config.runtime.progress = False
+    configure_logging()
+    from experiments.run import execute
+
+    try:
+        execute(loaded)
+    except UserError:
+        raise
+    except Exception as error:  # recorded in the run's status by its claim; the log keeps the traceback
+        logging.getLogger("ablate").exception("failed")
+        raise CellError(f"{run_id(loaded[0])}: {classify(error)[1]}") from error
+
+
+def _evaluation_config(run: Run, overrides: tuple[str, ...], root: str) -> RunConfig:
+    """The run's configuration with overrides that leave its training alone."""
+    values = parse_overrides(overrides)
+    wrong = [key for key in values if key.partition(".")[0] not in ("sampler", "evaluation", "runtime")]
+    if wrong:
+        raise UserError(
+            f"{wrong[0]} would change the training; only sampler.*, evaluation.* and runtime.* can change here."
+        )
+    return build_config(to_dict(run.config()), {"runtime.root": root, **values})

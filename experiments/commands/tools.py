@@ -1,0 +1,50 @@
+"""Commands about the machine: what works here, and how fast."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from experiments.commands.single import ROOT_OPTION
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@ROOT_OPTION
+def doctor_command(as_json: bool, root: str) -> None:
+    """What works on this machine, what does not, and the command that mends it. Exits with 1 if something is broken."""
+    from experiments.doctor import examine
+
+    findings = examine(Path(root))
+    if as_json:
+        click.echo(json.dumps([finding.__dict__ for finding in findings], indent=2))
+    else:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("", "part", "found", "way out", box=None, pad_edge=False)
+        marks = {"ok": "[green]ok[/]", "optional": "[yellow]--[/]", "broken": "[red]!![/]"}
+        for finding in findings:
+            table.add_row(marks[finding.state], finding.part, finding.found, finding.way_out)
+        Console().print(table)
+    raise SystemExit(1 if any(finding.state == "broken" for finding in findings) else 0)
+
+
+@click.command("bench")
+@click.argument("name", required=False)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for JSON and figure.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@ROOT_OPTION
+def bench_command(name: str | None, out: Path | None, as_json: bool, root: str) -> None:
+    """Run benchmark NAME; without a name, list them. Ratios are measured side by side in one run."""
+    from experiments.benchmarks import BENCHMARKS, run
+    from experiments.errors import unknown
+
+    if name is None:
+        click.echo("\n".join(sorted(BENCHMARKS)))
+        return
+    if name not in BENCHMARKS:
+        raise unknown("benchmark", name, BENCHMARKS)
+    run(name, out or Path(root) / "benchmarks" / name, as_json=as_json)

@@ -1,0 +1,125 @@
+"""Checks of the machine: library versions, processors, kernels, embedded data and weights, cluster, output folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+WITHDRAWN = {"lightning": ("2.6.2", "2.6.3")}
+OPTIONAL = {
+    "mamba-ssm": 'pip install --no-build-isolation -e ".[cuda]"  (needs nvcc and a CUDA GPU)',
+    "causal-conv1d": 'pip install --no-build-isolation -e ".[cuda]"  (needs nvcc and a CUDA GPU)',
+    "flash-attn": 'pip install --no-build-isolation -e ".[cuda]"  (PyTorch has a flash kernel of its own)',
+    "transformers": 'pip install -e ".[text]"',
+}
+SLURM_TIMEOUT_S = 10
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's table."""
+
+    state: Literal["ok", "optional", "broken"]
+    part: str
+    found: str
+    way_out: str = ""
+
+
+def examine(root: Path) -> list[Finding]:
+    """All checks, in reading order."""
+    return [*_libraries(), *_processors(), *_kernels(), *_embedded(), _slurm(), _folder(root)]
+
+
+def _libraries() -> list[Finding]:
+    findings = []
+    for name in ("torch", "lightning", "omegaconf", "torch-fidelity"):
+        found = version(name)
+        bad = found in WITHDRAWN.get(name, ())
+        way_out = f"version {found} was withdrawn as malicious: pip install -U {name}" if bad else ""
+        findings.append(Finding("broken" if bad else "ok", name, found, way_out))
+    for name, way_out in OPTIONAL.items():
+        try:
+            findings.append(Finding("ok", name, version(name)))
+        except PackageNotFoundError:
+            findings.append(Finding("optional", name, "not installed", way_out))
+    return findings
+
+
+def _processors() -> list[Finding]:
+    import torch
+
+    from experiments.provenance import hardware
+
+    found = hardware()
+    findings = [Finding("ok", "CPU", f"{found['cpu']}, {found['cores']} cores, {torch.get_num_threads()} threads used")]
+    if not torch.cuda.is_available():
+        built = torch.version.cuda or "none"
+        return [
+            *findings,
+            Finding("optional", "GPU", f"none visible (torch built for CUDA {built})", "runs on the CPU"),
+        ]
+    for i, name in enumerate(found["gpus"]):
+        gib = torch.cuda.get_device_properties(i).total_memory / 2**30
+        findings.append(Finding("ok", f"GPU {i}", f"{name}, {gib:.0f} GiB"))
+    return findings
+
+
+def _kernels() -> list[Finding]:
+    from lightning_modules.kernels import available
+
+    findings = []
+    for operation, backends in available().items():
+        for backend, reason in backends.items():
+            state: Literal["ok", "optional"] = "optional" if reason else "ok"
+            findings.append(Finding(state, f"{operation}: {backend}", "works" if reason is None else f"no: {reason}"))
+    return findings
+
+
+def _embedded() -> list[Finding]:
+    from experiments.config import RunConfig, build_config
+
+    findings = []
+    try:
+        config: RunConfig = build_config({"generator": {"width": 64, "depth": 2, "heads": 1}})
+        from datamodules.emoji.data import load_emoji
+        from lightning_modules.tokenizers.config import TOKENIZERS
+
+        TOKENIZERS.build(config.tokenizer)
+        findings.append(Finding("ok", "embedded tokenizer", f"sha256 {config.tokenizer.fingerprint[:12]}"))
+        findings.append(Finding("ok", "embedded data", f"{len(load_emoji(split='all'))} images"))
+    except Exception as error:
+        findings.append(Finding("broken", "embedded data and weights", str(error), "reinstall the package"))
+    return findings
+
+
+def _slurm() -> Finding:
+    if shutil.which("sbatch") is None:
+        return Finding("optional", "Slurm", "no sbatch on PATH", "use --launcher local, or log in to a submit host")
+    try:
+        done = subprocess.run(
+            ["sinfo", "-h", "-o", "%P %a %D %G"], capture_output=True, text=True, timeout=SLURM_TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired:
+        return Finding("broken", "Slurm", f"the controller did not answer in {SLURM_TIMEOUT_S} s", "ask: scontrol ping")
+    if done.returncode:
+        return Finding("broken", "Slurm", done.stderr.strip().splitlines()[-1] if done.stderr else "sinfo failed")
+    return Finding("ok", "Slurm", "; ".join(done.stdout.split("\n")[:6]).strip("; "))
+
+
+def _folder(root: Path) -> Finding:
+    here = next(p for p in (root.absolute(), *root.absolute().parents) if p.exists())
+    try:
+        with tempfile.TemporaryFile(dir=here):
+            pass
+    except OSError as error:
+        return Finding(
+            "broken", "output folder", f"{root}: {error.strerror}", "name another with --root or ABLATE_ROOT"
+        )
+    free = shutil.disk_usage(here).free / 2**30
+    return Finding("ok", "output folder", f"{os.fspath(root)}, {free:.0f} GiB free")

@@ -1,0 +1,102 @@
+"""Where a number comes from: code, configuration, data, hardware, library versions, and the command that made it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from experiments.config import RunConfig, evaluation_hash, training_hash
+
+PACKAGES = ("ablate", "torch", "lightning", "torch-fidelity", "mamba-ssm", "causal-conv1d", "flash-attn")
+
+
+def provenance(config: RunConfig, backends: dict[str, str], started_at: float, attempts: int) -> dict[str, Any]:
+    """The record that goes into every result.json.
+
+    Args:
+        backends: operation -> back end that really ran.
+        started_at: Unix seconds at which this attempt began.
+        attempts: how often the work was begun.
+    """
+    return {
+        **code_version(),
+        "training_hash": training_hash(config),
+        "evaluation_hash": evaluation_hash(config),
+        "preset": config.preset,
+        "seed": config.seed,
+        "data_fingerprint": config.data.fingerprint,
+        "tokenizer_fingerprint": config.tokenizer.fingerprint,
+        "precision": config.trainer.precision,
+        "backends": backends,
+        "hardware": hardware(),
+        "versions": versions(),
+        "started_at": started_at,
+        "finished_at": time.time(),
+        "attempts": attempts,
+        "command": " ".join(shlex.quote(word) for word in [Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+@lru_cache
+def code_version() -> dict[str, Any]:
+    """Commit, whether files differ from it, and the hash of that difference; nulls outside a git checkout.
+
+    A job that runs from a snapshot finds it described in ABLATE_CODE_VERSION (JSON of the same keys).
+    """
+    if text := os.environ.get("ABLATE_CODE_VERSION"):
+        import json
+
+        return json.loads(text)
+    here = Path(__file__).parent.parent
+    commit = _git(here, "rev-parse", "HEAD")
+    if commit is None:
+        return {"git_commit": None, "git_dirty": None, "git_diff_sha256": None}
+    diff = _git(here, "diff", "HEAD") or ""
+    digest = hashlib.sha256(diff.encode()).hexdigest() if diff else None
+    return {"git_commit": commit, "git_dirty": bool(diff), "git_diff_sha256": digest}
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+@lru_cache
+def hardware() -> dict[str, Any]:
+    """Processor, cores that this process may use, and GPUs."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"cpu": _cpu_name(), "cores": len(os.sched_getaffinity(0)), "gpus": gpus, "host": platform.node()}
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+@lru_cache
+def versions() -> dict[str, str]:
+    """Python and the packages that can change a result, where installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,304 @@
+"""One run, end to end and resumable: train -> checkpoint -> weights -> sample -> evaluate.
+
+Every step leaves its result in the run store, so that a run that was killed anywhere goes on from there, and a run that
+is done is never done again.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import resource
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from datamodules.config import DATASETS
+from datamodules.emoji.datamodule import ImageEncoder
+from experiments.callbacks import Checkpoints, Heartbeat, JsonLines, SampleGrid, device_of, write_png
+from experiments.config import RunConfig, run_id, to_dict
+from experiments.errors import UserError
+from experiments.files import atomic_path
+from experiments.provenance import provenance
+from experiments.sampling import balanced_labels, grid_labels, image_grid, sample_images
+from experiments.store import Evaluation, Run, RunStore
+from lightning_modules.base import TrainingModule
+from lightning_modules.checkpoints import load_safetensors, save_safetensors
+from lightning_modules.config import OBJECTIVES
+from lightning_modules.generators.config import GENERATORS
+from lightning_modules.kernels import backends_used, reset_backends_used
+from lightning_modules.tokenizers.config import TOKENIZERS
+
+log = logging.getLogger("ablate")
+PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+# --- building -----------------------------------------------------------------------------------------------------------
+
+
+def is_stage1(config: RunConfig) -> bool:
+    """Whether the run trains a tokenizer instead of a generator."""
+    return config.objective.name == "reconstruction"
+
+
+def build_network(config: RunConfig) -> torch.nn.Module:
+    """The network that the run trains, with initial weights that depend on the seed alone."""
+    torch.manual_seed(config.seed)
+    if is_stage1(config):
+        return TOKENIZERS.build(replace(config.tokenizer, weights=""))
+    return GENERATORS.build(config.generator)
+
+
+def build_module(config: RunConfig) -> TrainingModule:
+    """The LightningModule of the run's objective."""
+    module = OBJECTIVES.target(config.objective.name)(
+        config.objective,
+        build_network(config),
+        config.optim,
+        max_steps=config.trainer.max_steps,
+        ema_decay=config.trainer.ema_decay,
+        seed=config.seed,
+    )
+    if config.trainer.compile:
+        module.model.compile()
+    return module
+
+
+def build_tokenizer(config: RunConfig) -> Any:
+    """The frozen tokenizer, or None in stage 1."""
+    return None if is_stage1(config) else TOKENIZERS.build(config.tokenizer).eval().requires_grad_(False)
+
+
+def build_data(config: RunConfig, tokenizer: Any) -> L.LightningDataModule:
+    """The data module, with token stores in the root's cache."""
+    encoder = None
+    if tokenizer is not None:
+        encoder = ImageEncoder(tokenizer.encode_uint8, config.tokenizer.fingerprint, config.tokenizer.vocab_size)
+    per_process = config.trainer.batch_size // (
+        config.trainer.accumulate * config.runtime.devices * config.runtime.num_nodes
+    )
+    return DATASETS.target(config.data.name)(
+        config.data, per_process, config.seed, config.runtime.num_workers, encoder, config.root / "cache"
+    )
+
+
+def prepare_process(config: RunConfig) -> None:
+    """Threads, and Lightning's chatter down to warnings."""
+    if config.runtime.threads:
+        torch.set_num_threads(config.runtime.threads)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    torch.set_float32_matmul_precision("high")
+
+
+# --- training -----------------------------------------------------------------------------------------------------------
+
+
+def train(config: RunConfig, wait: bool = False, overrides: tuple[str, ...] = ()) -> Run:
+    """Train a run, or go on with it, or find it done.
+
+    Args:
+        wait: wait for another live process that owns the run, instead of raising `Busy`.
+        overrides: "key=value" words to keep for the reader.
+
+    Raises:
+        UserError: a damaged checkpoint, an unwritable folder, data that cannot be read.
+    """
+    prepare_process(config)
+    run = RunStore(config.root).prepare(config, overrides)
+    with run.claim(
+        wait=wait, on_wait=lambda owner: log.info("%s is being trained by %s; waiting", run.id, owner)
+    ) as mine:
+        if mine:
+            _train(config, run)
+    return run
+
+
+def _train(config: RunConfig, run: Run) -> None:
+    started = time.time()
+    reset_backends_used()
+    tokenizer = build_tokenizer(config)
+    module, data = build_module(config), build_data(config, tokenizer)
+    step = _resume_step(run)
+    run.truncate_metrics(step)
+    heartbeat = Heartbeat(run, config)
+    callbacks: list[L.Callback] = [heartbeat]
+    if tokenizer is not None:
+        callbacks.append(SampleGrid(run, config, tokenizer, config.runtime.sample_every))
+    callbacks.append(Checkpoints(run.last_checkpoint, config.runtime.checkpoint_every))
+    trainer = build_trainer(config, run, callbacks, purge_step=step)
+    if step < config.trainer.max_steps:
+        trainer.fit(module, data, ckpt_path=run.last_checkpoint if step else None, weights_only=False)
+    else:
+        module.load_state_dict(_load_checkpoint(run.last_checkpoint)["state_dict"])
+    if trainer.global_step not in (0, config.trainer.max_steps):
+        raise UserError(f"Training of {run.id} ended at step {trainer.global_step} of {config.trainer.max_steps}.")
+    final = trainer.validate(module, data, verbose=False)[0]
+    if trainer.is_global_zero:
+        _finish_training(config, run, module, heartbeat, final, started)
+
+
+def build_trainer(config: RunConfig, run: Run, callbacks: list[L.Callback], purge_step: int) -> L.Trainer:
+    """Lightning's Trainer for one run; checkpoints and metrics are the suite's own."""
+    board = TensorBoardLogger(
+        run.folder, name="", version="tb", default_hp_metric=False, purge_step=purge_step if purge_step else None
+    )
+    lines, runtime = JsonLines(run), config.runtime
+    trainer = L.Trainer(
+        max_steps=config.trainer.max_steps,
+        accelerator="cpu" if runtime.device == "cpu" else "auto" if runtime.device == "auto" else "gpu",
+        devices=runtime.devices,
+        num_nodes=runtime.num_nodes,
+        strategy="auto" if runtime.devices * runtime.num_nodes == 1 else "ddp",
+        precision=PRECISION[config.trainer.precision],
+        accumulate_grad_batches=config.trainer.accumulate,
+        callbacks=callbacks,
+        logger=[board, lines],
+        log_every_n_steps=runtime.log_every,
+        val_check_interval=runtime.val_every * config.trainer.accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=runtime.progress,
+        enable_model_summary=False,
+    )
+    lines.trainer = trainer
+    return trainer
+
+
+def _resume_step(run: Run) -> int:
+    """Optimiser steps in the last checkpoint; 0 if there is none."""
+    return int(_load_checkpoint(run.last_checkpoint)["global_step"]) if run.last_checkpoint.exists() else 0
+
+
+def _load_checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=False, mmap=True)
+    except Exception as error:
+        raise UserError(
+            f"Checkpoint {path} is damaged ({type(error).__name__}); remove it to train this run again from the start."
+        ) from error
+
+
+def _finish_training(
+    config: RunConfig, run: Run, module: TrainingModule, heartbeat: Heartbeat, final: dict[str, float], started: float
+) -> None:
+    """Write the weights, then the result, in this order: a result promises weights."""
+    network = module.sampling_model
+    metadata = {"run_id": run.id, "steps": str(config.trainer.max_steps), **{k: f"{v:.6g}" for k, v in final.items()}}
+    with atomic_path(run.final_weights) as temporary:
+        save_safetensors(temporary, network.state_dict(), metadata)
+    lines = [line for line in run.metrics() if "train/loss" in line]
+    metrics = {**({"train/loss": lines[-1]["train/loss"]} if lines else {}), **final}
+    run.write_result(
+        {
+            "schema": 1,
+            "run_id": run.id,
+            "step": config.trainer.max_steps,
+            "max_steps": config.trainer.max_steps,
+            "metrics": {key: float(value) for key, value in metrics.items()},
+            "parameters": sum(p.numel() for p in module.model.parameters()),
+            "train_seconds": _train_seconds(run, config, heartbeat),
+            "samples_per_s": _median_rate(run),
+            "peak_memory_bytes": peak_memory_bytes(),
+            "provenance": provenance(config, backends_used(), started, run.attempts),
+        }
+    )
+
+
+def _train_seconds(run: Run, config: RunConfig, heartbeat: Heartbeat) -> float:
+    """Seconds of training steps over all attempts: the steps of this attempt as measured, earlier ones by their rate."""
+    rate = _median_rate(run)
+    return config.trainer.max_steps * config.trainer.batch_size / rate if rate else heartbeat.seconds
+
+
+def _median_rate(run: Run) -> float | None:
+    rates = [line["train/samples_per_s"] for line in run.metrics() if line.get("train/samples_per_s")]
+    return float(np.median(rates)) if rates else None
+
+
+def peak_memory_bytes() -> int:
+    """Largest memory this process held: on the GPU where one was used, else resident."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+# --- evaluation ---------------------------------------------------------------------------------------------------------
+
+
+def load_generator(config: RunConfig, run: Run, device: torch.device) -> torch.nn.Module:
+    """The trained generator in eval mode."""
+    generator = GENERATORS.build(config.generator)
+    generator.load_state_dict(load_safetensors(run.final_weights, generator.state_dict()))
+    return generator.to(device).eval().requires_grad_(False)
+
+
+def evaluate(config: RunConfig, run: Run, wait: bool = False) -> Evaluation:
+    """Sample from a finished run and measure the samples, or find it done.
+
+    Raises:
+        UserError: the run is not trained yet, or its weights are damaged.
+    """
+    prepare_process(config)
+    if not run.is_done():
+        raise UserError(f"Run {run.id} is not trained yet; train it first: ablate train {config.preset}.")
+    evaluation = run.prepare_evaluation(config)
+    with evaluation.claim(wait=wait) as mine:
+        if mine:
+            _evaluate(config, run, evaluation)
+    return evaluation
+
+
+def _evaluate(config: RunConfig, run: Run, evaluation: Evaluation) -> None:
+    from lightning_modules.metrics.evaluate import evaluate_samples
+
+    started, device = time.time(), device_of(config)
+    reset_backends_used()
+    count, classes = config.evaluation.num_samples, config.generator.num_classes
+    generator, tokenizer = load_generator(config, run, device), build_tokenizer(config).to(device)
+    log.info("sampling %d images from %s", count, run.id)
+    samples = sample_images(
+        config,
+        generator,
+        tokenizer,
+        balanced_labels(count, classes),
+        seed=config.evaluation.seed,
+        batch_size=config.evaluation.batch_size,
+        device=device,
+        progress=lambda done: evaluation.update(phase="sample", step=done, max_steps=count),
+    )
+    with atomic_path(evaluation.samples_path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, arr_0=samples.images, labels=samples.labels)
+    shown = len(grid_labels(classes))
+    write_png(image_grid(samples.images[:shown], columns=classes, scale=2), evaluation.grid_path)
+    evaluation.update(phase="evaluate", step=count, max_steps=count)
+    log.info("measuring %d images", count)
+    metrics, protocol = evaluate_samples(samples.images, samples.labels, config)
+    metrics["seconds_per_image"] = samples.seconds / count
+    evaluation.write_result(
+        {
+            "schema": 1,
+            "eval_id": evaluation.id,
+            "run_id": run.id,
+            "metrics": {key: float(value) for key, value in metrics.items() if math.isfinite(value)},
+            "protocol": {"num_samples": count, **protocol, "sampler": to_dict(config)["sampler"]},
+            "provenance": provenance(config, backends_used(), started, evaluation.attempts),
+        }
+    )
+
+
+def execute(configs: list[RunConfig], wait: bool = True) -> None:
+    """Train the run that the configurations share, unless it is done, then evaluate each of them."""
+    if len({run_id(config) for config in configs}) != 1:
+        raise UserError("The configurations of one worker must share their training.")
+    run = train(configs[0], wait=wait)
+    for config in configs if not is_stage1(configs[0]) else ():
+        evaluate(config, run, wait=wait)
