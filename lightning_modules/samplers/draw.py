@@ -43,6 +43,8 @@ def draw_tokens(
     logits = filter_logits(logits if temperature == 1 else logits / temperature, top_k, top_p)
     log_p = logits.log_softmax(-1)
     cumulative = log_p.exp().cumsum(-1)
-    target = uniform[..., None] * cumulative[..., -1:]  # the total differs from 1 by rounding
-    tokens = torch.searchsorted(cumulative, target, right=True).clamp(max=logits.shape[-1] - 1)
+    total = cumulative[..., -1:]  # differs from 1 by rounding
+    # Strictly below the total, or a draw close to 1 would land behind the last token that is allowed.
+    target = torch.minimum(uniform[..., None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    tokens = torch.searchsorted(cumulative, target, right=True)
     return tokens[..., 0], log_p.gather(-1, tokens)[..., 0]

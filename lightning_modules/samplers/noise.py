@@ -19,6 +19,11 @@ def _shift(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
+def _signed(value: int) -> int:
+    """An integer of any size, wrapped around to 64 bits."""
+    return (value + 2**63) % 2**64 - 2**63
+
+
 def _mix(x: Tensor) -> Tensor:
     """splitmix64's finaliser; int64 products wrap around."""
     x = (x ^ _shift(x, 30)) * _MIX1
@@ -35,7 +40,7 @@ class Noise:
     """
 
     def __init__(self, seed: int, indices: Tensor):
-        self.keys = _mix(_mix(indices.long() + 1) + seed * _GOLDEN)
+        self.keys = _mix(_mix(indices.long() + 1) + _signed(seed * _GOLDEN))
         self._draws = 0
 
     def uniform(self, size: int) -> Tensor:

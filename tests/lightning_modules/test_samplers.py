@@ -1,0 +1,173 @@
+"""Samplers: reveal counts, known tokens, guidance, draws, noise, and that every setting changes the samples."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+
+from lightning_modules.generators.config import MaskMambaConfig
+from lightning_modules.generators.maskmamba import MaskMamba
+from lightning_modules.samplers.config import SAMPLERS, HaltonConfig, MaskGITConfig
+from lightning_modules.samplers.draw import draw_tokens, filter_logits
+from lightning_modules.samplers.guidance import Guided, guidance_scale
+from lightning_modules.samplers.halton import halton_order
+from lightning_modules.samplers.noise import Noise
+from lightning_modules.samplers.schedule import masked_counts, masked_share
+
+CONFIG = MaskMambaConfig(vocab_size=32, grid_size=4, num_classes=3, width=32, depth=2, heads=4, dropout=0.0)
+
+
+@pytest.fixture(scope="module")
+def generator() -> MaskMamba:
+    torch.manual_seed(0)
+    model = MaskMamba(CONFIG).eval()
+    torch.nn.init.normal_(model.token_embedding.weight, std=1.0)  # decided logits: settings must show in the draws
+    return model
+
+
+def _sample(generator: MaskMamba, config, seed: int = 0, indices=range(6), tokens=None) -> torch.Tensor:
+    labels = torch.tensor([i % 3 for i in indices])
+    if tokens is None:
+        tokens = torch.full((len(labels), 16), generator.mask_token)
+    return SAMPLERS.build(config)(generator, labels, tokens, Noise(seed, torch.tensor(list(indices))))
+
+
+# The published step sizes of MaskGIT's cosine schedule for 256 tokens.
+T20 = [1, 3, 4, 5, 7, 8, 10, 11, 13, 13, 15, 16, 17, 17, 19, 18, 20, 19, 20, 20]
+T25 = [1, 2, 2, 4, 4, 5, 7, 7, 8, 9]
+
+
+def test_reveal_counts_of_maskgit() -> None:
+    def revealed(steps: int) -> list[int]:
+        return [a - b for a, b in pairwise([256, *masked_counts("cosine", steps, 256)])]
+
+    assert revealed(20) == T20
+    assert revealed(25)[:10] == T25 and revealed(25)[-1] == 16
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "arccos"])
+@pytest.mark.parametrize(("steps", "masked"), [(1, 16), (7, 16), (16, 16), (40, 16), (5, 1), (5, 0)])
+def test_counts_fall_to_zero(schedule: str, steps: int, masked: int) -> None:
+    counts = [masked, *masked_counts(schedule, steps, masked)]
+    assert len(counts) == steps + 1 and counts[-1] == 0
+    assert all(a >= b >= 0 for a, b in pairwise(counts))
+    assert masked_share(schedule, 0.0) == 1 and masked_share(schedule, 1.0) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "config", [MaskGITConfig(steps=5), HaltonConfig(steps=5), MaskGITConfig(steps=40), HaltonConfig(steps=40)]
+)
+def test_known_tokens_stay_and_all_masks_go(generator: MaskMamba, config) -> None:
+    tokens = torch.full((6, 16), generator.mask_token)
+    tokens[:, 3:9] = torch.arange(6) + 20
+    done = _sample(generator, config, tokens=tokens)
+    assert torch.equal(done[:, 3:9], tokens[:, 3:9])
+    assert done.max() < CONFIG.vocab_size and done.min() >= 0
+    assert torch.equal(_sample(generator, config, tokens=done), done)  # nothing left to draw
+
+
+def test_rows_must_hide_equally_many(generator: MaskMamba) -> None:
+    tokens = torch.full((2, 16), generator.mask_token)
+    tokens[0, 0] = 1
+    with pytest.raises(ValueError, match="same number of masked tokens"):
+        _sample(generator, MaskGITConfig(), indices=range(2), tokens=tokens)
+
+
+@pytest.mark.parametrize("config", [MaskGITConfig(steps=6), HaltonConfig(steps=6, roll=True)])
+def test_a_sample_depends_on_seed_and_index_alone(generator: MaskMamba, config) -> None:
+    together = _sample(generator, config)
+    apart = torch.cat([_sample(generator, config, indices=[i]) for i in range(6)])
+    assert torch.equal(together, apart)
+    assert not torch.equal(together, _sample(generator, config, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("base", "changes"),
+    [
+        (
+            MaskGITConfig(steps=6),
+            [
+                {"steps": 3},
+                {"guidance": 1.0},
+                {"guidance": 6.0},
+                {"guidance_schedule": "linear"},
+                {"guidance_schedule": "cosine"},
+                {"temperature": 0.3},
+                {"temperature": 0.0},
+                {"top_k": 2},
+                {"top_p": 0.3},
+                {"schedule": "linear"},
+                {"schedule": "arccos"},
+                {"confidence_noise": 0.0},
+            ],
+        ),
+        (HaltonConfig(steps=6), [{"roll": True}, {"schedule": "cosine"}, {"guidance": 6.0}, {"steps": 3}]),
+    ],
+    ids=["maskgit", "halton"],
+)
+def test_every_setting_changes_the_samples(generator: MaskMamba, base, changes: list[dict]) -> None:
+    reference = _sample(generator, base, indices=range(24))
+    for change in changes:
+        assert not torch.equal(reference, _sample(generator, replace(base, **change), indices=range(24))), change
+
+
+def test_guidance_is_the_papers_formula(generator: MaskMamba) -> None:
+    tokens = torch.full((3, 16), generator.mask_token)
+    labels, on = torch.arange(3), torch.ones(3, dtype=torch.bool)
+    conditional = generator(tokens, generator.embed_condition(labels, ~on))
+    unconditional = generator(tokens, generator.embed_condition(labels, on))
+    guided = Guided(generator, labels, 3, True, tokens.device).logits(tokens, 3.0)
+    torch.testing.assert_close(guided, (1 - 3.0) * unconditional + 3.0 * conditional, rtol=1e-4, atol=1e-5)
+    assert [guidance_scale(3, s, 0.0) for s in ("constant", "linear", "cosine")] == [3, 1, 1]
+    assert [guidance_scale(3, s, 1.0) for s in ("constant", "linear", "cosine")] == pytest.approx([3, 3, 3])
+
+
+def test_draws_follow_the_distribution() -> None:
+    logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().expand(1, 4000, 4)
+    uniform = (torch.arange(4000)[None] + 0.5) / 4000
+    tokens, log_p = draw_tokens(logits, uniform)
+    assert torch.bincount(tokens[0]).tolist() == [400, 800, 1200, 1600]
+    torch.testing.assert_close(log_p[0, 0], torch.tensor(math.log(0.1)))
+    assert set(draw_tokens(logits, uniform, top_k=2)[0].unique().tolist()) == {2, 3}
+    assert set(draw_tokens(logits, uniform, top_p=0.65)[0].unique().tolist()) == {2, 3}
+    assert set(draw_tokens(logits, uniform, temperature=0.0)[0].unique().tolist()) == {3}
+
+
+def test_extreme_uniforms_never_draw_a_forbidden_token() -> None:
+    logits = filter_logits(torch.tensor([[[5.0, 1.0, 4.0, 0.0]]]), top_k=2)
+    for u in (1e-9, 0.5, 1 - 1e-9):
+        token, log_p = draw_tokens(logits, torch.tensor([[u]]))
+        assert token.item() in (0, 2) and torch.isfinite(log_p).all()
+
+
+def test_top_k_keeps_ties_and_top_p_the_best() -> None:
+    kept = filter_logits(torch.tensor([1.0, 2.0, 2.0, 2.0]), top_k=2)
+    assert torch.isfinite(kept).tolist() == [False, True, True, True]
+    kept = filter_logits(torch.tensor([1.0, 2.0, 9.0]), top_p=1e-6)
+    assert torch.isfinite(kept).tolist() == [False, False, True]
+
+
+def test_noise_is_uniform_and_independent() -> None:
+    noise = Noise(7, torch.arange(64))
+    first, second = noise.uniform(4096), noise.uniform(4096)
+    for draw in (first, second):
+        assert 0 < draw.min() and draw.max() < 1
+        assert draw.mean().item() == pytest.approx(0.5, abs=0.003)
+        assert draw.var().item() == pytest.approx(1 / 12, rel=0.01)
+    stacked = torch.stack([first.flatten(), second.flatten()])
+    assert abs(torch.corrcoef(stacked)[0, 1].item()) < 0.01
+    assert abs(torch.corrcoef(first[:2])[0, 1].item()) < 0.06
+    assert torch.equal(first[5:9], Noise(7, torch.arange(5, 9)).uniform(4096))
+    assert noise.gumbel(4096).mean().item() == pytest.approx(0.5772, abs=0.01)
+
+
+@pytest.mark.parametrize("side", [4, 8, 16, 24])
+def test_halton_order_is_a_spread_out_permutation(side: int) -> None:
+    order = halton_order(side)
+    assert sorted(order) == list(range(side * side))
+    quarters = [(i // side * 2 // side, i % side * 2 // side) for i in order[:8]]
+    assert len(set(quarters)) == 4  # the first eight already visit every quarter
