@@ -82,6 +82,7 @@ class TrainingModule(L.LightningModule):
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self.log("train/grad_norm", norm)
 
+    @torch.no_grad()
     def on_before_zero_grad(self, optimizer: Any) -> None:
         """After an optimiser step: move the averaged weights."""
         self._batch_of_step = 0
