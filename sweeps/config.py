@@ -1,0 +1,116 @@
+"""The schema of a sweep definition (`sweeps/definitions/*.yaml`; explained in `sweeps/README.md`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from omegaconf import MISSING
+
+
+@dataclass
+class PaperConfig:
+    """Where the table stands in the literature."""
+
+    system: str = MISSING
+    table: str = ""
+    """Table or figure, as the paper numbers it."""
+    citation: str = ""
+    url: str = ""
+
+
+@dataclass
+class ResourcesConfig:
+    """What one run needs of a cluster; empty and 0 leave the choice to the site's defaults."""
+
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    time: str = ""
+    """Limit of one job, as Slurm writes it ("4:00:00"); a run that needs longer is requeued and goes on."""
+    nodes: int = 1
+    gpus: int = 0
+    """GPUs, and processes, per node; 0 = a run on CPUs."""
+    cpus: int = 0
+    """CPUs per process."""
+    memory: str = ""
+    """Per node, e.g. "64G"."""
+    constraint: str = ""
+    signal_seconds: int = 120
+    """How long before the time limit a run is told to save and make room."""
+    max_attempts: int = 20
+    """A run that was started this often without getting done is left failed."""
+    setup: list[str] = field(default_factory=list)
+    """Lines of shell that run before python: modules, environments."""
+
+    def __post_init__(self) -> None:
+        for key, least in (("nodes", 1), ("gpus", 0), ("cpus", 0), ("signal_seconds", 1), ("max_attempts", 1)):
+            value = getattr(self, key)
+            if isinstance(value, int) and value < least:
+                raise ValueError(f"resources.{key}={value} must be at least {least}.")
+
+
+@dataclass
+class ScaleConfig:
+    """How large the sweep is run: `demo` on a laptop, `small` on one GPU, `paper` as published."""
+
+    preset: str = MISSING
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """Dotted keys of the run's configuration, over the preset and under the axes."""
+    seeds: list[int] = field(default_factory=lambda: [0])
+    only: dict[str, Any] = field(default_factory=dict)
+    """Axis -> the labels taken at this scale; an axis that is not named is taken whole."""
+    resources: ResourcesConfig = field(default_factory=ResourcesConfig)
+
+
+@dataclass
+class ValueConfig:
+    """One value of an axis, written out: a bare value stands for `{value: it}`."""
+
+    value: Any = None
+    """Goes to the axis' key."""
+    label: str = ""
+    """Its name in tables and file names; by default the value itself."""
+    set: dict[str, Any] = field(default_factory=dict)
+    """Further dotted keys that belong to this value."""
+
+
+@dataclass
+class AxisConfig:
+    """One thing that is varied."""
+
+    name: str = MISSING
+    values: list[Any] = MISSING
+    """Bare values or `ValueConfig` mappings."""
+    key: str = ""
+    """Dotted key of the run's configuration; may be left out if every value has its own `set`."""
+    when: dict[str, Any] = field(default_factory=dict)
+    """Earlier axis -> labels: elsewhere this axis does not exist."""
+
+
+@dataclass
+class ExcludeConfig:
+    """Combinations left out, and why: the reason is shown in plans and tables."""
+
+    when: dict[str, Any] = MISSING
+    reason: str = MISSING
+
+
+@dataclass
+class SweepConfig:
+    """A named sweep: what is varied, at which scales, and how its table looks."""
+
+    name: str = MISSING
+    title: str = MISSING
+    paper: PaperConfig = field(default_factory=PaperConfig)
+    reproduces: str = MISSING
+    """One sentence: what question the table answers."""
+    scales: dict[str, ScaleConfig] = MISSING
+    axes: list[AxisConfig] = field(default_factory=list)
+    zip: list[list[str]] = field(default_factory=list)
+    """Groups of axes that advance together instead of being multiplied."""
+    exclude: list[ExcludeConfig] = field(default_factory=list)
+    measure: Literal["evaluation"] = "evaluation"
+    """What a cell holds: samples of the trained run and their metrics."""
+    report: dict[str, Any] = field(default_factory=dict)
+    """Layout of the table; see reports/README.md."""

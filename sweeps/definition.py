@@ -1,0 +1,242 @@
+"""Read and check sweep definitions; expand their axes to combinations of labels. No run is built here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.errors import UserError, unknown
+from sweeps.config import SweepConfig, ValueConfig
+
+DEFINITIONS = Path(__file__).parent / "definitions"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One value of an axis: its label and what it sets."""
+
+    label: str
+    overrides: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One thing that is varied."""
+
+    name: str
+    choices: tuple[Choice, ...]
+    when: Mapping[str, tuple[str, ...]]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of all values, in the order of the definition."""
+        return tuple(choice.label for choice in self.choices)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A checked definition."""
+
+    config: SweepConfig
+    path: Path
+    axes: tuple[Axis, ...]
+    exclude: tuple[tuple[Mapping[str, tuple[str, ...]], str], ...]
+    """(condition, reason)."""
+
+    @property
+    def name(self) -> str:
+        """Its name, which is also its file's."""
+        return self.config.name
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """Layout of the table, checked only as far as it names axes and metrics."""
+        return self.config.report
+
+    def axis(self, name: str) -> Axis:
+        """The axis of that name. Raises UserError if there is none."""
+        for axis in self.axes:
+            if axis.name == name:
+                return axis
+        raise unknown(f"axis of sweep {self.name}", name, [axis.name for axis in self.axes])
+
+    def scale(self, name: str) -> str:
+        """`name` if the sweep has that scale; for "" the smallest. Raises UserError otherwise."""
+        if name and name not in self.config.scales:
+            raise unknown(f"scale of sweep {self.name}", name, self.config.scales)
+        return name or next(iter(self.config.scales))
+
+    def combinations(self, only: Mapping[str, tuple[str, ...]]) -> Iterator[dict[str, Choice]]:
+        """Every combination of values, excluded ones among them.
+
+        Args:
+            only: axis -> the labels to take.
+        """
+        yield from _combine(self._units(), {}, only)
+
+    def _units(self) -> list[tuple[Axis, ...]]:
+        """Axes that are multiplied; those of a zip group form one unit, which stands where its first axis stands."""
+        groups = {name: tuple(group) for group in self.config.zip for name in group}
+        units: list[tuple[Axis, ...]] = []
+        for axis in self.axes:
+            group = groups.get(axis.name, (axis.name,))
+            if axis.name == min(group, key=[a.name for a in self.axes].index):
+                units.append(tuple(self.axis(name) for name in group))
+        return units
+
+
+def matches(labels: Mapping[str, str], condition: Mapping[str, tuple[str, ...]]) -> bool:
+    """Whether a combination's labels meet every part of a condition."""
+    return all(labels.get(axis) in wanted for axis, wanted in condition.items())
+
+
+def _combine(
+    units: list[tuple[Axis, ...]], chosen: dict[str, Choice], only: Mapping[str, tuple[str, ...]]
+) -> Iterator[dict[str, Choice]]:
+    if not units:
+        yield chosen
+        return
+    unit, labels = units[0], {name: choice.label for name, choice in chosen.items()}
+    if not matches(labels, unit[0].when):
+        yield from _combine(units[1:], chosen, only)
+        return
+    for row in zip(*(axis.choices for axis in unit), strict=True):
+        values = {axis.name: choice for axis, choice in zip(unit, row, strict=True)}
+        if all(choice.label in only.get(name, (choice.label,)) for name, choice in values.items()):
+            yield from _combine(units[1:], {**chosen, **values}, only)
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def sweep_names() -> list[str]:
+    """All named sweeps."""
+    return sorted(path.stem for path in DEFINITIONS.glob("*.yaml"))
+
+
+def load_sweep(name: str) -> Sweep:
+    """Read a named sweep, or one's own file if `name` ends in .yaml.
+
+    Raises:
+        UserError: there is none of that name, or its definition is wrong.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return read_sweep(Path(name).resolve())
+    if name not in (names := sweep_names()):
+        raise unknown("sweep", name, names)
+    return read_sweep(DEFINITIONS / f"{name}.yaml")
+
+
+@lru_cache
+def read_sweep(path: Path) -> Sweep:
+    """Read and check one definition file. Raises UserError, naming the file, where it is wrong."""
+    try:
+        raw = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        if not isinstance(raw, dict):
+            raise UserError("it must hold a mapping with the keys name, title, reproduces, scales and axes.")
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SweepConfig), raw))
+        assert isinstance(config, SweepConfig)
+        if config.name != path.stem:
+            raise UserError(f"its name is '{config.name}'; name and file must agree.")
+        return _check(config, path)
+    except OSError as error:
+        raise UserError(f"Cannot read sweep {path}: {error.strerror}.") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"Sweep {path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    except (OmegaConfBaseException, ValueError, UserError) as error:
+        raise UserError(f"Sweep {path}: {_first_lines(error)}") from error
+
+
+def _first_lines(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    where = [line.removeprefix("full_key:").strip() for line in lines if line.startswith("full_key:")]
+    return lines[0] + (f" (at {where[0]})" if where and where[0] not in lines[0] else "")
+
+
+def _check(config: SweepConfig, path: Path) -> Sweep:
+    if not config.scales:
+        raise UserError("it needs at least one scale.")
+    axes: list[Axis] = []
+    for item in config.axes:
+        if item.name in [axis.name for axis in axes]:
+            raise UserError(f"axis '{item.name}' is there twice.")
+        when = {name: _labels(axes, name, wanted) for name, wanted in item.when.items()}
+        axes.append(Axis(item.name, _choices(item.name, item.key, item.values), when))
+    exclude = tuple(({n: _labels(axes, n, w) for n, w in e.when.items()}, e.reason) for e in config.exclude)
+    for group in config.zip:
+        _check_zip(axes, group)
+    for scale in config.scales.values():
+        scale.only = {name: _labels(axes, name, wanted) for name, wanted in scale.only.items()}
+        if not scale.seeds or len(set(scale.seeds)) < len(scale.seeds):
+            raise UserError(f"seeds={scale.seeds} must be one or more different numbers.")
+    _check_report(config.report, axes)
+    return Sweep(config, path, tuple(axes), exclude)
+
+
+def _choices(axis: str, key: str, values: list[Any]) -> tuple[Choice, ...]:
+    choices: list[Choice] = []
+    for value in values:
+        if not isinstance(value, dict):
+            value = {"value": value}
+        item = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ValueConfig), value))
+        assert isinstance(item, ValueConfig)
+        if key and "value" not in value and not item.set:
+            raise UserError(f"axis '{axis}' has a value without 'value' and 'set'.")
+        if not key and "value" in value and not item.set:
+            raise UserError(f"axis '{axis}' has no key, so its value {item.value!r} needs a 'set' of its own.")
+        overrides = ({key: item.value} if key and "value" in value else {}) | item.set
+        choices.append(Choice(item.label or label_of(item.value), overrides))
+    labels = [choice.label for choice in choices]
+    if not labels or len(set(labels)) < len(labels):
+        raise UserError(f"axis '{axis}' needs one or more values with different labels; it has {labels}.")
+    if any("seed" in choice.overrides for choice in choices):
+        raise UserError(f"axis '{axis}' varies the seed; list seeds under the scales instead.")
+    return tuple(choices)
+
+
+def label_of(value: Any) -> str:
+    """A value as its label: as YAML would write it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _labels(axes: list[Axis], name: str, wanted: Any) -> tuple[str, ...]:
+    """The labels that a condition names, checked against the axes before it."""
+    axis = next((axis for axis in axes if axis.name == name), None)
+    if axis is None:
+        raise unknown("axis", name, [axis.name for axis in axes])
+    labels = tuple(label_of(item) for item in (wanted if isinstance(wanted, list | tuple) else [wanted]))
+    for label in labels:
+        if label not in axis.labels:
+            raise unknown(f"value of axis '{name}'", label, axis.labels)
+    return labels
+
+
+def _check_zip(axes: list[Axis], group: list[str]) -> None:
+    found = {axis.name: axis for axis in axes}
+    for name in group:
+        if name not in found:
+            raise unknown("axis", name, found)
+    counts = {name: len(found[name].choices) for name in group}
+    if len(set(counts.values())) > 1:
+        raise UserError(f"zip needs axes of equal length, but they have {counts}.")
+    if len({json.dumps(dict(found[name].when)) for name in group}) > 1:
+        raise UserError(f"zip needs axes with the same 'when': {', '.join(group)}.")
+
+
+def _check_report(report: Mapping[str, Any], axes: list[Axis]) -> None:
+    """The axes and labels it names must exist, lest a typo come out after days; the rest is the report's business."""
+    for key in ("group", "rows", "spread"):
+        value = report.get(key) or []
+        for name in value if isinstance(value, list) else [value]:
+            if name not in [axis.name for axis in axes]:
+                raise unknown(f"axis in report.{key}", str(name), [axis.name for axis in axes])
+    for name, wanted in (report.get("baseline") or {}).items():
+        _labels(axes, name, wanted)

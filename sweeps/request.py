@@ -1,0 +1,100 @@
+"""What a person asks of a sweep on the command line: overrides, a part of it, seeds, resources, the root."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.config import parse_overrides
+from experiments.errors import UserError, unknown
+from sweeps.config import ResourcesConfig
+from sweeps.definition import Sweep
+
+
+@dataclass(frozen=True)
+class Request:
+    """The words of a command line, sorted."""
+
+    root: Path
+    config: Mapping[str, Any]
+    """Overrides of every cell's configuration."""
+    only: Mapping[str, tuple[str, ...]]
+    """Axis -> the labels to take."""
+    seeds: tuple[int, ...]
+    """() = the sweep's own."""
+    resources: ResourcesConfig
+    words: tuple[str, ...]
+    """As typed, to be repeated in messages and job scripts."""
+
+    @property
+    def digest(self) -> str:
+        """Six digits for the configuration overrides, "" if there are none that could change a result."""
+        config = {key: value for key, value in self.config.items() if not key.startswith("runtime.")}
+        return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:6] if config else ""
+
+    def key(self) -> dict[str, Any]:
+        """What the cells depend on, as plain JSON."""
+        return {
+            "root": str(self.root),
+            "config": dict(self.config),
+            "only": {axis: list(labels) for axis, labels in self.only.items()},
+            "seeds": list(self.seeds),
+        }
+
+
+def parse_request(sweep: Sweep, scale: str, words: Iterable[str], root: Path | str | None) -> Request:
+    """Sort the words into a `Request`. Raises UserError for a word that is none of these."""
+    words = tuple(words)
+    config: dict[str, Any] = {}
+    only: dict[str, tuple[str, ...]] = {}
+    seeds: tuple[int, ...] = ()
+    resources = asdict(sweep.config.scales[scale].resources)
+    given: dict[str, Any] = {}
+    for key, value in parse_overrides(words).items():
+        if key in (axis.name for axis in sweep.axes):
+            only[key] = _labels(sweep, key, value)
+        elif key == "seeds":
+            seeds = _seeds(value)
+        elif key == "seed":
+            raise UserError("A sweep repeats its cells over seeds; write seeds=0,1,2.")
+        elif key.startswith("resources."):
+            given[key.removeprefix("resources.")] = value
+        else:
+            config[key] = value
+    folder = root or config.get("runtime.root") or os.environ.get("ABLATE_ROOT") or "outputs"
+    return Request(Path(folder), config, only, seeds, _resources(resources, given), words)
+
+
+def _labels(sweep: Sweep, axis: str, value: Any) -> tuple[str, ...]:
+    labels = tuple(str(item) for item in value) if isinstance(value, list) else tuple(str(value).split(","))
+    for label in labels:
+        if label not in sweep.axis(axis).labels:
+            raise unknown(f"value of axis '{axis}'", label, sweep.axis(axis).labels)
+    return labels
+
+
+def _seeds(value: Any) -> tuple[int, ...]:
+    try:
+        return tuple(dict.fromkeys(int(item) for item in (value if isinstance(value, list) else value.split(","))))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"seeds={value} must be whole numbers with commas between them, e.g. seeds=0,1,2.") from error
+
+
+def _resources(base: Mapping[str, Any], given: Mapping[str, Any]) -> ResourcesConfig:
+    try:
+        schema = OmegaConf.merge(OmegaConf.structured(ResourcesConfig), base)
+        for key, value in given.items():
+            OmegaConf.update(schema, key, value)
+        result = OmegaConf.to_object(schema)
+    except (OmegaConfBaseException, ValueError) as error:
+        raise UserError(f"resources: {str(error).splitlines()[0]}") from error
+    assert isinstance(result, ResourcesConfig)
+    return result
