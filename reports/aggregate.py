@@ -92,12 +92,11 @@ def rows_of(records: Iterable[Record]) -> list[Row]:
 def standard_error(record: Record, metric: str) -> tuple[float | None, str]:
     """The noise that an evaluation reports of one number, as a standard error, and where it comes from.
 
-    A bootstrap interval (`intervals: {metric: [low, high]}`, 95%) counts as 1.96 standard errors either way. Else
+    A bootstrap interval (`<metric>_low` and `<metric>_high`, 95%) counts as 1.96 standard errors either way. Else
     `<metric>_std`, the spread over subsets or splits, is taken as it is, which is on the cautious side.
     """
-    interval = record.evaluation_result.get("intervals", {}).get(metric)
-    if interval is not None:
-        low, high = interval
+    low, high = record.metrics.get(f"{metric}_low"), record.metrics.get(f"{metric}_high")
+    if low is not None and high is not None:
         return (high - low) / (2 * 1.96), "bootstrap interval"
     if (spread := record.metrics.get(f"{metric}_std")) is not None:
         return spread, "spread over subsets"

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from experiments.errors import UserError, unknown
 from reports.quantities import Better, quantity
-from reports.reference import Claim, Checked, ReferenceTable, load_table, parse_claim
+from reports.reference import Checked, Claim, ReferenceTable, load_table, parse_claim
 
 FigureKind = Literal["bars", "curves", "lines", "scatter", "pareto"]
 FIGURE_NEEDS = {

@@ -12,14 +12,16 @@ from typing import Any, Protocol
 import yaml
 
 from experiments.errors import UserError
-from experiments.files import read_json
 from experiments.store import Evaluation, Run, RunStore
-from experiments.work import Status
+from experiments.work import Status, Work
+from sweeps.state import CellState, cell_states
 
 
 class CellLike(Protocol):
     """What a report needs to know of a planned cell (`sweeps.planner.Cell`)."""
 
+    @property
+    def name(self) -> str: ...
     @property
     def labels(self) -> Mapping[str, str]: ...
     @property
@@ -34,7 +36,7 @@ class CellLike(Protocol):
 
 @dataclass(frozen=True)
 class Record:
-    """One cell: one training and one evaluation of it, or one benchmark."""
+    """One cell: one training and one evaluation of it."""
 
     labels: Mapping[str, str]
     overrides: Mapping[str, Any]
@@ -44,8 +46,8 @@ class Record:
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Everything measured, of training and evaluation together; empty while `reason` is not."""
     reason: str = ""
-    """Why there is no measurement, e.g. "running 43%"; "" = there is one."""
-    status: Status = field(default_factory=Status)
+    """Why there is no measurement, e.g. "running 43 %"; "" = there is one."""
+    state: CellState = CellState(Status(), "training")
     run_result: Mapping[str, Any] = field(default_factory=dict)
     evaluation_result: Mapping[str, Any] = field(default_factory=dict)
     run: Run | None = None
@@ -75,68 +77,48 @@ class Record:
         return [(line["step"], float(line[key])) for line in lines if isinstance(line.get(key), int | float)]
 
 
-def collect(cells: Iterable[CellLike], root: Path, measure: str = "evaluation") -> list[Record]:
-    """Look at the folders of all cells.
-
-    Args:
-        root: the folder of all outputs.
-        measure: "evaluation", or "benchmark" for cells whose `run_id` names a folder of benchmarks/.
-    """
-    store = RunStore(root)
-    look = _benchmark if measure == "benchmark" else _evaluation
-    return [look(cell, store) for cell in cells]
+def collect(cells: Iterable[CellLike], root: Path) -> list[Record]:
+    """Look at the folders of all cells under the root of all outputs."""
+    store, cells = RunStore(root), list(cells)
+    states = cell_states(cells, store)
+    return [_look(cell, store, states[cell.name]) for cell in cells]
 
 
-def _evaluation(cell: CellLike, store: RunStore) -> Record:
+def _look(cell: CellLike, store: RunStore, state: CellState) -> Record:
     run = store.run(cell.run_id)
     evaluation = run.evaluation(cell.eval_id)
-    parts: dict[str, Any] = {"run": run, "evaluation": evaluation}
-    status = parts["status"] = run.inspect()
-    reason = "" if status.state == "done" else _unfinished(status)
-    if status.state == "done":
-        parts["run_result"] = run.result() or {}
-        sampled = evaluation.inspect()
-        if sampled.state == "done":
-            parts["evaluation_result"] = evaluation.result() or {}
-        else:
-            parts["status"] = sampled
-            reason = "trained, not evaluated" if sampled.state == "missing" else _unfinished(sampled, "evaluation ")
-    if not reason:
-        parts["metrics"] = {
-            **_numbers(parts["run_result"].get("metrics", {})),
-            **_numbers({k: v for k, v in parts["run_result"].items() if k not in ("schema", "step", "max_steps")}),
-            **_numbers(parts["evaluation_result"].get("metrics", {})),
-        }
-    return _record(cell, reason, parts)
+    reason, run_result, measured = "", _result(run), {}
+    if state.state == "done":
+        measured = _result(evaluation)
+    else:
+        reason = "not run" if state.describe() == "missing" else state.describe()
+    metrics = {
+        **_numbers(run_result.get("metrics", {})),
+        **_numbers(run_result),
+        **_numbers(measured.get("metrics", {})),
+    }
+    return Record(
+        labels={str(axis): str(label) for axis, label in cell.labels.items()},
+        overrides=dict(cell.overrides),
+        seed=cell.seed,
+        run_id=cell.run_id,
+        eval_id=cell.eval_id,
+        metrics={} if reason else {key: metrics[key] for key in metrics if key not in ("schema", "step", "max_steps")},
+        reason=reason,
+        state=state,
+        run_result=run_result,
+        evaluation_result=measured,
+        run=run,
+        evaluation=evaluation,
+    )
 
 
-def _benchmark(cell: CellLike, store: RunStore) -> Record:
+def _result(work: Work) -> dict[str, Any]:
+    """The result of finished work, {} where there is none or it is damaged (the state says so)."""
     try:
-        result = read_json(store.root / "benchmarks" / cell.run_id / "result.json")
-    except FileNotFoundError:
-        return _record(cell, "not run", {})
-    except UserError as error:
-        return _record(cell, f"failed: {error}", {})
-    parts = {"metrics": _numbers(result.get("metrics", {})), "run_result": result, "status": Status("done")}
-    return _record(cell, "", parts)
-
-
-def _record(cell: CellLike, reason: str, parts: Mapping[str, Any]) -> Record:
-    labels = {str(axis): str(label) for axis, label in cell.labels.items()}
-    return Record(labels, dict(cell.overrides), cell.seed, cell.run_id, cell.eval_id, reason=reason, **parts)
-
-
-def _unfinished(status: Status, prefix: str = "") -> str:
-    """A reason short enough for a table cell."""
-    done = f" {100 * status.step / status.max_steps:.0f}%" if status.max_steps else ""
-    phase = {"sample": "sampling", "evaluate": "evaluating"}.get(status.phase, "running")
-    return {
-        "missing": "not run",
-        "running": f"{phase}{done if phase == 'running' else ''}",
-        "stale": f"{prefix}interrupted{f' at{done}' if done else ''}",
-        "stopped": f"{prefix}stopped{f' at{done}' if done else ''}",
-        "failed": f"{prefix}failed: {status.reason or status.cause or 'no reason was recorded'}",
-    }[status.state]
+        return work.result() or {}
+    except UserError:
+        return {}
 
 
 def _numbers(raw: Mapping[str, Any]) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """The papers' numbers and claims: reads and checks `reference/*.yaml`.
 
-A file holds the tables of one paper. Every value has a source; a value that is not known is null and prints as a dash. A
+A file holds the tables of one paper. Every value has a source; one that is not known is null and prints as a dash. A
 table may carry claims, which `reports.claims` judges against measured numbers.
 """
 
@@ -79,6 +79,8 @@ class Claim:
     """The published ratio or correlation."""
     tolerance: float | None = None
     """Relative deviation that still agrees."""
+    or_better: bool = False
+    """kind similar: being better than the right-hand row by any amount agrees too."""
     at_least: float | None = None
     at_most: float | None = None
 
@@ -99,7 +101,7 @@ class ReferenceTable:
     claims: tuple[Claim, ...]
 
     def row_for(self, labels: Mapping[str, str]) -> ReferenceRow | None:
-        """The published row that a measured row stands beside: the one that agrees on the most axes, None if unclear."""
+        """The published row that a measured row stands beside: it agrees on the most axes. None if unclear."""
         scores = {row.id: len(row.match.keys() & labels.keys()) for row in self.rows if row.fits(labels)}
         best = [row for row in self.rows if row.id in scores and scores[row.id] == max(scores.values())]
         return best[0] if len(best) == 1 else None

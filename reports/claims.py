@@ -1,0 +1,230 @@
+"""Judges the papers' claims by measured numbers: supported, contradicted, undecided or not measured, with evidence.
+
+A claim about axes that it does not mention is judged once for every combination of their labels; one contradiction
+contradicts it. Where the quantity a claim speaks of was not measured, the named stand-in is used, and said so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from reports.aggregate import Row, select
+from reports.quantities import quantity
+from reports.reference import Claim, ReferenceTable
+from reports.uncertainty import compare, kendall_tau, pearson
+
+Judgement = Literal["supported", "contradicted", "undecided", "not measured"]
+STAND_INS = {"fid": ("fd_efflite0",), "is": (), "clip_score": ()}
+"""What may be looked at in place of a quantity that needs weights which are not at hand, best first."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim and what the measurements say about it."""
+
+    claim: Claim
+    judgement: Judgement
+    evidence: tuple[str, ...] = ()
+    tau: float | None = None
+    """Kendall's tau between the claimed order and ours (kinds best and order)."""
+    stand_in: str = ""
+    """The quantity used in place of the claim's, or ""."""
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """What one judgement stands on."""
+
+    rows: Sequence[Row]
+    metric: str
+
+    @property
+    def sign(self) -> int:
+        """+1 where lower is better."""
+        return -1 if quantity(self.metric).better == "higher" else 1
+
+    def one(self, labels: Mapping[str, str]) -> Row | None:
+        """The row with these labels, if exactly one has them."""
+        found = select(self.rows, labels)
+        return found[0] if len(found) == 1 else None
+
+    def show(self, row: Row) -> str:
+        """A row and its number in words."""
+        known, value = quantity(self.metric), row.value(self.metric)
+        name = " ".join(row.labels.values())
+        if value.mean is None:
+            return f"{name} ({value.note})"
+        text = format(value.mean * known.scale, known.format)
+        spread = f" ± {format(value.std * known.scale, known.format)}" if value.std is not None else ""
+        return f"{name} {text}{spread}{f' ({value.note})' if value.note else ''}"
+
+
+def judge(claim: Claim, rows: Sequence[Row]) -> Verdict:
+    """Judge one claim by the rows of a sweep."""
+    axes = _axes_of(claim)
+    known = {axis for row in rows for axis in row.labels}
+    if missing := sorted((axes | set(claim.where)) - known):
+        return Verdict(claim, "not measured", (f"this sweep does not vary {', '.join(missing)}",))
+    rows = select(rows, claim.where)
+    metric = _metric(claim.metric, rows)
+    stand_in = metric if metric != claim.metric else ""
+    contexts: dict[tuple[tuple[str, str], ...], list[Row]] = {}
+    for row in rows:
+        rest = tuple((axis, label) for axis, label in row.labels.items() if axis not in axes)
+        contexts.setdefault(() if claim.kind == "correlation" else rest, []).append(row)
+    verdicts = [_JUDGES[claim.kind](claim, _Ground(inside, metric)) for inside in contexts.values()]
+    return replace(_combine(claim, verdicts), stand_in=stand_in)
+
+
+def agreement(table: ReferenceTable, column: str, rows: Sequence[Row], metric: str) -> tuple[float | None, int]:
+    """Kendall's tau between the published numbers and ours, and the number of rows that have both."""
+    pairs = []
+    for row in rows:
+        published, ours = table.row_for(row.labels), row.value(metric).mean
+        value = published.values.get(column) if published else None
+        if value is not None and ours is not None:
+            pairs.append((value, ours))
+    flip = -1 if table.columns[column].better != quantity(metric).better else 1
+    return kendall_tau([p for p, _ in pairs], [flip * o for _, o in pairs]), len(pairs)
+
+
+def _axes_of(claim: Claim) -> set[str]:
+    if claim.kind == "best":
+        return {claim.axis}
+    return {axis for labels in (*claim.order, claim.left, claim.right) for axis in labels}
+
+
+def _metric(name: str, rows: Sequence[Row]) -> str:
+    for candidate in (name, *STAND_INS.get(name, ())):
+        if any(row.value(candidate).n for row in rows):
+            return candidate
+    return name
+
+
+def _combine(claim: Claim, verdicts: Sequence[Verdict]) -> Verdict:
+    found = {verdict.judgement for verdict in verdicts} or {"not measured"}
+    order: tuple[Judgement, ...] = ("contradicted", "undecided", "supported", "not measured")
+    judgement: Judgement = next(word for word in order if word in found)
+    if judgement == "supported" and "not measured" in found:
+        judgement = "undecided"
+    taus = [verdict.tau for verdict in verdicts if verdict.tau is not None]
+    evidence = tuple(line for verdict in verdicts for line in verdict.evidence)
+    return Verdict(claim, judgement, evidence, sum(taus) / len(taus) if taus else None)
+
+
+# --- kinds ------------------------------------------------------------------------------------------------------------
+
+
+def _beats(left: Row, right: Row, ground: _Ground) -> tuple[int | None, str]:
+    """+1 left is distinguishably better, -1 worse, 0 cannot be told, None not measured; and the evidence."""
+    shown = f"{ground.show(left)} against {ground.show(right)}"
+    difference = compare(left, right, ground.metric)
+    if difference is None:
+        return None, shown
+    if not difference.distinguishable:
+        return 0, f"{shown}: {difference.text}"
+    return (1 if difference.delta * ground.sign < 0 else -1), f"{shown}: {difference.text}"
+
+
+def _from_pairs(claim: Claim, pairs: Sequence[tuple[Row, Row]], ground: _Ground, tau: float | None) -> Verdict:
+    results = [_beats(left, right, ground) for left, right in pairs]
+    scores = [score for score, _ in results]
+    if all(score is None for score in scores):
+        judgement: Judgement = "not measured"
+    elif -1 in scores:
+        judgement = "contradicted"
+    else:
+        judgement = "supported" if all(score == 1 for score in scores) else "undecided"
+    return Verdict(claim, judgement, tuple(text for _, text in results), tau)
+
+
+def _best(claim: Claim, ground: _Ground) -> Verdict:
+    winner = ground.one({claim.axis: claim.label})
+    rivals = [row for row in ground.rows if row is not winner]
+    if winner is None or not rivals:
+        return Verdict(claim, "not measured", (f"this sweep has no {claim.axis} {claim.label} to compare",))
+    return _from_pairs(claim, [(winner, rival) for rival in rivals], ground, None)
+
+
+def _order(claim: Claim, ground: _Ground) -> Verdict:
+    found = [ground.one(labels) for labels in claim.order]
+    rows = [row for row in found if row is not None]
+    if len(rows) < 2 or len(rows) < len(claim.order):
+        return Verdict(claim, "not measured", ("not all rows that the claim names are in this sweep",))
+    ranked = [(place, row.value(ground.metric).mean) for place, row in enumerate(rows)]
+    have = [(place, mean) for place, mean in ranked if mean is not None]
+    tau = kendall_tau([place for place, _ in have], [ground.sign * mean for _, mean in have])
+    pairs = [(left, right) for i, left in enumerate(rows) for right in rows[i + 1 :]]
+    return _from_pairs(claim, pairs, ground, tau)
+
+
+def _similar(claim: Claim, ground: _Ground) -> Verdict:
+    left, right = ground.one(claim.left), ground.one(claim.right)
+    difference = compare(left, right, ground.metric) if left and right else None
+    if left is None or right is None or difference is None:
+        return Verdict(claim, "not measured")
+    assert claim.tolerance is not None
+    base = abs(right.value(ground.metric).mean or 0.0)
+    worse, bound = difference.delta * ground.sign, claim.tolerance * base
+    off = worse if claim.or_better else abs(worse)
+    shown = f"{ground.show(left)} against {ground.show(right)}"
+    text = (
+        f"{shown}: {worse / base if base else 0:+.1%} (+ is worse), tolerance {claim.tolerance:.0%}; {difference.text}"
+    )
+    judgement: Judgement = "undecided"
+    if difference.margin is not None and off + difference.margin <= bound:
+        judgement = "supported"
+    elif off > bound and difference.distinguishable and off - (difference.margin or 0.0) > bound:
+        judgement = "contradicted"
+    return Verdict(claim, judgement, (text,))
+
+
+def _ratio(claim: Claim, ground: _Ground) -> Verdict:
+    left, right = ground.one(claim.left), ground.one(claim.right)
+    difference = compare(left, right, ground.metric) if left and right else None
+    base = right.value(ground.metric).mean if right else None
+    if left is None or right is None or difference is None or not base:
+        return Verdict(claim, "not measured")
+    ratio = 1 + difference.delta / base
+    low, high = _bounds(claim)
+    wanted = " and ".join(
+        [*([f"at least {low:.3g}"] if low is not None else []), *([f"at most {high:.3g}"] if high is not None else [])]
+    )
+    text = f"{ground.show(left)} / {ground.show(right)} = {ratio:.3f}, claimed {wanted}; {difference.text}"
+    if difference.margin is None:
+        return Verdict(claim, "undecided", (text,))
+    margin = difference.margin / abs(base)
+    inside = (low is None or ratio - margin >= low) and (high is None or ratio + margin <= high)
+    outside = (low is not None and ratio + margin < low) or (high is not None and ratio - margin > high)
+    return Verdict(claim, "supported" if inside else "contradicted" if outside else "undecided", (text,))
+
+
+def _bounds(claim: Claim) -> tuple[float | None, float | None]:
+    if claim.value is not None and claim.tolerance is not None:
+        reach = abs(claim.value) * claim.tolerance
+        return claim.value - reach, claim.value + reach
+    return claim.at_least, claim.at_most
+
+
+def _correlation(claim: Claim, ground: _Ground) -> Verdict:
+    points = [(row.value(claim.x).mean, row.value(ground.metric).mean) for row in ground.rows]
+    have = [(x, y) for x, y in points if x is not None and y is not None]
+    r = pearson([x for x, _ in have], [y for _, y in have])
+    if r is None:
+        return Verdict(claim, "not measured", (f"{len(have)} of {len(ground.rows)} rows measured; three are needed",))
+    low, high = _bounds(claim)
+    inside = (low is None or r >= low) and (high is None or r <= high)
+    judgement: Judgement = "undecided" if len(have) < 4 else "supported" if inside else "contradicted"
+    text = f"r = {r:.4f} over {len(have)} rows"
+    return Verdict(claim, judgement, (text if claim.value is None else f"{text}, published {claim.value}",))
+
+
+_JUDGES: dict[str, Callable[[Claim, _Ground], Verdict]] = {
+    "best": _best,
+    "order": _order,
+    "similar": _similar,
+    "ratio": _ratio,
+    "correlation": _correlation,
+}

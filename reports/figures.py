@@ -1,0 +1,222 @@
+"""Figures of a sweep: bars with the floor, curves and lines with bands, scatter with fit, and the Pareto front.
+
+Each function draws on axes that it is given and returns False where there is nothing to draw.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from reports.aggregate import Row
+from reports.layout import Figure
+from reports.quantities import Quantity, quantity
+from reports.style import WIDTH, Theme, colour, marker, style
+from reports.tables import ARROWS, axis_title
+from reports.uncertainty import pearson
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
+
+SMOOTHING = 0.9
+"""Exponential smoothing of a single training-loss curve; the raw one stays visible behind it."""
+
+
+def draw(figure: Figure, rows: Sequence[Row], theme: Theme = "light") -> Drawing | None:
+    """Draw one figure; None where no row has what it needs."""
+    height = 0.42 * len(rows) + 1.1 if figure.kind == "bars" else 3.6
+    with style(theme) as plt:
+        drawing, axes = plt.subplots(figsize=(WIDTH, height))
+        if not _DRAW[figure.kind](axes, figure, rows):
+            return None
+        axes.set_title(figure.title or default_title(figure))
+        for axis in figure.log:
+            getattr(axes, f"set_{axis}scale")("log")
+        drawing.canvas.draw()  # lay out in this style, which ends with the block
+        return drawing
+
+
+def default_title(figure: Figure) -> str:
+    """What the figure shows, in a few words."""
+    y = quantity(figure.y).label
+    if figure.kind == "curves":
+        return f"{y} while training"
+    return f"{y} over {axis_title(figure.x) if figure.kind == 'lines' else quantity(figure.x).label}" if figure.x else y
+
+
+def row_name(row: Row, rows: Sequence[Row]) -> str:
+    """A row's labels on the axes that tell the rows apart."""
+    varied = [axis for axis in row.labels if len({other.labels.get(axis) for other in rows}) > 1]
+    return " · ".join(row.labels[axis] for axis in varied or row.labels)
+
+
+def floors(rows: Sequence[Row], metric: str) -> list[float]:
+    """The real-against-real values of a metric that the evaluations report."""
+    found = {record.protocol.get("floor", {}).get(metric) for row in rows for record in row.measured}
+    return sorted(value for value in found if isinstance(value, int | float))
+
+
+def _error(row: Row, metric: str) -> float:
+    """Half-width of the error bar: the standard deviation over seeds, else 1.96 reported standard errors, else 0."""
+    value = row.value(metric)
+    if value.std is not None:
+        return value.std
+    return 1.96 * value.errors[0] if value.errors and value.errors[0] is not None else 0.0
+
+
+def _axis_label(known: Quantity) -> str:
+    return f"{known.label} {ARROWS[known.better]}".strip()
+
+
+def _bars(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
+    known = quantity(figure.y)
+    means = [row.value(figure.y).mean for row in rows]
+    if all(mean is None for mean in means):
+        return False
+    longest = max(abs(mean) for mean in means if mean is not None) * known.scale
+    for place, (row, mean) in enumerate(zip(rows, means, strict=True)):
+        if mean is None:
+            axes.text(longest * 0.01, place, row.value(figure.y).note, va="center", style="italic", alpha=0.75)
+            continue
+        width, error = mean * known.scale, _error(row, figure.y) * known.scale
+        axes.barh(place, width, color=colour(place), height=0.62)
+        if error:
+            axes.errorbar(width, place, xerr=error, color=axes.xaxis.label.get_color(), capsize=3, linewidth=1.1)
+        axes.text(width + error + longest * 0.015, place, format(width, known.format), va="center")
+    for floor in floors(rows, figure.y)[:1]:
+        axes.axvline(floor * known.scale, linestyle=(0, (4, 3)), linewidth=1.2, color=axes.xaxis.label.get_color())
+        axes.text(
+            floor * known.scale, len(rows) - 0.45, " real images against real", va="top", fontsize=8.5, clip_on=False
+        )
+    axes.set_yticks(range(len(rows)), [row_name(row, rows) for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.margins(x=0.12)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(_axis_label(known))
+    return True
+
+
+def _curves(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
+    drawn = False
+    for place, row in enumerate(rows):
+        curves = [curve for record in row.records if (curve := record.curve(figure.y))]
+        if not curves:
+            continue
+        drawn = True
+        band = _band(curves)
+        steps, means = [step for step, _, _ in band], [mean for _, mean, _ in band]
+        if len(curves) > 1:
+            low, high = [m - s for _, m, s in band], [m + s for _, m, s in band]
+            axes.fill_between(steps, low, high, color=colour(place), alpha=0.18, linewidth=0)
+        elif figure.y.startswith("train/") and len(means) > 8:
+            axes.plot(steps, means, color=colour(place), alpha=0.22, linewidth=0.9)
+            means = _smooth(means)
+        axes.plot(steps, means, color=colour(place), label=row_name(row, rows))
+    if drawn:
+        axes.set_xlabel("Step")
+        axes.set_ylabel(quantity(figure.y).label)
+        axes.legend()
+    return drawn
+
+
+def _band(curves: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[int, float, float]]:
+    """(step, mean, standard deviation) at the steps that every seed has."""
+    tables = [dict(curve) for curve in curves]
+    shared = sorted(set.intersection(*(set(table) for table in tables)))
+    values = {step: [table[step] for table in tables] for step in shared}
+    return [(s, statistics.fmean(v), statistics.stdev(v) if len(v) > 1 else 0.0) for s, v in values.items()]
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    """Exponential moving average without the bias of its start."""
+    result, total, weight = [], 0.0, 0.0
+    for value in values:
+        total, weight = SMOOTHING * total + value, SMOOTHING * weight + 1
+        result.append(total / weight)
+    return result
+
+
+def _lines(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
+    known = quantity(figure.y)
+    ticks = list(dict.fromkeys(row.labels[figure.x] for row in rows if figure.x in row.labels))
+    try:
+        where: Mapping[str, float] = {label: float(label) for label in ticks}
+    except ValueError:
+        where = {label: place for place, label in enumerate(ticks)}
+        axes.set_xticks(range(len(ticks)), ticks)
+    series: dict[str, list[Row]] = {}
+    for row in rows:
+        if figure.x in row.labels and row.value(figure.y).n:
+            rest = {axis: label for axis, label in row.labels.items() if axis != figure.x}
+            name = rest.get(figure.series, "") if figure.series else " · ".join(rest.values())
+            series.setdefault(name, []).append(row)
+    for place, (name, members) in enumerate(series.items()):
+        members.sort(key=lambda row: where[row.labels[figure.x]])
+        x = [where[row.labels[figure.x]] for row in members]
+        y = [(row.value(figure.y).mean or 0.0) * known.scale for row in members]
+        e = [_error(row, figure.y) * known.scale for row in members]
+        band = [a - b for a, b in zip(y, e, strict=True)], [a + b for a, b in zip(y, e, strict=True)]
+        axes.fill_between(x, *band, color=colour(place), alpha=0.18, linewidth=0)
+        axes.plot(x, y, color=colour(place), marker=marker(place), label=name or None)
+    axes.set_xlabel(axis_title(figure.x))
+    axes.set_ylabel(_axis_label(known))
+    if len(series) > 1:
+        axes.legend()
+    return bool(series)
+
+
+def _scatter(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
+    across, up = quantity(figure.x), quantity(figure.y)
+    points = _points(figure, rows)
+    for place, (row, x, y) in points.items():
+        axes.errorbar(
+            x, y, yerr=_error(row, figure.y) * up.scale or None, color=colour(place), capsize=3, linewidth=1.1
+        )
+        axes.plot(x, y, marker(place), color=colour(place), markersize=8)
+        axes.annotate(row_name(row, rows), (x, y), xytext=(7, 5), textcoords="offset points", fontsize=9)
+    axes.margins(0.16, 0.2)
+    axes.set_xlabel(_axis_label(across))
+    axes.set_ylabel(_axis_label(up))
+    xs, ys = [x for _, x, _ in points.values()], [y for _, _, y in points.values()]
+    if figure.fit and (r := pearson(xs, ys)) is not None:
+        slope = r * statistics.stdev(ys) / statistics.stdev(xs)
+        ends = [min(xs), max(xs)]
+        line = [statistics.fmean(ys) + slope * (x - statistics.fmean(xs)) for x in ends]
+        axes.plot(ends, line, "--", color=axes.xaxis.label.get_color(), linewidth=1.1, zorder=0, label=f"r = {r:.3f}")
+        axes.legend()
+    return bool(points)
+
+
+def _points(figure: Figure, rows: Sequence[Row]) -> dict[int, tuple[Row, float, float]]:
+    """Rows that have both quantities, by place, with the numbers as printed."""
+    result = {}
+    for place, row in enumerate(rows):
+        x, y = row.value(figure.x).mean, row.value(figure.y).mean
+        if x is not None and y is not None:
+            result[place] = (row, x * quantity(figure.x).scale, y * quantity(figure.y).scale)
+    return result
+
+
+def _pareto(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
+    """Scatter with the front: the points that no other point beats on both quantities (less is better for x)."""
+    if not _scatter(axes, figure, rows):
+        return False
+    sign = -1 if quantity(figure.y).better == "higher" else 1
+    front: list[tuple[float, float]] = []
+    for _, x, y in sorted(_points(figure, rows).values(), key=lambda point: (point[1], sign * point[2])):
+        if not front or sign * y < sign * front[-1][1]:
+            front.append((x, y))
+    across, up = [x for x, _ in front], [y for _, y in front]
+    axes.step(across, up, where="post", color=axes.xaxis.label.get_color(), linewidth=1.1, alpha=0.6, zorder=0)
+    return True
+
+
+_DRAW: dict[str, Callable[[Axes, Figure, Sequence[Row]], bool]] = {
+    "bars": _bars,
+    "curves": _curves,
+    "lines": _lines,
+    "scatter": _scatter,
+    "pareto": _pareto,
+}

@@ -1,0 +1,190 @@
+"""A table as Markdown, LaTeX (booktabs), CSV and, where pyarrow is installed, parquet."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from reports.tables import Entry, Head, Table, TableRow
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+    "≈": r"$\approx$",
+    "×": r"$\times$",
+    "↓": r"$\downarrow$",
+    "↑": r"$\uparrow$",
+    "–": "--",
+    "−": "$-$",
+    "…": r"\ldots{}",
+    "τ": r"$\tau$",
+}
+
+
+# --- Markdown ---------------------------------------------------------------------------------------------------------
+
+
+def to_markdown(table: Table) -> str:
+    """A GitHub-flavoured table under its title, with the notes below."""
+    lines = [f"### {table.title}", ""]
+    lines.append(_markdown_line(f"{head.over}: {head.text}" if head.over else head.text for head in table.heads))
+    lines.append("|" + "|".join("---" if head.kind == "label" else "---:" for head in table.heads) + "|")
+    for group, rows in grouped(table.rows):
+        if group:
+            lines.append(_markdown_line([f"**{group}**", *("" for _ in table.heads[1:])]))
+        lines += [_markdown_line(_markdown_entry(entry, row) for entry in row.entries) for row in rows]
+    lines.append("")
+    for letter, text in table.notes:
+        lines += [f"<sup>{letter}</sup> {text}  " if letter else f"{text}  "]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _markdown_entry(entry: Entry, row: TableRow) -> str:
+    text = entry.text
+    if entry.rank == "best":
+        text = f"**{text}**"
+    elif entry.rank == "second":
+        text = f"<u>{text}</u>"
+    elif entry.kind == "missing":
+        text = f"*{text}*"
+    elif entry.kind == "label" and row.baseline and entry is row.entries[0]:
+        text = f"{text} (baseline)"
+    return f"{text}{' =' if entry.tied else ''}{''.join(f'<sup>{mark}</sup>' for mark in entry.marks)}"
+
+
+# --- LaTeX ------------------------------------------------------------------------------------------------------------
+
+
+def to_latex(table: Table, label: str, provenance: Iterable[str] = ()) -> str:
+    r"""A `table` environment to \input into a paper that loads booktabs.
+
+    Args:
+        label: for \ref, "tab:" is put before it.
+        provenance: lines that go into comments.
+    """
+    columns = "".join("l" if head.kind == "label" else "r" for head in table.heads)
+    lines = ["% Needs \\usepackage{booktabs}.", *(f"% {line}" for line in provenance)]
+    lines += ["\\begin{table}[t]", "\\centering", f"\\caption{{{latex(table.title)}}}", f"\\label{{tab:{label}}}"]
+    lines += [f"\\begin{{tabular}}{{@{{}}{columns}@{{}}}}", "\\toprule", *_latex_heads(table.heads), "\\midrule"]
+    for position, (group, rows) in enumerate(grouped(table.rows)):
+        if group:
+            lines += ["\\addlinespace"] if position else []
+            lines.append(f"\\multicolumn{{{len(table.heads)}}}{{@{{}}l}}{{\\textit{{{latex(group)}}}}} \\\\")
+        lines += [" & ".join(_latex_entry(entry) for entry in row.entries) + " \\\\" for row in rows]
+    lines += ["\\bottomrule", "\\end{tabular}", ""]
+    if table.notes:
+        lines.append("\\smallskip")
+        lines.append("\\begin{minipage}{\\linewidth}\\footnotesize")
+        lines += [f"{f'$^{{{letter}}}$ ' if letter else ''}{latex(text)}\\par" for letter, text in table.notes]
+        lines.append("\\end{minipage}")
+    return "\n".join([*lines, "\\end{table}"]) + "\n"
+
+
+def latex(text: str) -> str:
+    """Escape text for LaTeX; characters that neither it nor T1 fonts know become a question mark."""
+    return "".join(LATEX.get(char, char if ord(char) < 0x250 else "?") for char in text)
+
+
+def _latex_heads(heads: Sequence[Head]) -> list[str]:
+    names = " & ".join(latex(head.text) for head in heads) + " \\\\"
+    spans: list[tuple[str, int]] = []
+    for head in heads:
+        if spans and spans[-1][0] == head.over:
+            spans[-1] = (head.over, spans[-1][1] + 1)
+        else:
+            spans.append((head.over, 1))
+    if len(spans) == 1:
+        return [names]
+    over, rules, start = [], [], 1
+    for text, width in spans:
+        over.append(f"\\multicolumn{{{width}}}{{c}}{{{latex(text)}}}")
+        if text:
+            rules.append(f"\\cmidrule(lr){{{start}-{start + width - 1}}}")
+        start += width
+    return [" & ".join(over) + " \\\\", "".join(rules), names]
+
+
+def _latex_entry(entry: Entry) -> str:
+    text = latex(entry.text)
+    if entry.rank == "best":
+        text = f"\\textbf{{{text}}}"
+    elif entry.rank == "second":
+        text = f"\\underline{{{text}}}"
+    elif entry.kind == "missing":
+        text = f"\\textit{{{text}}}"
+    return text + ("$^{=}$" if entry.tied else "") + (f"$^{{{','.join(entry.marks)}}}$" if entry.marks else "")
+
+
+def grouped(rows: Sequence[TableRow]) -> list[tuple[str, list[TableRow]]]:
+    """Rows under their group headings, in order; one group named "" where there are none."""
+    result: dict[str, list[TableRow]] = {}
+    for row in rows:
+        result.setdefault(row.group, []).append(row)
+    return list(result.items())
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def to_data(table: Table) -> list[dict[str, Any]]:
+    """One dictionary a row with unrounded, unscaled numbers: labels, and mean, std, n and note of each quantity."""
+    letters = dict(table.notes)
+    result = []
+    for row in table.rows:
+        line: dict[str, Any] = dict(row.labels)
+        line["baseline"] = row.baseline
+        for head, entry in zip(table.heads, row.entries, strict=True):
+            column = head.column
+            if column is None:
+                line["flags"] = "; ".join([*filter(None, [line.get("flags")]), *(letters[m] for m in entry.marks)])
+                continue
+            prefix = f"{head.over}/" if head.over else ""
+            if head.kind == "paper":
+                line[f"{prefix}paper_{column.paper}"] = entry.published
+                continue
+            value = entry.value
+            line[f"{prefix}{column.metric}"] = value.mean if value else None
+            line[f"{prefix}{column.metric}_std"] = value.std if value else None
+            line[f"{prefix}{column.metric}_n"] = value.n if value else 0
+            line[f"{prefix}{column.metric}_note"] = value.note if value else "not part of this sweep"
+        result.append(line)
+    return result
+
+
+def to_csv(table: Table) -> str:
+    """`to_data` as CSV; what is missing is empty."""
+    rows = to_data(table)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def write_parquet(table: Table, path: Path) -> bool:
+    """`to_data` as parquet; False, writing nothing, where pyarrow is not installed."""
+    if find_spec("pyarrow") is None:
+        return False
+    import pandas
+
+    pandas.DataFrame(to_data(table)).to_parquet(path)
+    return True

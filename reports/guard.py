@@ -1,0 +1,183 @@
+"""The comparability guard: rows that differ in anything but what the sweep declares are named, with the difference.
+
+Facts are read back from what the runs stored (configuration, steps, fingerprints, code version, kernels, protocol), not
+from what was planned, so that an edited file, an old result or another machine shows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.config import NOT_SEMANTIC
+from reports.aggregate import Row, select
+from reports.records import Record
+
+NOT_COMPARED = ("runtime.", "preset", "seed")
+"""Configuration that changes no result, and the seed, which a row averages over."""
+FOLLOWS = {
+    "data.": ("data fingerprint", "reference images"),
+    "tokenizer.": ("tokenizer fingerprint",),
+    "generator.": ("kernel",),
+    "trainer.max_steps": ("steps trained",),
+    "trainer.precision": ("precision",),
+    "evaluation.num_samples": ("samples measured",),
+}
+"""Recorded facts that follow from a configuration key (or any key of a section): declared along with it."""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One fact in which one row stands apart."""
+
+    row: int
+    fact: str
+    value: str
+    usual: str
+    """What the other rows have."""
+
+    @property
+    def text(self) -> str:
+        """The footnote."""
+        return f"not comparable as it stands: {self.fact} is {self.value}, elsewhere {self.usual}"
+
+
+@dataclass(frozen=True)
+class OneFactor:
+    """How one row differs from the baseline row."""
+
+    row: int
+    changes: Mapping[str, tuple[Any, Any]]
+    """Configuration key -> (baseline's value, this row's value)."""
+    parameters: float | None
+    """Relative deviation of the parameter count; None = not known."""
+    flops: float | None
+
+    @property
+    def text(self) -> str:
+        """The statement in words."""
+        if not self.changes:
+            return "same configuration as the baseline"
+        changed = ", ".join(f"{key}: {a} -> {b}" for key, (a, b) in self.changes.items())
+        return f"{len(self.changes)} settings differ: {changed}" if len(self.changes) > 1 else f"only {changed}"
+
+
+def facts(record: Record) -> dict[str, str]:
+    """What was true of one measurement, as text by name."""
+    result = {key: _text(value) for key, value in record.config.items() if _compared(key)}
+    run, protocol = record.run_result, record.protocol
+    origin = run.get("provenance", {})
+    hardware = origin.get("hardware", {})
+    recorded = {
+        "steps trained": run.get("step"),
+        "data fingerprint": _short(origin.get("data_fingerprint")),
+        "tokenizer fingerprint": _short(origin.get("tokenizer_fingerprint")),
+        "precision": origin.get("precision"),
+        "code version": _code(origin),
+        "code version of the evaluation": _code(record.evaluation_result.get("provenance", {})),
+        "torch": origin.get("versions", {}).get("torch"),
+        "hardware": ", ".join(hardware.get("gpus") or [hardware.get("cpu") or ""]) or None,
+        "samples measured": protocol.get("num_samples"),
+        "reference images": _short(protocol.get("reference_fingerprint")),
+        "feature extractor": _short(protocol.get("extractor_sha256")),
+        "resize": protocol.get("resize"),
+    }
+    recorded |= {f"sampler.{key}": value for key, value in protocol.get("sampler", {}).items()}
+    recorded |= {f"kernel {op}": name for op, name in origin.get("backends", {}).items()}
+    return result | {key: _text(value) for key, value in recorded.items() if value is not None}
+
+
+def guard(rows: Sequence[Row], declared: Collection[str], baseline: Mapping[str, str]) -> list[Flag]:
+    """Every fact in which a measured row stands apart from the most common value (in a tie, the baseline's).
+
+    Args:
+        declared: the configuration keys that the sweep varies on purpose.
+    """
+    by_row = [[facts(record) for record in row.measured] for row in rows]
+    reference = [id(row) for row in select(rows, baseline)] if baseline else []
+    names = dict.fromkeys(name for found in by_row for fact in found for name in fact)
+    flags = []
+    for name in names:
+        if _is_declared(name, declared):
+            continue
+        values = [sorted({fact.get(name, "not recorded") for fact in found}) for found in by_row]
+        if name.startswith("kernel "):  # an operation that a row does not use is no difference
+            values = [[value for value in found if value != "not recorded"] for found in values]
+        counts = Counter(value for found in values for value in found)
+        if len(counts) < 2:
+            continue
+        favoured = {v for row, found in zip(rows, values, strict=True) if id(row) in reference for v in found}
+        usual = max(counts, key=lambda value: (counts[value], value in favoured))
+        for index, found in enumerate(values):
+            if other := [value for value in found if value != usual]:
+                flags.append(Flag(index, name, " and ".join(other), usual))
+    return flags
+
+
+def one_factor(rows: Sequence[Row], baseline: Mapping[str, str]) -> list[OneFactor]:
+    """How each row differs from the baseline row that agrees with it on the other axes; [] without a baseline."""
+    result = []
+    for index, row in enumerate(rows):
+        if not baseline or (base := baseline_of(row, rows, baseline)) is None or base is row:
+            continue
+        ours, theirs = _configuration(row), _configuration(base)
+        keys = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+        changes = {key: (theirs.get(key, "-"), ours.get(key, "-")) for key in keys}
+        deviations = [_relative(row, base, metric) for metric in ("parameters", "flops")]
+        result.append(OneFactor(index, changes, *deviations))
+    return result
+
+
+def baseline_of(row: Row, rows: Sequence[Row], baseline: Mapping[str, str]) -> Row | None:
+    """The baseline row with the same labels on every axis that the baseline does not fix."""
+    wanted = {**{axis: label for axis, label in row.labels.items() if axis not in baseline}, **baseline}
+    found = select(rows, wanted)
+    return found[0] if found else None
+
+
+def _configuration(row: Row) -> dict[str, Any]:
+    """The stored configuration of a row, or, before it has run, what is planned for it."""
+    for record in row.records:
+        if config := {key: value for key, value in record.config.items() if _compared(key)}:
+            return config
+    return dict(row.records[0].overrides)
+
+
+def _relative(row: Row, base: Row, metric: str) -> float | None:
+    ours, theirs = row.value(metric).mean, base.value(metric).mean
+    return None if ours is None or not theirs else ours / theirs - 1
+
+
+def _is_declared(name: str, declared: Collection[str]) -> bool:
+    if name in declared:
+        return True
+    for start, follows in FOLLOWS.items():
+        if name.startswith(follows) and any(key.startswith(start) for key in declared):
+            return True
+    # Another generator, sampler or tokenizer brings its own keys along.
+    return any(key.endswith(".name") and name.startswith(key.removesuffix("name")) for key in declared)
+
+
+def _compared(key: str) -> bool:
+    return not key.startswith(NOT_COMPARED) and key not in NOT_SEMANTIC
+
+
+def _code(origin: Mapping[str, Any]) -> str | None:
+    commit = origin.get("git_commit")
+    if not commit:
+        return None
+    changed = origin.get("git_diff_sha256")
+    return f"{commit[:10]}{f' with changes {changed[:8]}' if changed else ''}"
+
+
+def _short(digest: Any) -> str | None:
+    return str(digest)[:12] if digest else None
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)

@@ -1,0 +1,115 @@
+"""The way back from every number: table entry -> evaluation -> run -> code, configuration, data, hardware, command."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from reports.records import Record
+from reports.subject import Subject
+
+
+def provenance(subject: Subject) -> dict[str, Any]:
+    """What goes into provenance.json."""
+    measured = [record for record in subject.records if not record.reason]
+    return {
+        "schema": 1,
+        "sweep": subject.name,
+        "scale": subject.scale,
+        "command": subject.command,
+        "numbers": numbers(subject),
+        "evaluations": {
+            record.eval_id: {
+                "run_id": record.run_id,
+                "protocol": dict(record.protocol),
+                "provenance": record.evaluation_result.get("provenance", {}),
+                "config": record.config,
+            }
+            for record in measured
+        },
+        "runs": {
+            record.run_id: {
+                "step": record.run_result.get("step"),
+                "parameters": record.run_result.get("parameters"),
+                "provenance": record.run_result.get("provenance", {}),
+            }
+            for record in measured
+        },
+        "missing": [
+            {"labels": dict(r.labels), "seed": r.seed, "run_id": r.run_id, "eval_id": r.eval_id, "reason": r.reason}
+            for r in subject.records
+            if r.reason
+        ],
+        "flags": [
+            {"labels": dict(subject.rows[f.row].labels), "fact": f.fact, "value": f.value, "elsewhere": f.usual}
+            for f in subject.flags
+        ],
+    }
+
+
+def numbers(subject: Subject) -> list[dict[str, Any]]:
+    """Every number of the table: labels, quantity, mean, std, and the single values with their ids."""
+    result = []
+    for row in subject.rows:
+        for column in subject.layout.columns:
+            value = row.value(column.metric)
+            if value.mean is None:
+                continue
+            sources = [record for record in row.measured if column.metric in record.metrics]
+            result.append(
+                {
+                    "labels": dict(row.labels),
+                    "metric": column.metric,
+                    "mean": value.mean,
+                    "std": value.std,
+                    "n": value.n,
+                    "expected": value.expected,
+                    "values": [
+                        {
+                            "value": record.metrics[column.metric],
+                            "seed": record.seed,
+                            "run_id": record.run_id,
+                            "eval_id": record.eval_id,
+                            "reproduce": reproduce(subject, record),
+                        }
+                        for record in sources
+                    ],
+                }
+            )
+    return result
+
+
+def reproduce(subject: Subject, record: Record) -> str:
+    """The command that makes this record's number again."""
+    words = [f"{axis}={label}" for axis, label in record.labels.items()]
+    return " ".join([subject.command, *(shlex.quote(word) for word in words), f"seeds={record.seed}"])
+
+
+def origin_lines(record: Record) -> list[tuple[str, str]]:
+    """What a person reads about one record: (what, value)."""
+    origin: Mapping[str, Any] = record.run_result.get("provenance", {})
+    hardware, versions = origin.get("hardware", {}), origin.get("versions", {})
+    machine = ", ".join(
+        str(part)
+        for part in (*hardware.get("gpus", []), hardware.get("cpu"), f"{hardware.get('cores', '?')} cores")
+        if part
+    )
+    commit = origin.get("git_commit")
+    changed = " with uncommitted changes" if origin.get("git_dirty") else ""
+    seconds = record.metrics.get("train_seconds")
+    lines = [
+        ("run", record.run_id),
+        ("evaluation", record.eval_id),
+        ("code", f"{commit[:10]}{changed}" if commit else "not under version control"),
+        ("data", str(origin.get("data_fingerprint", "-"))[:16]),
+        ("tokenizer", str(origin.get("tokenizer_fingerprint", "-"))[:16]),
+        ("kernels", ", ".join(f"{op}: {name}" for op, name in origin.get("backends", {}).items()) or "-"),
+        ("hardware", machine if hardware else "-"),
+        ("precision", str(origin.get("precision", "-"))),
+        ("versions", ", ".join(f"{name} {number}" for name, number in versions.items()) or "-"),
+        ("attempts", str(origin.get("attempts", "-"))),
+        ("training", f"{record.run_result.get('step', '-')} steps" + (f", {seconds:.0f} s" if seconds else "")),
+        ("command", str(origin.get("command", "-"))),
+    ]
+    return lines

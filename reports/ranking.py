@@ -1,0 +1,40 @@
+"""Best and second best of a column, and which others cannot be told from the best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from reports.aggregate import Row
+from reports.layout import Column
+from reports.uncertainty import compare
+
+
+@dataclass(frozen=True)
+class Rank:
+    """The place of one row in one column."""
+
+    place: Literal["", "best", "second"] = ""
+    tied: bool = False
+    """The difference to the best is within the noise."""
+
+
+def rank_rows(peers: Sequence[tuple[int, Row]], column: Column) -> dict[int, Rank]:
+    """Rank the measured rows of one column, by their index; empty with fewer than two, or where nothing is better."""
+    means = [(index, row, row.value(column.metric).mean) for index, row in peers]
+    measured = [(index, row, mean) for index, row, mean in means if mean is not None]
+    if column.better == "none" or len(measured) < 2:
+        return {}
+    measured.sort(key=lambda item: item[2], reverse=column.better == "higher")
+    best = measured[0]
+    values = list(dict.fromkeys(mean for _, _, mean in measured))
+    result = {}
+    for index, row, mean in measured:
+        difference = compare(row, best[1], column.metric)
+        tied = index != best[0] and difference is not None and difference.distinguishable is False
+        place: Literal["", "best", "second"] = (
+            "best" if mean == values[0] else "second" if mean == values[1] and len(measured) > 2 else ""
+        )
+        result[index] = Rank(place, tied)
+    return result

@@ -1,0 +1,93 @@
+"""One look for all figures: colours that colour-blind readers can tell apart, one font, light or dark."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from experiments.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Theme = Literal["light", "dark"]
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7F7F7F")
+"""Okabe and Ito's colours, without black and yellow, which vanish on one of the two backgrounds."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+INK = {"light": "#1b1f24", "dark": "#e6e8eb"}
+FAINT = {"light": "#8a929c", "dark": "#8f98a3"}
+GRID = {"light": "#e4e7eb", "dark": "#343a42"}
+WIDTH = 6.4
+"""Inches: a figure's text then has the size of body text in a one-column paper."""
+
+
+def colour(index: int) -> str:
+    """The colour of the index-th row."""
+    return PALETTE[index % len(PALETTE)]
+
+
+def marker(index: int) -> str:
+    """The marker of the index-th row: told apart without colour too."""
+    return MARKERS[index % len(MARKERS)]
+
+
+@contextmanager
+def style(theme: Theme = "light") -> Iterator[Any]:
+    """matplotlib.pyplot in the house style; figures made inside are closed at the end."""
+    import matplotlib
+
+    matplotlib.use("Agg", force=True)
+    import matplotlib.pyplot as plt
+
+    ink = INK[theme]
+    settings = {
+        "figure.constrained_layout.use": True,
+        "figure.facecolor": "none" if theme == "dark" else "white",
+        "axes.facecolor": "none",
+        "savefig.facecolor": "none" if theme == "dark" else "white",
+        "font.family": "DejaVu Sans",
+        "font.size": 9.5,
+        "axes.titlesize": 10.5,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": FAINT[theme],
+        "axes.labelcolor": ink,
+        "axes.axisbelow": True,
+        "axes.grid": True,
+        "grid.color": GRID[theme],
+        "grid.linewidth": 0.8,
+        "text.color": ink,
+        "xtick.color": ink,
+        "ytick.color": ink,
+        "xtick.major.size": 0,
+        "ytick.major.size": 0,
+        "lines.linewidth": 1.8,
+        "legend.frameon": False,
+        "legend.fontsize": 9,
+        "pdf.fonttype": 42,
+        "svg.hashsalt": "report",
+    }
+    with plt.rc_context(settings):
+        try:
+            yield plt
+        finally:
+            plt.close("all")
+
+
+def save(figure: Figure, stem: Path) -> None:
+    """Write `stem`.png (200 dpi) and `stem`.pdf, without dates, so that the same numbers give the same files."""
+    for suffix, metadata in ((".png", {}), (".pdf", {"CreationDate": None})):
+        with atomic_path(stem.with_suffix(suffix)) as temporary:
+            figure.savefig(temporary, dpi=200, format=suffix[1:], metadata=metadata)
+
+
+def to_svg(figure: Figure) -> str:
+    """The figure as SVG text, with letters as outlines so that it looks the same everywhere."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    return text.getvalue()

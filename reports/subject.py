@@ -1,0 +1,173 @@
+"""What a report is about: a planned sweep, its layout, and everything that its cells have measured so far."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from reports.aggregate import Row, rows_of
+from reports.claims import Verdict, agreement, judge
+from reports.guard import Flag, OneFactor, guard, one_factor
+from reports.layout import Layout, parse_layout
+from reports.quantities import quantity
+from reports.records import CellLike, Record, collect
+from reports.tables import Table, build_table
+from sweeps.planner import Plan, plan
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One sweep at one scale, with its records."""
+
+    name: str
+    scale: str
+    title: str
+    reproduces: str
+    citation: str
+    """The paper and its table; "" where the sweep reproduces none."""
+    root: Path
+    layout: Layout
+    declared: frozenset[str]
+    """Configuration keys that the axes vary."""
+    records: tuple[Record, ...]
+    remarks: tuple[str, ...] = ()
+    """What the plan has to say: cells left out, axes that change nothing."""
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The records by their labels."""
+        return rows_of(self.records)
+
+    @cached_property
+    def flags(self) -> list[Flag]:
+        """What makes rows incomparable."""
+        return guard(self.rows, self.declared, self.layout.baseline)
+
+    @cached_property
+    def one_factor(self) -> list[OneFactor]:
+        """How rows differ from the baseline."""
+        return one_factor(self.rows, self.layout.baseline)
+
+    @cached_property
+    def verdicts(self) -> list[Verdict]:
+        """The judged claims."""
+        return [judge(claim, self.rows) for claim in self.layout.claims]
+
+    @cached_property
+    def table(self) -> Table:
+        """The laid-out table."""
+        marks: dict[int, list[str]] = {}
+        for flag in self.flags:
+            marks.setdefault(flag.row, []).append(flag.text)
+        notes = [*self.layout.footnotes, *protocol_notes(self.records), *self._agreements(), *self.remarks]
+        return build_table(self.title, self.layout, self.rows, marks, notes)
+
+    @property
+    def command(self) -> str:
+        """What runs the sweep and writes this report."""
+        return f"ablate run {self.name} --scale {self.scale}"
+
+    def counts(self) -> dict[str, int]:
+        """Number of cells by state."""
+        return dict(Counter(record.state.state for record in self.records))
+
+    def _agreements(self) -> list[str]:
+        table, found = self.layout.reference, []
+        for column in self.layout.columns if table else ():
+            if table and column.paper:
+                tau, n = agreement(table, column.paper, self.rows, column.metric)
+                if tau is not None:
+                    label = table.columns[column.paper].label
+                    found.append(
+                        f"Kendall's τ between the paper's {label} and our {column.label}: {tau:+.2f} ({n} rows)."
+                    )
+        return found
+
+
+def load_subject(name: str, scale: str = "", overrides: Sequence[str] = (), root: Path | str | None = None) -> Subject:
+    """Plan a sweep and look at its runs. Raises UserError as `sweeps.planner.plan` and `parse_layout` do."""
+    return subject_of(plan(name, scale, overrides, root))
+
+
+def subject_of(planned: Plan) -> Subject:
+    """The subject of a planned sweep, looked at now."""
+    sweep = planned.sweep
+    paper = sweep.config.paper
+    missing = ("system", "table", "citation")
+    system, table, citation = (getattr(paper, key, "") for key in missing)
+    remarks = [f"Left out: {_words(item.labels)} ({item.reason})." for item in planned.excluded]
+    remarks += [
+        f"{_words(a.labels)} and {_words(b.labels)} are one configuration: nothing was varied between them."
+        for a, b in planned.duplicates
+    ]
+    return make_subject(
+        name=sweep.name,
+        scale=planned.scale,
+        title=sweep.config.title,
+        reproduces=sweep.config.reproduces,
+        citation=", ".join(part for part in (citation or system, table) if part),
+        root=planned.root,
+        report=sweep.report,
+        axes={axis.name: axis.labels for axis in sweep.axes},
+        declared=[key for axis in sweep.axes for choice in axis.choices for key in choice.overrides],
+        cells=planned.cells,
+        remarks=remarks,
+    )
+
+
+def make_subject(
+    *,
+    name: str,
+    scale: str,
+    title: str,
+    reproduces: str,
+    citation: str,
+    root: Path,
+    report: Mapping[str, object],
+    axes: Mapping[str, Sequence[str]],
+    declared: Sequence[str],
+    cells: Sequence[CellLike],
+    remarks: Sequence[str] = (),
+) -> Subject:
+    """A subject from its parts; `report` is the sweep definition's block of that name."""
+    return Subject(
+        name=name,
+        scale=scale,
+        title=title,
+        reproduces=reproduces,
+        citation=citation,
+        root=root,
+        layout=parse_layout(report, axes),
+        declared=frozenset(declared),
+        records=tuple(collect(cells, root)),
+        remarks=tuple(remarks),
+    )
+
+
+def protocol_notes(records: Sequence[Record]) -> list[str]:
+    """What every number rests on: N, reference, extractor, floor. One note for each protocol in use."""
+    notes = []
+    for record in records:
+        protocol = record.protocol
+        if not protocol:
+            continue
+        parts = [f"N = {protocol.get('num_samples', '?')} samples against {protocol.get('reference', '?')}"]
+        if extractor := protocol.get("extractor"):
+            parts.append(f"features: {extractor} ({str(protocol.get('extractor_sha256', ''))[:8]})")
+        for metric, value in protocol.get("floor", {}).items():
+            if isinstance(value, int | float):
+                known = quantity(metric)
+                parts.append(
+                    f"{known.label} of real images against real at this N: {value * known.scale:{known.format}}"
+                )
+        notes.append("; ".join(parts) + ".")
+        if any(metric.startswith("fd_") for metric in record.metrics):
+            notes.append("FD on these features is not FID and compares with no published FID.")
+    return list(dict.fromkeys(notes))
+
+
+def _words(labels: Mapping[str, str]) -> str:
+    return ", ".join(f"{axis} {label}" for axis, label in labels.items())

@@ -1,0 +1,205 @@
+"""The table of a sweep: which number stands where, what is best, and what has to be said below it.
+
+A `Table` is independent of any format; `reports.formats` prints it as Markdown, LaTeX and CSV, the page as HTML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from reports.aggregate import Row, Value, select
+from reports.layout import Column, Layout
+from reports.ranking import Rank, rank_rows
+from reports.reference import ReferenceTable
+
+ARROWS = {"lower": "↓", "higher": "↑", "none": ""}
+DASH = "–"
+LONGEST_REASON = 26
+"""Longer reasons move into a footnote."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head of one column."""
+
+    text: str
+    kind: Literal["label", "measured", "paper"]
+    over: str = ""
+    """Label of the spread axis that this column belongs to."""
+    column: Column | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of the body."""
+
+    text: str
+    kind: Literal["label", "measured", "paper", "missing"]
+    rank: Literal["", "best", "second"] = ""
+    tied: bool = False
+    """Not distinguishable from the best."""
+    marks: tuple[str, ...] = ()
+    """Footnotes by their letters."""
+    value: Value | None = None
+    published: float | None = None
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One row of the body."""
+
+    labels: Mapping[str, str]
+    entries: tuple[Entry, ...]
+    group: str = ""
+    baseline: bool = False
+    cells: tuple[Row, ...] = ()
+    """The aggregated rows behind it: one, or one for each label of the spread axis."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table ready to be printed."""
+
+    title: str
+    heads: tuple[Head, ...]
+    rows: tuple[TableRow, ...]
+    notes: tuple[tuple[str, str], ...] = ()
+    """(letter, text); the letter is "" for what concerns the whole table."""
+
+
+@dataclass
+class Notes:
+    """Footnotes, lettered in the order of their first use; the same text gets the same letter."""
+
+    letters: dict[str, str] = field(default_factory=dict)
+
+    def mark(self, text: str) -> str:
+        """The letter of a footnote."""
+        if text not in self.letters:
+            n = len(self.letters)
+            self.letters[text] = chr(ord("a") + n % 26) * (n // 26 + 1)
+        return self.letters[text]
+
+
+def build_table(
+    title: str, layout: Layout, rows: Sequence[Row], flags: Mapping[int, Sequence[str]], notes: Iterable[str] = ()
+) -> Table:
+    """Lay out aggregated rows.
+
+    Args:
+        flags: what makes a row incomparable with the others, by index into `rows`.
+        notes: what has to be said of the whole table.
+    """
+    lettered = Notes()
+    spread = list(dict.fromkeys(row.labels.get(layout.spread, "") for row in rows)) if layout.spread else [""]
+    body: dict[tuple[str, ...], dict[str, int]] = {}
+    for index, row in enumerate(rows):
+        key = tuple(row.labels.get(axis, DASH) for axis in layout.axes)
+        body.setdefault(key, {})[row.labels.get(layout.spread, "")] = index
+    groups = list(dict.fromkeys(key[0] for key in body)) if layout.group else [""]
+    result = []
+    for group in groups:
+        inside = [(key, places) for key, places in body.items() if not layout.group or key[0] == group]
+        result += _group(layout, rows, inside, spread, flags, lettered)
+    general = list(dict.fromkeys([*notes, *_reading_notes(layout, result)]))
+    return Table(
+        title=title,
+        heads=tuple(_heads(layout, spread)),
+        rows=tuple(result),
+        notes=(*((letter, text) for text, letter in lettered.letters.items()), *(("", text) for text in general)),
+    )
+
+
+def _heads(layout: Layout, spread: Sequence[str]) -> Iterable[Head]:
+    for axis in layout.rows:
+        yield Head(axis_title(axis), "label")
+    for label in spread:
+        for column in layout.columns:
+            yield Head(f"{column.label} {ARROWS[column.better]}".strip(), "measured", label, column)
+            if column.paper and layout.reference:
+                yield Head(f"{layout.reference.columns[column.paper].label} (paper)", "paper", label, column)
+
+
+def axis_title(axis: str) -> str:
+    """An axis's name as a heading."""
+    return axis.replace("_", " ").capitalize()
+
+
+def _group(
+    layout: Layout,
+    rows: Sequence[Row],
+    inside: Sequence[tuple[tuple[str, ...], Mapping[str, int]]],
+    spread: Sequence[str],
+    flags: Mapping[int, Sequence[str]],
+    notes: Notes,
+) -> list[TableRow]:
+    """The rows under one group heading; ranks are given within it."""
+    ranks: dict[tuple[int, str], Rank] = {}
+    for label in spread:
+        peers = [(places[label], rows[places[label]]) for _, places in inside if label in places]
+        for column in layout.columns:
+            ranks |= {(i, column.metric): rank for i, rank in rank_rows(peers, column).items()}
+    result = []
+    for key, places in inside:
+        labels = dict(zip(layout.axes, key, strict=True))
+        marks = [notes.mark(text) for index in places.values() for text in flags.get(index, ())]
+        entries = [Entry(labels[axis], "label") for axis in layout.rows]
+        entries[-1] = replace(entries[-1], marks=tuple(dict.fromkeys(marks)))
+        for label in spread:
+            index = places.get(label)
+            for column in layout.columns:
+                entry = _entry(rows[index] if index is not None else None, column, notes)
+                if index is not None and (rank := ranks.get((index, column.metric))):
+                    entry = replace(entry, rank=rank.place, tied=rank.tied)
+                entries.append(entry)
+                if column.paper and layout.reference:
+                    entries.append(_published(layout.reference, labels, {layout.spread: label}, column))
+        cells = tuple(rows[index] for index in places.values())
+        baseline = bool(layout.baseline) and bool(select(cells, layout.baseline))
+        result.append(TableRow(labels, tuple(entries), labels.get(layout.group, ""), baseline, cells))
+    return result
+
+
+def _entry(row: Row | None, column: Column, notes: Notes) -> Entry:
+    if row is None:
+        return Entry(DASH, "missing", marks=(notes.mark("not part of this sweep"),))
+    value = row.value(column.metric)
+    if value.mean is None:
+        if len(value.note) <= LONGEST_REASON:
+            return Entry(value.note, "missing", value=value)
+        return Entry(value.note.split(":")[0][:LONGEST_REASON], "missing", marks=(notes.mark(value.note),), value=value)
+    text = column.text(value.mean)
+    if value.std is not None:
+        text += f" ± {column.text(value.std)}"
+    marks = (notes.mark(f"{value.note}; the others: {'; '.join(value.reasons)}"),) if value.note else ()
+    return Entry(text, "measured", marks=marks, value=value)
+
+
+def _published(table: ReferenceTable, labels: Mapping[str, str], spread: Mapping[str, str], column: Column) -> Entry:
+    row = table.row_for({**labels, **spread})
+    value = row.values[column.paper] if row else None
+    if row is None or value is None:
+        return Entry(DASH, "paper")
+    return Entry(f"{'≈ ' if column.paper in row.approximate else ''}{value:g}", "paper", published=value)
+
+
+def _reading_notes(layout: Layout, rows: Sequence[TableRow]) -> Iterable[str]:
+    """How to read the marks that this table uses."""
+    entries = [entry for row in rows for entry in row.entries]
+    if any(entry.rank for entry in entries):
+        yield f"Bold is best, underlined second{' within a group' if layout.group else ''}."
+    if any(entry.tied for entry in entries):
+        yield "= is not distinguishable from the best at 95%."
+    if any(entry.value and entry.value.n > 1 for entry in entries):
+        yield "Mean ± standard deviation over seeds."
+    elif any(entry.value and entry.value.n for entry in entries):
+        yield "One training seed a row: the spread over seeds is not known."
+    if layout.reference and any(column.paper for column in layout.columns):
+        table = layout.reference
+        protocol = f"; {table.protocol}" if table.protocol else ""
+        yield (
+            f"(paper): {table.citation}, {table.where}{protocol}. Other data, sizes and features: compare the order of "
+            f"the rows, not the numbers. {DASH} means that the number is not known."
+        )
