@@ -5,14 +5,12 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.loggers.logger import Logger
 from PIL import Image
 
 from experiments.config import RunConfig
@@ -81,14 +79,17 @@ class Checkpoints(L.Callback):
 
 
 class Heartbeat(L.Callback):
-    """Report progress to the run's status.json, log throughput, and print a line now and then."""
+    """Report progress: status.json, a line of metrics.jsonl and of the log every `every` steps, throughput.
+
+    Must stand before `Checkpoints`, so that a line is written before the checkpoint that promises it. (Lightning's own
+    loggers write after the callbacks, and CSVLogger deletes its history on resume.)
+    """
 
     def __init__(self, run: Run, config: RunConfig):
         self.run = run
         self.every = config.runtime.log_every
         self.batch_size = config.trainer.batch_size
         self.rate: float | None = None
-        self.seconds = 0.0
         self._since: tuple[float, int] | None = None
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
@@ -97,35 +98,36 @@ class Heartbeat(L.Callback):
             self._since = (time.perf_counter(), trainer.global_step)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
-        """Heartbeat every step (the store writes at most once a second), rates every `every` steps."""
-        step, metrics = trainer.global_step, trainer.callback_metrics
-        loss = metrics.get("train/loss")
-        last = step == trainer.max_steps
-        if (step % self.every == 0 or last) and self._since and step > self._since[1]:
+        """Heartbeat every step (the store writes at most once a second), the rest every `every` steps."""
+        step, loss = trainer.global_step, trainer.callback_metrics.get("train/loss")
+        if not trainer.is_global_zero:
+            return
+        if (step % self.every == 0 or step == trainer.max_steps) and self._since and step > self._since[1]:
             now = time.perf_counter()
             self.rate = (step - self._since[1]) / (now - self._since[0])
-            self.seconds += now - self._since[0]
             self._since = (now, step)
-            module.log("train/samples_per_s", self.rate * self.batch_size)
+            rate = {"train/samples_per_s": self.rate * self.batch_size}
+            self._write(trainer, "train/", rate)
+            for logger in trainer.loggers:
+                logger.log_metrics(rate, step)
             log.info("step %d/%d  loss %.4f  %.2f it/s", step, trainer.max_steps, float(loss or 0), self.rate)
-        if trainer.is_global_zero:
-            self.run.update(
-                phase="train",
-                step=step,
-                max_steps=int(trainer.max_steps),
-                loss=None if loss is None else float(loss),
-                steps_per_s=self.rate,
-            )
-
-    def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Validation is not training time."""
-        if self._since:
-            self.seconds += time.perf_counter() - self._since[0]
+        self.run.update(
+            phase="train",
+            step=step,
+            max_steps=int(trainer.max_steps),
+            loss=None if loss is None else float(loss),
+            steps_per_s=self.rate,
+        )
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Go on where the clock stopped."""
-        if self._since:
+        """Write what validation found; the clock starts again, for validation is not training time."""
+        if trainer.is_global_zero and trainer.state.fn == "fit":
+            self._write(trainer, "val/", {})
             self._since = (time.perf_counter(), trainer.global_step)
+
+    def _write(self, trainer: L.Trainer, prefix: str, more: dict[str, float]) -> None:
+        values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
+        self.run.append_metrics(trainer.global_step, time.time(), {**values, **more})
 
 
 class SampleGrid(L.Callback):
@@ -160,40 +162,6 @@ class SampleGrid(L.Callback):
         for logger in trainer.loggers:
             if hasattr(logger.experiment, "add_image"):
                 logger.experiment.add_image("samples", grid, step, dataformats="HWC")
-
-
-class JsonLines(Logger):
-    """Append metrics to the run's metrics.jsonl; unlike Lightning's CSVLogger it keeps its history on resume."""
-
-    def __init__(self, run: Run):
-        super().__init__()
-        self._run = run
-        self.trainer: L.Trainer | None = None
-
-    @property
-    def name(self) -> str:
-        """Unused by the suite, required by Lightning."""
-        return "metrics"
-
-    @property
-    def version(self) -> str:
-        """Unused by the suite, required by Lightning."""
-        return ""
-
-    @property
-    def experiment(self) -> None:
-        """No object behind this logger."""
-        return None
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The configuration is in config.yaml."""
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """One line whenever anything is logged, under the number of optimiser steps done (Lightning's `step` lags)."""
-        assert self.trainer is not None
-        if self.trainer.is_global_zero:
-            values = {key: value for key, value in metrics.items() if key != "epoch"}
-            self._run.append_metrics(self.trainer.global_step, time.time(), values)
 
 
 def write_png(picture: np.ndarray, path: Path) -> None:

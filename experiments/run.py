@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from datamodules.config import DATASETS
 from datamodules.emoji.datamodule import ImageEncoder
-from experiments.callbacks import Checkpoints, Heartbeat, JsonLines, SampleGrid, device_of, write_png
+from experiments.callbacks import Checkpoints, Heartbeat, SampleGrid, device_of, write_png
 from experiments.config import RunConfig, run_id, to_dict
 from experiments.errors import UserError
 from experiments.files import atomic_path
@@ -127,8 +127,7 @@ def _train(config: RunConfig, run: Run) -> None:
     module, data = build_module(config), build_data(config, tokenizer)
     step = _resume_step(run)
     run.truncate_metrics(step)
-    heartbeat = Heartbeat(run, config)
-    callbacks: list[L.Callback] = [heartbeat]
+    callbacks: list[L.Callback] = [Heartbeat(run, config)]
     if tokenizer is not None:
         callbacks.append(SampleGrid(run, config, tokenizer, config.runtime.sample_every))
     callbacks.append(Checkpoints(run.last_checkpoint, config.runtime.checkpoint_every))
@@ -141,7 +140,7 @@ def _train(config: RunConfig, run: Run) -> None:
         raise UserError(f"Training of {run.id} ended at step {trainer.global_step} of {config.trainer.max_steps}.")
     final = trainer.validate(module, data, verbose=False)[0]
     if trainer.is_global_zero:
-        _finish_training(config, run, module, heartbeat, final, started)
+        _finish_training(config, run, module, final, started)
 
 
 def build_trainer(config: RunConfig, run: Run, callbacks: list[L.Callback], purge_step: int) -> L.Trainer:
@@ -149,8 +148,8 @@ def build_trainer(config: RunConfig, run: Run, callbacks: list[L.Callback], purg
     board = TensorBoardLogger(
         run.folder, name="", version="tb", default_hp_metric=False, purge_step=purge_step if purge_step else None
     )
-    lines, runtime = JsonLines(run), config.runtime
-    trainer = L.Trainer(
+    runtime = config.runtime
+    return L.Trainer(
         max_steps=config.trainer.max_steps,
         accelerator="cpu" if runtime.device == "cpu" else "auto" if runtime.device == "auto" else "gpu",
         devices=runtime.devices,
@@ -159,7 +158,7 @@ def build_trainer(config: RunConfig, run: Run, callbacks: list[L.Callback], purg
         precision=PRECISION[config.trainer.precision],
         accumulate_grad_batches=config.trainer.accumulate,
         callbacks=callbacks,
-        logger=[board, lines],
+        logger=board,
         log_every_n_steps=runtime.log_every,
         val_check_interval=runtime.val_every * config.trainer.accumulate,
         check_val_every_n_epoch=None,
@@ -169,8 +168,6 @@ def build_trainer(config: RunConfig, run: Run, callbacks: list[L.Callback], purg
         enable_progress_bar=runtime.progress,
         enable_model_summary=False,
     )
-    lines.trainer = trainer
-    return trainer
 
 
 def _resume_step(run: Run) -> int:
@@ -188,14 +185,14 @@ def _load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _finish_training(
-    config: RunConfig, run: Run, module: TrainingModule, heartbeat: Heartbeat, final: dict[str, float], started: float
+    config: RunConfig, run: Run, module: TrainingModule, final: dict[str, float], started: float
 ) -> None:
     """Write the weights, then the result, in this order: a result promises weights."""
     network = module.sampling_model
     metadata = {"run_id": run.id, "steps": str(config.trainer.max_steps), **{k: f"{v:.6g}" for k, v in final.items()}}
     with atomic_path(run.final_weights) as temporary:
         save_safetensors(temporary, network.state_dict(), metadata)
-    lines = [line for line in run.metrics() if "train/loss" in line]
+    lines, rate = [line for line in run.metrics() if "train/loss" in line], _median_rate(run)
     metrics = {**({"train/loss": lines[-1]["train/loss"]} if lines else {}), **final}
     run.write_result(
         {
@@ -205,21 +202,16 @@ def _finish_training(
             "max_steps": config.trainer.max_steps,
             "metrics": {key: float(value) for key, value in metrics.items()},
             "parameters": sum(p.numel() for p in module.model.parameters()),
-            "train_seconds": _train_seconds(run, config, heartbeat),
-            "samples_per_s": _median_rate(run),
+            "train_seconds": config.trainer.max_steps * config.trainer.batch_size / rate if rate else None,
+            "samples_per_s": rate,
             "peak_memory_bytes": peak_memory_bytes(),
             "provenance": provenance(config, backends_used(), started, run.attempts),
         }
     )
 
 
-def _train_seconds(run: Run, config: RunConfig, heartbeat: Heartbeat) -> float:
-    """Seconds of training steps over all attempts: the steps of this attempt as measured, earlier ones by their rate."""
-    rate = _median_rate(run)
-    return config.trainer.max_steps * config.trainer.batch_size / rate if rate else heartbeat.seconds
-
-
 def _median_rate(run: Run) -> float | None:
+    """Samples per second of training, over all attempts, without validation and sampling."""
     rates = [line["train/samples_per_s"] for line in run.metrics() if line.get("train/samples_per_s")]
     return float(np.median(rates)) if rates else None
 

@@ -1,0 +1,163 @@
+"""Configuration: presets, overrides, errors in one sentence, and identity that neither drifts nor collides."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from experiments.config import (
+    NOT_SEMANTIC,
+    SECTIONS,
+    build_config,
+    differences,
+    evaluation_id,
+    load_config,
+    preset_names,
+    read_config,
+    run_id,
+    save_config,
+    semantic,
+    training_hash,
+)
+from experiments.errors import UserError
+from lightning_modules.registry import Registry
+
+FIXED = {"tokenizer.weights": "", "data.name": "emoji"}
+"""Random tokenizer weights, so that hashes do not depend on the embedded file."""
+
+
+def _load(preset: str = "maskmamba/demo", **overrides):
+    return load_config(preset, {**FIXED, **{k.replace("__", "."): v for k, v in overrides.items()}})
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_preset_loads(preset: str) -> None:
+    config = load_config(preset)
+    assert config.preset == preset and run_id(config)
+
+
+def test_values_take_the_type_of_their_field() -> None:
+    config = load_config(
+        "maskmamba/demo",
+        ["optim.lr=1e-3", "trainer.max_steps=12", "generator.tied_head=false", "optim.betas=[0.8,0.9]", "seed=3"],
+    )
+    assert (config.optim.lr, config.trainer.max_steps, config.generator.tied_head) == (1e-3, 12, False)
+    assert (config.optim.betas, config.seed) == ([0.8, 0.9], 3)
+
+
+def test_a_section_changes_its_kind_by_name() -> None:
+    config = _load(sampler__name="halton", sampler__steps=9)
+    assert type(config.sampler).__name__ == "HaltonConfig" and config.sampler.steps == 9
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["generator.detph=12"], ["detph", "depth"]),
+        (["trainer.max_steps=many"], ["trainer.max_steps=many", "many"]),
+        (["trainer.max_steps=1e3"], ["trainer.max_steps=1e3"]),
+        (["generator.hybrid_scheme=serial_v3"], ["serial_v3", "serial_v2"]),
+        (["sampler.name=maskgti"], ["maskgti", "Did you mean 'maskgit'?"]),
+        (["trainer.max_steps"], ["trainer.max_steps", "key=value"]),
+        (["generator=12"], ["generator is a section", "depth"]),
+        (["optim.betas=[0.9"], ["optim.betas", "YAML"]),
+        (["trainer.max_steps=0"], ["max_steps=0", "at least 1"]),
+        (["sampler.guidance=-1"], ["guidance=-1", "negative"]),
+        (["generator.vocab_size=7"], ["vocab_size=7", "tokenizer", "512"]),
+        (["data.styles=[twemojy]"], ["twemojy", "twemoji"]),
+        (["tokenizer.weights=/nowhere/x.safetensors"], ["/nowhere/x.safetensors", "not found"]),
+        (["trainer.accumulate=7"], ["batch_size=96", "multiple"]),
+    ],
+)
+def test_bad_overrides_are_one_clear_sentence(overrides: list[str], words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config("maskmamba/demo", overrides)
+    message = str(caught.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message and len(message) < 400
+
+
+def test_unknown_preset_names_the_closest() -> None:
+    with pytest.raises(UserError, match="Did you mean 'maskmamba/demo'"):
+        load_config("maskmamba/dmeo")
+
+
+def test_own_yaml_file_builds_on_a_preset(tmp_path: Path) -> None:
+    base = Path("experiments/configs/maskmamba/demo.yaml").resolve()
+    (tmp_path / "mine.yaml").write_text(f"base: {base}\ngenerator: {{depth: 4}}\n")
+    config = load_config(str(tmp_path / "mine.yaml"))
+    assert config.generator.depth == 4 and config.generator.width == _load().generator.width
+    (tmp_path / "loop.yaml").write_text("base: loop.yaml\n")
+    with pytest.raises(UserError, match="includes itself"):
+        load_config(str(tmp_path / "loop.yaml"))
+
+
+def test_round_trip_keeps_identity(tmp_path: Path) -> None:
+    config = load_config("maskmamba/demo", ["seed=5", "sampler.guidance=4"])
+    save_config(config, tmp_path / "config.yaml")
+    again = read_config(tmp_path / "config.yaml")
+    assert again == config and run_id(again) == run_id(config) and evaluation_id(again) == evaluation_id(config)
+
+
+def test_golden_hash() -> None:
+    """A refactoring must not orphan finished runs: if this fails, stored results no longer belong to their runs."""
+    config = build_config(
+        {
+            "tokenizer": {"name": "emoji_vq", "weights": ""},
+            "generator": {"name": "maskmamba", "width": 64, "depth": 4, "heads": 4},
+            "trainer": {"max_steps": 10},
+        }
+    )
+    config.data.fingerprint = "fixed"
+    assert training_hash(config)[:16] == GOLDEN
+
+
+GOLDEN = "95691fc145298a61"
+
+
+def test_what_is_part_of_the_identity() -> None:
+    base = _load()
+    assert run_id(_load(runtime__num_workers=3, runtime__log_every=7)) == run_id(base)
+    assert run_id(_load(sampler__guidance=9.0)) == run_id(base)
+    assert evaluation_id(_load(sampler__guidance=9.0)) != evaluation_id(base)
+    assert evaluation_id(_load(evaluation__batch_size=3)) == evaluation_id(base)
+    for key, value in (("seed", 1), ("generator__bi_mamba_v2__merge", "multiply"), ("optim__lr", 1e-3)):
+        assert run_id(_load(**{key: value})) != run_id(base), key
+
+
+def test_integral_floats_hash_alike() -> None:
+    assert training_hash(_load(optim__gradient_clip=2)) == training_hash(_load(optim__gradient_clip=2.0))
+
+
+def test_a_changed_default_is_seen_although_the_hash_is_equal() -> None:
+    config = _load()
+    other = replace(config, generator=replace(config.generator, dropout=0.3))
+    assert differences(config, other) == {"generator.dropout": (0.0, 0.3)}
+
+
+def test_declared_exceptions_exist() -> None:
+    """A renamed key must not silently become part of the identity, or leave it."""
+    config = _load()
+    for key in NOT_SEMANTIC - {"data.root"}:
+        section, _, name = key.partition(".")
+        assert hasattr(getattr(config, section), name), key
+        assert key not in semantic(config)
+
+
+@pytest.mark.parametrize("registry", SECTIONS.values(), ids=SECTIONS.keys())
+def test_registered_names_are_the_configs_own(registry: Registry) -> None:
+    for name in registry.names():
+        assert registry[name].config().name == name
+        assert registry.target(name)
+
+
+@pytest.mark.parametrize("module", ["experiments.cli", "experiments.config", "experiments.store", "sweeps.definition"])
+def test_import_without_torch(module: str) -> None:
+    """Login-node commands must start in a moment."""
+    code = f"import sys, {module}; print([m for m in ('torch', 'lightning', 'pandas', 'matplotlib') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
