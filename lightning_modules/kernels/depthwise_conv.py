@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_modules.kernels import dispatch
+from lightning_modules.kernels import conv_op, dispatch
+from lightning_modules.kernels.cpp.depthwise_conv import MAX_TAPS
 from lightning_modules.kernels.reference import depthwise_conv as reference
 
 Padding = Literal["same", "causal", "anticausal"]
@@ -26,7 +27,8 @@ def depthwise_conv1d(
     """y[l] = activation(bias + sum_j weight[:, j] x[l + j - left]), zeros outside; channel-last, so no transposes.
 
     x: (B, L, C), weight: (C, k), bias: (C,) -> (B, L, C) in x's dtype.
-    padding: "same" is symmetric (left = (k - 1) / 2, odd k), "causal" looks back (left = k - 1), "anticausal" ahead (left = 0).
+    padding: "same" is symmetric (left = (k - 1) / 2, odd k), "causal" looks back (left = k - 1), "anticausal" ahead
+    (left = 0).
     Raises ValueError on shapes that do not fit, an empty batch or sequence, or an even k with padding="same".
     """
     _check(x, weight, bias, activation)
@@ -34,10 +36,15 @@ def depthwise_conv1d(
     device = x.device.type
     if torch.is_autocast_enabled(device):
         x = x.to(torch.get_autocast_dtype(device))
-    name = dispatch.choose(dispatch.DEPTHWISE_CONV1D, backend, x.device, x.dtype)
-    dispatch.record(dispatch.DEPTHWISE_CONV1D, name)
-    weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
-    return reference.depthwise_conv1d(x, weight, bias, pad_left=pad_left, silu=activation == "silu")
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    excluded = {"cpp": f"it takes up to {MAX_TAPS} taps, not {weight.shape[1]}"} if weight.shape[1] > MAX_TAPS else {}
+    name = dispatch.choose(dispatch.DEPTHWISE_CONV1D, backend, x.device, x.dtype, excluded)
+    bias = None if bias is None else bias.to(wide)
+    weight, silu = weight.to(wide), activation == "silu"
+    if name == "reference":
+        dispatch.record(dispatch.DEPTHWISE_CONV1D, name)
+        return reference.depthwise_conv1d(x, weight, bias, pad_left, silu).to(x.dtype)
+    return conv_op.depthwise_conv1d(x, weight, bias, pad_left, silu, name)
 
 
 def _pad_left(padding: str, taps: int) -> int:

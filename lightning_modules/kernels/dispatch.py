@@ -2,10 +2,13 @@
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
+
+from lightning_modules.kernels.cpp import library as cpp
 
 ENVIRONMENT_VARIABLE = "ABLATE_KERNELS"
 SELECTIVE_SCAN = "selective_scan"
@@ -42,6 +45,13 @@ class Backend:
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
     for backend in (
+        Backend(
+            "cpp",
+            frozenset(OPERATIONS),
+            missing=cpp.missing,
+            devices=frozenset({"cpu"}),
+            dtypes=frozenset({torch.float32, torch.bfloat16}),
+        ),
         Backend("torch", frozenset(OPERATIONS)),
         Backend("reference", frozenset(OPERATIONS)),
     )
@@ -73,20 +83,28 @@ def record(operation: str, backend: str) -> None:
     _used.setdefault(operation, set()).add(backend)
 
 
-def choose(operation: str, requested: str | None, device: torch.device, dtype: torch.dtype) -> str:
+def choose(
+    operation: str,
+    requested: str | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    excluded: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """The back end for `operation` on tensors of this device and dtype.
 
     requested: a name, or None / "auto" to let ABLATE_KERNELS and then the order of preference decide.
+    excluded: back ends that cannot take this call for its own reasons -> the reason.
     Raises ValueError where a named back end is unknown or cannot run this.
     """
     name, source = requested, "backend"
     if name in (None, "auto"):
         name, source = _forced(operation, os.environ.get(ENVIRONMENT_VARIABLE, "")), ENVIRONMENT_VARIABLE
     if name is None:
-        return next(b.name for b in BACKENDS.values() if b.unfit(operation, device, dtype) is None)
+        fitting = (b.name for b in BACKENDS.values() if b.name not in excluded)
+        return next(name for name in fitting if BACKENDS[name].unfit(operation, device, dtype) is None)
     if name not in BACKENDS:
         raise ValueError(f"{source}={name!r} is no back end: choose one of auto, {', '.join(BACKENDS)}.")
-    reason = BACKENDS[name].unfit(operation, device, dtype)
+    reason = excluded.get(name) or BACKENDS[name].unfit(operation, device, dtype)
     if reason is not None:
         raise ValueError(f"{source}={name!r} cannot run {operation}: {reason}; use auto to let the suite choose.")
     return name
@@ -94,7 +112,7 @@ def choose(operation: str, requested: str | None, device: torch.device, dtype: t
 
 @functools.lru_cache(maxsize=64)
 def _forced(operation: str, value: str) -> str | None:
-    """Back end that the environment variable's value asks for: "cpp", or "selective_scan=cpp,depthwise_conv1d=torch"."""
+    """Back end that the variable's value asks for: "cpp", or "selective_scan=cpp,depthwise_conv1d=torch"."""
     forced = None
     for entry in filter(None, (part.strip() for part in value.split(","))):
         key, separator, name = entry.partition("=")

@@ -9,8 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_modules.kernels import dispatch
+from lightning_modules.kernels import dispatch, scan_op
 from lightning_modules.kernels.reference import selective_scan as reference
+from lightning_modules.kernels.scan_inputs import ScanInputs
 
 Direction = Literal["forward", "reverse"]
 
@@ -35,41 +36,54 @@ def selective_scan(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """h <- exp(dt A) h + dt u B, y = <C, h> + D u with dt = softplus(delta + delta_bias), gated by silu(z).
 
-    Source: Mamba (Gu & Dao 2023), Section 3.2 and Algorithm 2, with the simplified B discretisation of the official code.
+    Source: Mamba (Gu & Dao 2023), Section 3.2 and Algorithm 2, with B discretised as in the official code.
 
     Every tensor is indexed by storage position; a direction only changes the order in which positions are visited, so
     callers never flip or gather anything.
 
     u: (B, L, C) shared by the directions, or (B, K, L, C); delta: (B, K, L, C); A: (K, C, N); B, C: (B, K, L, N);
-    D, delta_bias: (K, C); z: (B, L, C), whose gate multiplies every direction's output. With K = 1 the K axis may be left out.
+    D, delta_bias: (K, C); z: (B, L, C), whose gate multiplies every direction's output.
+    With K = 1 the K axis may be left out.
     directions: "forward" or "reverse" per direction; a single entry holds for all.
     order: int32 (K, L), one permutation of the positions per direction, instead of `directions`.
     merge: "sum" adds the directions, y (B, L, C); "stack" keeps them, y (B, K, L, C).
-    initial_state: (B, K, C, N); return_final_state adds the state after the last visited position, (B, K, C, N) float32.
-    Returns y in the common dtype of u, delta, B, C and z (under autocast: the autocast dtype); states are kept in float32,
-    or float64 for float64 inputs. Differentiable once in every floating tensor.
+    initial_state: (B, K, C, N); return_final_state adds the state after the last visited position.
+    Returns y in the common dtype of u, delta, B, C and z (under autocast: the autocast dtype); states are float32, or
+    float64 for float64 inputs. Differentiable once in every floating tensor.
     Raises ValueError on shapes that do not fit, an empty batch or sequence, and unknown names.
     """
     u, delta, A, B, C, D, delta_bias, initial_state = _with_directions(u, delta, A, B, C, D, delta_bias, initial_state)
     _check(u, delta, A, B, C, D, z, delta_bias, initial_state)
     if merge not in ("sum", "stack"):
         raise ValueError(f"merge={merge!r} is not valid: choose 'sum' or 'stack'.")
-    order = _visiting_order(directions, order, delta)
-    device = u.device.type
-    floating = [t for t in (u, delta, B, C, z) if t is not None]
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-    else:
-        dtype = floating[0].dtype
-        for tensor in floating[1:]:
-            dtype = torch.promote_types(dtype, tensor.dtype)
-    compute = torch.float64 if dtype == torch.float64 else torch.float32
+    reverse = _reversals(directions, order, delta)
+    dtype = _activation_dtype(u, delta, B, C, z)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    u, delta, B, C, z = (None if t is None else t.to(dtype) for t in (u, delta, B, C, z))
+    A, D, delta_bias, initial_state = (None if t is None else t.to(wide) for t in (A, D, delta_bias, initial_state))
     name = dispatch.choose(dispatch.SELECTIVE_SCAN, backend, u.device, dtype)
-    dispatch.record(dispatch.SELECTIVE_SCAN, name)
-    tensors = [None if t is None else t.to(compute) for t in (u, delta, A, B, C, D, z, delta_bias, initial_state)]
-    y, state = reference.selective_scan(*tensors, order, softplus=softplus, stack=merge == "stack")
-    y = y.to(dtype)
+    tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    training = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    if name == "reference":
+        dispatch.record(dispatch.SELECTIVE_SCAN, name)
+        y, state = reference.selective_scan(ScanInputs(*tensors, order, reverse, softplus, merge == "stack"))
+        return (y.to(dtype), state) if return_final_state else y.to(dtype)
+    y, state, _, _ = scan_op.selective_scan(
+        *tensors, order, reverse, softplus, merge == "stack", training, return_final_state, name
+    )
     return (y, state) if return_final_state else y
+
+
+def _activation_dtype(*tensors: Tensor | None) -> torch.dtype:
+    """What u, delta, B, C and z are brought to: autocast's dtype, else the one they promote to."""
+    present = [t for t in tensors if t is not None]
+    device = present[0].device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    dtype = present[0].dtype
+    for tensor in present[1:]:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
 
 
 def _with_directions(u, delta, A, B, C, D, delta_bias, initial_state):
@@ -83,23 +97,21 @@ def _with_directions(u, delta, A, B, C, D, delta_bias, initial_state):
     return u, delta, A, B, C, D, delta_bias, initial_state
 
 
-def _visiting_order(directions: Sequence[str], order: Tensor | None, delta: Tensor) -> Tensor:
-    """int32 (K, L): the storage position each direction visits at each step."""
+def _reversals(directions: Sequence[str], order: Tensor | None, delta: Tensor) -> list[bool]:
+    """Whether each direction runs backwards; checks `order` where it takes their place."""
     _, count, length, _ = delta.shape
     if order is not None:
         if tuple(directions) != ("forward",):
             raise ValueError("Give either directions or order, not both: order says itself how each direction runs.")
         if order.shape != (count, length):
             raise ValueError(f"order must be (directions={count}, length={length}), not {tuple(order.shape)}.")
-        return order
     unknown = [d for d in directions if d not in ("forward", "reverse")]
     if unknown:
         raise ValueError(f"directions has {unknown[0]!r}: choose from 'forward' and 'reverse'.")
     if len(directions) not in (1, count):
         raise ValueError(f"directions names {len(directions)} directions where the tensors hold {count}.")
-    ahead = torch.arange(length, dtype=torch.int32, device=delta.device)
-    rows = [ahead if d == "forward" else ahead.flip(0) for d in directions]
-    return torch.stack(rows).expand(count, length)
+    reverse = [d == "reverse" for d in directions]
+    return reverse if len(reverse) == count else reverse * count
 
 
 def _check(u, delta, A, B, C, D, z, delta_bias, initial_state) -> None:

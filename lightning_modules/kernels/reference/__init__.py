@@ -1,1 +1,1 @@
-"""The oracle: every operation written as its definition, in any precision, differentiable by autograd. Slow on purpose."""
+"""The oracle: every operation as its definition, in any precision, differentiated by autograd. Slow on purpose."""

@@ -1,4 +1,4 @@
-"""Selective scan as its definition: one Python step per position.
+"""Selective scan as its definition: one Python step per position, differentiated by autograd, as often as wanted.
 
 Shapes: B batch, K directions, L positions, C channels, N states.
 """
@@ -7,44 +7,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_modules.kernels.scan_inputs import ScanInputs
 
-def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    order: Tensor,
-    *,
-    softplus: bool,
-    stack: bool,
-) -> tuple[Tensor, Tensor]:
-    """h <- exp(dt A) h + dt u B; y = <C, h> + D u, position after position (Mamba, Gu & Dao 2023, Eq. 2 and Algorithm 2).
 
-    u: (B, 1 or K, L, C), delta: (B, K, L, C), A: (K, C, N), B, C: (B, K, L, N), D, delta_bias: (K, C), z: (B, L, C),
-    initial_state: (B, K, C, N), order: (K, L) -> y (B, L, C), or (B, K, L, C) with `stack`; final state (B, K, C, N).
+def selective_scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
+    """h <- exp(dt A) h + dt u B; y = <C, h> + D u, position after position (Mamba, Gu & Dao 2023, Algorithm 2).
+
+    Returns y, (B, L, C) or stacked (B, K, L, C), and the final state (B, K, C, N), in the precision of A or the inputs',
+    whichever is wider.
     """
-    batch, directions, length, channels = delta.shape
-    index = order.long().to(delta.device)[None, :, :, None]
-    dt = delta if delta_bias is None else delta + delta_bias[:, None, :]
-    dt = F.softplus(dt, threshold=torch.inf) if softplus else dt
-    u = u.expand(batch, directions, length, channels)
+    batch, directions, length, channels = inputs.delta.shape
+    order = inputs.visiting_order().to(inputs.delta.device)[None, :, :, None]
+    dt = inputs.delta if inputs.delta_bias is None else inputs.delta + inputs.delta_bias[:, None, :]
+    dt = F.softplus(dt, threshold=torch.inf) if inputs.softplus else dt
+    u = inputs.u.expand(batch, directions, length, channels)
     visited_u, visited_dt, visited_B, visited_C = (
-        t.gather(2, index.expand(batch, -1, -1, t.shape[-1])) for t in (u, dt, B, C)
+        t.gather(2, order.expand(batch, -1, -1, t.shape[-1])) for t in (u, dt, inputs.B, inputs.C)
     )
-    h = delta.new_zeros(batch, directions, channels, A.shape[-1]) if initial_state is None else initial_state
+    h = dt.new_zeros(inputs.state_shape) if inputs.initial_state is None else inputs.initial_state
     outputs = []
     for step in range(length):
         dt_l, u_l = visited_dt[:, :, step, :, None], visited_u[:, :, step, :, None]
-        h = torch.exp(dt_l * A) * h + dt_l * u_l * visited_B[:, :, step, None, :]
+        h = torch.exp(dt_l * inputs.A) * h + dt_l * u_l * visited_B[:, :, step, None, :]
         outputs.append((h * visited_C[:, :, step, None, :]).sum(-1))
-    y = torch.zeros_like(visited_u).scatter(2, index.expand(batch, -1, -1, channels), torch.stack(outputs, 2))
-    y = y if D is None else y + D[:, None, :] * u
-    y = y if stack else y.sum(1)
-    if z is not None:
-        y = y * F.silu(z.unsqueeze(1) if stack else z)
+    y = torch.zeros_like(visited_u).scatter(2, order.expand(batch, -1, -1, channels), torch.stack(outputs, 2))
+    y = y if inputs.D is None else y + inputs.D[:, None, :] * u
+    y = y if inputs.stack else y.sum(1)
+    if inputs.z is not None:
+        y = y * F.silu(inputs.z.unsqueeze(1) if inputs.stack else inputs.z)
     return y, h

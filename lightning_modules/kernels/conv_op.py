@@ -1,0 +1,69 @@
+"""Depthwise convolution as an operator of torch.library; see scan_op."""
+
+from types import ModuleType
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from lightning_modules.kernels import dispatch, flops
+from lightning_modules.kernels.cpp import depthwise_conv as cpp
+from lightning_modules.kernels.pytorch import depthwise_conv as pytorch
+from lightning_modules.kernels.scan_op import refuse_double_backward
+
+BACKENDS: dict[str, ModuleType] = {"cpp": cpp, "torch": pytorch}
+
+_library = torch.library.Library("ablate", "FRAGMENT")
+_library.define(
+    "depthwise_conv1d(Tensor x, Tensor weight, Tensor? bias, int pad_left, bool silu, str backend) -> Tensor"
+)
+_library.define(
+    "depthwise_conv1d_backward(Tensor x, Tensor weight, Tensor? bias, Tensor grad_y, int pad_left, bool silu,"
+    " str backend) -> (Tensor, Tensor, Tensor)"
+)
+depthwise_conv1d = torch.ops.ablate.depthwise_conv1d.default
+depthwise_conv1d_backward = torch.ops.ablate.depthwise_conv1d_backward.default
+
+
+def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, pad_left: int, silu: bool, backend: str) -> Tensor:
+    dispatch.record(dispatch.DEPTHWISE_CONV1D, backend)
+    return BACKENDS[backend].forward(x, weight, bias, pad_left, silu)
+
+
+def _backward(x, weight, bias, grad_y, pad_left, silu, backend) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weight and bias; an empty tensor where bias is None."""
+    grad_x, grad_weight, grad_bias = BACKENDS[backend].backward(x, weight, bias, grad_y, pad_left, silu)
+    return grad_x, grad_weight, weight.new_empty(0) if grad_bias is None else grad_bias
+
+
+def _backward_fake(x, weight, bias, grad_y, pad_left, silu, backend) -> tuple[Tensor, Tensor, Tensor]:
+    return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(0 if bias is None else bias.shape)
+
+
+def _save(ctx, inputs, output) -> None:
+    x, weight, bias, *ctx.options = inputs
+    ctx.save_for_backward(x, weight, bias)
+
+
+def _differentiate(ctx, grad_y):
+    x, weight, bias = ctx.saved_tensors
+    grad_x, grad_weight, grad_bias = depthwise_conv1d_backward(x, weight, bias, grad_y, *ctx.options)
+    return grad_x, grad_weight, None if bias is None else grad_bias, None, None, None
+
+
+_library.impl("depthwise_conv1d", _forward, "CompositeExplicitAutograd")
+_library.impl("depthwise_conv1d_backward", _backward, "CompositeExplicitAutograd")
+torch.library.register_fake("ablate::depthwise_conv1d", lambda x, *_: x.new_empty(x.shape), lib=_library)
+torch.library.register_fake("ablate::depthwise_conv1d_backward", _backward_fake, lib=_library)
+torch.library.register_autograd("ablate::depthwise_conv1d", _differentiate, setup_context=_save, lib=_library)
+torch.library.register_autograd("ablate::depthwise_conv1d_backward", refuse_double_backward, lib=_library)
+
+
+@register_flop_formula(torch.ops.ablate.depthwise_conv1d)
+def _forward_flops(x, weight, bias, pad_left, silu, backend, out_shape=None, **_) -> int:
+    return flops.depthwise_conv1d(*x, weight[1], silu=silu)
+
+
+@register_flop_formula(torch.ops.ablate.depthwise_conv1d_backward)
+def _backward_flops(x, weight, bias, grad_y, pad_left, silu, backend, out_shape=None, **_) -> int:
+    return flops.BACKWARD_FACTOR * flops.depthwise_conv1d(*x, weight[1], silu=silu)

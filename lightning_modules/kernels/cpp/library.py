@@ -1,0 +1,127 @@
+"""Compiles the C++ sources for this processor on first use, caches the shared library, loads it with ctypes."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+
+SOURCES = Path(__file__).parent / "source"
+OPENMP = "-fopenmp"
+# No -ffast-math: it would flush denormals in the whole process and break NaN propagation. Contraction is named because
+# -std=c++17 turns it off.
+BASE_FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
+TARGETS = (("-march=native", OPENMP), ("-mcpu=native", OPENMP), ("-march=native",), ("-mcpu=native",), ())
+COMPILE_SECONDS = 300
+
+
+class CompilerMissing(RuntimeError):
+    """No C++ compiler, or it failed; the message says which."""
+
+
+@functools.cache
+def missing() -> str | None:
+    """None where the C++ back end works here, else why not; the first call may compile for some seconds."""
+    try:
+        load()
+    except CompilerMissing as error:
+        warnings.warn(f"The C++ kernels are off, the slower torch back end stands in: {error}", stacklevel=2)
+        return str(error)
+    return None
+
+
+@functools.cache
+def load() -> ctypes.CDLL:
+    """The compiled library. Raises CompilerMissing."""
+    # torch's OpenMP runtime must be in the process before ours asks for one by name, so that both share a thread pool.
+    assert torch.get_num_threads() > 0
+    name = f"kernels-{_fingerprint()}.so"
+    for folder in _cache_folders():
+        if (folder / name).is_file() and (library := _open(folder / name)) is not None:
+            return library
+    for folder in _cache_folders():
+        if _writable(folder):
+            return _compile(folder / name)
+    raise CompilerMissing("no cache or temporary folder is writable; set ABLATE_CACHE to one that is")
+
+
+def _compile(target: Path) -> ctypes.CDLL:
+    compiler = _compiler()
+    sources = [str(path) for path in sorted(SOURCES.glob("*.cpp"))]
+    message = ""
+    # Each process compiles into its own file and moves it into place: whoever comes last replaces an equal library.
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as folder:
+        built = Path(folder) / target.name
+        for target_flags in TARGETS:
+            command = [*compiler, *BASE_FLAGS, *target_flags, *sources, "-o", str(built)]
+            try:
+                run = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False)
+            except (OSError, subprocess.TimeoutExpired) as error:
+                raise CompilerMissing(f"{compiler[0]} could not run: {error}") from error
+            if run.returncode == 0 and (library := _open(built)) is not None:
+                os.replace(built, target)
+                return library
+            message = message or run.stderr.strip()
+    raise CompilerMissing(f"{compiler[0]} failed: {message[:500] or 'the library it made does not load'}")
+
+
+def _compiler() -> list[str]:
+    """The command of the C++ compiler: CXX, else the first of the usual names."""
+    if named := shlex.split(os.environ.get("CXX", "")):
+        return named
+    for name in ("g++", "clang++", "c++"):
+        if path := shutil.which(name):
+            return [path]
+    raise CompilerMissing("no C++ compiler found; install g++ or clang++, or set CXX")
+
+
+def _open(path: Path) -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError:
+        return None
+
+
+def _fingerprint() -> str:
+    """Hash of all that decides the machine code: sources, flags, compiler choice, processor."""
+    digest = hashlib.sha256()
+    for path in sorted(SOURCES.iterdir()):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    digest.update(repr((BASE_FLAGS, TARGETS, os.environ.get("CXX"), _processor())).encode())
+    return digest.hexdigest()[:16]
+
+
+def _processor() -> str:
+    """What -march=native depends on: model and instruction sets."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    wanted = ("vendor_id", "cpu family", "model", "flags", "Features", "CPU implementer", "CPU part")
+    return platform.machine() + "".join(line for line in lines if line.split(":")[0].strip() in wanted)
+
+
+def _cache_folders() -> list[Path]:
+    """Where the library may lie, best first: the user's cache, then a private folder of the temporary directory."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    named = os.environ.get("ABLATE_CACHE") or Path(cache) / "ablate"
+    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
+    return [Path(named) / "kernels", Path(tempfile.gettempdir()) / f"ablate-kernels-{user}"]
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError:
+        return False
+    return folder.stat().st_uid == os.getuid() if hasattr(os, "getuid") else True

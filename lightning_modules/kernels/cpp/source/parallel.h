@@ -1,0 +1,47 @@
+// Threads, scratch memory and how channels are cut into tasks.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+namespace parallel {
+
+struct FreeDeleter {
+  void operator()(void* memory) const { std::free(memory); }
+};
+typedef std::unique_ptr<float, FreeDeleter> Buffer;
+
+// `count` floats on a cache line boundary; null where memory ran out.
+inline Buffer allocate(int64_t count) {
+  const size_t bytes = (static_cast<size_t>(count) * sizeof(float) + 63) / 64 * 64;
+  return Buffer(static_cast<float*>(std::aligned_alloc(64, bytes > 0 ? bytes : 64)));
+}
+
+// Consecutive channel blocks that one task walks side by side, so that it reads whole stretches of a row.
+// Depends on shapes alone, never on the number of threads: partial sums stay the same.
+struct Grouping {
+  static constexpr int64_t kMaxBlocks = 8, kWantedTasks = 32;
+  int64_t blocks_per_group, groups;
+  Grouping(int64_t batch, int64_t blocks)
+      : blocks_per_group(std::clamp<int64_t>(batch * blocks / kWantedTasks, 1, kMaxBlocks)),
+        groups((blocks + blocks_per_group - 1) / blocks_per_group) {}
+};
+
+inline int64_t thread_index() {
+#if defined(_OPENMP)
+  return omp_get_thread_num();
+#else
+  return 0;
+#endif
+}
+
+// What the C functions return; Python turns it into an exception.
+enum Status : int { kDone = 0, kBadOrder = 1, kOutOfMemory = 2, kUnsupported = 3 };
+
+}  // namespace parallel

@@ -1,0 +1,256 @@
+// Selective scan, backward: chunks from the last to the first, each recomputed from the state the forward stored at its
+// start. Parallel over batch x groups of channel blocks; every sum across tasks is taken afterwards in a fixed order, so
+// the result is bitwise the same for any number of threads.
+#include "selective_scan_reverse.h"
+
+namespace scan {
+namespace {
+
+// Partial sums that several tasks contribute to, one slice per contributor.
+struct Partials {
+  float *A;                // (B, K, blocks, N, kLanes)
+  float *D, *delta_bias;   // (B, K, blocks, kLanes)
+  float *B, *C;            // (groups, B, K, L, N)
+};
+
+template <class T>
+class Task : Rows<T> {
+ public:
+  // Floats of `memory`: carry and grad_A, (N, kLanes) each, per block of the group, and the zero row.
+  static int64_t memory_size(const Arguments& p, const Grouping& grouping) {
+    return (2 * grouping.blocks_per_group + 1) * p.states * kLanes;
+  }
+  Task(const Arguments& p, const Extent& e, const Grouping& grouping, const float* packed_rates, const Partials& partials,
+       float* memory)
+      : Rows<T>(p), e_(e), grouping_(grouping), packed_rates_(packed_rates), partials_(partials), memory_(memory) {
+    zero_row_ = memory + 2 * grouping.blocks_per_group * vectors();
+    std::fill(zero_row_, zero_row_ + p.states, 0.f);
+  }
+
+  void run(int64_t b, int64_t group, int64_t k) {
+    b_ = b, k_ = k;
+    const int64_t rows = (group * p_.batch + b) * p_.directions + k;
+    grad_B_ = partials_.B + rows * p_.length * p_.states;
+    grad_C_ = partials_.C + rows * p_.length * p_.states;
+    std::fill(grad_B_, grad_B_ + p_.length * p_.states, 0.f);
+    std::fill(grad_C_, grad_C_ + p_.length * p_.states, 0.f);
+    first_ = group * grouping_.blocks_per_group;
+    last_ = std::min(first_ + grouping_.blocks_per_group, e_.blocks);
+    for (int64_t block = first_; block < last_; ++block) begin(block, block - first_);
+    for (int64_t chunk = e_.chunks - 1; chunk >= 0; --chunk)
+      for (int64_t block = first_; block < last_; ++block) reverse_chunk(block, block - first_, chunk);
+    for (int64_t block = first_; block < last_; ++block) finish(block, block - first_);
+  }
+
+ private:
+  using Rows<T>::p_, Rows<T>::b_, Rows<T>::k_;
+  using Rows<T>::u, Rows<T>::delta, Rows<T>::z, Rows<T>::contiguous, Rows<T>::state_row;
+  const Extent& e_;
+  const Grouping& grouping_;
+  const float* packed_rates_;
+  const Partials& partials_;
+  float* memory_;
+  float* zero_row_;  // (N) stands for B and C of rows beyond the last position
+  int64_t first_, last_;  // blocks of the group
+  float *grad_B_, *grad_C_;
+  Vec grad_D_[Grouping::kMaxBlocks], grad_bias_[Grouping::kMaxBlocks];
+  ChunkRows rows_;
+  Trace trace_;
+
+  int64_t vectors() const { return p_.states * kLanes; }
+  float* carry(int64_t slot) const { return memory_ + 2 * slot * vectors(); }
+  float* grad_A(int64_t slot) const { return carry(slot) + vectors(); }
+  void begin(int64_t block, int64_t slot) {
+    const int lanes = lanes_at(p_, block * kLanes);
+    gather_states(p_.grad_final_state ? p_.grad_final_state + state_row(block * kLanes) : nullptr, p_.states, lanes, carry(slot));
+    std::fill(grad_A(slot), grad_A(slot) + vectors(), 0.f);
+    grad_D_[slot] = grad_bias_[slot] = simd::zeros();
+  }
+
+  void finish(int64_t block, int64_t slot) {
+    const int64_t row = (b_ * p_.directions + k_) * e_.blocks + block;
+    std::copy(grad_A(slot), grad_A(slot) + vectors(), partials_.A + row * vectors());
+    simd::store(partials_.D + row * kLanes, grad_D_[slot]);
+    simd::store(partials_.delta_bias + row * kLanes, grad_bias_[slot]);
+    if (p_.grad_initial_state)
+      scatter_states(carry(slot), p_.states, lanes_at(p_, block * kLanes), p_.grad_initial_state + state_row(block * kLanes));
+  }
+
+  void reverse_chunk(int64_t block, int64_t slot, int64_t chunk) {
+    const int64_t start = chunk * kChunk, channel = block * kLanes;
+    const int count = static_cast<int>(std::min<int64_t>(kChunk, p_.length - start));
+    read(block, start, count);
+    const float* rates = packed_rates_ + (k_ * e_.blocks + block) * vectors();
+    const float* checkpoint = p_.checkpoints + checkpoint_offset(p_, e_, b_, k_, chunk, block);
+    for_state_groups(p_.states, [&](auto states, int64_t first) __attribute__((always_inline)) {
+      constexpr int kStates = decltype(states)::value, kTile = kLanes / kStates;
+      const int padded = (count + kTile - 1) / kTile * kTile;
+      pad(count, padded);
+      const int64_t at = first * kLanes;
+      recompute<kStates>(rates + at, checkpoint + at, rows_, first, padded, trace_);
+      reverse<kStates>(rates + at, carry(slot) + at, grad_A(slot) + at, rows_, trace_, first, count);
+    });
+    write(channel, slot, count);
+  }
+
+  const T* grad_y(int64_t position, int64_t channel) const {
+    return static_cast<const T*>(p_.grad_y) + p_.grad_y_strides.offset(b_, k_, position) + channel;
+  }
+
+  // The rows of the block or chunk that comes next.
+  void prefetch(int64_t position, int64_t channel) const {
+    __builtin_prefetch(u(position, channel));
+    __builtin_prefetch(delta(position, channel));
+    __builtin_prefetch(grad_y(position, channel));
+    if (p_.z) __builtin_prefetch(z(position, channel));
+    __builtin_prefetch(p_.grad_u + contiguous(!p_.shared_input, position, channel), 1);
+    __builtin_prefetch(static_cast<T*>(p_.grad_delta) + contiguous(true, position, channel), 1);
+  }
+
+  void read(int64_t block, int64_t start, int count) {
+    const int64_t channel = block * kLanes;
+    const int lanes = lanes_at(p_, channel);
+    const Vec bias = p_.delta_bias ? simd::load(p_.delta_bias + k_ * p_.channels + channel, lanes) : simd::zeros();
+    for (int i = 0; i < count; ++i) {
+      const int64_t position = visited(p_, k_, start + i);
+      if (block + 1 < last_) {
+        prefetch(position, channel + kLanes);
+      } else if (start > 0) {
+        prefetch(visited(p_, k_, start - kChunk + i), first_ * kLanes);
+      }
+      const Vec input = simd::load(u(position, channel), lanes);
+      Vec dt = simd::load(delta(position, channel), lanes) + bias, slope = simd::splat(1.f);
+      if (p_.softplus) dt = simd::softplus(dt, &slope);
+      Vec grad = simd::load(grad_y(position, channel), lanes);
+      if (p_.z) grad = through_gate(channel, lanes, position, grad);
+      simd::store(rows_.dt + i * kLanes, dt);
+      simd::store(rows_.u + i * kLanes, input);
+      simd::store(rows_.x + i * kLanes, dt * input);
+      simd::store(rows_.softplus_slope + i * kLanes, slope);
+      simd::store(rows_.grad_y + i * kLanes, grad);
+      simd::store(rows_.grad_x + i * kLanes, simd::zeros());
+      simd::store(rows_.grad_exponent + i * kLanes, simd::zeros());
+      rows_.B[i] = p_.B + p_.B_strides.offset(b_, k_, position);
+      rows_.C[i] = p_.C + p_.C_strides.offset(b_, k_, position);
+      rows_.grad_B[i] = grad_B_ + position * p_.states;
+      rows_.grad_C[i] = grad_C_ + position * p_.states;
+      rows_.position[i] = position;
+    }
+  }
+
+  // y = ungated silu(z): the gradient of `ungated`; writes the gradient of z, once where the directions were added.
+  Vec through_gate(int64_t channel, int lanes, int64_t position, Vec grad) {
+    const Vec gate = simd::load(z(position, channel), lanes), s = simd::sigmoid(gate);
+    if (p_.stack || k_ == 0) {
+      const T* ungated = static_cast<const T*>(p_.ungated) + contiguous(p_.stack, position, channel);
+      float* to = p_.grad_z + contiguous(false, position, channel);
+      Vec grad_z = grad * simd::load(ungated, lanes) * s * (1.f + gate * (1.f - s));
+      if (k_ > 0) grad_z += simd::load(to, lanes);
+      simd::store(to, grad_z, lanes);
+    }
+    return grad * gate * s;
+  }
+
+  void pad(int count, int padded) {
+    for (int i = count; i < padded; ++i) {
+      for (float* row : {rows_.dt, rows_.x, rows_.grad_y, rows_.grad_x, rows_.grad_exponent})
+        simd::store(row + i * kLanes, simd::zeros());
+      rows_.B[i] = rows_.C[i] = zero_row_;
+    }
+  }
+
+  void write(int64_t channel, int64_t slot, int count) {
+    const int lanes = lanes_at(p_, channel);
+    const Vec skip = p_.D ? simd::load(p_.D + k_ * p_.channels + channel, lanes) : simd::zeros();
+    for (int i = 0; i < count; ++i) {
+      const int64_t position = rows_.position[i];
+      const Vec grad_x = simd::load(rows_.grad_x + i * kLanes), u = simd::load(rows_.u + i * kLanes);
+      const Vec grad_y = simd::load(rows_.grad_y + i * kLanes);
+      Vec grad_u = simd::load(rows_.dt + i * kLanes) * grad_x + skip * grad_y;
+      float* to = p_.grad_u + contiguous(!p_.shared_input, position, channel);
+      if (p_.shared_input && k_ > 0) grad_u += simd::load(to, lanes);
+      simd::store(to, grad_u, lanes);
+      const Vec grad_dt = simd::load(rows_.grad_exponent + i * kLanes) * simd::kLn2 + u * grad_x;
+      const Vec grad_delta = grad_dt * simd::load(rows_.softplus_slope + i * kLanes);
+      simd::store(static_cast<T*>(p_.grad_delta) + contiguous(true, position, channel), grad_delta, lanes);
+      grad_D_[slot] += grad_y * u;
+      grad_bias_[slot] += grad_delta;
+    }
+  }
+};
+
+// grad_A, grad_D, grad_delta_bias: sums over the batch, in order.
+void reduce_batch(const Arguments& p, const Extent& e, const Partials& partials) {
+  const int64_t slices = p.directions * e.blocks, vectors = p.states * kLanes;
+#pragma omp parallel for schedule(static) num_threads(static_cast<int>(p.threads))
+  for (int64_t slice = 0; slice < slices; ++slice) {
+    const int64_t k = slice / e.blocks, channel = slice % e.blocks * kLanes, row = k * p.channels + channel;
+    const int lanes = lanes_at(p, channel);
+    float* total = partials.A + slice * vectors;
+    Vec grad_D = simd::load(partials.D + slice * kLanes), grad_bias = simd::load(partials.delta_bias + slice * kLanes);
+    for (int64_t b = 1; b < p.batch; ++b) {
+      const int64_t from = b * slices + slice;
+      for (int64_t i = 0; i < vectors; i += kLanes)
+        simd::store(total + i, simd::load(total + i) + simd::load(partials.A + from * vectors + i));
+      grad_D += simd::load(partials.D + from * kLanes);
+      grad_bias += simd::load(partials.delta_bias + from * kLanes);
+    }
+    scatter_states(total, p.states, lanes, p.grad_A + row * p.states);
+    if (p.grad_D) simd::store(p.grad_D + row, grad_D, lanes);
+    if (p.grad_delta_bias) simd::store(p.grad_delta_bias + row, grad_bias, lanes);
+  }
+}
+
+// grad_B, grad_C: sums over the groups of channel blocks, in order; with one group they are already in place.
+void reduce_groups(const Arguments& p, const Grouping& grouping, const Partials& partials) {
+  const int64_t rows = p.batch * p.directions * p.length, size = rows * p.states;
+#pragma omp parallel for schedule(static) num_threads(static_cast<int>(p.threads))
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t i = r * p.states; i < (r + 1) * p.states; ++i) {
+      float grad_B = 0.f, grad_C = 0.f;
+      for (int64_t group = 0; group < grouping.groups; ++group) {
+        grad_B += partials.B[group * size + i];
+        grad_C += partials.C[group * size + i];
+      }
+      p.grad_B[i] = grad_B;
+      p.grad_C[i] = grad_C;
+    }
+}
+
+template <class T>
+int backward(const Arguments& p) {
+  const Extent e(p);
+  const Grouping grouping(p.batch, e.blocks);
+  const int64_t vectors = p.states * kLanes, slices = p.directions * e.blocks;
+  const int64_t shared_rows = p.batch * p.directions * p.length * p.states;
+  const int64_t per_thread = Task<T>::memory_size(p, grouping);
+  const Buffer rates = parallel::allocate(slices * vectors), scratch = parallel::allocate(p.threads * per_thread);
+  const Buffer sums = parallel::allocate(p.batch * slices * (vectors + 2 * kLanes));
+  const Buffer group_sums = parallel::allocate(grouping.groups > 1 ? 2 * grouping.groups * shared_rows : 0);
+  if (!rates || !scratch || !sums || !group_sums) return parallel::kOutOfMemory;
+  Partials partials;
+  partials.A = sums.get();
+  partials.D = partials.A + p.batch * slices * vectors;
+  partials.delta_bias = partials.D + p.batch * slices * kLanes;
+  partials.B = grouping.groups > 1 ? group_sums.get() : p.grad_B;
+  partials.C = grouping.groups > 1 ? partials.B + grouping.groups * shared_rows : p.grad_C;
+  pack_decay_rates(p, e, rates.get());
+#pragma omp parallel num_threads(static_cast<int>(p.threads))
+  {
+    Task<T> task(p, e, grouping, rates.get(), partials, scratch.get() + parallel::thread_index() * per_thread);
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t i = 0; i < p.batch * grouping.groups; ++i)
+      for (int64_t k = 0; k < p.directions; ++k) task.run(i / grouping.groups, i % grouping.groups, k);
+  }
+  reduce_batch(p, e, partials);
+  if (grouping.groups > 1) reduce_groups(p, grouping, partials);
+  return parallel::kDone;
+}
+
+}  // namespace
+}  // namespace scan
+
+extern "C" int selective_scan_backward_float32(const scan::Arguments* p) { return scan::backward<float>(*p); }
+extern "C" int selective_scan_backward_bfloat16(const scan::Arguments* p) { return scan::backward<simd::BFloat16>(*p); }
+extern "C" int selective_scan_chunk() { return scan::kChunk; }
+extern "C" int simd_lanes() { return simd::kLanes; }

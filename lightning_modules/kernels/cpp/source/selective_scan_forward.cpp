@@ -1,0 +1,181 @@
+// Selective scan, forward. Parallel over batch x groups of channel blocks.
+#include "selective_scan.h"
+
+namespace scan {
+namespace {
+
+// What one chunk of one block keeps per position, in visiting order.
+struct ChunkRows {
+  alignas(64) float dt[kChunk * kLanes], x[kChunk * kLanes], y[kChunk * kLanes];
+  const float *B[kChunk], *C[kChunk];
+  int64_t position[kChunk];
+};
+
+// h <- 2^(dt A) h + x B; y += <C, h> for kStates states over a chunk.
+template <int kStates>
+void scan_states(const float* rates, float* state, ChunkRows& rows, int64_t first, int count) {
+  Vec h[kStates], rate[kStates];
+  UNROLL for (int j = 0; j < kStates; ++j) {
+    h[j] = simd::load(state + j * kLanes);
+    rate[j] = simd::load(rates + j * kLanes);
+  }
+  for (int i = 0; i < count; ++i) {
+    const Vec dt = simd::load(rows.dt + i * kLanes), x = simd::load(rows.x + i * kLanes);
+    const float *B = rows.B[i] + first, *C = rows.C[i] + first;
+    Vec exponent[kStates], a[kStates];
+    UNROLL for (int j = 0; j < kStates; ++j) exponent[j] = dt * rate[j];
+    simd::exp2_each<kStates>(exponent, a);
+    UNROLL for (int j = 0; j < kStates; ++j) h[j] = a[j] * h[j] + x * B[j];
+    Vec even = simd::load(rows.y + i * kLanes), odd = simd::zeros();  // two sums: half the latency
+    UNROLL for (int j = 0; j + 1 < kStates; j += 2) {
+      even += h[j] * C[j];
+      odd += h[j + 1] * C[j + 1];
+    }
+    if constexpr (kStates % 2) even += h[kStates - 1] * C[kStates - 1];
+    simd::store(rows.y + i * kLanes, even + odd);
+  }
+  UNROLL for (int j = 0; j < kStates; ++j) simd::store(state + j * kLanes, h[j]);
+}
+
+template <class T>
+class Task : Rows<T> {
+ public:
+  // Floats of `memory`: one state (N, kLanes) per block of the group, and the running sum (L, kLanes) of the directions.
+  static int64_t memory_size(const Arguments& p, const Grouping& grouping, bool adds) {
+    return grouping.blocks_per_group * (p.states + (adds ? p.length : 0)) * kLanes;
+  }
+
+  Task(const Arguments& p, const Extent& e, const Grouping& grouping, const float* packed_rates, bool adds, float* memory)
+      : Rows<T>(p), e_(e), grouping_(grouping), packed_rates_(packed_rates), adds_(adds), states_(memory),
+        sums_(memory + grouping.blocks_per_group * p.states * kLanes) {}
+
+  void run(int64_t b, int64_t group, int64_t k) {
+    b_ = b, k_ = k;
+    first_ = group * grouping_.blocks_per_group;
+    last_ = std::min(first_ + grouping_.blocks_per_group, e_.blocks);
+    for (int64_t block = first_; block < last_; ++block) {
+      const int64_t channel = block * kLanes;
+      gather_states(p_.initial_state ? p_.initial_state + state_row(channel) : nullptr, p_.states, lanes_at(p_, channel),
+                    state(block));
+    }
+    for (int64_t chunk = 0; chunk < e_.chunks; ++chunk)
+      for (int64_t block = first_; block < last_; ++block) scan_chunk(block, chunk);
+    if (!p_.final_state) return;
+    for (int64_t block = first_; block < last_; ++block)
+      scatter_states(state(block), p_.states, lanes_at(p_, block * kLanes), p_.final_state + state_row(block * kLanes));
+  }
+
+ private:
+  using Rows<T>::p_, Rows<T>::b_, Rows<T>::k_;
+  using Rows<T>::u, Rows<T>::delta, Rows<T>::z, Rows<T>::contiguous, Rows<T>::state_row;
+  const Extent& e_;
+  const Grouping& grouping_;
+  const float* packed_rates_;
+  const bool adds_;  // y is the sum of several directions, visited one after the other
+  float *states_, *sums_;
+  int64_t first_, last_;  // blocks of the group
+  ChunkRows rows_;
+
+  float* state(int64_t block) const { return states_ + (block - first_) * p_.states * kLanes; }
+
+  void scan_chunk(int64_t block, int64_t chunk) {
+    const int64_t start = chunk * kChunk;
+    const int count = static_cast<int>(std::min<int64_t>(kChunk, p_.length - start));
+    const float* rates = packed_rates_ + (k_ * e_.blocks + block) * p_.states * kLanes;
+    if (p_.checkpoints)
+      std::copy(state(block), state(block) + p_.states * kLanes,
+                p_.checkpoints + checkpoint_offset(p_, e_, b_, k_, chunk, block));
+    read(block, start, count);
+    for_state_groups(p_.states, [&](auto states, int64_t first) __attribute__((always_inline)) {
+      scan_states<decltype(states)::value>(rates + first * kLanes, state(block) + first * kLanes, rows_, first, count);
+    });
+    const bool last_direction = k_ == p_.directions - 1;
+    if (adds_) add_directions(block, count, last_direction);
+    if (!adds_ || last_direction) write(block * kLanes, count);
+  }
+
+  void prefetch(int64_t position, int64_t channel) const {
+    __builtin_prefetch(u(position, channel));
+    __builtin_prefetch(delta(position, channel));
+    if (p_.z) __builtin_prefetch(z(position, channel));
+    __builtin_prefetch(static_cast<T*>(p_.y) + contiguous(p_.stack, position, channel), 1);
+  }
+
+  // Per position: time step, scaled input, skip connection. Rows lie a page apart, which defeats the hardware's
+  // prefetcher: what is read next is asked for here.
+  void read(int64_t block, int64_t start, int count) {
+    const int64_t channel = block * kLanes, parameter = k_ * p_.channels + channel;
+    const int lanes = lanes_at(p_, channel);
+    const Vec bias = p_.delta_bias ? simd::load(p_.delta_bias + parameter, lanes) : simd::zeros();
+    const Vec skip = p_.D ? simd::load(p_.D + parameter, lanes) : simd::zeros();
+    for (int i = 0; i < count; ++i) {
+      const int64_t position = visited(p_, k_, start + i);
+      if (block + 1 < last_) {
+        prefetch(position, channel + kLanes);
+      } else if (start + kChunk + i < p_.length) {
+        prefetch(visited(p_, k_, start + kChunk + i), first_ * kLanes);
+      }
+      const Vec input = simd::load(u(position, channel), lanes);
+      Vec dt = simd::load(delta(position, channel), lanes) + bias;
+      if (p_.softplus) dt = simd::softplus(dt);
+      simd::store(rows_.dt + i * kLanes, dt);
+      simd::store(rows_.x + i * kLanes, dt * input);
+      simd::store(rows_.y + i * kLanes, skip * input);
+      rows_.B[i] = p_.B + p_.B_strides.offset(b_, k_, position);
+      rows_.C[i] = p_.C + p_.C_strides.offset(b_, k_, position);
+      rows_.position[i] = position;
+    }
+  }
+
+  // Adds this direction to the running sum; the last one takes the total over into its own rows.
+  void add_directions(int64_t block, int count, bool last_direction) {
+    float* sum = sums_ + (block - first_) * p_.length * kLanes;
+    for (int i = 0; i < count; ++i) {
+      float* total = sum + rows_.position[i] * kLanes;
+      Vec y = simd::load(rows_.y + i * kLanes);
+      if (k_ > 0) y += simd::load(total);
+      simd::store(last_direction ? rows_.y + i * kLanes : total, y);
+    }
+  }
+
+  void write(int64_t channel, int count) {
+    const int lanes = lanes_at(p_, channel);
+    for (int i = 0; i < count; ++i) {
+      const int64_t position = rows_.position[i], to = contiguous(p_.stack, position, channel);
+      Vec y = simd::load(rows_.y + i * kLanes);
+      if (p_.ungated) simd::store(static_cast<T*>(p_.ungated) + to, y, lanes);
+      if (p_.z) {
+        const Vec gate = simd::load(z(position, channel), lanes);
+        y *= gate * simd::sigmoid(gate);
+      }
+      simd::store(static_cast<T*>(p_.y) + to, y, lanes);
+    }
+  }
+};
+
+template <class T>
+int forward(const Arguments& p) {
+  if (!is_permutation(p)) return parallel::kBadOrder;
+  const Extent e(p);
+  const Grouping grouping(p.batch, e.blocks);
+  const bool adds = !p.stack && p.directions > 1;
+  const int64_t per_thread = Task<T>::memory_size(p, grouping, adds);
+  const Buffer rates = parallel::allocate(p.directions * e.blocks * p.states * kLanes);
+  const Buffer scratch = parallel::allocate(p.threads * per_thread);
+  if (!rates || !scratch) return parallel::kOutOfMemory;
+  pack_decay_rates(p, e, rates.get());
+#pragma omp parallel num_threads(static_cast<int>(p.threads))
+  {
+    Task<T> task(p, e, grouping, rates.get(), adds, scratch.get() + parallel::thread_index() * per_thread);
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t i = 0; i < p.batch * grouping.groups; ++i)
+      for (int64_t k = 0; k < p.directions; ++k) task.run(i / grouping.groups, i % grouping.groups, k);
+  }
+  return parallel::kDone;
+}
+
+}  // namespace
+}  // namespace scan
+
+extern "C" int selective_scan_forward_float32(const scan::Arguments* p) { return scan::forward<float>(*p); }
+extern "C" int selective_scan_forward_bfloat16(const scan::Arguments* p) { return scan::forward<simd::BFloat16>(*p); }

@@ -1,0 +1,227 @@
+// Vectors of channels: one lane is one channel, as wide as the instruction set allows, on GCC/Clang vector extensions.
+// Only the range reduction of exp2 and max use intrinsics, because compilers do not find those instructions.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#define KERNEL_INLINE static inline __attribute__((always_inline))
+#define KERNEL_MEMBER inline __attribute__((always_inline))
+// Fully unrolls the loop that follows; every such loop has a small constant trip count over registers.
+#define UNROLL _Pragma("GCC unroll 16")
+
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, ::simd::IntVec{__VA_ARGS__})
+#endif
+
+namespace simd {
+
+// Wider than the registers would be emulated through memory, 15 times slower: the lane count follows the target.
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+typedef float Vec __attribute__((vector_size(kLanes * 4)));
+typedef float UnalignedVec __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
+typedef int32_t IntVec __attribute__((vector_size(kLanes * 4)));
+typedef uint32_t UintVec __attribute__((vector_size(kLanes * 4)));
+typedef uint16_t HalfVec __attribute__((vector_size(kLanes * 2)));
+
+// Lanes in use by the block that starts at `channel`.
+inline int lanes_at(int64_t channels, int64_t channel) {
+  return static_cast<int>(channels - channel < kLanes ? channels - channel : kLanes);
+}
+
+struct BFloat16 {
+  uint16_t bits;
+};
+
+KERNEL_INLINE Vec zeros() { return Vec{}; }
+KERNEL_INLINE Vec splat(float value) { return Vec{} + value; }
+
+KERNEL_INLINE Vec load(const float* from) { return *reinterpret_cast<const UnalignedVec*>(from); }
+KERNEL_INLINE void store(float* to, Vec value) { *reinterpret_cast<UnalignedVec*>(to) = value; }
+
+KERNEL_INLINE Vec widen(HalfVec bits) { return reinterpret_cast<Vec>(__builtin_convertvector(bits, UintVec) << 16); }
+
+// Round to nearest even; a NaN stays a NaN.
+KERNEL_INLINE HalfVec narrow(Vec value) {
+  const UintVec bits = reinterpret_cast<UintVec>(value);
+  const UintVec rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const UintVec quiet_nan = (bits >> 16) | 0x40u;
+  return __builtin_convertvector(value == value ? rounded : quiet_nan, HalfVec);
+}
+
+// First `count` lanes; the others read as zero and are not written.
+KERNEL_INLINE Vec load(const float* from, int count) {
+  if (count == kLanes) return load(from);
+  Vec value = zeros();
+  std::memcpy(&value, from, count * sizeof(float));
+  return value;
+}
+KERNEL_INLINE Vec load(const BFloat16* from, int count) {
+  HalfVec bits{};
+  if (count == kLanes) {
+    std::memcpy(&bits, from, sizeof bits);
+  } else {
+    std::memcpy(&bits, from, count * sizeof(BFloat16));
+  }
+  return widen(bits);
+}
+KERNEL_INLINE void store(float* to, Vec value, int count) {
+  if (count == kLanes) {
+    store(to, value);
+  } else {
+    std::memcpy(to, &value, count * sizeof(float));
+  }
+}
+KERNEL_INLINE void store(BFloat16* to, Vec value, int count) {
+  const HalfVec bits = narrow(value);
+  if (count == kLanes) {
+    std::memcpy(to, &bits, sizeof bits);
+  } else {
+    std::memcpy(to, &bits, count * sizeof(BFloat16));
+  }
+}
+
+KERNEL_INLINE Vec absolute(Vec x) { return reinterpret_cast<Vec>(reinterpret_cast<IntVec>(x) & 0x7fffffff); }
+
+// max(x, 0); 0 for a NaN.
+KERNEL_INLINE Vec positive_part(Vec x) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+  return reinterpret_cast<Vec>(_mm512_max_ps(reinterpret_cast<__m512>(x), _mm512_setzero_ps()));
+#else
+  return x > 0.f ? x : zeros();
+#endif
+}
+
+// a[j] = 2^x[j]. Several vectors at once: their dependent steps interleave, which keeps the multipliers busy (an
+// out-of-order core's scheduler is too small to find that by itself).
+// 2^f on [0, 1) by a degree-5 polynomial, relative error 9e-8, exact at both ends so that a decay close to 1 carries no
+// bias through thousands of steps.
+template <int kCount>
+KERNEL_INLINE void exp2_each(const Vec* x, Vec* a) {
+  constexpr float kHead[2] = {0.001879318747f, 0.008990994817f};
+  constexpr float kTail[4] = {0.05581867624f, 0.2401592714f, 0.6931517388f, 1.0f};
+  Vec fraction[kCount], p[kCount];
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+  UNROLL for (int j = 0; j < kCount; ++j)
+    fraction[j] = reinterpret_cast<Vec>(_mm512_reduce_ps(reinterpret_cast<__m512>(x[j]), 1));  // x - floor(x)
+#else
+  IntVec exponent[kCount];
+  UNROLL for (int j = 0; j < kCount; ++j) {
+    Vec clamped = x[j] < -126.f ? splat(-126.f) : x[j];  // a NaN passes
+    clamped = clamped > 127.9999f ? splat(127.9999f) : clamped;
+    const IntVec truncated = __builtin_convertvector(clamped, IntVec);
+    exponent[j] = truncated + (__builtin_convertvector(truncated, Vec) > clamped);  // true is -1: floor
+    fraction[j] = clamped - __builtin_convertvector(exponent[j], Vec);
+  }
+#endif
+  UNROLL for (int j = 0; j < kCount; ++j) p[j] = kHead[0] * fraction[j] + kHead[1];
+  UNROLL for (int i = 0; i < 4; ++i)
+    UNROLL for (int j = 0; j < kCount; ++j) p[j] = p[j] * fraction[j] + kTail[i];
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+  UNROLL for (int j = 0; j < kCount; ++j)
+    a[j] = reinterpret_cast<Vec>(_mm512_scalef_ps(reinterpret_cast<__m512>(p[j]), reinterpret_cast<__m512>(x[j])));
+#else
+  UNROLL for (int j = 0; j < kCount; ++j) a[j] = p[j] * reinterpret_cast<Vec>((exponent[j] + 127) << 23);
+#endif
+}
+
+constexpr float kLog2E = 1.44269504088896f, kLn2 = 0.693147180559945f;
+
+KERNEL_INLINE Vec exp(Vec x) {
+  const Vec scaled = x * kLog2E;
+  Vec result;
+  exp2_each<1>(&scaled, &result);
+  return result;
+}
+
+// log(1 + e) for e in [0, 1]: e times a degree-8 minimax polynomial, full relative precision, no division.
+KERNEL_INLINE Vec log1p_unit(Vec e) {
+  constexpr float kCoefficients[9] = {0.00523269411f,  -0.02950523728f, 0.07822594782f, -0.136632453f, 0.1910600644f,
+                                      -0.2484298211f, 0.3331909679f,  -0.4999949314f, 0.9999999699f};
+  Vec p = splat(kCoefficients[0]);
+  UNROLL for (int i = 1; i < 9; ++i) p = p * e + kCoefficients[i];
+  return p * e;
+}
+
+KERNEL_INLINE Vec sigmoid(Vec x) { return 1.f / (1.f + exp(-x)); }
+
+// softplus(x) = max(x, 0) + log(1 + exp(-|x|))
+KERNEL_INLINE Vec softplus(Vec x) { return positive_part(x) + log1p_unit(exp(-absolute(x))); }
+
+// softplus and its derivative, the sigmoid, from one exponential.
+KERNEL_INLINE Vec softplus(Vec x, Vec* derivative) {
+  const Vec e = exp(-absolute(x));
+  const Vec r = 1.f / (1.f + e);
+  *derivative = x < 0.f ? e * r : r;
+  return positive_part(x) + log1p_unit(e);
+}
+
+// Horizontal sums of kLanes vectors pushed one after the other: lane q of the result is the sum over vector q's lanes.
+// A binary tree of pairwise shuffle-and-add steps, 2 shuffles and 1 addition per vector, no memory.
+class LaneSums {
+ public:
+  // Push number kIndex (0, 1, ..., kLanes - 1, in that order); the last one leaves the sums in `result`.
+  template <int kIndex>
+  __attribute__((always_inline)) void push(Vec value) {
+    push_level<kIndex, 0>(value);
+  }
+  Vec result;
+
+ private:
+  static constexpr int kLevels = kLanes == 16 ? 4 : kLanes == 8 ? 3 : 2;
+  Vec waiting_[kLevels];
+
+  template <int kIndex, int kLevel>
+  __attribute__((always_inline)) void push_level(Vec value) {
+    if constexpr (kLevel == kLevels) {
+      result = value;
+    } else if constexpr (((kIndex >> kLevel) & 1) == 0) {
+      waiting_[kLevel] = value;
+    } else {
+      push_level<kIndex, kLevel + 1>(add_pairs<kLevel>(waiting_[kLevel], value));
+    }
+  }
+
+  template <int kLevel>
+  static __attribute__((always_inline)) Vec add_pairs(Vec a, Vec b) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+    if constexpr (kLevel == 0)
+      return SHUFFLE(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29) +
+             SHUFFLE(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+    else if constexpr (kLevel == 1)
+      return SHUFFLE(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
+             SHUFFLE(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+    else
+      return SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+             SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+#elif defined(__AVX2__)
+    if constexpr (kLevel == 0)
+      return SHUFFLE(a, b, 0, 8, 1, 9, 4, 12, 5, 13) + SHUFFLE(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
+    else if constexpr (kLevel == 1)
+      return SHUFFLE(a, b, 0, 1, 8, 9, 4, 5, 12, 13) + SHUFFLE(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
+    else
+      return SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11) + SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+#else
+    if constexpr (kLevel == 0)
+      return SHUFFLE(a, b, 0, 4, 1, 5) + SHUFFLE(a, b, 2, 6, 3, 7);
+    else
+      return SHUFFLE(a, b, 0, 1, 4, 5) + SHUFFLE(a, b, 2, 3, 6, 7);
+#endif
+  }
+};
+
+}  // namespace simd

@@ -1,0 +1,62 @@
+"""The arguments of a selective scan in the one form that every back end takes.
+
+Shapes: B batch, K directions, L positions, C channels, N states.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class ScanInputs(NamedTuple):
+    """Activations share one dtype; parameters and states are float32, or float64 with float64 activations."""
+
+    u: Tensor  # (B, 1 or K, L, C)
+    delta: Tensor  # (B, K, L, C)
+    A: Tensor  # (K, C, N)
+    B: Tensor  # (B, K, L, N)
+    C: Tensor  # (B, K, L, N)
+    D: Tensor | None  # (K, C)
+    z: Tensor | None  # (B, L, C)
+    delta_bias: Tensor | None  # (K, C)
+    initial_state: Tensor | None  # (B, K, C, N)
+    order: Tensor | None  # int32 (K, L); None: see reverse
+    reverse: list[bool]  # per direction, read where order is None
+    softplus: bool
+    stack: bool  # y is (B, K, L, C) rather than summed to (B, L, C)
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """The differentiable ones, u to initial_state."""
+        return tuple(self[:9])
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        batch, directions, length, channels = self.delta.shape
+        return (batch, directions, length, channels) if self.stack else (batch, length, channels)
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        batch, directions, _, channels = self.delta.shape
+        return batch, directions, channels, self.A.shape[2]
+
+    def visiting_order(self) -> Tensor:
+        """int64 (K, L): the storage position each direction visits at each step."""
+        if self.order is not None:
+            return self.order.long()
+        ahead = torch.arange(self.delta.shape[2], device=self.delta.device)
+        return torch.stack([ahead.flip(0) if backwards else ahead for backwards in self.reverse])
+
+
+class ScanOutputs(NamedTuple):
+    """What a back end's forward returns; empty tensors stand for what was not asked for."""
+
+    y: Tensor
+    final_state: Tensor  # (B, K, C, N)
+    ungated: Tensor  # y before the gate, for the backward of z
+    checkpoints: Tensor  # states along the way, in the back end's own layout, for the backward
+
+
+# Gradients of ScanInputs.tensors, None where the input is None.
+ScanGradients = tuple[Tensor | None, ...]

@@ -1,0 +1,120 @@
+"""Selective scan as a torch.library operator: opaque to torch.compile, known to autograd, fake tensors, FLOP counters.
+
+Shapes: B batch, K directions, L positions, C channels, N states.
+"""
+
+from collections.abc import Sequence
+from types import ModuleType
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from lightning_modules.kernels import dispatch, flops
+from lightning_modules.kernels.cpp import selective_scan as cpp
+from lightning_modules.kernels.pytorch import selective_scan as pytorch
+from lightning_modules.kernels.scan_inputs import ScanInputs
+
+BACKENDS: dict[str, ModuleType] = {"cpp": cpp, "torch": pytorch}
+
+_INPUTS = (
+    "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias,"
+    " Tensor? initial_state, Tensor? order, bool[] reverse, bool softplus, bool stack"
+)
+_INPUT_COUNT = len(ScanInputs._fields)
+_library = torch.library.Library("ablate", "FRAGMENT")
+_library.define(
+    f"selective_scan({_INPUTS}, bool training, bool want_state, str backend)"
+    " -> (Tensor y, Tensor final_state, Tensor ungated, Tensor checkpoints)"
+)
+_library.define(
+    f"selective_scan_backward({_INPUTS}, Tensor ungated, Tensor checkpoints, Tensor grad_y, Tensor? grad_final_state,"
+    " str backend) -> Tensor[]"
+)
+selective_scan = torch.ops.ablate.selective_scan.default
+selective_scan_backward = torch.ops.ablate.selective_scan_backward.default
+
+
+def _forward(*arguments) -> tuple[Tensor, ...]:
+    inputs, (training, want_state, backend) = ScanInputs(*arguments[:_INPUT_COUNT]), arguments[_INPUT_COUNT:]
+    dispatch.record(dispatch.SELECTIVE_SCAN, backend)
+    return tuple(BACKENDS[backend].forward(inputs, training=training, want_state=want_state))
+
+
+def _forward_fake(*arguments) -> tuple[Tensor, ...]:
+    inputs, (training, want_state, backend) = ScanInputs(*arguments[:_INPUT_COUNT]), arguments[_INPUT_COUNT:]
+    ungated_shape, checkpoint_shape = BACKENDS[backend].saved_shapes(inputs, training)
+    return (
+        inputs.u.new_empty(inputs.output_shape),
+        inputs.A.new_empty(inputs.state_shape if want_state else 0),
+        inputs.u.new_empty(ungated_shape),
+        inputs.A.new_empty(checkpoint_shape),
+    )
+
+
+def _backward(*arguments) -> list[Tensor]:
+    """Gradients of ScanInputs.tensors; an empty tensor where the input is None."""
+    inputs, saved, backend = ScanInputs(*arguments[:_INPUT_COUNT]), arguments[_INPUT_COUNT:-1], arguments[-1]
+    grads = BACKENDS[backend].backward(inputs, *saved)
+    return [inputs.A.new_empty(0) if grad is None else grad for grad in grads]
+
+
+def _backward_fake(*arguments) -> list[Tensor]:
+    inputs = ScanInputs(*arguments[:_INPUT_COUNT])
+    return [inputs.A.new_empty(0) if t is None else t.new_empty(t.shape) for t in inputs.tensors]
+
+
+def _save(ctx, inputs, output) -> None:
+    *_, order, reverse, softplus, stack, training, want_state, backend = inputs
+    _, _, ungated, checkpoints = output
+    ctx.save_for_backward(*inputs[:9], order, ungated, checkpoints)
+    ctx.options = (reverse, softplus, stack)
+    ctx.want_state, ctx.backend = want_state, backend
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx, grad_y, grad_final_state, *_):
+    *tensors, order, ungated, checkpoints = ctx.saved_tensors
+    if grad_y is None and grad_final_state is None:
+        return (None,) * 16
+    if grad_y is None:
+        inputs = ScanInputs(*tensors, order, *ctx.options)
+        grad_y = inputs.u.new_zeros(inputs.output_shape)
+    if not ctx.want_state:
+        grad_final_state = None
+    grads = selective_scan_backward(
+        *tensors, order, *ctx.options, ungated, checkpoints, grad_y, grad_final_state, ctx.backend
+    )
+    return *(None if t is None else g for t, g in zip(tensors, grads, strict=True)), *(None,) * 7
+
+
+def refuse_double_backward(ctx, *_):
+    """The backward of a backward operator."""
+    raise RuntimeError(
+        "The scan and convolution kernels have no second derivative (double backward, create_graph=True); "
+        "use backend='reference' for that."
+    )
+
+
+def _scan_flops(*shapes: Sequence[int] | None, backward: bool) -> int:
+    delta, A, z = shapes[1], shapes[2], shapes[6]
+    count = flops.selective_scan(*delta, A[2], gate=z is not None)
+    return count * flops.BACKWARD_FACTOR if backward else count
+
+
+_library.impl("selective_scan", _forward, "CompositeExplicitAutograd")
+_library.impl("selective_scan_backward", _backward, "CompositeExplicitAutograd")
+torch.library.register_fake("ablate::selective_scan", _forward_fake, lib=_library)
+torch.library.register_fake("ablate::selective_scan_backward", _backward_fake, lib=_library)
+torch.library.register_autograd("ablate::selective_scan", _differentiate, setup_context=_save, lib=_library)
+torch.library.register_autograd("ablate::selective_scan_backward", refuse_double_backward, lib=_library)
+
+
+@register_flop_formula(torch.ops.ablate.selective_scan)
+def _forward_flops(*shapes, out_shape=None, **_) -> int:
+    return _scan_flops(*shapes, backward=False)
+
+
+@register_flop_formula(torch.ops.ablate.selective_scan_backward)
+def _backward_flops(*shapes, out_shape=None, **_) -> int:
+    return _scan_flops(*shapes, backward=True)
