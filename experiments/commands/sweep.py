@@ -1,0 +1,126 @@
+"""Commands on named sweeps. The work is in `sweeps.commands`; here are its words."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import click
+
+from experiments.commands.single import ROOT_OPTION
+from experiments.errors import UserError
+
+SCALE_OPTION = click.option("--scale", default="", help="demo, small or paper; default: the sweep's smallest.")
+JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+LAUNCHER_OPTION = click.option(
+    "--launcher", type=click.Choice(["local", "slurm"]), default="local", show_default=True, help="Where runs go."
+)
+JOBS_OPTION = click.option("--jobs", default=0, type=click.IntRange(min=0), help="Runs at once; 0: what fits here.")
+
+
+def sweep_options(function: Callable) -> Callable:
+    """SWEEP, KEY=VALUE overrides, --scale and --root: what most commands take."""
+    for decorate in (
+        ROOT_OPTION,
+        SCALE_OPTION,
+        click.argument("overrides", nargs=-1),
+        click.argument("sweep"),
+    ):
+        function = decorate(function)
+    return function
+
+
+@click.command("list")
+@JSON_OPTION
+@ROOT_OPTION
+def list_command(root: str, as_json: bool) -> int:
+    """Named sweeps: what each reproduces, how many cells, how far."""
+    from sweeps.commands import list_sweeps
+
+    return list_sweeps(root, as_json)
+
+
+@click.command("plan")
+@sweep_options
+@JSON_OPTION
+def plan_command(sweep: str, overrides: tuple[str, ...], scale: str, root: str, as_json: bool) -> int:
+    """Dry run of SWEEP: every cell built on the meta device, its parameters and FLOPs, what is done, what is left out."""
+    from sweeps.commands import show_plan
+
+    return show_plan(sweep, scale, overrides, root, as_json=as_json)
+
+
+@click.command("run")
+@sweep_options
+@LAUNCHER_OPTION
+@JOBS_OPTION
+@click.option("--report/--no-report", "with_report", default=True, help="Write the report when all is done.")
+def run_command(
+    sweep: str, overrides: tuple[str, ...], scale: str, root: str, launcher: str, jobs: int, with_report: bool
+) -> int:
+    """Train and evaluate what SWEEP still lacks, then write its report. Finished runs are never run again."""
+    from sweeps.commands import run
+
+    code = run(sweep, scale, overrides, root, launcher, jobs)
+    if with_report and launcher == "local":
+        from reports.commands import report
+
+        report(sweep, scale, root, overrides=overrides)
+    return code
+
+
+@click.command("status")
+@sweep_options
+@click.option("--watch", is_flag=True, help="Redraw until nothing is running.")
+@JSON_OPTION
+def status_command(sweep: str, overrides: tuple[str, ...], scale: str, root: str, watch: bool, as_json: bool) -> int:
+    """How far every cell of SWEEP is, and why one failed."""
+    from sweeps.commands import status
+
+    return status(sweep, scale, overrides, root, as_json, watch)
+
+
+@click.command("logs")
+@click.argument("sweep")
+@click.argument("cell")
+@click.argument("overrides", nargs=-1)
+@SCALE_OPTION
+@ROOT_OPTION
+@click.option("--lines", default=0, type=click.IntRange(min=0), help="Only the last so many lines; 0: all.")
+@click.option("--follow", "-f", is_flag=True, help="Go on printing while the cell runs.")
+def logs_command(
+    sweep: str, cell: str, overrides: tuple[str, ...], scale: str, root: str, lines: int, follow: bool
+) -> int:
+    """What CELL of SWEEP printed."""
+    from sweeps.commands import logs
+
+    return logs(sweep, cell, scale, overrides, root, lines, follow)
+
+
+@click.command("cancel")
+@sweep_options
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def cancel_command(sweep: str, overrides: tuple[str, ...], scale: str, root: str, yes: bool) -> int:
+    """Stop the running cells of SWEEP in good order; runs that another sweep needs go on."""
+    from sweeps.commands import cancel
+
+    if not yes and not sys.stdin.isatty():
+        raise UserError("cancel asks before it stops anything; without a terminal, say --yes.")
+    return cancel(sweep, scale, overrides, root, (lambda question: True) if yes else click.confirm)
+
+
+@click.command("retry")
+@click.argument("sweep")
+@click.argument("changes", nargs=-1)
+@SCALE_OPTION
+@ROOT_OPTION
+@LAUNCHER_OPTION
+@JOBS_OPTION
+@click.option("--where", multiple=True, help="Only failures like this, e.g. cause=oom.")
+def retry_command(
+    sweep: str, changes: tuple[str, ...], scale: str, root: str, launcher: str, jobs: int, where: tuple[str, ...]
+) -> int:
+    """Run the failed cells of SWEEP again, with KEY=VALUE CHANGES if given."""
+    from sweeps.commands import retry
+
+    return retry(sweep, scale, (), root, where, changes, launcher, jobs)
