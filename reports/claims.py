@@ -11,13 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from reports.aggregate import Row, select
-from reports.quantities import quantity
+from reports.quantities import STAND_INS, quantity
 from reports.reference import Claim, ReferenceTable
 from reports.uncertainty import compare, kendall_tau, pearson
 
 Judgement = Literal["supported", "contradicted", "undecided", "not measured"]
-STAND_INS = {"fid": ("fd_efflite0",), "is": (), "clip_score": ()}
-"""What may be looked at in place of a quantity that needs weights which are not at hand, best first."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Verdict:
     tau: float | None = None
     """Kendall's tau between the claimed order and ours (kinds best and order)."""
     stand_in: str = ""
-    """The quantity used in place of the claim's, or ""."""
+    """Name of the quantity used in place of the claim's, or ""."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +54,8 @@ class _Ground:
         name = " ".join(row.labels.values())
         if value.mean is None:
             return f"{name} ({value.note})"
-        text = format(value.mean * known.scale, known.format)
-        spread = f" ± {format(value.std * known.scale, known.format)}" if value.std is not None else ""
-        return f"{name} {text}{spread}{f' ({value.note})' if value.note else ''}"
+        spread = f" ± {known.text(value.std)}" if value.std is not None else ""
+        return f"{name} {known.text(value.mean)}{spread}{f' ({value.note})' if value.note else ''}"
 
 
 def judge(claim: Claim, rows: Sequence[Row]) -> Verdict:
@@ -69,7 +66,7 @@ def judge(claim: Claim, rows: Sequence[Row]) -> Verdict:
         return Verdict(claim, "not measured", (f"this sweep does not vary {', '.join(missing)}",))
     rows = select(rows, claim.where)
     metric = _metric(claim.metric, rows)
-    stand_in = metric if metric != claim.metric else ""
+    stand_in = quantity(metric).plain if metric != claim.metric else ""
     contexts: dict[tuple[tuple[str, str], ...], list[Row]] = {}
     for row in rows:
         rest = tuple((axis, label) for axis, label in row.labels.items() if axis not in axes)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
-SMOOTHING = 0.9
-"""Exponential smoothing of a single training-loss curve; the raw one stays visible behind it."""
+SMOOTHING = 0.05
+"""Share of a single training-loss curve that its moving average spans; the raw curve stays visible behind it."""
 
 
 def draw(figure: Figure, rows: Sequence[Row], theme: Theme = "light") -> Drawing | None:
@@ -85,16 +85,15 @@ def _bars(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
         if error:
             axes.errorbar(width, place, xerr=error, color=axes.xaxis.label.get_color(), capsize=3, linewidth=1.1)
         axes.text(width + error + longest * 0.015, place, format(width, known.format), va="center")
+    below = ""
     for floor in floors(rows, figure.y)[:1]:
         axes.axvline(floor * known.scale, linestyle=(0, (4, 3)), linewidth=1.2, color=axes.xaxis.label.get_color())
-        axes.text(
-            floor * known.scale, len(rows) - 0.45, " real images against real", va="top", fontsize=8.5, clip_on=False
-        )
+        below = f"\ndashed: real images against real, {floor * known.scale:{known.format}}"
     axes.set_yticks(range(len(rows)), [row_name(row, rows) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.margins(x=0.12)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel(_axis_label(known))
+    axes.set_xlabel(_axis_label(known) + below)
     return True
 
 
@@ -110,7 +109,7 @@ def _curves(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
         if len(curves) > 1:
             low, high = [m - s for _, m, s in band], [m + s for _, m, s in band]
             axes.fill_between(steps, low, high, color=colour(place), alpha=0.18, linewidth=0)
-        elif figure.y.startswith("train/") and len(means) > 8:
+        elif figure.y.startswith("train/") and len(means) * SMOOTHING >= 2:
             axes.plot(steps, means, color=colour(place), alpha=0.22, linewidth=0.9)
             means = _smooth(means)
         axes.plot(steps, means, color=colour(place), label=row_name(row, rows))
@@ -130,12 +129,10 @@ def _band(curves: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[int, floa
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
-    """Exponential moving average without the bias of its start."""
-    result, total, weight = [], 0.0, 0.0
-    for value in values:
-        total, weight = SMOOTHING * total + value, SMOOTHING * weight + 1
-        result.append(total / weight)
-    return result
+    """Centred moving average over `SMOOTHING` of the curve, which neither lags nor shifts; shorter at the ends."""
+    half = int(len(values) * SMOOTHING / 2)
+    reach = [min(half, place, len(values) - 1 - place) for place in range(len(values))]
+    return [statistics.fmean(values[p - r : p + r + 1]) for p, r in enumerate(reach)]
 
 
 def _lines(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:

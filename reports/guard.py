@@ -18,15 +18,8 @@ from reports.records import Record
 
 NOT_COMPARED = ("runtime.", "preset", "seed")
 """Configuration that changes no result, and the seed, which a row averages over."""
-FOLLOWS = {
-    "data.": ("data fingerprint", "reference images"),
-    "tokenizer.": ("tokenizer fingerprint",),
-    "generator.": ("kernel",),
-    "trainer.max_steps": ("steps trained",),
-    "trainer.precision": ("precision",),
-    "evaluation.num_samples": ("samples measured",),
-}
-"""Recorded facts that follow from a configuration key (or any key of a section): declared along with it."""
+FOLLOWS = {"data.": ("data.fingerprint", "reference images"), "tokenizer.": ("tokenizer.fingerprint",)}
+"""Facts that follow from any key of a section: declared along with it."""
 
 
 @dataclass(frozen=True)
@@ -61,29 +54,29 @@ class OneFactor:
         """The statement in words."""
         if not self.changes:
             return "same configuration as the baseline"
-        changed = ", ".join(f"{key}: {a} -> {b}" for key, (a, b) in self.changes.items())
+        changed = ", ".join(f"{key}: {a} → {b}" for key, (a, b) in self.changes.items())
         return f"{len(self.changes)} settings differ: {changed}" if len(self.changes) > 1 else f"only {changed}"
 
 
 def facts(record: Record) -> dict[str, str]:
-    """What was true of one measurement, as text by name."""
+    """What was true of one measurement, as text by name; what was recorded goes before what was configured."""
     result = {key: _text(value) for key, value in record.config.items() if _compared(key)}
     run, protocol = record.run_result, record.protocol
     origin = run.get("provenance", {})
     hardware = origin.get("hardware", {})
     recorded = {
-        "steps trained": run.get("step"),
-        "data fingerprint": _short(origin.get("data_fingerprint")),
-        "tokenizer fingerprint": _short(origin.get("tokenizer_fingerprint")),
-        "precision": origin.get("precision"),
+        "trainer.max_steps": run.get("step"),
+        "trainer.precision": origin.get("precision"),
+        "data.fingerprint": _short(origin.get("data_fingerprint")),
+        "tokenizer.fingerprint": _short(origin.get("tokenizer_fingerprint")),
+        "evaluation.num_samples": protocol.get("num_samples"),
+        "reference images": _short(protocol.get("reference_fingerprint")),
+        "feature extractor": _short(protocol.get("extractor_sha256")),
+        "resize": protocol.get("resize"),
         "code version": _code(origin),
         "code version of the evaluation": _code(record.evaluation_result.get("provenance", {})),
         "torch": origin.get("versions", {}).get("torch"),
         "hardware": ", ".join(hardware.get("gpus") or [hardware.get("cpu") or ""]) or None,
-        "samples measured": protocol.get("num_samples"),
-        "reference images": _short(protocol.get("reference_fingerprint")),
-        "feature extractor": _short(protocol.get("extractor_sha256")),
-        "resize": protocol.get("resize"),
     }
     recorded |= {f"sampler.{key}": value for key, value in protocol.get("sampler", {}).items()}
     recorded |= {f"kernel {op}": name for op, name in origin.get("backends", {}).items()}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from experiments.errors import UserError, unknown
-from reports.quantities import Better, quantity
+from reports.quantities import STAND_INS, Better, quantity
 from reports.reference import Checked, Claim, ReferenceTable, load_table, parse_claim
 
 FigureKind = Literal["bars", "curves", "lines", "scatter", "pareto"]
@@ -31,6 +31,7 @@ class Column:
     scale: float
     paper: str = ""
     """Column of the reference table; "" = none."""
+    description: str = ""
 
     def text(self, value: float) -> str:
         """The number as printed."""
@@ -134,14 +135,22 @@ def _column(item: Any, reference: ReferenceTable | None) -> Column:
             f"report.columns: {body['metric']} must not be called '{label}': FID is the distance on the 2015-12-05 "
             f"Inception features alone; call it {known.label}."
         )
-    if (paper := body.get("paper", "")) and (reference is None or paper not in reference.columns):
+    if (paper := body.get("paper", _paper_column(body["metric"], reference))) and (
+        reference is None or paper not in reference.columns
+    ):
         raise unknown("column of the reference", paper, reference.columns if reference else ())
     form, scale = body.get("format", known.format), float(body.get("scale", known.scale))
     try:
         format(1.0, form)
     except ValueError as error:
         raise UserError(f"report.columns: '{form}' is not a number format; write for example '.1f'.") from error
-    return Column(body["metric"], label, better, form, scale, paper)
+    return Column(body["metric"], label, better, form, scale, paper, known.description)
+
+
+def _paper_column(metric: str, reference: ReferenceTable | None) -> str:
+    """The published column of the same quantity, or of the one that this quantity stands in for."""
+    names = [metric, *(name for name, others in STAND_INS.items() if metric in others)]
+    return next((name for name in names if reference and name in reference.columns), "")
 
 
 def _figure(item: Any, axes: Mapping[str, Sequence[str]]) -> Figure:
@@ -161,8 +170,11 @@ def _figure(item: Any, axes: Mapping[str, Sequence[str]]) -> Figure:
 
 def _default_figures(columns: Sequence[Column]) -> tuple[Figure, ...]:
     ranked = [column.metric for column in columns if column.better != "none"]
-    bars = (Figure("bars", ranked[0]),) if ranked else ()
-    return (*bars, Figure("curves", "val/loss"))
+    figures = [Figure("bars", ranked[0])] if ranked else []
+    figures += [Figure("curves", "train/loss"), Figure("curves", "val/loss")]
+    if ranked and any(column.metric == "seconds_per_image" for column in columns):
+        figures.append(Figure("pareto", ranked[0], "seconds_per_image"))
+    return tuple(figures)
 
 
 def _baseline(raw: Mapping[str, Any], axes: Mapping[str, Sequence[str]]) -> dict[str, str]:

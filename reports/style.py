@@ -45,9 +45,8 @@ def style(theme: Theme = "light") -> Iterator[Any]:
     ink = INK[theme]
     settings = {
         "figure.constrained_layout.use": True,
-        "figure.facecolor": "none" if theme == "dark" else "white",
+        "figure.facecolor": "white" if theme == "light" else "none",
         "axes.facecolor": "none",
-        "savefig.facecolor": "none" if theme == "dark" else "white",
         "font.family": "DejaVu Sans",
         "font.size": 9.5,
         "axes.titlesize": 10.5,
@@ -82,12 +81,13 @@ def style(theme: Theme = "light") -> Iterator[Any]:
 def save(figure: Figure, stem: Path) -> None:
     """Write `stem`.png (200 dpi) and `stem`.pdf, without dates, so that the same numbers give the same files."""
     for suffix, metadata in ((".png", {}), (".pdf", {"CreationDate": None})):
-        with atomic_path(stem.with_suffix(suffix)) as temporary:
+        with style(), atomic_path(stem.with_suffix(suffix)) as temporary:
             figure.savefig(temporary, dpi=200, format=suffix[1:], metadata=metadata)
 
 
 def to_svg(figure: Figure) -> str:
     """The figure as SVG text, with letters as outlines so that it looks the same everywhere."""
     text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    with style():
+        figure.savefig(text, format="svg", facecolor="none", metadata={"Date": None, "Creator": None})
     return text.getvalue()

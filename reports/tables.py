@@ -5,18 +5,20 @@ A `Table` is independent of any format; `reports.formats` prints it as Markdown,
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from reports.aggregate import Row, Value, select
 from reports.layout import Column, Layout
+from reports.quantities import EXACT
 from reports.ranking import Rank, rank_rows
 from reports.reference import ReferenceTable
 
 ARROWS = {"lower": "↓", "higher": "↑", "none": ""}
 DASH = "–"
-LONGEST_REASON = 26
+LONGEST_REASON = 24
 """Longer reasons move into a footnote."""
 
 
@@ -167,13 +169,14 @@ def _entry(row: Row | None, column: Column, notes: Notes) -> Entry:
         return Entry(DASH, "missing", marks=(notes.mark("not part of this sweep"),))
     value = row.value(column.metric)
     if value.mean is None:
-        if len(value.note) <= LONGEST_REASON:
-            return Entry(value.note, "missing", value=value)
-        return Entry(value.note.split(":")[0][:LONGEST_REASON], "missing", marks=(notes.mark(value.note),), value=value)
+        short = textwrap.shorten(value.note, LONGEST_REASON, placeholder=" …")
+        return Entry(short, "missing", marks=() if short == value.note else (notes.mark(value.note),), value=value)
     text = column.text(value.mean)
-    if value.std is not None:
+    if value.std is not None and column.metric not in EXACT:
         text += f" ± {column.text(value.std)}"
-    marks = (notes.mark(f"{value.note}; the others: {'; '.join(value.reasons)}"),) if value.note else ()
+    if value.note:
+        text += f" ({value.note})"
+    marks = (notes.mark(f"the other seeds: {'; '.join(value.reasons)}"),) if value.note else ()
     return Entry(text, "measured", marks=marks, value=value)
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from reports.aggregate import Row, Value
-from reports.quantities import EXACT
+from reports.quantities import EXACT, quantity
 
 CONFIDENCE = 0.95
 STAND_IN_FOR_NOISE = {"fd_efflite0": "kid_efflite0", "fid": "kid"}
@@ -82,7 +82,7 @@ def _through_stand_in(left: Row, right: Row, metric: str, delta: float) -> Diffe
         if a.mean is not None and b.mean is not None and (margin := _margin_of_one(a, b)) is not None:
             other = a.mean - b.mean
             clear = abs(other) > margin and other * delta > 0
-            return Difference(delta, None, clear, f"one seed; judged by {stand_in}, {a.error_source}")
+            return Difference(delta, None, clear, f"one seed; judged by {quantity(stand_in).plain}, {a.error_source}")
     return Difference(delta, None, None, "one seed, no interval")
 
 

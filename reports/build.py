@@ -1,0 +1,100 @@
+"""Writes a whole report into a folder, all of it or nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from experiments.errors import UserError
+from experiments.files import atomic_path, atomic_write_json, atomic_write_text
+from reports.figures import default_title, draw
+from reports.formats import to_csv, to_latex, to_markdown, write_parquet
+from reports.page import Picture, render
+from reports.provenance import provenance
+from reports.samples import Samples, collect_samples, grid_image
+from reports.style import save, to_svg
+from reports.subject import Subject
+
+OURS = ("index.html", "provenance.json")
+"""A folder that holds these is a report, and may be replaced by a newer one."""
+
+
+def build(subject: Subject, out: Path) -> Path:
+    """Write table.md, table.tex, table.csv, figures/, samples.png, index.html and provenance.json.
+
+    Everything is made in a folder beside `out`, which then takes its place.
+
+    Returns:
+        The path of index.html.
+
+    Raises:
+        UserError: `out` cannot be written, or holds something that is no report.
+    """
+    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or all((out / name).exists() for name in OURS))):
+        raise UserError(f"{out} exists and is not a report; name another folder with --out, or remove it.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise UserError(f"Cannot write {out}: {error.strerror}; name another folder with --out.") from error
+    try:
+        _write(subject, temporary)
+        temporary.chmod(0o755)
+        _swap(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return out / "index.html"
+
+
+def _write(subject: Subject, folder: Path) -> None:
+    table = subject.table
+    atomic_write_text(folder / "table.md", to_markdown(table))
+    comments = [
+        f"{subject.name} at scale {subject.scale}, made again with: {subject.command}",
+        *(f"{record.name}: evaluation {record.eval_id} of run {record.run_id}" for record in subject.records),
+        "Every number's origin: provenance.json beside this file.",
+    ]
+    atomic_write_text(folder / "table.tex", to_latex(table, subject.name, comments))
+    atomic_write_text(folder / "table.csv", to_csv(table))
+    write_parquet(table, folder / "table.parquet")
+    atomic_write_json(folder / "provenance.json", provenance(subject))
+    samples = collect_samples(subject.rows, subject.layout.samples)
+    _write_samples(samples, folder / "samples.png")
+    atomic_write_text(folder / "index.html", render(subject, _write_figures(subject, folder / "figures"), samples))
+
+
+def _write_samples(samples: Samples | None, path: Path) -> None:
+    if samples:
+        with atomic_path(path) as temporary:
+            grid_image(samples).save(temporary)
+
+
+def _write_figures(subject: Subject, folder: Path) -> list[Picture]:
+    pictures = []
+    for figure in subject.layout.figures:
+        if (light := draw(figure, subject.rows)) is None:
+            continue
+        dark = draw(figure, subject.rows, "dark")
+        assert dark is not None
+        save(light, folder / figure.name)
+        title = figure.title or default_title(figure)
+        pictures.append(Picture(figure.name, title, to_svg(light), to_svg(dark)))
+    return pictures
+
+
+def _swap(new: Path, out: Path) -> None:
+    """Put `new` where `out` is; there is no moment at which a killed process leaves half a report under that name."""
+    if not out.exists():
+        os.replace(new, out)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
+    os.replace(out, aside / out.name)
+    try:
+        os.replace(new, out)
+    except OSError:
+        os.replace(aside / out.name, out)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

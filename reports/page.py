@@ -1,0 +1,244 @@
+"""index.html: one page that holds everything, works from file://, on a phone and on paper, and needs no JavaScript."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from reports.figures import row_name
+from reports.formats import grouped
+from reports.guard import baseline_of
+from reports.provenance import origin_lines, reproduce
+from reports.quantities import quantity
+from reports.reference import ReferenceTable
+from reports.samples import Samples, strip
+from reports.subject import Subject
+from reports.tables import DASH, Entry, Head, Table, TableRow
+from reports.uncertainty import compare
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure in both themes, as SVG text."""
+
+    name: str
+    title: str
+    light_svg: str
+    dark_svg: str
+
+    @property
+    def light(self) -> str:
+        """As a data URI."""
+        return svg_uri(self.light_svg)
+
+    @property
+    def dark(self) -> str:
+        """As a data URI."""
+        return svg_uri(self.dark_svg)
+
+
+def render(subject: Subject, pictures: Sequence[Picture], samples: Samples | None) -> str:
+    """The page as HTML text."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    content: dict[str, Any] = {
+        "subject": subject,
+        "css": Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
+        "facts": _facts(subject),
+        "table": table_html(subject.table),
+        "flags": [(row_name(subject.rows[flag.row], subject.rows), flag.text) for flag in subject.flags],
+        "measured_rows": sum(bool(row.measured) for row in subject.rows),
+        "verdicts": [(verdict, quantity(verdict.claim.metric).plain) for verdict in subject.verdicts],
+        "samples": samples,
+        "strips": [(row.name, png_uri(strip(row.images))) for row in samples.rows] if samples else [],
+        "figures": pictures,
+        "differences": _differences(subject),
+        "ranked": [column for column in subject.layout.columns if column.better != "none"],
+        "baseline": ", ".join(subject.layout.baseline.values()),
+        "runs": [_run_line(subject, index) for index in range(len(subject.records))],
+        "published": _published(subject.layout.reference) if subject.layout.reference else None,
+        "provenance": _provenance(subject),
+    }
+    content["sections"] = _sections(content)
+    return environment.get_template("page.html").render(content)
+
+
+def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
+    names = [
+        ("table", "Table", "table"),
+        ("claims", "Claims", "verdicts"),
+        ("samples", "Samples", "samples"),
+        ("figures", "Figures", "figures"),
+        ("baseline", "Against the baseline", "differences"),
+        ("runs", "Runs", "runs"),
+        ("published", "As published", "published"),
+        ("provenance", "Behind each number", "provenance"),
+        ("again", "Run it again", "subject"),
+    ]
+    return [(anchor, name) for anchor, name, key in names if content[key]]
+
+
+def _facts(subject: Subject) -> list[tuple[str, str]]:
+    counts = subject.counts()
+    facts = [("scale", subject.scale), ("cells", f"{counts.get('done', 0)} of {len(subject.records)} done")]
+    facts += [(state, str(n)) for state, n in counts.items() if state != "done"]
+    facts.append(("seeds", str(len({record.seed for record in subject.records}))))
+    steps = {str(r.run_result["step"]) for r in subject.records if "step" in r.run_result}
+    facts += [("steps", " or ".join(sorted(steps)))] if steps else []
+    return facts
+
+
+# --- table ------------------------------------------------------------------------------------------------------------
+
+
+def table_html(table: Table) -> Markup:
+    """The table of the report as HTML, with its notes."""
+    parts = ['<div class="scroll"><table><thead>', *_over_heads(table), "<tr>"]
+    parts += [_head_html(head) for head in table.heads]
+    parts.append("</tr></thead><tbody>")
+    for group, rows in grouped(table.rows):
+        if group:
+            parts.append(f'<tr class="group"><td class="label" colspan="{len(table.heads)}">{escape(group)}</td></tr>')
+        for row in rows:
+            parts.append("<tr>" + "".join(_entry_html(entry, row) for entry in row.entries) + "</tr>")
+    parts.append("</tbody></table></div>")
+    notes = "".join(
+        f"<li>{f'<sup>{letter}</sup> ' if letter else ''}{escape(text)}</li>" for letter, text in table.notes
+    )
+    return Markup("".join(parts) + (f'<ul class="notes">{notes}</ul>' if notes else ""))
+
+
+def _head_html(head: Head) -> str:
+    text = head.text.replace(" ↓", "\u00a0↓").replace(" ↑", "\u00a0↑")  # an arrow stays with its word
+    described = head.column.description if head.column and head.kind == "measured" else ""
+    title = f' title="{escape(described)}"' if described else ""
+    return f'<th class="{head.kind}"{title}>{escape(text)}</th>'
+
+
+def _over_heads(table: Table) -> list[str]:
+    if not any(head.over for head in table.heads):
+        return []
+    spans: list[tuple[str, int]] = []
+    for head in table.heads:
+        width = spans.pop()[1] if spans and spans[-1][0] == head.over else 0
+        spans.append((head.over, width + 1))
+    cells = "".join(f'<th colspan="{width}">{escape(text)}</th>' for text, width in spans)
+    return [f'<tr class="over">{cells}</tr>']
+
+
+def _entry_html(entry: Entry, row: TableRow) -> str:
+    classes = " ".join(filter(None, [entry.kind, entry.rank]))
+    tag = '<span class="tag">baseline</span>' if row.baseline and entry is row.entries[0] else ""
+    marks = f"<sup>{','.join(entry.marks)}</sup>" if entry.marks else ""
+    return f'<td class="{classes}">{escape(entry.text)}{" =" if entry.tied else ""}{marks}{tag}</td>'
+
+
+# --- other sections ---------------------------------------------------------------------------------------------------
+
+
+def _differences(subject: Subject) -> list[dict[str, Any]]:
+    lines = []
+    for item in subject.one_factor:
+        row = subject.rows[item.row]
+        base = baseline_of(row, subject.rows, subject.layout.baseline)
+        deltas = []
+        for column in subject.layout.columns:
+            if column.better == "none" or base is None:
+                continue
+            found = compare(row, base, column.metric)
+            text = DASH if found is None else f"{found.delta * column.scale:+{column.format}}"
+            deltas.append(
+                {
+                    "text": text,
+                    "faint": found is None or not found.distinguishable,
+                    "method": found.text if found else "not measured",
+                }
+            )
+        parameters = DASH if item.parameters is None else f"{item.parameters:+.1%}"
+        lines.append(
+            {
+                "name": row_name(row, subject.rows),
+                "text": item.text,
+                "parameters": parameters,
+                "deltas": deltas,
+            }
+        )
+    return lines
+
+
+def _run_line(subject: Subject, index: int) -> dict[str, Any]:
+    record = subject.records[index]
+    seconds, status = record.run_result.get("train_seconds"), record.state.status
+    return {
+        "name": record.name,
+        "state": record.state.state,
+        "text": record.reason or "done",
+        "steps": record.run_result.get("step") or status.step or DASH,
+        "seconds": f"{seconds / 60:.1f} min" if seconds else DASH,
+        "run": record.run_id,
+    }
+
+
+def _published(table: ReferenceTable) -> dict[str, Any]:
+    rows = []
+    for row in table.rows:
+        values = [
+            DASH if value is None else f"{'≈ ' if name in row.approximate else ''}{value:g}"
+            for name, value in row.values.items()
+        ]
+        rows.append((row.name, values, "; ".join(dict.fromkeys(row.sources.values()))))
+    return {
+        "citation": table.citation,
+        "where": table.where,
+        "title": table.title + (f" ({table.protocol})" if table.protocol else ""),
+        "columns": [column.label for column in table.columns.values()],
+        "rows": rows,
+    }
+
+
+def _provenance(subject: Subject) -> list[dict[str, Any]]:
+    result = []
+    for row in subject.rows:
+        if not row.measured:
+            continue
+        values = [(column, row.value(column.metric).mean) for column in subject.layout.columns]
+        records = [
+            {
+                "title": f"seed {record.seed}",
+                "lines": origin_lines(record),
+                "command": reproduce(subject, record),
+            }
+            for record in row.measured
+        ]
+        summary = ", ".join(f"{column.label} {column.text(mean)}" for column, mean in values if mean is not None)
+        result.append({"name": row_name(row, subject.rows), "summary": summary, "records": records})
+    return result
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+def svg_uri(text: str) -> str:
+    """SVG text as a data URI."""
+    start = text.index("<svg")  # without the XML declaration and the document type
+    # base64, because a srcset ends at the first space or comma
+    return "data:image/svg+xml;base64," + base64.b64encode(text[start:].encode()).decode()
+
+
+def png_uri(image: Any) -> str:
+    """An (H, W, 3) uint8 array as a data URI."""
+    from PIL import Image
+
+    data = io.BytesIO()
+    Image.fromarray(image).save(data, "png", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()

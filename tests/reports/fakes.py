@@ -1,0 +1,206 @@
+"""Run folders as the suite leaves them, written by hand, so that reports are tested without training anything."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from reports.subject import Subject, make_subject
+
+SCHEMES = ("group_v1", "group_v2", "serial_v1", "serial_v2")
+FD = {"group_v1": 131.0, "group_v2": 142.0, "serial_v1": 124.0, "serial_v2": 112.0}
+KEY = "generator.hybrid_scheme"
+REPORT: dict[str, Any] = {
+    "rows": "hybrid_scheme",
+    "columns": [
+        "parameters",
+        {"metric": "fd_efflite0", "best": "lower", "format": ".1f", "paper": "fid"},
+        "kid_efflite0",
+        "seconds_per_image",
+    ],
+    "baseline": {"hybrid_scheme": "serial_v2"},
+    "reference": "maskmamba.table3",
+    "figure": [
+        {"kind": "bars", "y": "fd_efflite0"},
+        {"kind": "curves", "y": "train/loss"},
+        {"kind": "pareto", "x": "seconds_per_image", "y": "fd_efflite0"},
+    ],
+}
+
+
+@dataclass(frozen=True)
+class FakeCell:
+    """What a report reads of a planned cell."""
+
+    labels: Mapping[str, str]
+    seed: int = 0
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return ",".join([*(f"{axis}={label}" for axis, label in self.labels.items()), f"seed={self.seed}"])
+
+    @property
+    def run_id(self) -> str:
+        return "-".join(["fake", *self.labels.values(), f"s{self.seed}"])
+
+    @property
+    def eval_id(self) -> str:
+        return f"e{abs(hash_text(self.name)):07x}"[:8]
+
+
+def hash_text(text: str) -> int:
+    """A hash that is the same in every process."""
+    return int.from_bytes(text.encode(), "big") % (16**7)
+
+
+def config_of(cell: FakeCell) -> dict[str, Any]:
+    """A stored configuration, as far as reports look at it."""
+    return {
+        "preset": "maskmamba/demo",
+        "seed": cell.seed,
+        "data": {"name": "emoji", "fingerprint": "d" * 64},
+        "tokenizer": {"name": "emoji_vq", "fingerprint": "f" * 64},
+        "generator": {"name": "maskmamba", "width": 256, **{a: v for a, v in cell.labels.items()}},
+        "trainer": {"max_steps": 400, "precision": "fp32"},
+        "sampler": {"name": "maskgit", "steps": 20, "guidance": 3.0},
+        "evaluation": {"num_samples": 512, "seed": 0, "batch_size": 128},
+        "runtime": {"root": "outputs", "device": "cpu"},
+    }
+
+
+def provenance_of(cell: FakeCell) -> dict[str, Any]:
+    return {
+        "git_commit": "0123456789abcdef0123456789abcdef01234567",
+        "git_dirty": False,
+        "git_diff_sha256": None,
+        "preset": "maskmamba/demo",
+        "seed": cell.seed,
+        "data_fingerprint": "d" * 64,
+        "tokenizer_fingerprint": "f" * 64,
+        "precision": "fp32",
+        "backends": {"selective_scan": "cpp", "depthwise_conv1d": "cpp"},
+        "hardware": {"cpu": "Test CPU", "cores": 2, "gpus": [], "host": "here"},
+        "versions": {"python": "3.12.0", "torch": "2.9.0"},
+        "attempts": 1,
+        "command": "ablate run fake",
+    }
+
+
+def write_run(root: Path, cell: FakeCell, fd: float = 120.0, **changes: Any) -> Path:
+    """Write a finished training and its evaluation.
+
+    Args:
+        changes: replaces dotted keys: "config.trainer.max_steps", "run.step", "run.provenance.git_commit",
+            "evaluation.protocol.num_samples" and so on, with __ for the dots.
+    """
+    origin = provenance_of(cell)
+    parts: dict[str, Any] = {
+        "config": config_of(cell),
+        "run": {
+            "schema": 1,
+            "run_id": cell.run_id,
+            "step": 400,
+            "max_steps": 400,
+            "metrics": {"train/loss": 3.1, "val/loss": 3.4, "val/accuracy": 0.21},
+            "parameters": 2_100_000 + 1000 * SCHEMES.index(cell.labels.get("hybrid_scheme", "serial_v2")),
+            "train_seconds": 81.5,
+            "samples_per_s": 470.0,
+            "peak_memory_bytes": 900_000_000,
+            "provenance": origin,
+        },
+        "evaluation": {
+            "schema": 1,
+            "eval_id": cell.eval_id,
+            "run_id": cell.run_id,
+            "metrics": {
+                "fd_efflite0": fd,
+                "kid_efflite0": (fd - 60) / 1000,
+                "kid_efflite0_std": 0.002,
+                "memorisation_rate": 0.01,
+                "seconds_per_image": 0.02 + fd / 1e4,
+            },
+            "protocol": {
+                "num_samples": 512,
+                "reference": "emoji/train (3416 images)",
+                "reference_fingerprint": "r" * 64,
+                "extractor": "efficientnet-lite0",
+                "extractor_sha256": "e" * 64,
+                "floor": {"fd_efflite0": 41.5, "kid_efflite0": -0.0004},
+                "sampler": {"name": "maskgit", "steps": 20, "guidance": 3.0},
+            },
+            "provenance": origin,
+        },
+    }
+    parts = json.loads(json.dumps(parts))
+    for dotted, value in changes.items():
+        *path, last = dotted.split("__")
+        node = parts
+        for key in path:
+            node = node[key]
+        node[last] = value
+    folder = root / "runs" / cell.run_id
+    evaluated = folder / "evaluations" / cell.eval_id
+    evaluated.mkdir(parents=True, exist_ok=True)
+    for target in (folder, evaluated):
+        (target / "config.yaml").write_text(yaml.safe_dump(parts["config"], sort_keys=False))
+    (folder / "result.json").write_text(json.dumps(parts["run"]))
+    (evaluated / "result.json").write_text(json.dumps(parts["evaluation"]))
+    lines = (
+        {"step": step, "time": 1e9 + step, "train/loss": 5.5 * math.exp(-step / 150) + 2.5 + fd / 1e3}
+        for step in range(20, 401, 20)
+    )
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_samples(evaluated / "samples.npz", cell.run_id)
+    return folder
+
+
+def write_samples(path: Path, name: str, count: int = 36, classes: int = 9) -> None:
+    """Random images with labels 0, 1, .., 8, 0, .."""
+    draw = np.random.default_rng(hash_text(name))
+    images = draw.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    np.savez_compressed(path, arr_0=images, labels=np.arange(count) % classes)
+
+
+def write_status(root: Path, cell: FakeCell, **status: Any) -> None:
+    """Write a training that is not finished."""
+    folder = root / "runs" / cell.run_id
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config_of(cell), sort_keys=False))
+    (folder / "status.json").write_text(json.dumps({"step": 0, "max_steps": 400, "updated_at": 0, **status}))
+
+
+def cells_of(seeds: Sequence[int] = (0,)) -> list[FakeCell]:
+    """The cells of the four hybrid schemes."""
+    return [FakeCell({"hybrid_scheme": s}, seed, {KEY: s, "seed": seed}) for s in SCHEMES for seed in seeds]
+
+
+def subject(root: Path, cells: Sequence[FakeCell] | None = None, **changes: Any) -> Subject:
+    """The subject of a sweep over the four hybrid schemes; `changes` replace arguments of `make_subject`."""
+    parts: dict[str, Any] = {
+        "name": "fake-hybrid-schemes",
+        "scale": "demo",
+        "title": "Hybrid schemes of MaskMamba",
+        "reproduces": "Does it matter how Mamba and Transformer layers are combined?",
+        "citation": "MaskMamba, arXiv 2409.19937v1, Table 3",
+        "root": root,
+        "report": REPORT,
+        "axes": {"hybrid_scheme": SCHEMES},
+        "declared": [KEY],
+        "cells": cells_of() if cells is None else cells,
+    }
+    return make_subject(**{**parts, **changes})
+
+
+def finished(root: Path, seeds: Sequence[int] = (0,)) -> Subject:
+    """A sweep that is done; the seeds of a row differ a little."""
+    for cell in cells_of(seeds):
+        write_run(root, cell, fd=FD[cell.labels["hybrid_scheme"]] + 1.5 * cell.seed)
+    return subject(root, cells_of(seeds))
