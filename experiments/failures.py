@@ -53,11 +53,15 @@ def _cause(error: BaseException) -> str:
             return "nan"
         if isinstance(link, OSError) and link.errno in _DISK:
             return "disk"
-    text = " ".join(f"{type(link).__module__} {link}" for link in chain).lower()
-    for cause, words in _WORDS:
-        if any(word in text for word in words):
-            return cause
-    return "bad_config" if any(isinstance(link, UserError | ValueError) for link in chain) else "other"
+    cause = cause_of(" ".join(f"{type(link).__module__} {link}" for link in chain))
+    wrong = any(isinstance(link, UserError | ValueError) for link in chain)
+    return "bad_config" if cause == "other" and wrong else cause
+
+
+def cause_of(text: str) -> str:
+    """The cause that the words of a message point to."""
+    text = text.lower()
+    return next((cause for cause, words in _WORDS if any(word in text for word in words)), "other")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

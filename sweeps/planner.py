@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from experiments.config import RunConfig, evaluation_id, load_config, run_id
 from experiments.errors import UserError
 from experiments.store import RunStore
@@ -213,8 +215,14 @@ def _build(preset: str, overrides: Mapping[str, Any], name: str) -> RunConfig:
 
 
 def _files(sweep: Sweep, cells: Iterable[Cell]) -> set[Path]:
-    """Files that the cells' identities depend on, beside the sources."""
+    """Files that the cells' identities depend on, beside the sources and the presets that come with them."""
     files = {sweep.path}
+    for preset in {cell.preset for cell in cells if cell.preset.endswith((".yaml", ".yml"))}:
+        path: Path | None = Path(preset)
+        while path:
+            files.add(path)
+            base = (yaml.safe_load(path.read_text()) or {}).get("base")
+            path = path.parent / base if base else None
     for cell in cells:
         files |= {Path(value) for value in cell.overrides.values() if isinstance(value, str) and Path(value).is_file()}
     return files

@@ -158,6 +158,8 @@ def test_registered_names_are_the_configs_own(registry: Registry) -> None:
 @pytest.mark.parametrize("module", ["experiments.cli", "experiments.config", "experiments.store", "sweeps.definition"])
 def test_import_without_torch(module: str) -> None:
     """Login-node commands must start in a moment."""
-    code = f"import sys, {module}; print([m for m in ('torch', 'lightning', 'pandas', 'matplotlib') if m in sys.modules])"
+    code = (
+        f"import sys, {module}; print([m for m in ('torch', 'lightning', 'pandas', 'matplotlib') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

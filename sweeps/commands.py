@@ -1,0 +1,244 @@
+"""What `ablate list | plan | run | status | retry | logs | cancel` do. Each prints, and returns the exit code."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from experiments.errors import UserError, unknown
+from sweeps.definition import load_sweep, sweep_names
+from sweeps.devices import Slots
+from sweeps.interventions import amend, cancel_plan, clear_failures, failed_cells, only
+from sweeps.local import WORKER, LocalLauncher, log_path
+from sweeps.planner import Plan, count_cells, plan
+from sweeps.progress import Progress
+from sweeps.registry import begun, register
+from sweeps.state import CellState
+from sweeps.table import cell_json, failure_lines, failures, status_table, summary
+
+LAUNCHERS = ("local",)
+Words = Iterable[str]
+
+
+def list_sweeps(root: Path | str | None = None, as_json: bool = False) -> int:
+    """Named sweeps: what each reproduces, its cells, and how far those are that were begun."""
+    started: dict[str, list[str]] = {}
+    rows: list[dict[str, Any]] = []
+    folder = Path(root or load_root())
+    for record in begun(folder):
+        if record["sweep"] in sweep_names():
+            states = plan(record["sweep"], record["scale"], record["words"], folder).states()
+            started.setdefault(record["sweep"], []).append(f"{record['scale']}: {summary(states)}")
+    for name in sweep_names():
+        sweep = load_sweep(name)
+        paper = sweep.config.paper
+        rows.append(
+            {
+                "name": name,
+                "title": sweep.config.title,
+                "paper": " ".join(filter(None, (paper.system, paper.table))),
+                "reproduces": sweep.config.reproduces,
+                "axes": {axis.name: list(axis.labels) for axis in sweep.axes},
+                "cells": {scale: count_cells(sweep, scale) for scale in sweep.config.scales},
+                "begun": started.get(name, []),
+            }
+        )
+    if as_json:
+        return _print_json(rows)
+    table = Table(box=None)
+    for column in ("sweep", "paper", "reproduces", "cells", "state"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("sweep", "paper"))
+    for row in rows:
+        cells = ", ".join(f"{scale} {count}" for scale, count in row["cells"].items())
+        table.add_row(row["name"], row["paper"], row["reproduces"], cells, "\n".join(row["begun"]) or "not begun")
+    _console().print(table)
+    return 0
+
+
+def status(
+    name: str,
+    scale: str = "",
+    overrides: Words = (),
+    root: Path | str | None = None,
+    as_json: bool = False,
+    watch: bool = False,
+) -> int:
+    """How far every cell is, and the failures by cause. Exit code 1 if a cell failed."""
+    planned = plan(name, scale, overrides, root)
+    states = planned.states()
+    console = _console()
+    if as_json:
+        cells = [cell_json(cell, states[cell.name]) for cell in planned.cells]
+        _print_json({"sweep": planned.sweep.name, "scale": planned.scale, "cells": cells, "failures": failures(states)})
+        return _exit_code(states)
+    if watch and console.is_terminal:
+        states = _watch(planned, console)
+    console.print(status_table(planned, states))
+    for line in failure_lines(states):
+        _say(line)
+    return _exit_code(states)
+
+
+def _watch(planned: Plan, console: Console) -> dict[str, CellState]:
+    """Redraw until nothing is at work any more."""
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        while True:
+            states = planned.states()
+            live.update(status_table(planned, states, max(5, console.height - 8)), refresh=True)
+            if not any(state.state == "running" for state in states.values()):
+                return states
+            time.sleep(2.0)
+
+
+def run(
+    name: str,
+    scale: str = "",
+    overrides: Words = (),
+    root: Path | str | None = None,
+    launcher: str = "local",
+    jobs: int = 0,
+    worker: Iterable[str] = WORKER,
+) -> int:
+    """Run what is still open: nothing that is done, nothing that someone else is at, no lasting failure.
+
+    Args:
+        jobs: workers at once; 0 = what suits the machine.
+        worker: the command that works on configuration files.
+    """
+    _check_launcher(launcher)
+    return _launch(plan(name, scale, overrides, root), jobs, worker)
+
+
+def _launch(planned: Plan, jobs: int, worker: Iterable[str]) -> int:
+    console = _console()
+    states = planned.states()
+    register(planned)
+    for left, right in planned.duplicates:
+        _say(f"Note: {right.name} is the same as {left.name}; it is run once.")
+    if not any(state.is_open or state.state == "running" for state in states.values()):
+        _say(f"Nothing to do for {planned.title}: {summary(states)}")
+    else:
+        groups = planned.groups()
+        slots = Slots(jobs, len(groups), groups[0].cells[0].config.runtime)
+        LocalLauncher(planned, slots, Progress(planned, console), tuple(worker)).launch()
+        states = planned.states()
+        console.print(status_table(planned, states))
+    for line in failure_lines(states):
+        _say(line)
+    if any(state.state == "failed" for state in states.values()):
+        _say(f"Mend the reason, then: ablate retry {planned.title}")
+    return 0 if all(state.state == "done" for state in states.values()) else 1
+
+
+def retry(
+    name: str,
+    scale: str = "",
+    overrides: Words = (),
+    root: Path | str | None = None,
+    where: Words = (),
+    change: Words = (),
+    launcher: str = "local",
+    jobs: int = 0,
+    worker: Iterable[str] = WORKER,
+) -> int:
+    """Run failed cells again, and only those.
+
+    Args:
+        where: conditions that the cells must all meet: `cause=oom`, `AXIS=LABEL`, `seed=0`, `cell=NAME`.
+        change: `key=value` overrides that these cells get from now on; kept in the sweep's amendments.json.
+    """
+    _check_launcher(launcher)
+    planned = plan(name, scale, overrides, root)
+    chosen = failed_cells(planned, where)
+    if not chosen:
+        _say(f"No failed cell to retry: {summary(planned.states())}")
+        return 0
+    names = {cell.name for cell in chosen}
+    if changes := tuple(change):
+        planned = amend(planned, chosen, changes, lambda: plan(name, scale, overrides, root))
+    planned = only(planned, names)
+    clear_failures(planned, planned.cells)
+    return _launch(planned, jobs, worker)
+
+
+def logs(
+    name: str,
+    cell: str,
+    scale: str = "",
+    overrides: Words = (),
+    root: Path | str | None = None,
+    lines: int = 0,
+    follow: bool = False,
+) -> int:
+    """Print what a cell's worker printed.
+
+    Args:
+        cell: its name, or a part of it that fits no other.
+        lines: only so many at the end; 0 = all.
+        follow: go on as long as it runs.
+    """
+    planned = plan(name, scale, overrides, root)
+    found = planned.find(cell)
+    path = log_path(planned, found)
+    if not path.exists():
+        state = planned.states()[found.name]
+        raise UserError(f"{found.name} has no log in {path.parent} ({state.describe()}).")
+    console = _console()
+    with open(path, encoding="utf-8", errors="replace") as file:
+        text = file.readlines()
+        console.out("".join(text[-lines:] if lines else text), end="", highlight=False)
+        while follow and planned.states()[found.name].state == "running":
+            time.sleep(1.0)
+            console.out(file.read(), end="", highlight=False)
+    return 0
+
+
+def cancel(
+    name: str,
+    scale: str = "",
+    overrides: Words = (),
+    root: Path | str | None = None,
+    confirm: Callable[[str], bool] = lambda question: False,
+) -> int:
+    """Stop a sweep's running cells in good order; runs that another begun sweep still needs go on.
+
+    Args:
+        confirm: puts the question to the person; `lambda question: True` for --yes.
+    """
+    return cancel_plan(plan(name, scale, overrides, root), confirm, _say)
+
+
+def load_root() -> Path:
+    """The folder of outputs where none is named."""
+    from experiments.config import RuntimeConfig
+
+    return Path(RuntimeConfig().root)
+
+
+def _exit_code(states: dict[str, CellState]) -> int:
+    return 1 if any(state.state == "failed" for state in states.values()) else 0
+
+
+def _check_launcher(launcher: str) -> None:
+    if launcher not in LAUNCHERS:
+        raise unknown("launcher", launcher, LAUNCHERS)
+
+
+def _console() -> Console:
+    return Console()
+
+
+def _say(text: str) -> None:
+    _console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_json(value: Any) -> int:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+    return 0

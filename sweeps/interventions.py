@@ -1,0 +1,100 @@
+"""`ablate retry` and `ablate cancel`: what a person does about a sweep that is under way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from experiments.config import parse_overrides
+from experiments.errors import UserError, unknown
+from experiments.failures import CAUSES
+from experiments.store import RunStore
+from sweeps.cache import read_amendments, write_amendments
+from sweeps.cancellation import request_cancel
+from sweeps.planner import Cell, Plan
+from sweeps.registry import needed_elsewhere
+from sweeps.state import CellState
+
+
+def failed_cells(plan: Plan, where: Iterable[str]) -> tuple[Cell, ...]:
+    """The failed cells that meet all conditions: `cause=oom`, `AXIS=LABEL`, `seed=0`, `cell=NAME`.
+
+    Raises:
+        UserError: a condition that is none of these.
+    """
+    states, conditions = plan.states(), [_condition(plan, word) for word in where]
+    failed = [(cell, states[cell.name]) for cell in plan.cells if states[cell.name].state == "failed"]
+    return tuple(cell for cell, state in failed if all(meets(cell, state) for meets in conditions))
+
+
+def _condition(plan: Plan, word: str) -> Callable[[Cell, CellState], bool]:
+    key, equals, value = word.partition("=")
+    axes = [axis.name for axis in plan.sweep.axes]
+    if not equals or key not in ("cause", "reason", "seed", "cell", *axes):
+        raise unknown("condition", word, [f"{name}=..." for name in ("cause", "seed", "cell", *axes)])
+    if key in ("cause", "reason"):
+        if value not in CAUSES:
+            raise unknown("cause", value, CAUSES)
+        return lambda cell, state: state.status.cause == value
+    if key == "seed":
+        return lambda cell, state: str(cell.seed) == value
+    if key == "cell":
+        name = plan.find(value).name
+        return lambda cell, state: cell.name == name
+    if value not in plan.sweep.axis(key).labels:
+        raise unknown(f"value of axis '{key}'", value, plan.sweep.axis(key).labels)
+    return lambda cell, state: cell.labels.get(key) == value
+
+
+def clear_failures(plan: Plan, cells: Iterable[Cell]) -> None:
+    """Make failed cells open again."""
+    store = RunStore(plan.root)
+    for cell in cells:
+        run = store.run(cell.run_id)
+        run.clear_failure()
+        run.evaluation(cell.eval_id).clear_failure()
+
+
+def amend(plan: Plan, cells: Iterable[Cell], change: Iterable[str], again: Callable[[], Plan]) -> Plan:
+    """Give cells overrides of their own from now on, and plan again.
+
+    Args:
+        change: "key=value" words.
+        again: makes the plan afresh.
+
+    Raises:
+        UserError: the changed cells cannot be built; then nothing is changed.
+    """
+    before, new = read_amendments(plan.folder), parse_overrides(change)
+    changed = {cell.name: {**before.get(cell.name, {}), **new} for cell in cells}
+    write_amendments(plan.folder, {**before, **changed})
+    try:
+        return again()
+    except UserError:
+        write_amendments(plan.folder, before)
+        raise
+
+
+def cancel_plan(plan: Plan, confirm: Callable[[str], bool], say: Callable[[str], None]) -> int:
+    """Stop a sweep's running trainings in good order, but none that another begun sweep still needs."""
+    states = plan.states()
+    running = {cell.run_id: cell for cell in plan.cells if states[cell.name].state == "running"}
+    waiting = {cell.run_id for cell in plan.cells if states[cell.name].is_open}
+    shared = {identity: sweep for identity, sweep in needed_elsewhere(plan).items() if identity in running}
+    for identity, sweep in shared.items():
+        say(f"{running[identity].name} goes on: {sweep} needs it.")
+    if len(running) == len(shared) and not (running and waiting):
+        say(f"Nothing to stop in {plan.title}.")
+        return 0
+    if not confirm(f"Stop {len(running) - len(shared)} running training(s) of {plan.title}?"):
+        say("Nothing was stopped; --yes stops without asking.")
+        return 2
+    request_cancel(plan.folder, keep=shared)
+    say(f"Asked {len(running) - len(shared)} training(s) to stop; ablate run {plan.title} goes on from there.")
+    return 0
+
+
+def only(plan: Plan, names: Iterable[str]) -> Plan:
+    """The same plan with some of its cells."""
+    wanted = set(names)
+    return replace(plan, cells=tuple(cell for cell in plan.cells if cell.name in wanted))

@@ -1,0 +1,58 @@
+"""Which sweeps were begun under a root, with what, and which runs they still need."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from experiments.errors import UserError
+from experiments.files import atomic_write_text, read_json
+from experiments.store import RunStore
+from sweeps.planner import Plan
+
+
+def register(plan: Plan) -> None:
+    """Write plan.json into the sweep's folder: it is begun now. Keeps the cells of earlier, partial requests."""
+    cells = {cell.name: asdict(cell) for cell in plan.cells}
+    path = plan.folder / "plan.json"
+    with suppress(UserError):
+        cells = {**{cell["name"]: cell for cell in (_read(path) or {}).get("cells", [])}, **cells}
+    record = {"schema": 1, "sweep": plan.sweep.name, "scale": plan.scale, "words": list(plan.request.words)}
+    text = json.dumps({**record, "cells": list(cells.values())}, indent=1)
+    if not path.exists() or path.read_text() != text:
+        atomic_write_text(path, text)
+
+
+def begun(root: Path) -> list[dict[str, Any]]:
+    """The plan.json of every sweep that was begun, with its folder under "folder"."""
+    found = []
+    for path in sorted((root / "sweeps").glob("*/plan.json")):
+        if record := _read(path):
+            found.append({**record, "folder": path.parent})
+    return found
+
+
+def needed_elsewhere(plan: Plan) -> dict[str, str]:
+    """Trainings that another begun sweep still waits for: run id -> that sweep, as a person would type it."""
+    store, result = RunStore(plan.root), {}
+    for record in begun(plan.root):
+        if record["folder"] == plan.folder:
+            continue
+        for cell in record["cells"]:
+            if cell["run_id"] not in result and not store.run(cell["run_id"]).evaluation(cell["eval_id"]).is_done():
+                result[cell["run_id"]] = f"{record['sweep']} --scale {record['scale']}"
+    return result
+
+
+def _read(path: Path) -> Mapping[str, Any] | None:
+    try:
+        record = read_json(path)
+    except FileNotFoundError:
+        return None
+    if not isinstance(record, dict) or not isinstance(record.get("cells"), list):
+        raise UserError(f"{path} is damaged; remove it and run the sweep again.")
+    return record

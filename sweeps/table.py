@@ -1,0 +1,130 @@
+"""Tables of cells for terminals, and the same as plain data for --json."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from experiments.failures import CAUSES
+from sweeps.planner import Cell, Plan
+from sweeps.state import CellState
+
+STYLES = {"done": "green", "running": "cyan", "failed": "red", "stale": "yellow", "stopped": "yellow", "missing": "dim"}
+_ORDER = ("running", "failed", "stale", "stopped", "missing", "done")
+SILENT = 120.0
+"""Seconds without a sign of life after which a table says so."""
+
+
+def duration(seconds: float) -> str:
+    """A time span for people: "8 s", "3:05", "2:03:00"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def status_table(plan: Plan, states: Mapping[str, CellState], limit: int = 0) -> Table:
+    """One row per cell.
+
+    Args:
+        limit: at most so many rows, the most telling first; 0 = all, in the sweep's order.
+    """
+    table = Table(title=f"{plan.sweep.name} · {plan.scale}", caption=summary(states), caption_justify="left", box=None)
+    for name in ("cell", "state", "step", "loss", "it/s", "ETA", "tries"):
+        table.add_column(name, justify="left" if name in ("cell", "state") else "right", overflow="fold")
+    cells = list(plan.cells)
+    if limit and len(cells) > limit:
+        cells = sorted(cells, key=lambda cell: _ORDER.index(states[cell.name].state))[:limit]
+    for cell in cells:
+        table.add_row(*_row(cell, states[cell.name]))
+    return table
+
+
+def _row(cell: Cell, state: CellState) -> list[Text | str]:
+    status = state.status
+    text = Text(state.describe(), style=STYLES[state.state])
+    if (silent := state.silent_seconds) and silent > SILENT:
+        text.append(f" (silent for {duration(silent)})", style="yellow")
+    eta = state.eta_seconds
+    return [
+        cell.name,
+        text,
+        f"{status.step}/{status.max_steps}" if status.max_steps else "",
+        "" if status.loss is None else f"{status.loss:.3f}",
+        "" if status.steps_per_s is None or state.state != "running" else f"{status.steps_per_s:.2f}",
+        "" if eta is None else duration(eta),
+        str(status.attempt) if status.attempt > 1 else "",
+    ]
+
+
+def short_state(state: CellState) -> str:
+    """One cell in one line of a log."""
+    status, eta = state.status, state.eta_seconds
+    parts = [
+        state.describe(),
+        f"step {status.step}/{status.max_steps}" if status.max_steps else "",
+        "" if status.loss is None else f"loss {status.loss:.3f}",
+        "" if status.steps_per_s is None else f"{status.steps_per_s:.2f} it/s",
+        "" if eta is None else f"{duration(eta)} left",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def summary(states: Mapping[str, CellState]) -> str:
+    """ "3 of 4 cells done, 1 failed." """
+    counts = Counter(state.state for state in states.values())
+    others = ", ".join(f"{counts[name]} {name}" for name in _ORDER if name != "done" and counts[name])
+    return f"{counts['done']} of {len(states)} cells done{', ' + others if others else ''}."
+
+
+def failures(states: Mapping[str, CellState]) -> dict[str, dict[str, list[str]]]:
+    """Failed cells by cause, then by reason."""
+    result: dict[str, dict[str, list[str]]] = {}
+    for name, state in states.items():
+        if state.state == "failed":
+            result.setdefault(state.status.cause or "other", {}).setdefault(state.status.reason, []).append(name)
+    return result
+
+
+def failure_lines(states: Mapping[str, CellState]) -> list[str]:
+    """The failures for people, the commonest cause first."""
+    lines = []
+    for cause, reasons in sorted(failures(states).items(), key=lambda item: -sum(map(len, item[1].values()))):
+        lines.append(f"{CAUSES.get(cause, cause)} ({cause}): {sum(map(len, reasons.values()))}")
+        for reason, names in reasons.items():
+            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            lines.append(f"  {shown}: {reason}")
+    return lines
+
+
+def cell_json(cell: Cell, state: CellState) -> dict[str, Any]:
+    """One cell as plain data."""
+    status = state.status
+    return {
+        "cell": cell.name,
+        "labels": dict(cell.labels),
+        "seed": cell.seed,
+        "run_id": cell.run_id,
+        "eval_id": cell.eval_id,
+        "state": state.state,
+        "part": state.part,
+        "phase": status.phase,
+        "step": status.step,
+        "max_steps": status.max_steps or cell.max_steps,
+        "percent": round(state.percent, 1),
+        "loss": status.loss,
+        "steps_per_s": status.steps_per_s,
+        "eta_seconds": state.eta_seconds,
+        "silent_seconds": state.silent_seconds,
+        "attempt": status.attempt,
+        "host": status.host,
+        "pid": status.pid,
+        "job": status.job,
+        "cause": status.cause,
+        "reason": status.reason,
+    }

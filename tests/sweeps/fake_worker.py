@@ -1,0 +1,54 @@
+"""Stands in for `ablate execute`: claims, "trains" and "evaluates" as the real one does, without torch.
+
+FAKE_WORKER (JSON) says how long a step takes ("steps": seconds) and what happens to a hybrid scheme ("serial_v1": "fail",
+"die", "crash" or "fail_evaluation"). Every training that begins is noted in the file FAKE_WORKER_LOG.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from experiments.config import read_config
+from experiments.store import RunStore
+
+
+def main() -> None:
+    behaviour = json.loads(os.environ.get("FAKE_WORKER", "{}"))
+    configs = [read_config(Path(path)) for path in sys.argv[1:]]
+    scheme = configs[0].generator.hybrid_scheme
+    todo = behaviour.get(scheme, "")
+    if todo == "crash":
+        print("Traceback (most recent call last):\nImportError: no module named spam")
+        sys.exit(1)
+    run = RunStore(configs[0].root).prepare(configs[0])
+    total = configs[0].trainer.max_steps
+    with run.claim(wait=True) as mine:
+        if mine:
+            with open(os.environ["FAKE_WORKER_LOG"], "a") as log:
+                log.write(f"{scheme} {os.getpid()}\n")
+            start = max((line["step"] for line in run.metrics()), default=0)
+            for step in range(start + 1, total + 1):
+                time.sleep(behaviour.get("steps", 0.01))
+                run.append_metrics(step, time.time(), {"train/loss": 1 / step})
+                run.update(phase="train", step=step, max_steps=total, loss=1 / step, steps_per_s=10.0)
+                if step == 3 and todo == "die":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if step == 3 and todo == "fail":
+                    raise MemoryError("out of memory: tried to allocate 3 GiB")
+            run.write_result({"step": total, "max_steps": total, "metrics": {"val/loss": 0.5}})
+    for config in configs:
+        evaluation = run.prepare_evaluation(config)
+        with evaluation.claim(wait=True) as mine:
+            if mine:
+                if todo == "fail_evaluation" and config.sampler.guidance > 2:
+                    raise FloatingPointError("The samples are not finite.")
+                evaluation.write_result({"metrics": {"fd_efflite0": config.sampler.guidance}})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,256 @@
+"""The local launcher and the commands around it, with a worker that needs no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from experiments.errors import UserError
+from sweeps import commands
+from sweeps.definition import read_sweep
+from sweeps.planner import plan
+from sweeps.registry import begun, needed_elsewhere
+from tests.sweeps.conftest import WORKER
+
+Make = Callable[..., str]
+GUIDED = [
+    {"name": "scheme", "key": "generator.hybrid_scheme", "values": ["serial_v1", "serial_v2"]},
+    {"name": "guidance", "key": "sampler.guidance", "values": [1.0, 3.0]},
+]
+LAUNCH = "import sys; from sweeps import commands; sys.exit(commands.run(sys.argv[1], jobs=2, worker=sys.argv[2:]))"
+
+
+def run(path: str, **options: object) -> int:
+    return commands.run(path, worker=WORKER, **{"jobs": 2, **options})
+
+
+def states(path: str, scale: str = "demo") -> dict[str, str]:
+    return {name: state.describe() for name, state in plan(path, scale).states().items()}
+
+
+def launcher(path: str) -> subprocess.Popen[str]:
+    """`ablate run` in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", LAUNCH, path, *WORKER], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def worker_pids(tmp_path: Path) -> list[int]:
+    return [int(line.split()[1]) for line in (tmp_path / "trainings.txt").read_text().splitlines()]
+
+
+def gone(pid: int) -> bool:
+    from experiments.claims import process_start
+
+    return process_start(pid) == ""
+
+
+def test_a_sweep_runs_once_and_then_has_nothing_to_do(
+    make_sweep: Make, trainings: Callable, root: Path, capsys
+) -> None:
+    path = make_sweep(axes=GUIDED, report={})
+    assert run(path) == 0
+    assert set(states(path).values()) == {"done"}
+    assert sorted(trainings()) == ["serial_v1", "serial_v2"]
+    assert "4 of 4 cells done." in capsys.readouterr().out
+    assert run(path) == 0
+    assert "Nothing to do" in capsys.readouterr().out
+    assert len(trainings()) == 2
+    assert [record["sweep"] for record in begun(root)] == ["tiny"]
+    planned = plan(path)
+    result = json.loads(
+        (root / "runs" / planned.cells[1].run_id / "evaluations" / planned.cells[1].eval_id / "result.json").read_text()
+    )
+    assert result["metrics"]["fd_efflite0"] == 3.0
+
+
+def test_finding_nothing_to_do_takes_under_three_seconds_and_no_torch(make_sweep: Make) -> None:
+    path = make_sweep()
+    assert run(path) == 0
+    started = time.perf_counter()
+    code = LAUNCH.replace("sys.exit(", "code = ").rstrip(")") + "); sys.exit(code or 'torch' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code, path, *WORKER], capture_output=True, text=True)
+    assert answer.returncode == 0 and "Nothing to do" in answer.stdout, answer.stderr
+    assert time.perf_counter() - started < 3.0
+
+
+def test_a_failed_cell_does_not_stop_the_others_and_can_be_retried(
+    make_sweep: Make, behave: Callable, trainings: Callable, capsys
+) -> None:
+    path = make_sweep()
+    behave(serial_v1="fail")
+    assert run(path, jobs=1) == 1
+    found = states(path)
+    assert found["scheme=serial_v1"] == "failed: MemoryError: out of memory: tried to allocate 3 GiB"
+    assert found["scheme=group_v1"] == found["scheme=serial_v2"] == "done"
+    assert "out of memory (oom): 1" in capsys.readouterr().out
+    assert run(path) == 1 and len(trainings()) == 3, "a lasting failure waits for retry"
+    assert commands.status(path, as_json=True) == 1
+    capsys.readouterr()
+    behave()
+    assert commands.retry(path, where=["cause=nan"], worker=WORKER) == 0
+    assert len(trainings()) == 3
+    assert commands.retry(path, where=["cause=oom", "scheme=serial_v1"], worker=WORKER) == 0
+    assert trainings()[3:] == ["serial_v1"] and set(states(path).values()) == {"done"}
+
+
+def test_retry_with_a_change_keeps_it_for_that_cell(make_sweep: Make, behave: Callable, capsys) -> None:
+    path = make_sweep()
+    behave(serial_v1="fail")
+    run(path)
+    before = {cell.name: cell.run_id for cell in plan(path).cells}
+    with pytest.raises(UserError, match="batch_sice"):
+        commands.retry(path, change=["trainer.batch_sice=2"], worker=WORKER)
+    behave()
+    assert commands.retry(path, change=["trainer.batch_size=2"], worker=WORKER) == 0
+    after = {cell.name: cell for cell in plan(path).cells}
+    assert after["scheme=serial_v1"].config.trainer.batch_size == 2
+    assert after["scheme=serial_v1"].run_id != before["scheme=serial_v1"]
+    assert after["scheme=serial_v2"].run_id == before["scheme=serial_v2"]
+    assert set(states(path).values()) == {"done"}
+
+
+def test_a_worker_that_dies_without_a_word_is_named_and_continued(
+    make_sweep: Make, behave: Callable, trainings: Callable, root: Path
+) -> None:
+    path = make_sweep()
+    behave(serial_v1="die", serial_v2="crash")
+    assert run(path) == 1
+    found = states(path)
+    assert found["scheme=serial_v1"].startswith("failed: killed by SIGKILL")
+    assert found["scheme=serial_v2"] == "failed: ImportError: no module named spam"
+    behave(serial_v2="crash")
+    assert run(path) == 1
+    assert states(path)["scheme=serial_v1"] == "done", "killed from outside: goes on without being asked"
+    lines = (root / "runs" / plan(path).cells[1].run_id / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 11))
+
+
+def test_a_failed_evaluation_leaves_the_others_of_its_run(
+    make_sweep: Make, behave: Callable, trainings: Callable
+) -> None:
+    axes = [GUIDED[0], {**GUIDED[1], "values": [3.0, 1.0, 2.0]}]
+    path = make_sweep(axes=axes, report={})
+    behave(serial_v1="fail_evaluation")
+    assert run(path) == 1
+    found = states(path)
+    assert found["scheme=serial_v1,guidance=3.0"] == "failed: The samples are not finite."
+    assert sorted(found.values()) == ["done"] * 5 + ["failed: The samples are not finite."]
+    assert len(trainings()) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_stopping_the_launcher_stops_its_workers_and_loses_nothing(
+    make_sweep: Make, behave: Callable, trainings: Callable, tmp_path: Path, number: signal.Signals
+) -> None:
+    path = make_sweep()
+    behave(steps=0.3)
+    process = launcher(path)
+    wait_for(lambda: len(trainings()) == 2)
+    wait_for(lambda: any("running" in state for state in states(path).values()))
+    process.send_signal(number)
+    process.communicate(timeout=20)
+    assert process.returncode != 0
+    wait_for(lambda: all(gone(pid) for pid in worker_pids(tmp_path)))
+    assert not any("running" in state or "failed" in state for state in states(path).values()), states(path)
+    behave()
+    assert run(path) == 0
+    assert set(states(path).values()) == {"done"}
+
+
+def test_two_launchers_at_once_train_everything_once(make_sweep: Make, behave: Callable, trainings: Callable) -> None:
+    path = make_sweep()
+    behave(steps=0.1)
+    both = [launcher(path), launcher(path)]
+    for process in both:
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, output
+    assert sorted(trainings()) == ["group_v1", "serial_v1", "serial_v2"]
+
+
+def test_cancel_asks_stops_and_spares_what_another_sweep_needs(
+    make_sweep: Make, behave: Callable, trainings: Callable, capsys, root: Path
+) -> None:
+    shared = [{**GUIDED[0], "values": ["serial_v2"]}]
+    path, other = make_sweep(), make_sweep("other", axes=shared, report={})
+    assert commands.cancel(path) == 0 and "Nothing to stop" in capsys.readouterr().out
+    from sweeps.registry import register
+
+    register(plan(other))
+    assert list(needed_elsewhere(plan(path)).values()) == ["other --scale demo"]
+    behave(steps=0.3)
+    process = subprocess.Popen([sys.executable, "-c", LAUNCH.replace("jobs=2", "jobs=3"), path, *WORKER])
+    wait_for(lambda: len(trainings()) == 3)
+    wait_for(lambda: sum("running" in state for state in states(path).values()) == 3)
+    assert commands.cancel(path) == 2
+    questions: list[str] = []
+    assert commands.cancel(path, confirm=lambda q: not questions.append(q)) == 0
+    assert questions == ["Stop 2 running training(s) of tiny --scale demo?"]
+    assert "scheme=serial_v2 goes on: other --scale demo needs it." in capsys.readouterr().out
+    assert process.wait(timeout=60) == 1
+    found = states(path)
+    assert found.pop("scheme=serial_v2") == "done"
+    assert all(state.startswith("stopped") for state in found.values()), found
+
+
+def test_logs_and_status(make_sweep: Make, behave: Callable, capsys) -> None:
+    path = make_sweep()
+    with pytest.raises(UserError, match="has no log"):
+        commands.logs(path, "group")
+    behave(serial_v1="crash")
+    run(path)
+    capsys.readouterr()
+    assert commands.logs(path, "serial_v1", lines=1) == 0
+    assert capsys.readouterr().out == "ImportError: no module named spam\n"
+    with pytest.raises(UserError, match="fits 2 cells"):
+        commands.logs(path, "serial")
+    assert commands.status(path) == 1
+    shown = capsys.readouterr().out
+    assert "scheme=group_v1" in shown and "other (other): 1" in shown
+    assert commands.status(path, as_json=True) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert [cell["state"] for cell in answer["cells"]] == ["done", "failed", "done"]
+    assert answer["failures"] == {"other": {"ImportError: no module named spam": ["scheme=serial_v1"]}}
+
+
+def test_list_names_sweeps_and_what_was_begun(capsys, root: Path) -> None:
+    assert commands.list_sweeps(root, as_json=True) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["maskmamba-hybrid-schemes"]["cells"]["demo"] == 4
+    assert commands.list_sweeps(root) == 0
+    assert "not begun" in capsys.readouterr().out
+
+
+def test_unknown_launcher_and_silly_jobs(make_sweep: Make) -> None:
+    with pytest.raises(UserError, match="Unknown launcher"):
+        run(make_sweep(), launcher="loacl")
+    with pytest.raises(UserError, match="--jobs"):
+        run(make_sweep(), jobs=-1)
+
+
+def test_damaged_result_is_a_failed_cell_with_that_sentence(make_sweep: Make, root: Path, trainings: Callable) -> None:
+    path = make_sweep()
+    assert run(path) == 0
+    cell = plan(path).cells[0]
+    file = root / "runs" / cell.run_id / "evaluations" / cell.eval_id / "result.json"
+    file.write_text(file.read_text()[:10])
+    assert "result.json is damaged" in states(path)[cell.name]
+    assert commands.retry(path, worker=WORKER) == 0
+    assert set(states(path).values()) == {"done"} and len(trainings()) == 3
+    assert os.path.getsize(file) > 10
+    read_sweep.cache_clear()

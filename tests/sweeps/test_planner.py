@@ -1,0 +1,228 @@
+"""Definitions and their expansion to cells."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from experiments.errors import UserError
+from experiments.store import RunStore
+from sweeps.definition import load_sweep, read_sweep, sweep_names
+from sweeps.planner import count_cells, plan
+
+Make = Callable[..., str]
+
+
+def labels(path: str, scale: str = "demo", *words: str) -> list[str]:
+    return [" ".join(cell.labels.values()) for cell in plan(path, scale, words).cells]
+
+
+def axis(name: str, key: str, *values: object, **more: object) -> dict:
+    return {"name": name, "key": key, "values": list(values), **more}
+
+
+WIDTH = axis("width", "generator.width", 32, 64)
+DEPTH = axis("depth", "generator.depth", 2, 4)
+GUIDANCE = axis("guidance", "sampler.guidance", 1.0, 2.0, 3.0)
+MIXER = axis("mixer", "generator.mixer", "bi_mamba_v2", "attention")
+
+
+@pytest.mark.parametrize("name", sweep_names())
+def test_named_sweeps_expand_and_their_cells_differ(name: str) -> None:
+    sweep = load_sweep(name)
+    assert sweep.scale("") == "demo"
+    for scale in sweep.config.scales:
+        assert count_cells(sweep, scale) > 0
+
+
+def test_axes_multiply_in_order(make_sweep: Make) -> None:
+    path = make_sweep(axes=[WIDTH, DEPTH], report={})
+    assert labels(path) == ["32 2", "32 4", "64 2", "64 4"]
+    cells = plan(path).cells
+    assert [(c.config.generator.width, c.config.generator.depth) for c in cells] == [(32, 2), (32, 4), (64, 2), (64, 4)]
+    assert len({cell.run_id for cell in cells}) == 4
+    assert cells[0].name == "width=32,depth=2"
+
+
+def test_zipped_axes_advance_together(make_sweep: Make) -> None:
+    path = make_sweep(axes=[WIDTH, MIXER, DEPTH], zip=[["width", "depth"]], report={})
+    assert labels(path) == ["32 2 bi_mamba_v2", "32 2 attention", "64 4 bi_mamba_v2", "64 4 attention"]
+
+
+def test_labelled_values_set_several_keys(make_sweep: Make) -> None:
+    sizes = [
+        {"label": "S", "set": {"generator.width": 32, "generator.depth": 2}},
+        {"label": "B", "set": {"generator.width": 64, "generator.depth": 4}},
+    ]
+    scheme = [{"value": "serial_v2", "label": "MM..SS"}]
+    path = make_sweep(
+        axes=[{"name": "size", "values": sizes}, {"name": "s", "key": "generator.hybrid_scheme", "values": scheme}],
+        report={},
+    )
+    assert labels(path) == ["S MM..SS", "B MM..SS"]
+    assert [cell.config.generator.depth for cell in plan(path).cells] == [2, 4]
+
+
+def test_conditional_axes_exist_only_where_they_apply(make_sweep: Make) -> None:
+    conv = axis("conv", "generator.bi_mamba_v2.conv", "standard", "causal", when={"mixer": "bi_mamba_v2"})
+    path = make_sweep(axes=[MIXER, conv], report={})
+    assert labels(path) == ["bi_mamba_v2 standard", "bi_mamba_v2 causal", "attention"]
+    assert plan(path).cells[2].name == "mixer=attention"
+
+
+def test_exclusions_are_listed_with_their_reason(make_sweep: Make) -> None:
+    exclude = [{"when": {"width": 64, "depth": [4]}, "reason": "too large"}]
+    planned = plan(make_sweep(axes=[WIDTH, DEPTH], exclude=exclude, report={}))
+    assert [(dict(e.labels), e.reason) for e in planned.excluded] == [({"width": "64", "depth": "4"}, "too large")]
+    assert len(planned.cells) == 3
+
+
+def test_evaluation_axes_share_their_training(make_sweep: Make) -> None:
+    planned = plan(make_sweep(axes=[WIDTH, GUIDANCE], report={}))
+    assert [len(group.cells) for group in planned.groups()] == [3, 3]
+    assert len({cell.eval_id for cell in planned.cells}) == 6
+
+
+def test_cells_that_come_to_the_same_are_run_once_and_named(make_sweep: Make) -> None:
+    same = axis(
+        "scheme", "generator.hybrid_scheme", {"value": "serial_v2", "label": "a"}, {"value": "serial_v2", "label": "b"}
+    )
+    planned = plan(make_sweep(axes=[same], report={}))
+    assert [(left.name, right.name) for left, right in planned.duplicates] == [("scheme=a", "scheme=b")]
+    assert [len(group.cells) for group in planned.groups()] == [1]
+
+
+def test_seeds_scales_and_restrictions(make_sweep: Make) -> None:
+    scales = {
+        "demo": {"preset": "", "only": {"width": [32]}, "overrides": {"trainer.max_steps": 7}},
+        "small": {"preset": "", "seeds": [0, 5]},
+    }
+    path = make_sweep(axes=[WIDTH], scales=scales, report={})
+    demo, small = plan(path, "demo"), plan(path, "small")
+    assert [(c.name, c.max_steps) for c in demo.cells] == [("width=32", 7)]
+    assert [c.name for c in small.cells] == ["width=32,seed=0", "width=32,seed=5", "width=64,seed=0", "width=64,seed=5"]
+    assert [c.config.seed for c in small.cells] == [0, 5, 0, 5]
+    assert small.cells[0].run_id != small.cells[1].run_id
+    for cell in small.cells:
+        from experiments.config import evaluation_id, run_id
+
+        assert (cell.run_id, cell.eval_id) == (run_id(cell.config), evaluation_id(cell.config))
+    assert count_cells(load_sweep(path), "small") == 4
+
+
+def test_requests_override_restrict_and_repeat(make_sweep: Make) -> None:
+    path = make_sweep(axes=[WIDTH], report={})
+    plain = plan(path)
+    assert labels(path, "demo", "width=64", "seeds=1,2") == ["64", "64"]
+    assert plan(path, "demo", ["width=64"]).folder == plain.folder
+    changed = plan(path, "demo", ["trainer.max_steps=3", "resources.time=1:00:00"])
+    assert changed.cells[0].max_steps == 3 and changed.request.resources.time == "1:00:00"
+    assert changed.folder != plain.folder and changed.cells[0].run_id != plain.cells[0].run_id
+    assert plan(path, "demo", ["runtime.threads=2"]).folder == plain.folder
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["generator.widht=3"], "Did you mean: 'width'"),
+        (["trainer.max_steps=many"], "trainer.max_steps=many"),
+        (["generator.width=48"], "is what sweep tiny varies"),
+        (["width=48"], "Unknown value of axis 'width' '48'.*Valid: 32, 64"),
+        (["seed=3"], "seeds=0,1,2"),
+        (["seeds=a"], "whole numbers"),
+        (["resources.tiem=1"], "tiem"),
+        (["resources.nodes=0"], "at least 1"),
+        (["trainer.max_steps"], "key=value"),
+        (["generator.heads=3"], "Cell width=32 .* not a multiple"),
+    ],
+)
+def test_wrong_requests_make_one_clear_sentence(make_sweep: Make, root: Path, words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        plan(make_sweep(axes=[WIDTH], report={}), "demo", words)
+    assert not list(root.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"axis": []}, "Did you mean: 'axes'"),
+        ({"name": "other"}, "its name is 'other'"),
+        ({"axes": [WIDTH, WIDTH]}, "axis 'width' is there twice"),
+        ({"axes": [axis("width", "generator.width")]}, "needs one or more values"),
+        ({"axes": [axis("width", "generator.width", 32, 32)]}, "different labels"),
+        ({"axes": [axis("seed", "seed", 0, 1)]}, "seeds under the scales"),
+        ({"axes": [axis("width", "", 32)]}, "has no key"),
+        ({"axes": [{**WIDTH, "when": {"depth": 2}}, DEPTH]}, "Unknown axis 'depth'"),
+        ({"axes": [WIDTH], "exclude": [{"when": {"width": 48}, "reason": "x"}]}, "Unknown value of axis 'width' '48'"),
+        ({"axes": [WIDTH, GUIDANCE], "zip": [["width", "guidance"]]}, "equal length"),
+        ({"axes": [WIDTH], "scales": {}}, "at least one scale"),
+        ({"axes": [WIDTH], "scales": {"demo": {"preset": "x", "seeds": [1, 1]}}}, "seeds"),
+        ({"axes": [WIDTH], "report": {"rows": "widht"}}, "Did you mean 'width'"),
+        ({"axes": [WIDTH], "report": {"baseline": {"width": 48}}}, "48"),
+        ({"axes": [WIDTH], "scales": {"demo": {"preset": "x", "resources": {"gpu": 1}}}}, "Did you mean: 'gpus'"),
+    ],
+)
+def test_wrong_definitions_are_explained(make_sweep: Make, changes: dict, message: str) -> None:
+    name = changes.pop("name", None)
+    path = make_sweep(**{"report": {}, **changes})
+    if name:
+        Path(path).write_text(Path(path).read_text().replace("name: tiny", f"name: {name}"))
+    with pytest.raises(UserError, match=message):
+        load_sweep(path)
+
+
+def test_unknown_names_get_a_suggestion(make_sweep: Make, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Did you mean 'maskmamba-hybrid-schemes'"):
+        plan("maskmamba-hybrid-scheme")
+    with pytest.raises(UserError, match="Unknown scale.*Did you mean 'demo'"):
+        plan(make_sweep(), "dem")
+    (tmp_path / "broken.yaml").write_text("a: [")
+    with pytest.raises(UserError, match="not valid YAML"):
+        load_sweep(str(tmp_path / "broken.yaml"))
+    with pytest.raises(UserError, match="Cannot read sweep"):
+        load_sweep(str(tmp_path / "none.yaml"))
+
+
+def test_a_remembered_plan_is_equal_and_forgotten_when_anything_changes(make_sweep: Make, root: Path) -> None:
+    path = make_sweep(axes=[WIDTH], report={})
+    fresh, remembered = plan(path), plan(path)
+    assert fresh == remembered and len(list((root / "cache" / "plans").iterdir())) == 1
+    preset = Path(fresh.cells[0].preset)
+    preset.write_text(preset.read_text().replace("max_steps: 10", "max_steps: 11"))
+    assert plan(path).cells[0].max_steps == 11
+    (next((root / "cache" / "plans").iterdir())).write_text("{")
+    assert plan(path).cells[0].max_steps == 11
+
+
+def test_a_dry_run_leaves_nothing_behind(make_sweep: Make, root: Path) -> None:
+    root.rmdir()
+    plan(make_sweep(axes=[WIDTH], report={})).states()
+    assert not root.exists()
+
+
+def test_states_of_ten_thousand_cells_in_two_seconds(make_sweep: Make, root: Path) -> None:
+    lr = axis("lr", "sampler.temperature", *[i / 1000 for i in range(1, 101)])
+    path = make_sweep(axes=[lr], scales={"demo": {"preset": "", "seeds": list(range(100))}}, report={})
+    cells = plan(path).cells
+    assert len(cells) == 10_000
+    store = RunStore(root)
+    for cell in cells[:2000]:
+        evaluation = store.run(cell.run_id).evaluation(cell.eval_id)
+        evaluation.folder.mkdir(parents=True)
+        evaluation.result_path.write_text('{"metrics": {"fd_efflite0": 1.0}}')
+    read_sweep.cache_clear()
+    begun = time.perf_counter()
+    states = plan(path).states()
+    took = time.perf_counter() - begun
+    assert sum(state.state == "done" for state in states.values()) == 2000
+    assert took < 2.0, f"{took:.2f} s"
+
+
+def test_planning_needs_no_torch() -> None:
+    code = "import sys, sweeps.commands; sys.exit(any(m in sys.modules for m in ('torch', 'lightning', 'pandas')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
