@@ -20,22 +20,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from datamodules.emoji.labels import CATEGORIES, EMOJI_FILE, STYLES
+from datamodules.emoji.labels import CATEGORIES, EMOJI_FILE, STYLES, concept_family
 from datamodules.files import atomic_write
 
 VALIDATION_SHARE = 0.1
-_GENDERED = re.compile(r"\b1f46[89]\b")
-_SIGN = re.compile(r"-200d-(2640|2642|27a1)\b")
 
 
 def concept_id(code_points: str) -> str:
     """Normal form of a code point sequence: lower case, ``fe0f`` dropped, leading zeros stripped."""
     return "-".join(part.lstrip("0") for part in code_points.lower().split("-") if part != "fe0f")
-
-
-def concept_family(concept: str) -> str:
-    """The concept without gender and direction, so that "man farmer" and "woman farmer" fall into the same split."""
-    return _GENDERED.sub("1f9d1", _SIGN.sub("", concept))
 
 
 def is_validation(concept: str) -> bool:

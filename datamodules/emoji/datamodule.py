@@ -22,10 +22,13 @@ from torch.utils.data import DataLoader
 from datamodules.config import EmojiConfig
 from datamodules.datasets import ImageDataset, TokenDataset
 from datamodules.emoji.data import EmojiImages, Split, load_emoji
+from datamodules.emoji.reference import emoji_reference
+from datamodules.emoji.subset import choose_subset
 from datamodules.files import work_lock
 from datamodules.loader import BatchedDataset, ResumableLoader, sequential_loader
 from datamodules.sampler import EpochSampler, SequentialSampler
 from datamodules.store import TokenStore, write_store
+from lightning_modules.metrics.reference import ReferenceSet
 
 log = logging.getLogger(__name__)
 ENCODE_BATCH = 128
@@ -106,6 +109,11 @@ class EmojiDataModule(LightningDataModule):
         sampler = SequentialSampler(len(dataset), self.batch_size, dataset.views, *self._process())
         return sequential_loader(dataset, sampler, self.num_workers, torch.cuda.is_available())
 
+    @staticmethod
+    def reference(config: EmojiConfig) -> ReferenceSet:
+        """The real images that samples of a run on this data are measured against."""
+        return emoji_reference(config)
+
     def store(self, split: Split) -> TokenStore:
         """The token store of a split, made if it does not exist.
 
@@ -146,22 +154,16 @@ class EmojiDataModule(LightningDataModule):
 
     def _token_dataset(self, split: Split) -> TokenDataset:
         store = self.store(split)
-        index = self._subset(len(store)) if split == "train" else None
+        index = choose_subset(len(store), self.config.subset) if split == "train" else None
         return TokenDataset(store, index, captions=self.config.condition == "caption")
 
     def _image_dataset(self, split: Split) -> ImageDataset:
         data = self._images(split)
-        index = self._subset(len(data)) if split == "train" else np.arange(len(data))
+        index = choose_subset(len(data), self.config.subset) if split == "train" else np.arange(len(data))
         return ImageDataset(data.images[index], data.labels[index], 2 if self.config.flip and split == "train" else 1)
 
     def _images(self, split: Split) -> EmojiImages:
         return load_emoji(self.config.styles, split)
-
-    def _subset(self, count: int) -> np.ndarray:
-        wanted = self.config.subset
-        if wanted > count:
-            raise ValueError(f"data.subset={wanted} is more than the {count} training images there are.")
-        return np.sort(np.random.default_rng(0).permutation(count)[:wanted]) if wanted else np.arange(count)
 
     def _fingerprint(self) -> str:
         if not self.config.fingerprint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 CATEGORIES = (
@@ -19,3 +20,11 @@ CATEGORIES = (
 
 STYLES = ("twemoji", "noto")
 EMOJI_FILE = Path(__file__).with_name("emoji32.npz")
+
+_GENDERED = re.compile(r"\b1f46[89]\b")
+_SIGN = re.compile(r"-200d-(2640|2642|27a1)\b")
+
+
+def concept_family(concept: str) -> str:
+    """The concept without gender and direction, so that "man farmer" and "woman farmer" count as one."""
+    return _GENDERED.sub("1f9d1", _SIGN.sub("", concept))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.emoji.build import caption, concept_family, concept_id, main, render
+from datamodules.emoji.build import caption, concept_id, main, render
 from datamodules.emoji.data import load_emoji
-from datamodules.emoji.labels import EMOJI_FILE
+from datamodules.emoji.labels import EMOJI_FILE, concept_family
 
 
 def entry(unified, name, short_names, category, order):

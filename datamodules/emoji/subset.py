@@ -1,0 +1,16 @@
+"""A fixed random part of the training images."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def choose_subset(count: int, wanted: int) -> np.ndarray:
+    """Sorted indices of `wanted` of `count` images, always the same and each set within the larger ones; 0 = all.
+
+    Raises:
+        ValueError: more are wanted than there are.
+    """
+    if wanted > count:
+        raise ValueError(f"data.subset={wanted} is more than the {count} training images there are.")
+    return np.sort(np.random.default_rng(0).permutation(count)[:wanted]) if wanted else np.arange(count)

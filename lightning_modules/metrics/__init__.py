@@ -1,0 +1,1 @@
+"""Measures of image sets: distances of feature distributions, Inception score, memorisation."""

@@ -1,0 +1,54 @@
+"""Distances between feature distributions, and the Inception score. The arithmetic is torch-fidelity's.
+
+Shapes: N, M numbers of images, D features, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
+from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
+
+
+class Estimate(NamedTuple):
+    """Mean and standard deviation over subsets or splits."""
+
+    mean: float
+    std: float
+
+
+def frechet_distance(left: Tensor, right: Tensor) -> float:
+    """|mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) (Heusel et al. 2017, eq. 6), in float64.
+
+    Args:
+        left, right: (N, D) and (M, D), with N, M >= 2.
+    """
+    statistics = [fid_features_to_statistics(features.double()) for features in (left, right)]
+    return fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID]
+
+
+def kernel_distance(left: Tensor, right: Tensor, subsets: int, subset_size: int, seed: int) -> Estimate:
+    """Unbiased squared MMD with the kernel (x.y / D + 1)^3 (Binkowski et al. 2018) over random subsets, in float64.
+
+    Slightly negative values are valid: the distributions are then hardly distinguishable.
+
+    Args:
+        left, right: (N, D) and (M, D), with N, M >= subset_size.
+    """
+    result = kid_features_to_metric(
+        left.double(), right.double(), kid_subsets=subsets, kid_subset_size=subset_size, rng_seed=seed, verbose=False
+    )
+    return Estimate(result[KEY_METRIC_KID_MEAN], result[KEY_METRIC_KID_STD])
+
+
+def inception_score(logits: Tensor, splits: int, seed: int) -> Estimate:
+    """exp E_x KL(p(y|x) || p(y)) (Salimans et al. 2016) over splits of the shuffled images.
+
+    Args:
+        logits: (N, C), with N >= splits.
+    """
+    result = isc_features_to_metric(logits, splits=splits, shuffle=True, rng_seed=seed)
+    return Estimate(result[KEY_METRIC_ISC_MEAN], result[KEY_METRIC_ISC_STD])

@@ -1,0 +1,114 @@
+"""evaluate_images: numbers, protocol, floor, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.emoji.data import load_emoji
+from lightning_modules.metrics.config import METRICS, MetricsConfig
+from lightning_modules.metrics.distribution import frechet_distance
+from lightning_modules.metrics.evaluate import evaluate_images
+from lightning_modules.metrics.features import efficientnet_extractor
+from lightning_modules.metrics.reference import ReferenceSet, split_reference
+
+
+@pytest.fixture(scope="module")
+def reference() -> ReferenceSet:
+    """A part of the emoji data: 240 images in two halves."""
+    data = load_emoji(["twemoji"], "train")
+    keep = np.concatenate([np.flatnonzero(data.labels == label)[:80] for label in (0, 3, 8)])
+    concepts = [data.concepts[i] for i in keep]
+    heldout = load_emoji(["twemoji"], "val").images
+    return split_reference("toy", data.images[keep], data.labels[keep], concepts, data.images[keep], heldout)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> MetricsConfig:
+    return MetricsConfig(cache_dir=str(tmp_path_factory.mktemp("cache")), kid_subsets=20)
+
+
+LABELS = np.repeat([0, 3, 8], 30)
+
+
+@pytest.fixture(scope="module")
+def real(reference) -> np.ndarray:
+    return reference.draw_real(LABELS, seed=5)
+
+
+def test_metrics_and_protocol(reference, config, real):
+    metrics, protocol = evaluate_images(real, LABELS, reference, config)
+    assert set(metrics) == {"fd_efflite0", "kid_efflite0", "kid_efflite0_std", "memorisation_rate"} <= set(METRICS)
+    assert all(np.isfinite(value) and isinstance(value, float) for value in metrics.values())
+    assert json.loads(json.dumps(protocol)) == protocol
+    assert protocol["num_samples"] == 90 and protocol["reference"] == "toy (120 images)"
+    assert protocol["reference_fingerprint"] == reference.fingerprint
+    assert protocol["extractor"] == "efficientnet-lite0" and len(protocol["extractor_sha256"]) == 64
+    assert set(protocol["floor"]) == {"fd_efflite0", "kid_efflite0"}
+    assert metrics["memorisation_rate"] == 1  # they are training images
+    assert evaluate_images(real, LABELS, reference, config) == (metrics, protocol)
+
+
+def test_fid_is_not_mentioned_without_its_weights(reference, config, real):
+    text = json.dumps(evaluate_images(real, LABELS, reference, config)).lower()
+    assert "fid" not in text.replace("fd_efflite0", "") and '"is"' not in text and "inception" not in text
+
+
+def test_floor_is_the_distance_of_real_images_at_the_same_n(reference, config, real):
+    metrics, protocol = evaluate_images(real, LABELS, reference, config)
+    assert protocol["floor"]["fd_efflite0"] == pytest.approx(metrics["fd_efflite0"], rel=0.15)  # other draws, same N
+    drawn = reference.draw_real(LABELS, config.seed)
+    again, _ = evaluate_images(drawn, LABELS, reference, config)
+    assert protocol["floor"]["fd_efflite0"] == pytest.approx(again["fd_efflite0"], rel=1e-5)
+    extractor = efficientnet_extractor()
+    independent = frechet_distance(*(extractor(x, 32, "cpu")["1280"] for x in (drawn, reference.images)))
+    assert protocol["floor"]["fd_efflite0"] == pytest.approx(independent, rel=1e-5)
+    _, smaller = evaluate_images(real[::3], LABELS[::3], reference, config)
+    assert smaller["floor"]["fd_efflite0"] > protocol["floor"]["fd_efflite0"]  # fewer images, higher floor
+
+
+def test_distances_grow_with_damage(reference, config, real):
+    generator = np.random.default_rng(0)
+    levels = []
+    for sigma in (0, 10, 40, 120):
+        noisy = np.clip(real + generator.normal(0, sigma, real.shape), 0, 255).round().astype(np.uint8)
+        levels.append(evaluate_images(noisy, LABELS, reference, config)[0])
+    for name in ("fd_efflite0", "kid_efflite0"):
+        values = [level[name] for level in levels]
+        assert values == sorted(values) and values[-1] > 1.5 * max(values[0], 0), name
+
+
+def test_one_image_repeated_is_worse_than_variety(reference, config, real):
+    collapsed, _ = evaluate_images(real[[0] * 90], LABELS, reference, config)
+    assert collapsed["fd_efflite0"] > 1.5 * evaluate_images(real, LABELS, reference, config)[0]["fd_efflite0"]
+
+
+def test_no_floor_where_real_images_are_too_few(reference, config):
+    labels = np.zeros(50, int)
+    metrics, protocol = evaluate_images(reference.images[:50], labels, reference, config)
+    assert protocol["floor"] == {} and "fd_efflite0" in metrics
+
+
+@pytest.mark.parametrize(
+    "images,labels,message",
+    [
+        (np.zeros((8, 16, 16, 3), np.uint8), np.zeros(8), "height, width and type must agree"),
+        (np.zeros((8, 32, 32, 3), np.float32), np.zeros(8), "height, width and type must agree"),
+        (np.zeros((8, 32, 32, 3), np.uint8), np.zeros(7), "8 samples but 7 labels"),
+        (np.zeros((3, 32, 32, 3), np.uint8), np.zeros(3), "too few"),
+    ],
+)
+def test_wrong_samples_are_refused(reference, config, images, labels, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate_images(images, labels, reference, config)
+
+
+def test_global_random_streams_are_left_alone(reference, config, real):
+    torch.manual_seed(0)
+    np.random.seed(0)
+    expected = torch.rand(2), np.random.rand(2)
+    torch.manual_seed(0)
+    np.random.seed(0)
+    evaluate_images(real, LABELS, reference, config)
+    assert torch.equal(torch.rand(2), expected[0]) and np.array_equal(np.random.rand(2), expected[1])
