@@ -127,7 +127,8 @@ def _column(item: Any, reference: ReferenceTable | None) -> Column:
     body = {"metric": item} if isinstance(item, str) else item
     Checked(body, "report.columns").keys("metric", optional=("label", "best", "format", "scale", "paper"))
     known = quantity(body["metric"])
-    label, better = body.get("label", known.label), body.get("best", known.better)
+    label: str = body.get("label", known.label)
+    better: Any = body.get("best", known.better)
     if better not in get_args(Better):
         raise unknown("value of best", str(better), get_args(Better))
     if body["metric"].startswith("fd_") and "FID" in label.upper():

@@ -7,37 +7,26 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import yaml
 
 from experiments.errors import UserError
 from experiments.store import Evaluation, Run, RunStore
 from experiments.work import Status, Work
+from sweeps.planner import Cell
 from sweeps.state import CellState, cell_states
 
-
-class CellLike(Protocol):
-    """What a report needs to know of a planned cell (`sweeps.planner.Cell`)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def labels(self) -> Mapping[str, str]: ...
-    @property
-    def overrides(self) -> Mapping[str, Any]: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def run_id(self) -> str: ...
-    @property
-    def eval_id(self) -> str: ...
+BOOKKEEPING = ("schema", "step", "max_steps")
+"""Numbers of a result.json that are no measurement."""
 
 
 @dataclass(frozen=True)
 class Record:
     """One cell: one training and one evaluation of it."""
 
+    cell: str
+    """The cell's name in its sweep, e.g. "hybrid_scheme=serial_v2,seed=0"."""
     labels: Mapping[str, str]
     overrides: Mapping[str, Any]
     seed: int
@@ -77,14 +66,14 @@ class Record:
         return [(line["step"], float(line[key])) for line in lines if isinstance(line.get(key), int | float)]
 
 
-def collect(cells: Iterable[CellLike], root: Path) -> list[Record]:
+def collect(cells: Iterable[Cell], root: Path) -> list[Record]:
     """Look at the folders of all cells under the root of all outputs."""
     store, cells = RunStore(root), list(cells)
     states = cell_states(cells, store)
     return [_look(cell, store, states[cell.name]) for cell in cells]
 
 
-def _look(cell: CellLike, store: RunStore, state: CellState) -> Record:
+def _look(cell: Cell, store: RunStore, state: CellState) -> Record:
     run = store.run(cell.run_id)
     evaluation = run.evaluation(cell.eval_id)
     reason, run_result, measured = "", _result(run), {}
@@ -92,18 +81,14 @@ def _look(cell: CellLike, store: RunStore, state: CellState) -> Record:
         measured = _result(evaluation)
     else:
         reason = "not run" if state.describe() == "missing" else state.describe()
-    metrics = {
-        **_numbers(run_result.get("metrics", {})),
-        **_numbers(run_result),
-        **_numbers(measured.get("metrics", {})),
-    }
     return Record(
+        cell=cell.name,
         labels={str(axis): str(label) for axis, label in cell.labels.items()},
         overrides=dict(cell.overrides),
         seed=cell.seed,
         run_id=cell.run_id,
         eval_id=cell.eval_id,
-        metrics={} if reason else {key: metrics[key] for key in metrics if key not in ("schema", "step", "max_steps")},
+        metrics={} if reason else {**numbers(run_result), **numbers(measured)},
         reason=reason,
         state=state,
         run_result=run_result,
@@ -121,11 +106,12 @@ def _result(work: Work) -> dict[str, Any]:
         return {}
 
 
-def _numbers(raw: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers among the values; integers stay exact."""
+def numbers(result: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers that a result.json holds, from its metrics and beside them; integers stay exact."""
+    values = {**{key: value for key, value in result.items() if key not in BOOKKEEPING}, **result.get("metrics", {})}
     return {
         key: value
-        for key, value in raw.items()
+        for key, value in values.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
 

@@ -43,7 +43,7 @@ def style(theme: Theme = "light") -> Iterator[Any]:
     import matplotlib.pyplot as plt
 
     ink = INK[theme]
-    settings = {
+    settings: Any = {
         "figure.constrained_layout.use": True,
         "figure.facecolor": "white" if theme == "light" else "none",
         "axes.facecolor": "none",

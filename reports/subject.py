@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from experiments.errors import UserError, unknown
 from reports.aggregate import Row, rows_of
 from reports.claims import Verdict, agreement, judge
 from reports.guard import Flag, OneFactor, guard, one_factor
 from reports.layout import Layout, parse_layout
 from reports.quantities import quantity
-from reports.records import CellLike, Record, collect
+from reports.records import Record, collect
 from reports.tables import Table, build_table
-from sweeps.planner import Plan, plan
+from sweeps.planner import Cell, Plan, plan
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,24 @@ class Subject:
         """Number of cells by state."""
         return dict(Counter(record.state.state for record in self.records))
 
+    def find(self, word: str) -> Record:
+        """The record that a person means: by its cell's name, a part of it, or the beginning of a run or evaluation id.
+
+        Raises:
+            UserError: none, or several.
+        """
+        ways = (
+            [r for r in self.records if word in (r.cell, r.name)],
+            [r for r in self.records if word in r.cell or word in r.name],
+            [r for r in self.records if r.run_id.startswith(word) or r.eval_id.startswith(word)],
+        )
+        found = next((records for records in ways if records), [])
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UserError(f"'{word}' fits {len(found)} cells of {self.name}: {', '.join(r.cell for r in found)}.")
+        raise unknown(f"cell of {self.name}", word, [record.cell for record in self.records])
+
     def _agreements(self) -> list[str]:
         table, found = self.layout.reference, []
         for column in self.layout.columns if table else ():
@@ -129,7 +148,7 @@ def make_subject(
     report: Mapping[str, object],
     axes: Mapping[str, Sequence[str]],
     declared: Sequence[str],
-    cells: Sequence[CellLike],
+    cells: Sequence[Cell],
     remarks: Sequence[str] = (),
 ) -> Subject:
     """A subject from its parts; `report` is the sweep definition's block of that name."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from reports.subject import Subject, make_subject
+from sweeps.planner import Cell
 
 SCHEMES = ("group_v1", "group_v2", "serial_v1", "serial_v2")
 FD = {"group_v1": 131.0, "group_v2": 142.0, "serial_v1": 124.0, "serial_v2": 112.0}
@@ -35,33 +36,29 @@ REPORT: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class FakeCell:
-    """What a report reads of a planned cell."""
-
-    labels: Mapping[str, str]
-    seed: int = 0
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return ",".join([*(f"{axis}={label}" for axis, label in self.labels.items()), f"seed={self.seed}"])
-
-    @property
-    def run_id(self) -> str:
-        return "-".join(["fake", *self.labels.values(), f"s{self.seed}"])
-
-    @property
-    def eval_id(self) -> str:
-        return f"e{abs(hash_text(self.name)):07x}"[:8]
+def cell_of(labels: Mapping[str, str], seed: int = 0, overrides: Mapping[str, Any] | None = None) -> Cell:
+    """A planned cell with readable ids."""
+    name = ",".join([*(f"{axis}={label}" for axis, label in labels.items()), f"seed={seed}"])
+    return Cell(
+        sweep="fake-hybrid-schemes",
+        scale="demo",
+        labels=labels,
+        seed=seed,
+        preset="maskmamba/demo",
+        overrides={**(overrides or {}), "seed": seed},
+        run_id="-".join(["fake", *labels.values(), f"s{seed}"]),
+        eval_id=f"{hash_text(name):08x}",
+        max_steps=400,
+        name=name,
+    )
 
 
 def hash_text(text: str) -> int:
     """A hash that is the same in every process."""
-    return int.from_bytes(text.encode(), "big") % (16**7)
+    return zlib.crc32(text.encode())
 
 
-def config_of(cell: FakeCell) -> dict[str, Any]:
+def config_of(cell: Cell) -> dict[str, Any]:
     """A stored configuration, as far as reports look at it."""
     return {
         "preset": "maskmamba/demo",
@@ -76,7 +73,7 @@ def config_of(cell: FakeCell) -> dict[str, Any]:
     }
 
 
-def provenance_of(cell: FakeCell) -> dict[str, Any]:
+def provenance_of(cell: Cell) -> dict[str, Any]:
     return {
         "git_commit": "0123456789abcdef0123456789abcdef01234567",
         "git_dirty": False,
@@ -94,7 +91,7 @@ def provenance_of(cell: FakeCell) -> dict[str, Any]:
     }
 
 
-def write_run(root: Path, cell: FakeCell, fd: float = 120.0, **changes: Any) -> Path:
+def write_run(root: Path, cell: Cell, fd: float = 120.0, **changes: Any) -> Path:
     """Write a finished training and its evaluation.
 
     Args:
@@ -169,7 +166,7 @@ def write_samples(path: Path, name: str, count: int = 36, classes: int = 9) -> N
     np.savez_compressed(path, arr_0=images, labels=np.arange(count) % classes)
 
 
-def write_status(root: Path, cell: FakeCell, **status: Any) -> None:
+def write_status(root: Path, cell: Cell, **status: Any) -> None:
     """Write a training that is not finished."""
     folder = root / "runs" / cell.run_id
     folder.mkdir(parents=True, exist_ok=True)
@@ -177,12 +174,12 @@ def write_status(root: Path, cell: FakeCell, **status: Any) -> None:
     (folder / "status.json").write_text(json.dumps({"step": 0, "max_steps": 400, "updated_at": 0, **status}))
 
 
-def cells_of(seeds: Sequence[int] = (0,)) -> list[FakeCell]:
+def cells_of(seeds: Sequence[int] = (0,)) -> list[Cell]:
     """The cells of the four hybrid schemes."""
-    return [FakeCell({"hybrid_scheme": s}, seed, {KEY: s, "seed": seed}) for s in SCHEMES for seed in seeds]
+    return [cell_of({"hybrid_scheme": s}, seed, {KEY: s}) for s in SCHEMES for seed in seeds]
 
 
-def subject(root: Path, cells: Sequence[FakeCell] | None = None, **changes: Any) -> Subject:
+def subject(root: Path, cells: Sequence[Cell] | None = None, **changes: Any) -> Subject:
     """The subject of a sweep over the four hybrid schemes; `changes` replace arguments of `make_subject`."""
     parts: dict[str, Any] = {
         "name": "fake-hybrid-schemes",

@@ -1,0 +1,106 @@
+"""TensorBoard on exactly a sweep's runs, under readable names.
+
+board/<labels> seed<n>          -> the run's own tb/ folder, live while it trains
+board/final/<labels> seed<n>    hyper-parameters and final metrics of a finished cell
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.errors import UserError
+from experiments.store import RunStore
+from reports.events import write_experiment, write_hparams
+from reports.formats import to_markdown
+from reports.records import Record
+from reports.subject import Subject
+
+
+def link_board(subject: Subject, folder: Path) -> list[str]:
+    """Make the folder that TensorBoard is pointed at; an older one of that name is replaced.
+
+    Returns:
+        The names of the runs it shows.
+
+    Raises:
+        UserError: no run of the sweep has begun yet, or the folder cannot be written.
+    """
+    groups: dict[str, list[Record]] = {}
+    for record in subject.records:
+        if record.run is not None and record.run.tensorboard.is_dir():
+            groups.setdefault(record.run_id, []).append(record)
+    if not groups:
+        raise UserError(f"No run of {subject.name} has begun yet; start them with: {subject.command}")
+    links = {_run_name(records): records[0] for records in groups.values()}
+    new = _fresh(folder)
+    for name, record in links.items():
+        assert record.run is not None
+        (new / name).symlink_to(record.run.tensorboard.resolve(), target_is_directory=True)
+    metrics = {column.metric: column.label for column in subject.layout.columns}
+    finished = [record for record in subject.records if record.metrics]
+    for record in finished:
+        write_hparams(
+            new / "final" / _file_name(record.name),
+            record.name,
+            {**record.labels, "seed": record.seed},
+            {name: record.metrics[name] for name in metrics if name in record.metrics},
+            int(record.run_result.get("step", 0)),
+        )
+    axes = dict.fromkeys(axis for record in subject.records for axis in record.labels)
+    values = {axis: list(dict.fromkeys(r.labels.get(axis, "") for r in subject.records)) for axis in axes}
+    seeds = sorted({record.seed for record in subject.records})
+    write_experiment(new, {**values, "seed": seeds}, metrics, to_markdown(subject.table))
+    _replace(new, folder)
+    return list(links)
+
+
+def link_all_runs(root: Path, folder: Path) -> list[str]:
+    """Make a folder that shows every run under a root, by its id. Raises UserError if there is none."""
+    runs = [run for run in RunStore(root).runs() if run.tensorboard.is_dir()]
+    if not runs:
+        raise UserError(f"There are no runs with TensorBoard data in {root}.")
+    new = _fresh(folder)
+    for run in runs:
+        (new / run.id).symlink_to(run.tensorboard.resolve(), target_is_directory=True)
+    _replace(new, folder)
+    return [run.id for run in runs]
+
+
+def serve(folder: Path, port: int) -> None:
+    """Become TensorBoard: this process ends when it does."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--port", str(port)]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, command)
+
+
+def _run_name(records: Sequence[Record]) -> str:
+    """The labels that all cells of one run share, and the seed."""
+    first = records[0]
+    shared = [label for axis, label in first.labels.items() if all(r.labels.get(axis) == label for r in records)]
+    return _file_name(" ".join([*shared, f"seed{first.seed}"]))
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[/\\\0]+", "-", name)
+
+
+def _fresh(folder: Path) -> Path:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise UserError(f"Cannot write {folder}: {error.strerror}.") from error
+
+
+def _replace(new: Path, folder: Path) -> None:
+    """Links are removed, never what they point to."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(new, folder)

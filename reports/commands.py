@@ -1,0 +1,192 @@
+"""What `ablate report`, `board`, `explain` and `compare` do, behind the command line."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reports.subject import Subject, load_subject
+from reports.tables import Entry, Table
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+
+def report(
+    sweep: str,
+    scale: str = "",
+    overrides: Sequence[str] = (),
+    root: Path | str | None = None,
+    out: Path | None = None,
+    as_json: bool = False,
+) -> Path:
+    """Write a sweep's report, whatever has run so far, and print its table and where it lies.
+
+    Args:
+        overrides: as for `ablate run`: a part of the sweep, seeds, configuration.
+        out: by default reports/<sweep>-<scale> under the root.
+        as_json: print the table's rows, the claims and the paths as JSON instead.
+
+    Returns:
+        The report's folder.
+
+    Raises:
+        UserError: the request or the sweep's report block is wrong, or `out` cannot be written.
+    """
+    from reports.build import build
+
+    started = time.perf_counter()
+    subject = load_subject(sweep, scale, overrides, root)
+    folder = out or subject.root / "reports" / f"{Path(subject.name).stem}-{subject.scale}"
+    index = build(subject, folder)
+    if as_json:
+        print(json.dumps(summary(subject, index), indent=2, ensure_ascii=False))
+        return folder
+    console = _console()
+    console.print(rich_table(subject.table))
+    for letter, text in subject.table.notes:
+        console.print(f"[dim]{f'{letter}  ' if letter else ''}{_plain(text)}[/]")
+    for verdict in subject.verdicts:
+        colour = {"supported": "green", "contradicted": "red", "undecided": "yellow"}.get(verdict.judgement, "dim")
+        console.print(f"[{colour}]{verdict.judgement:>13}[/]  {_plain(verdict.claim.text)}")
+    console.print(f"\nWrote {index} in {time.perf_counter() - started:.1f} s.", soft_wrap=True, highlight=False)
+    return folder
+
+
+def summary(subject: Subject, index: Path) -> dict[str, Any]:
+    """What `ablate report --json` prints; numbers are as stored, neither rounded nor scaled."""
+    from reports.formats import to_data
+
+    return {
+        "sweep": subject.name,
+        "scale": subject.scale,
+        "folder": str(index.parent),
+        "index": str(index),
+        "states": subject.counts(),
+        "rows": to_data(subject.table),
+        "notes": [text for _, text in subject.table.notes],
+        "claims": [
+            {
+                "id": verdict.claim.id,
+                "text": verdict.claim.text,
+                "judgement": verdict.judgement,
+                "evidence": list(verdict.evidence),
+                "tau": verdict.tau,
+            }
+            for verdict in subject.verdicts
+        ],
+    }
+
+
+def rich_table(table: Table) -> RichTable:
+    """The table for a terminal."""
+    from rich.table import Table as RichTable
+
+    result = RichTable(title=table.title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    for head in table.heads:
+        text = f"{head.over}\n{head.text}" if head.over else head.text
+        result.add_column(_plain(text), justify="left" if head.kind == "label" else "right", overflow="fold")
+    group = ""
+    for row in table.rows:
+        if row.group != group:
+            group = row.group
+            result.add_row(f"[italic]{_plain(group)}[/]")
+        result.add_row(*(_rich_entry(entry) for entry in row.entries))
+    return result
+
+
+def _rich_entry(entry: Entry) -> str:
+    text = _plain(entry.text)
+    mark = {"best": "bold", "second": "underline"}.get(entry.rank, "dim" if entry.kind in ("missing", "paper") else "")
+    text = f"[{mark}]{text}[/]" if mark else text
+    return text + (" =" if entry.tied else "") + (f" [dim]{','.join(entry.marks)}[/]" if entry.marks else "")
+
+
+def explain(
+    sweep: str,
+    cell: str,
+    scale: str = "",
+    overrides: Sequence[str] = (),
+    root: Path | str | None = None,
+    as_json: bool = False,
+) -> None:
+    """Print everything behind one cell. Raises UserError if no cell, or several, fit the word."""
+    from reports.explain import explain as explain_cell
+
+    found = explain_cell(load_subject(sweep, scale, overrides, root), cell)
+    if as_json:
+        print(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
+        return
+    from rich.table import Table as RichTable
+
+    table = RichTable(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in found.lines():
+        table.add_row(_plain(name), _plain(value))
+    _console().print(table)
+
+
+def compare(
+    left: str, right: str, root: Path | str = "outputs", out: Path | None = None, as_json: bool = False
+) -> Path:
+    """Compare two runs, print what differs, and return the folder with curves and samples side by side."""
+    from reports.compare import compare_runs
+
+    found, folder = compare_runs(left, right, Path(root), out)
+    if as_json:
+        print((folder / "compare.json").read_text(), end="")
+        return folder
+    from rich.markdown import Markdown
+
+    console = _console()
+    console.print(Markdown(found.to_markdown()))
+    console.print(f"\nCurves and samples side by side: {folder}", soft_wrap=True, highlight=False)
+    return folder
+
+
+def board(
+    sweep: str = "",
+    scale: str = "",
+    overrides: Sequence[str] = (),
+    root: Path | str | None = None,
+    port: int = 6006,
+    start: bool = True,
+) -> Path:
+    """Serve TensorBoard on exactly a sweep's runs; without a sweep, on all runs under the root.
+
+    Args:
+        start: False only makes the folder and returns it.
+
+    Raises:
+        UserError: nothing has run yet.
+    """
+    from reports.board import link_all_runs, link_board, serve
+
+    if sweep:
+        subject = load_subject(sweep, scale, overrides, root)
+        folder = subject.root / "boards" / f"{Path(subject.name).stem}-{subject.scale}"
+        names = link_board(subject, folder)
+    else:
+        folder = Path(root or "outputs") / "boards" / "all"
+        names = link_all_runs(Path(root or "outputs"), folder)
+    _console().print(f"{len(names)} runs: {', '.join(names)}", soft_wrap=True, highlight=False)
+    if start:
+        serve(folder, port)
+    return folder
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console()
+
+
+def _plain(text: str) -> str:
+    """Text in which square brackets are no markup."""
+    from rich.markup import escape
+
+    return escape(text)

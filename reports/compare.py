@@ -1,0 +1,105 @@
+"""Two runs side by side: where their configurations differ, what they measured, their curves and their samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from experiments.config import NOT_SEMANTIC
+from experiments.files import atomic_path, atomic_write_json, atomic_write_text
+from experiments.store import Run, RunStore
+from reports.aggregate import Row
+from reports.figures import draw
+from reports.layout import Figure
+from reports.quantities import quantity
+from reports.records import Record, numbers
+from reports.samples import collect_samples, grid_image
+from reports.style import save
+from reports.tables import DASH
+from sweeps.state import CellState
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What differs between two runs."""
+
+    names: tuple[str, str]
+    configuration: dict[str, tuple[Any, Any]]
+    """Semantic keys with different values."""
+    metrics: dict[str, tuple[float | None, float | None]]
+
+    def to_markdown(self) -> str:
+        """Two tables: configuration and metrics."""
+        head = f"| | {self.names[0]} | {self.names[1]} |\n|---|---:|---:|\n"
+        lines = [f"| `{key}` | {a} | {b} |" for key, (a, b) in self.configuration.items()]
+        text = f"## Configuration\n\n{head}" + "\n".join(lines or ["| no difference | | |"])
+        lines = []
+        for name, values in self.metrics.items():
+            shown = [DASH if value is None else quantity(name).text(value) for value in values]
+            lines.append(f"| {quantity(name).label} | {shown[0]} | {shown[1]} |")
+        return f"{text}\n\n## Metrics\n\n{head}" + "\n".join(lines) + "\n"
+
+
+def compare_runs(left: str, right: str, root: Path, out: Path | None = None) -> tuple[Comparison, Path]:
+    """Compare two runs into a folder: compare.md, compare.json, curves.png and .pdf, samples.png.
+
+    Args:
+        left, right: ids of runs, unique beginnings of ids, or folders.
+        out: by default reports/compare-<left>-<right> under the root.
+
+    Raises:
+        UserError: no such run.
+    """
+    store = RunStore(root)
+    records = [_record(store.find(word)) for word in (left, right)]
+    rows = [Row({"run": record.run_id}, (record,)) for record in records]
+    first, second = records
+    folder = out or root / "reports" / f"compare-{first.run_id}-{second.run_id}"
+    found = Comparison((first.run_id, second.run_id), _different(first.config, second.config), _metrics(records))
+    atomic_write_text(folder / "compare.md", found.to_markdown())
+    atomic_write_json(
+        folder / "compare.json",
+        {"runs": found.names, "configuration": found.configuration, "metrics": found.metrics},
+    )
+    for key in ("train/loss", "val/loss"):
+        if (drawing := draw(Figure("curves", key), rows)) is not None:
+            save(drawing, folder / f"curves_{key.replace('/', '-')}")
+    if samples := collect_samples(rows, 9):
+        with atomic_path(folder / "samples.png") as temporary:
+            grid_image(samples).save(temporary)
+    return found, folder
+
+
+def _record(run: Run) -> Record:
+    """The run with the newest of its finished evaluations."""
+    done = [evaluation for evaluation in run.evaluations() if evaluation.is_done()]
+    newest = max(done, key=lambda evaluation: evaluation.result_path.stat().st_mtime, default=None)
+    result, measured = run.result() or {}, (newest.result() or {}) if newest else {}
+    record = Record(
+        cell=run.id,
+        labels={"run": run.id},
+        overrides={},
+        seed=0,
+        run_id=run.id,
+        eval_id=newest.id if newest else "",
+        metrics={**numbers(result), **numbers(measured)},
+        state=CellState(run.inspect(), "training"),
+        run_result=result,
+        evaluation_result=measured,
+        run=run,
+        evaluation=newest,
+    )
+    return replace(record, seed=int(record.config.get("seed", 0)))
+
+
+def _different(left: dict[str, Any], right: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    keys = [key for key in {**left, **right} if key not in NOT_SEMANTIC and not key.startswith("runtime.")]
+    return {key: (left.get(key), right.get(key)) for key in keys if left.get(key) != right.get(key)}
+
+
+def _metrics(records: Sequence[Record]) -> dict[str, tuple[float | None, float | None]]:
+    names = dict.fromkeys(name for record in records for name in record.metrics)
+    first, second = records
+    return {name: (first.metrics.get(name), second.metrics.get(name)) for name in names}

@@ -1,0 +1,63 @@
+"""Everything behind one cell: what it measured, how it differs, where it comes from, and how to make it again."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from reports.provenance import origin_lines, reproduce
+from reports.quantities import quantity
+from reports.subject import Subject
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `ablate explain` shows of one cell."""
+
+    cell: str
+    state: str
+    """ "done", or why there is no measurement."""
+    metrics: dict[str, float]
+    """As stored: seconds, bytes, fractions."""
+    protocol: dict[str, Any]
+    difference: str
+    """From the baseline row; "" without one."""
+    flags: tuple[str, ...]
+    origin: tuple[tuple[str, str], ...]
+    folder: str
+    reproduce: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain dictionaries."""
+        return asdict(self)
+
+    def lines(self) -> list[tuple[str, str]]:
+        """For a terminal: (what, value)."""
+        result = [("cell", self.cell), ("state", self.state)]
+        for name, value in self.metrics.items():
+            known = quantity(name)
+            result.append((known.label, known.text(value)))
+        result += [("baseline", self.difference)] if self.difference else []
+        result += [("flag", flag) for flag in self.flags]
+        result += [(f"protocol: {key}", str(value)) for key, value in self.protocol.items()]
+        return [*result, *self.origin, ("folder", self.folder), ("again", self.reproduce)]
+
+
+def explain(subject: Subject, word: str) -> Explanation:
+    """Explain the cell that `word` names. Raises UserError if none or several fit."""
+    record = subject.find(word)
+    place = next(index for index, row in enumerate(subject.rows) if record in row.records)
+    difference = next((item.text for item in subject.one_factor if item.row == place), "")
+    return Explanation(
+        cell=record.cell,
+        state=record.reason or "done",
+        metrics=dict(record.metrics),
+        protocol=dict(record.protocol),
+        difference=difference,
+        flags=tuple(flag.text for flag in subject.flags if flag.row == place),
+        origin=tuple(origin_lines(record)),
+        folder=str(
+            record.evaluation.folder if record.evaluation and record.metrics else record.run and record.run.folder
+        ),
+        reproduce=reproduce(subject, record),
+    )
