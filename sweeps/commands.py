@@ -54,11 +54,29 @@ def list_sweeps(root: Path | str | None = None, as_json: bool = False) -> int:
         return _print_json(rows)
     table = Table(box=None)
     for column in ("sweep", "paper", "reproduces", "cells", "state"):
-        table.add_column(column, overflow="fold", no_wrap=column in ("sweep", "paper"))
+        table.add_column(column, overflow="fold", no_wrap=column in ("sweep", "paper", "cells", "state"))
     for row in rows:
-        cells = ", ".join(f"{scale} {count}" for scale, count in row["cells"].items())
+        cells = "\n".join(f"{scale} {count}" for scale, count in row["cells"].items())
         table.add_row(row["name"], row["paper"], row["reproduces"], cells, "\n".join(row["begun"]) or "not begun")
     _console().print(table)
+    return 0
+
+
+def show_plan(
+    name: str,
+    scale: str = "",
+    overrides: Words = (),
+    root: Path | str | None = None,
+    as_json: bool = False,
+) -> int:
+    """Dry run: every cell with its parameters and FLOPs, what is done, what is left out and why, what it will cost."""
+    from sweeps.preview import preview_json, print_preview
+
+    planned = plan(name, scale, overrides, root)
+    if as_json:
+        print(preview_json(planned))
+    else:
+        print_preview(planned, _console())
     return 0
 
 
@@ -232,7 +250,8 @@ def _check_launcher(launcher: str) -> None:
 
 
 def _console() -> Console:
-    return Console()
+    console = Console()
+    return console if console.is_terminal else Console(width=160)  # a log has no width of its own
 
 
 def _say(text: str) -> None:

@@ -40,6 +40,10 @@ class ResourcesConfig:
     """How long before the time limit a run is told to save and make room."""
     max_attempts: int = 20
     """A run that was started this often without getting done is left failed."""
+    peak_tflops: float = 312.0
+    """Of one GPU in the run's precision, for estimates only (A100, bf16 without sparsity)."""
+    efficiency: float = 0.25
+    """Share of the peak that a training reaches, assumed until finished trainings tell."""
     setup: list[str] = field(default_factory=list)
     """Lines of shell that run before python: modules, environments."""
 
