@@ -37,8 +37,13 @@ def real(reference) -> np.ndarray:
     return reference.draw_real(LABELS, seed=5)
 
 
-def test_metrics_and_protocol(reference, config, real):
-    metrics, protocol = evaluate_images(real, LABELS, reference, config)
+@pytest.fixture(scope="module")
+def measured(reference, config, real):
+    return evaluate_images(real, LABELS, reference, config)
+
+
+def test_metrics_and_protocol(reference, config, real, measured):
+    metrics, protocol = measured
     assert set(metrics) == {"fd_efflite0", "kid_efflite0", "kid_efflite0_std", "memorisation_rate"} <= set(METRICS)
     assert all(np.isfinite(value) and isinstance(value, float) for value in metrics.values())
     assert json.loads(json.dumps(protocol)) == protocol
@@ -50,13 +55,13 @@ def test_metrics_and_protocol(reference, config, real):
     assert evaluate_images(real, LABELS, reference, config) == (metrics, protocol)
 
 
-def test_fid_is_not_mentioned_without_its_weights(reference, config, real):
-    text = json.dumps(evaluate_images(real, LABELS, reference, config)).lower()
+def test_fid_is_not_mentioned_without_its_weights(measured):
+    text = json.dumps(measured).lower()
     assert "fid" not in text.replace("fd_efflite0", "") and '"is"' not in text and "inception" not in text
 
 
-def test_floor_is_the_distance_of_real_images_at_the_same_n(reference, config, real):
-    metrics, protocol = evaluate_images(real, LABELS, reference, config)
+def test_floor_is_the_distance_of_real_images_at_the_same_n(reference, config, real, measured):
+    metrics, protocol = measured
     assert protocol["floor"]["fd_efflite0"] == pytest.approx(metrics["fd_efflite0"], rel=0.15)  # other draws, same N
     drawn = reference.draw_real(LABELS, config.seed)
     again, _ = evaluate_images(drawn, LABELS, reference, config)
@@ -68,10 +73,10 @@ def test_floor_is_the_distance_of_real_images_at_the_same_n(reference, config, r
     assert smaller["floor"]["fd_efflite0"] > protocol["floor"]["fd_efflite0"]  # fewer images, higher floor
 
 
-def test_distances_grow_with_damage(reference, config, real):
+def test_distances_grow_with_damage(reference, config, real, measured):
     generator = np.random.default_rng(0)
-    levels = []
-    for sigma in (0, 10, 40, 120):
+    levels = [measured[0]]
+    for sigma in (10, 40, 120):
         noisy = np.clip(real + generator.normal(0, sigma, real.shape), 0, 255).round().astype(np.uint8)
         levels.append(evaluate_images(noisy, LABELS, reference, config)[0])
     for name in ("fd_efflite0", "kid_efflite0"):
@@ -79,9 +84,9 @@ def test_distances_grow_with_damage(reference, config, real):
         assert values == sorted(values) and values[-1] > 1.5 * max(values[0], 0), name
 
 
-def test_one_image_repeated_is_worse_than_variety(reference, config, real):
+def test_one_image_repeated_is_worse_than_variety(reference, config, real, measured):
     collapsed, _ = evaluate_images(real[[0] * 90], LABELS, reference, config)
-    assert collapsed["fd_efflite0"] > 1.5 * evaluate_images(real, LABELS, reference, config)[0]["fd_efflite0"]
+    assert collapsed["fd_efflite0"] > 1.5 * measured[0]["fd_efflite0"]
 
 
 def test_no_floor_where_real_images_are_too_few(reference, config):

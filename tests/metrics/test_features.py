@@ -5,6 +5,7 @@ import pytest
 import torch
 from efficientnet_lite_pytorch import EfficientNet
 
+from datamodules.emoji.data import load_emoji
 from lightning_modules.metrics import efficientnet, features
 from lightning_modules.metrics.features import efficientnet_extractor
 
@@ -33,14 +34,15 @@ def test_features_do_not_depend_on_the_batch(images):
     torch.testing.assert_close(whole, parts, atol=1e-4, rtol=1e-4)
 
 
-def test_logits_recognise_a_flat_colour_as_something():
-    """The weights are real ones: the classifier is far from uniform, and tells different images apart."""
+def test_it_has_learned_to_see():
+    """Real weights and the right preprocessing: clear drawings get their ImageNet class."""
     extractor = efficientnet.EfficientNetLite0Extractor(efficientnet.NAME, ["logits", efficientnet.LAYER])
-    generator = np.random.default_rng(0)
-    smooth = torch.from_numpy(generator.integers(0, 256, (4, 3, 4, 4)).astype(np.uint8))
-    logits, pooled = extractor(smooth.repeat_interleave(8, 2).repeat_interleave(8, 3))
-    assert logits.shape == (4, 1000) and pooled.shape == (4, 1280)
-    assert logits.softmax(1).amax(1).mean() > 0.02
+    data = load_emoji(split="all")
+    for concept, style, imagenet_class in (("1f3bb", "twemoji", 889), ("1f353", "noto", 949)):  # violin, strawberry
+        row = next(i for i, key in enumerate(zip(data.concepts, data.styles, strict=True)) if key == (concept, style))
+        logits, pooled = extractor(torch.from_numpy(data.images[row : row + 1]).permute(0, 3, 1, 2))
+        assert logits.shape == (1, 1000) and pooled.shape == (1, 1280)
+        assert logits.argmax() == imagenet_class
 
 
 def test_cache(images, tmp_path, monkeypatch):
