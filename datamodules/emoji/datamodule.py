@@ -134,21 +134,21 @@ class EmojiDataModule(LightningDataModule):
         if not folder.exists():
             with work_lock(folder.with_name(f".{folder.name}.lock")):
                 if not folder.exists():
-                    self._tokenize(folder, split, flip, source)
+                    self._tokenize(self.encoder, folder, split, flip, source)
         return TokenStore(folder, verify=True)
 
-    def _tokenize(self, folder: Path, split: Split, flip: bool, source: dict[str, Any]) -> None:
+    def _tokenize(self, encoder: ImageEncoder, folder: Path, split: Split, flip: bool, source: dict[str, Any]) -> None:
         data = self._images(split)
         log.info("Tokenizing the %d images of emoji/%s into %s", len(data), split, folder)
         views = [data.images, data.images[:, :, ::-1]] if flip else [data.images]
-        tokens = np.stack([_encode(self.encoder, images) for images in views], axis=1)
+        tokens = np.stack([_encode(encoder, images) for images in views], axis=1)
         write_store(
             folder,
             tokens,
             data.labels,
             data.captions,
-            vocab_size=self.encoder.vocab_size,
-            tokenizer=self.encoder.fingerprint,
+            vocab_size=encoder.vocab_size,
+            tokenizer=encoder.fingerprint,
             source=source,
         )
 
