@@ -33,6 +33,8 @@ from lightning_modules.checkpoints import load_safetensors, save_safetensors
 from lightning_modules.config import OBJECTIVES
 from lightning_modules.generators.config import GENERATORS
 from lightning_modules.kernels import backends_used, reset_backends_used
+from lightning_modules.metrics.config import MetricsConfig
+from lightning_modules.metrics.evaluate import evaluate_images
 from lightning_modules.tokenizers.config import TOKENIZERS
 
 log = logging.getLogger("ablate")
@@ -250,8 +252,6 @@ def evaluate(config: RunConfig, run: Run, wait: bool = False) -> Evaluation:
 
 
 def _evaluate(config: RunConfig, run: Run, evaluation: Evaluation) -> None:
-    from lightning_modules.metrics.evaluate import evaluate_samples
-
     started, device = time.time(), device_of(config)
     reset_backends_used()
     count, classes = config.evaluation.num_samples, config.generator.num_classes
@@ -273,7 +273,13 @@ def _evaluate(config: RunConfig, run: Run, evaluation: Evaluation) -> None:
     write_png(image_grid(samples.images[:shown], columns=classes, scale=2), evaluation.grid_path)
     evaluation.update(phase="evaluate", step=count, max_steps=count)
     log.info("measuring %d images", count)
-    metrics, protocol = evaluate_samples(samples.images, samples.labels, config)
+    settings = MetricsConfig(
+        inception_weights=config.evaluation.inception_weights,
+        cache_dir=str(config.root / "cache"),
+        device=str(device),
+    )
+    reference = DATASETS.target(config.data.name).reference(config.data)
+    metrics, protocol = evaluate_images(samples.images, samples.labels, reference, settings)
     metrics["seconds_per_image"] = samples.seconds / count
     evaluation.write_result(
         {

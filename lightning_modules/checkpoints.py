@@ -28,6 +28,12 @@ def load_safetensors(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Te
         found = load_file(file)
     except SafetensorError as error:
         raise ValueError(f"{file} is damaged or not a safetensors file ({error}).") from error
+    check_keys(file, found, expected)
+    return {key: value.to(expected[key].dtype) for key, value in found.items()}
+
+
+def check_keys(file: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless both have the same keys and shapes."""
     missing, unused = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     shapes = [k for k in expected.keys() & found.keys() if expected[k].shape != found[k].shape]
     if missing or unused or shapes:
@@ -37,7 +43,6 @@ def load_safetensors(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Te
             if keys
         ]
         raise ValueError(f"{file} does not fit this network: keys {', '.join(parts)}.")
-    return {key: value.to(expected[key].dtype) for key, value in found.items()}
 
 
 def save_safetensors(file: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str], half: bool = False) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_modules.base import TrainingModule
 from lightning_modules.config import OptimConfig, ReconstructionConfig
-from lightning_modules.tokenizers.vq import VQAutoencoder
+from lightning_modules.tokenizers.vq import VQAutoencoder, to_uint8
 
 
 class TokenizerModule(TrainingModule):
@@ -83,11 +83,6 @@ class TokenizerModule(TrainingModule):
             "val/codebook_perplexity": torch.exp(torch.special.entr(p).sum()),
         }
         self.log_dict(metrics, prog_bar=True)
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """[-1, 1] -> uint8, clamped: round(127.5 x + 127.5)."""
-    return (images.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def _edges(error: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from lightning_modules.registry import Entry, Registry
 
@@ -72,4 +73,44 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-TOKENIZERS = Registry("tokenizer", {"emoji_vq": Entry(EmojiVQConfig, "lightning_modules.tokenizers.emoji_vq:EmojiVQ")})
+@dataclass
+class LlamaGenVQConfig:
+    """LlamaGen's tokenizers (arXiv 2406.06525): VQ-16 with 256, VQ-8 with 1024 tokens for 256 x 256 pixels."""
+
+    name: str = "llamagen_vq"
+    weights: str = ""
+    """The published file, vq_ds16_c2i.pt or vq_ds8_c2i.pt. Needed to tokenise and to decode, not to plan."""
+    image_size: int = 256
+    downsample: Literal[8, 16] = 16
+    codebook_size: int = 16384
+    code_width: int = 8
+    fingerprint: str = ""
+    """sha256 of the weights, filled in when a run is resolved."""
+
+    @property
+    def channels(self) -> list[int]:
+        """Width at each resolution, finest first."""
+        return [128, 128, 256, 256, 512] if self.downsample == 16 else [128, 256, 256, 512]
+
+    @property
+    def grid_size(self) -> int:
+        """Side of the token grid."""
+        return self.image_size // self.downsample
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of codes."""
+        return self.codebook_size
+
+    def weight_file(self) -> Path | None:
+        """The file of weights, or None."""
+        return Path(self.weights) if self.weights else None
+
+
+TOKENIZERS = Registry(
+    "tokenizer",
+    {
+        "emoji_vq": Entry(EmojiVQConfig, "lightning_modules.tokenizers.emoji_vq:EmojiVQ"),
+        "llamagen_vq": Entry(LlamaGenVQConfig, "lightning_modules.tokenizers.llamagen_vq:LlamaGenVQ"),
+    },
+)

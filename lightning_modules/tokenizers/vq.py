@@ -217,3 +217,18 @@ class VQAutoencoder(nn.Module):
         side = round(tokens.shape[1] ** 0.5)
         codes = F.embedding(tokens, self.quantize.codes()).transpose(1, 2)
         return self.decoder(self.post_quant_conv(codes.reshape(*codes.shape[:2], side, side)))
+
+    @torch.inference_mode()
+    def encode_uint8(self, images: Tensor) -> Tensor:
+        """images: (B, H, W, 3) uint8 -> tokens (B, L) int64."""
+        return self.encode(images.permute(0, 3, 1, 2).float() / 127.5 - 1)
+
+    @torch.inference_mode()
+    def decode_uint8(self, tokens: Tensor) -> Tensor:
+        """tokens: (B, L) int64 -> images (B, H, W, 3) uint8."""
+        return to_uint8(self.decode(tokens)).permute(0, 2, 3, 1).contiguous()
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """[-1, 1] -> uint8, clamped: round(127.5 x + 127.5), which is the floor(127.5 x + 128) of LlamaGen's evaluation."""
+    return (images.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
