@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,7 +89,10 @@ def rich_table(table: Table) -> RichTable:
     result = RichTable(title=table.title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     for head in table.heads:
         text = f"{head.over}\n{head.text}" if head.over else head.text
-        result.add_column(_plain(text), justify="left" if head.kind == "label" else "right", overflow="fold")
+        if head.kind == "label":
+            result.add_column(_plain(text), no_wrap=True)
+        else:
+            result.add_column(_plain(text), justify="right", min_width=max(map(len, text.split())))
     group = ""
     for row in table.rows:
         if row.group != group:
@@ -182,7 +186,7 @@ def board(
 def _console() -> Any:
     from rich.console import Console
 
-    return Console()
+    return Console(width=None if sys.stdout.isatty() else 140)  # a log has no width of its own
 
 
 def _plain(text: str) -> str:

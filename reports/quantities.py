@@ -60,5 +60,5 @@ def quantity(name: str) -> Quantity:
     if spec is None:
         return Quantity(name, name)
     unit, form, scale = PRINTED.get(name, (spec.unit, spec.format, 1.0))
-    label = f"{spec.label} ({unit})" if unit else spec.label
+    label = f"{spec.label} ({unit})" if unit and unit not in spec.label.lower() else spec.label
     return Quantity(name, label, spec.better, form, scale, spec.description)

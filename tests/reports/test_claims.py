@@ -1,0 +1,144 @@
+"""Claims judged on made-up values: each kind, each verdict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from reports.aggregate import Row
+from reports.claims import agreement, judge
+from reports.records import Record
+from reports.reference import Claim, load_table, parse_claim
+
+
+def rows(values: dict[str, list[float]], metric: str = "fd_efflite0", axis: str = "scheme", **fixed: str) -> list[Row]:
+    result = []
+    for name, samples in values.items():
+        labels = {axis: name, **fixed}
+        records = [
+            Record(f"{name}{seed}", labels, {}, seed, "r", "e", metrics={metric: value})
+            for seed, value in enumerate(samples)
+        ] or [Record(name, labels, {}, 0, "r", "e", reason="not run")]
+        result.append(Row(labels, tuple(records)))
+    return result
+
+
+def claim(kind: str, metric: str = "fid", **more: Any) -> Claim:
+    return parse_claim({"id": "c", "text": "t", "source": "s", "kind": kind, "metric": metric, **more}, "test")
+
+
+BEST = claim("best", axis="scheme", label="a")
+GOOD, WORSE, NEAR = [10.0, 11.0, 12.0], [20.0, 21.0, 22.5], [10.5, 10.8, 12.1]
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ({"a": GOOD, "b": WORSE, "c": WORSE}, "supported"),
+        ({"a": WORSE, "b": GOOD, "c": WORSE}, "contradicted"),
+        ({"a": GOOD, "b": NEAR, "c": WORSE}, "undecided"),
+        ({"a": GOOD, "b": WORSE, "c": []}, "undecided"),
+        ({"a": WORSE, "b": GOOD, "c": []}, "contradicted"),
+        ({"a": [], "b": GOOD, "c": WORSE}, "not measured"),
+        ({"a": GOOD, "b": [], "c": []}, "not measured"),
+        ({"a": GOOD[:1], "b": WORSE[:1], "c": WORSE[:1]}, "undecided"),  # nothing is known of the noise
+    ],
+)
+def test_best(values: dict[str, list[float]], verdict: str) -> None:
+    assert judge(BEST, rows(values)).judgement == verdict
+
+
+def test_the_stand_in_is_named() -> None:
+    assert judge(BEST, rows({"a": GOOD, "b": WORSE})).stand_in == "FD-EffLite0"
+    assert judge(BEST, rows({"a": GOOD, "b": WORSE}, metric="fid")).stand_in == ""
+
+
+def test_higher_is_better_where_the_registry_says_so() -> None:
+    accuracy = claim("best", metric="val/accuracy", axis="scheme", label="a")
+    assert judge(accuracy, rows({"a": WORSE, "b": GOOD}, metric="val/accuracy")).judgement == "supported"
+
+
+def test_order_and_its_tau() -> None:
+    order = claim("order", order=[{"scheme": "a"}, {"scheme": "b"}, {"scheme": "c"}])
+    worst = [40.0, 41.0, 42.5]
+    found = judge(order, rows({"a": GOOD, "b": WORSE, "c": worst}))
+    assert (found.judgement, found.tau) == ("supported", 1.0)
+    found = judge(order, rows({"a": worst, "b": WORSE, "c": GOOD}))
+    assert (found.judgement, found.tau) == ("contradicted", -1.0)
+    assert judge(order, rows({"a": GOOD, "b": WORSE})).judgement == "not measured"
+
+
+def test_an_axis_that_the_sweep_lacks_is_said() -> None:
+    found = judge(claim("best", axis="position", label="middle"), rows({"a": GOOD, "b": WORSE}))
+    assert found.judgement == "not measured" and "position" in found.evidence[0]
+
+
+def test_other_axes_are_judged_apart_and_one_contradiction_decides() -> None:
+    agree = rows({"a": GOOD, "b": WORSE}, size="B")
+    against = rows({"a": WORSE, "b": GOOD}, size="L")
+    assert judge(BEST, agree).judgement == "supported"
+    assert judge(BEST, agree + against).judgement == "contradicted"
+    only_small = claim("best", axis="scheme", label="a", where={"size": "B"})
+    assert judge(only_small, agree + against).judgement == "supported"
+    unmeasured = rows({"a": [], "b": []}, size="L")
+    assert judge(BEST, agree + unmeasured).judgement == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "or_better", "verdict"),
+    [
+        ([10.0, 10.1, 10.2], [10.1, 10.0, 10.2], False, "supported"),
+        ([20.0, 20.1, 20.2], [10.1, 10.0, 10.2], False, "contradicted"),
+        ([5.0, 5.1, 5.2], [10.1, 10.0, 10.2], False, "contradicted"),
+        ([5.0, 5.1, 5.2], [10.1, 10.0, 10.2], True, "supported"),
+        ([8.0, 14.0, 11.0], [10.1, 10.0, 10.2], False, "undecided"),
+        ([10.0], [10.0], False, "undecided"),
+    ],
+)
+def test_similar(a: list[float], b: list[float], or_better: bool, verdict: str) -> None:
+    similar = claim("similar", left={"scheme": "a"}, right={"scheme": "b"}, tolerance=0.05, or_better=or_better)
+    assert judge(similar, rows({"a": a, "b": b})).judgement == verdict
+
+
+@pytest.mark.parametrize(("left", "verdict"), [([144.0], "supported"), ([134.0], "contradicted"), ([], "not measured")])
+def test_ratio_of_exact_counts(left: list[float], verdict: str) -> None:
+    ratio = claim("ratio", "parameters", left={"scheme": "a"}, right={"scheme": "b"}, value=1.441, tolerance=0.02)
+    assert judge(ratio, rows({"a": left, "b": [100.0]}, metric="parameters")).judgement == verdict
+
+
+def test_ratio_with_a_bound() -> None:
+    faster = claim("ratio", "seconds_per_image", left={"scheme": "a"}, right={"scheme": "b"}, at_least=1.5)
+    assert (
+        judge(faster, rows({"a": [3.0, 3.01, 3.02], "b": [1.0, 1.01, 1.02]}, "seconds_per_image")).judgement
+        == "supported"
+    )
+    assert (
+        judge(faster, rows({"a": [1.2, 1.21, 1.22], "b": [1.0, 1.01, 1.02]}, "seconds_per_image")).judgement
+        == "contradicted"
+    )
+    assert judge(faster, rows({"a": [3.0], "b": [1.0]}, "seconds_per_image")).judgement == "undecided"
+
+
+def test_correlation() -> None:
+    falls = load_table("aim.figure6").claim("fid_correlates_with_parameters")
+
+    def sized(pairs: list[tuple[float, float]]) -> list[Row]:
+        return [
+            Row({"size": str(p)}, (Record(str(p), {"size": str(p)}, {}, 0, "r", "e", {"parameters": p, "fid": f}),))
+            for p, f in pairs
+        ]
+
+    assert judge(falls, sized([(1, 4), (2, 3), (3, 2), (4, 1.1)])).judgement == "supported"
+    assert judge(falls, sized([(1, 4), (2, 1), (3, 4), (4, 2)])).judgement == "contradicted"
+    assert judge(falls, sized([(1, 4), (2, 3), (3, 2)])).judgement == "undecided"
+    assert judge(falls, sized([(1, 4), (2, 3)])).judgement == "not measured"
+
+
+def test_agreement_with_the_published_order() -> None:
+    table = load_table("aim.table3")
+    ours = [
+        *rows({"single": [90.0], "per_layer": [80.0]}, axis="adaln", size="B"),
+        *rows({"single": [70.0], "per_layer": [75.0]}, axis="adaln", size="L"),
+    ]
+    assert agreement(table, "fid", ours, "fd_efflite0") == (pytest.approx(2 / 3), 4)

@@ -1,0 +1,92 @@
+"""The comparability guard, by mutation: change one thing in one run, and exactly that is flagged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.reports import fakes
+
+MUTATIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "steps": ({"run__step": 300, "run__max_steps": 300, "config__trainer__max_steps": 300}, "trainer.max_steps"),
+    "data": ({"run__provenance__data_fingerprint": "0" * 64}, "data.fingerprint"),
+    "tokenizer": ({"run__provenance__tokenizer_fingerprint": "0" * 64}, "tokenizer.fingerprint"),
+    "samples": ({"evaluation__protocol__num_samples": 64}, "evaluation.num_samples"),
+    "sampler": ({"evaluation__protocol__sampler__steps": 8}, "sampler.steps"),
+    "guidance in the stored configuration": (
+        {"config__sampler__guidance": 1.5, "evaluation__protocol__sampler": {}},
+        "",
+    ),
+    "reference": ({"evaluation__protocol__reference_fingerprint": "0" * 64}, "reference images"),
+    "extractor": ({"evaluation__protocol__extractor_sha256": "0" * 64}, "feature extractor"),
+    "code": ({"run__provenance__git_commit": "f" * 40}, "code version"),
+    "uncommitted changes": ({"run__provenance__git_diff_sha256": "a" * 64}, "code version"),
+    "kernel": ({"run__provenance__backends__selective_scan": "torch"}, "kernel selective_scan"),
+    "precision": ({"run__provenance__precision": "bf16"}, "trainer.precision"),
+    "hardware": ({"run__provenance__hardware__gpus": ["A100"]}, "hardware"),
+    "torch": ({"run__provenance__versions__torch": "2.8.0"}, "torch"),
+    "learning rate": ({"config__optim": {"lr": 0.1}}, "optim.lr"),
+}
+
+
+def mutated(root: Path, changes: dict[str, Any], victim: str = "group_v2", **parts: Any) -> Any:
+    for cell in fakes.cells_of():
+        scheme = cell.labels["hybrid_scheme"]
+        fakes.write_run(root, cell, fakes.FD[scheme], **(changes if scheme == victim else {}))
+    return fakes.subject(root, **parts)
+
+
+def test_a_clean_sweep_has_no_flags(tmp_path: Path) -> None:
+    assert fakes.finished(tmp_path).flags == []
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_one_change_is_flagged_at_its_row_and_only_there(tmp_path: Path, name: str) -> None:
+    changes, fact = MUTATIONS[name]
+    flags = mutated(tmp_path, changes).flags
+    assert {flag.row for flag in flags} == {1}
+    assert not fact or [flag.fact for flag in flags] == [fact]
+
+
+def test_the_flag_is_a_footnote_of_that_row(tmp_path: Path) -> None:
+    table = mutated(tmp_path, MUTATIONS["steps"][0]).table
+    text = "not comparable as it stands: trainer.max_steps is 300, elsewhere 400"
+    assert ("a", text) in table.notes
+    assert [row.entries[0].marks for row in table.rows] == [(), ("a",), (), ()]
+
+
+def test_in_a_tie_the_baseline_is_right(tmp_path: Path) -> None:
+    cells = [cell for cell in fakes.cells_of() if cell.labels["hybrid_scheme"] in ("serial_v1", "serial_v2")]
+    for cell in cells:
+        steps = 300 if cell.labels["hybrid_scheme"] == "serial_v1" else 400
+        fakes.write_run(tmp_path, cell, config__trainer__max_steps=steps, run__step=steps, run__max_steps=steps)
+    flags = fakes.subject(tmp_path, cells).flags
+    assert [(flag.row, flag.value, flag.usual) for flag in flags] == [(0, "300", "400")]
+
+
+def test_what_the_sweep_declares_is_not_flagged(tmp_path: Path) -> None:
+    changes = MUTATIONS["sampler"][0] | {"config__sampler__steps": 8}
+    assert mutated(tmp_path, changes, declared=[fakes.KEY, "sampler.steps"]).flags == []
+    assert mutated(tmp_path, MUTATIONS["data"][0], declared=[fakes.KEY, "data.styles"]).flags == []
+
+
+def test_an_operation_that_a_row_does_not_use_is_no_difference(tmp_path: Path) -> None:
+    assert mutated(tmp_path, {"run__provenance__backends": {}}).flags == []
+
+
+def test_a_seed_that_stands_apart_flags_its_row(tmp_path: Path) -> None:
+    cells = fakes.cells_of((0, 1))
+    for cell in cells:
+        odd = cell.name == "hybrid_scheme=serial_v1,seed=1"
+        fakes.write_run(tmp_path, cell, **(MUTATIONS["kernel"][0] if odd else {}))
+    assert [(f.row, f.value) for f in fakes.subject(tmp_path, cells).flags] == [(2, "torch")]
+
+
+def test_one_factor_statement_and_parameter_deviation(tmp_path: Path) -> None:
+    found = mutated(tmp_path, {"run__parameters": 4_206_000, "config__generator__width": 384}).one_factor
+    assert [item.row for item in found] == [0, 1, 2]
+    assert found[0].text == "only generator.hybrid_scheme: serial_v2 → group_v1"
+    assert found[1].text.startswith("2 settings differ: generator.hybrid_scheme: serial_v2 → group_v2, generator.width")
+    assert found[1].parameters == pytest.approx(1.0) and found[1].flops is None

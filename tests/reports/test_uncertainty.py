@@ -1,0 +1,76 @@
+"""Noise: which differences count, and the rank and correlation coefficients against scipy's."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import scipy.stats
+
+from reports.aggregate import Row
+from reports.records import Record
+from reports.uncertainty import compare, kendall_tau, pearson
+
+
+def row(name: str, values: list[float], metric: str = "fd_efflite0", **more: float) -> Row:
+    records = [
+        Record(f"{name}{seed}", {"scheme": name}, {}, seed, "run", "eval", metrics={metric: value, **more})
+        for seed, value in enumerate(values)
+    ]
+    return Row({"scheme": name}, tuple(records))
+
+
+def test_paired_seeds_find_what_unpaired_ones_cannot() -> None:
+    base = [100.0, 140.0, 90.0, 120.0]
+    found = compare(row("a", base), row("b", [v - 5 + 0.1 * i for i, v in enumerate(base)]), "fd_efflite0")
+    assert found.distinguishable and found.method == "paired t-test, 4 seeds"
+    welch = compare(row("a", base), row("b", [v - 5 for v in base[:2]]), "fd_efflite0")
+    assert welch.distinguishable is False and welch.method.startswith("Welch")
+
+
+def test_t_tests_agree_with_scipy() -> None:
+    draw = random.Random(0)
+    for shift in (0.0, 1.0, 3.0):
+        a, b = [draw.gauss(0, 1) for _ in range(5)], [draw.gauss(shift, 1) for _ in range(5)]
+        found = compare(row("a", a), row("b", b), "fd_efflite0")
+        assert found.distinguishable == (scipy.stats.ttest_rel(a, b).pvalue < 0.05)
+        found = compare(row("a", a), row("b", b[:4]), "fd_efflite0")
+        assert found.distinguishable == (scipy.stats.ttest_ind(a, b[:4], equal_var=False).pvalue < 0.05)
+
+
+def test_one_seed_is_judged_by_its_bootstrap_interval() -> None:
+    left = row("a", [100.0], fd_efflite0_low=98.0, fd_efflite0_high=102.0)
+    near = row("b", [102.0], fd_efflite0_low=100.0, fd_efflite0_high=104.0)
+    far = row("c", [104.0], fd_efflite0_low=102.0, fd_efflite0_high=106.0)
+    assert compare(left, near, "fd_efflite0").distinguishable is False
+    assert compare(left, far, "fd_efflite0").distinguishable is True
+
+
+def test_without_an_interval_the_kernel_distance_is_asked_and_named() -> None:
+    left = row("a", [100.0], kid_efflite0=0.050, kid_efflite0_std=0.002)
+    far = row("b", [110.0], kid_efflite0=0.060, kid_efflite0_std=0.002)
+    opposed = row("c", [110.0], kid_efflite0=0.030, kid_efflite0_std=0.002)
+    found = compare(left, far, "fd_efflite0")
+    assert found.distinguishable is True and "KID-EffLite0" in found.method
+    assert compare(left, opposed, "fd_efflite0").distinguishable is False
+
+
+def test_unknown_noise_is_not_taken_for_a_difference() -> None:
+    found = compare(row("a", [100.0]), row("b", [900.0]), "fd_efflite0")
+    assert found.distinguishable is None and "noise unknown" in found.text
+    assert compare(row("a", [1.0]), row("b", []), "fd_efflite0") is None
+
+
+def test_counts_are_exact() -> None:
+    found = compare(row("a", [2e6], "parameters"), row("b", [2e6 + 1], "parameters"), "parameters")
+    assert found.distinguishable is True and found.method == "exact"
+
+
+def test_coefficients_agree_with_scipy() -> None:
+    draw = random.Random(1)
+    for _ in range(20):
+        x, y = [draw.randrange(5) for _ in range(7)], [draw.randrange(5) for _ in range(7)]
+        assert kendall_tau(x, y) == pytest.approx(scipy.stats.kendalltau(x, y).statistic)
+        assert pearson(x, y) == pytest.approx(scipy.stats.pearsonr(x, y).statistic)
+    assert kendall_tau([1.0], [1.0]) is None and pearson([1.0, 2.0], [1.0, 2.0]) is None
+    assert kendall_tau([1, 1], [1, 2]) is None and pearson([1, 1, 1], [1, 2, 3]) is None
