@@ -33,9 +33,7 @@ def depthwise_conv1d(
     """
     _check(x, weight, bias, activation)
     pad_left = _pad_left(padding, weight.shape[1])
-    device = x.device.type
-    if torch.is_autocast_enabled(device):
-        x = x.to(torch.get_autocast_dtype(device))
+    x = x.to(dispatch.autocast_dtype(x.device.type) or x.dtype)
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     excluded = {"cpp": f"it takes up to {MAX_TAPS} taps, not {weight.shape[1]}"} if weight.shape[1] > MAX_TAPS else {}
     name = dispatch.choose(dispatch.DEPTHWISE_CONV1D, backend, x.device, x.dtype, excluded)

@@ -83,6 +83,13 @@ def record(operation: str, backend: str) -> None:
     _used.setdefault(operation, set()).add(backend)
 
 
+def autocast_dtype(device_type: str) -> torch.dtype | None:
+    """The dtype autocast asks for on such a device, None where it is off."""
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+        return torch.get_autocast_dtype(device_type)
+    return None
+
+
 def choose(
     operation: str,
     requested: str | None,
@@ -108,6 +115,11 @@ def choose(
     if reason is not None:
         raise ValueError(f"{source}={name!r} cannot run {operation}: {reason}; use auto to let the suite choose.")
     return name
+
+
+# What torch.compiler.assume_constant_result sets, without importing the compiler at start-up: a graph is traced for
+# given devices and dtypes, so the choice is a constant of it.
+choose._dynamo_marked_constant = True
 
 
 @functools.lru_cache(maxsize=64)

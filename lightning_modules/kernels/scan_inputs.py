@@ -48,6 +48,19 @@ class ScanInputs(NamedTuple):
         ahead = torch.arange(self.delta.shape[2], device=self.delta.device)
         return torch.stack([ahead.flip(0) if backwards else ahead for backwards in self.reverse])
 
+    def check_order(self) -> None:
+        """Raises ValueError where `order` is no permutation of the positions."""
+        if self.order is None:
+            return
+        positions = torch.arange(self.order.shape[1], device=self.order.device, dtype=self.order.dtype)
+        if not torch.equal(self.order.sort(1).values, positions.expand_as(self.order)):
+            raise bad_order()
+
+
+def bad_order() -> ValueError:
+    """The error of an `order` that is no permutation."""
+    return ValueError("order must hold, per direction, every position 0 .. length - 1 exactly once.")
+
 
 class ScanOutputs(NamedTuple):
     """What a back end's forward returns; empty tensors stand for what was not asked for."""

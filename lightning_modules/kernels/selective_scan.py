@@ -77,9 +77,9 @@ def selective_scan(
 def _activation_dtype(*tensors: Tensor | None) -> torch.dtype:
     """What u, delta, B, C and z are brought to: autocast's dtype, else the one they promote to."""
     present = [t for t in tensors if t is not None]
-    device = present[0].device.type
-    if torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
+    dtype = dispatch.autocast_dtype(present[0].device.type)
+    if dtype is not None:
+        return dtype
     dtype = present[0].dtype
     for tensor in present[1:]:
         dtype = torch.promote_types(dtype, tensor.dtype)

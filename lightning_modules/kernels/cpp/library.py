@@ -12,13 +12,11 @@ import tempfile
 import warnings
 from pathlib import Path
 
-import torch
-
 SOURCES = Path(__file__).parent / "source"
 OPENMP = "-fopenmp"
 # No -ffast-math: it would flush denormals in the whole process and break NaN propagation. Contraction is named because
 # -std=c++17 turns it off.
-BASE_FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
+BASE_FLAGS = ("-O3", "-std=c++17", "-fPIC", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 TARGETS = (("-march=native", OPENMP), ("-mcpu=native", OPENMP), ("-march=native",), ("-mcpu=native",), ())
 COMPILE_SECONDS = 300
 
@@ -40,9 +38,10 @@ def missing() -> str | None:
 
 @functools.cache
 def load() -> ctypes.CDLL:
-    """The compiled library. Raises CompilerMissing."""
-    # torch's OpenMP runtime must be in the process before ours asks for one by name, so that both share a thread pool.
-    assert torch.get_num_threads() > 0
+    """The compiled library. Raises CompilerMissing.
+
+    Import torch first: the library asks for an OpenMP runtime by name and then shares torch's and its thread pool.
+    """
     name = f"kernels-{_fingerprint()}.so"
     for folder in _cache_folders():
         if (folder / name).is_file() and (library := _open(folder / name)) is not None:
@@ -55,22 +54,35 @@ def load() -> ctypes.CDLL:
 
 def _compile(target: Path) -> ctypes.CDLL:
     compiler = _compiler()
-    sources = [str(path) for path in sorted(SOURCES.glob("*.cpp"))]
     message = ""
-    # Each process compiles into its own file and moves it into place: whoever comes last replaces an equal library.
+    # Each process compiles in its own folder and moves the result into place: whoever comes last replaces an equal one.
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as folder:
-        built = Path(folder) / target.name
         for target_flags in TARGETS:
-            command = [*compiler, *BASE_FLAGS, *target_flags, *sources, "-o", str(built)]
-            try:
-                run = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False)
-            except (OSError, subprocess.TimeoutExpired) as error:
-                raise CompilerMissing(f"{compiler[0]} could not run: {error}") from error
-            if run.returncode == 0 and (library := _open(built)) is not None:
+            built = Path(folder) / target.name
+            errors = _build([*compiler, *BASE_FLAGS, *target_flags], built)
+            if not errors and (library := _open(built)) is not None:
                 os.replace(built, target)
                 return library
-            message = message or run.stderr.strip()
+            message = message or errors
     raise CompilerMissing(f"{compiler[0]} failed: {message[:500] or 'the library it made does not load'}")
+
+
+def _build(command: list[str], built: Path) -> str:
+    """Compiles the sources side by side and links them; the compiler's complaints, empty where all went well."""
+    objects = {source: built.with_name(f"{source.stem}.o") for source in sorted(SOURCES.glob("*.cpp"))}
+    try:
+        jobs = [
+            subprocess.Popen([*command, "-c", source, "-o", to], stderr=subprocess.PIPE, text=True)
+            for source, to in objects.items()
+        ]
+        errors = [job.communicate(timeout=COMPILE_SECONDS)[1] for job in jobs]
+        if any(job.returncode for job in jobs):
+            return "\n".join(errors).strip() or "no message"
+        link = [*command, "-shared", *objects.values(), "-o", built]
+        run = subprocess.run(link, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False)
+        return run.stderr.strip() or "no message" if run.returncode else ""
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CompilerMissing(f"{command[0]} could not run: {error}") from error
 
 
 def _compiler() -> list[str]:
@@ -95,7 +107,7 @@ def _fingerprint() -> str:
     digest = hashlib.sha256()
     for path in sorted(SOURCES.iterdir()):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    digest.update(repr((BASE_FLAGS, TARGETS, os.environ.get("CXX"), _processor())).encode())
+    digest.update(repr((BASE_FLAGS, TARGETS, os.environ.get("CXX", ""), _processor())).encode())
     return digest.hexdigest()[:16]
 
 

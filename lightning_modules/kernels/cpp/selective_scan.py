@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.kernels.cpp import library
-from lightning_modules.kernels.scan_inputs import ScanGradients, ScanInputs, ScanOutputs
+from lightning_modules.kernels.scan_inputs import ScanGradients, ScanInputs, ScanOutputs, bad_order
 
 _KERNEL_SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _POINTERS = (
@@ -110,7 +110,7 @@ def _call(kernel: str, inputs: ScanInputs, others: dict[str, Tensor | None]) -> 
     function = getattr(library.load(), f"selective_scan_{kernel}_{_KERNEL_SUFFIX[inputs.u.dtype]}")
     status = function(ctypes.byref(arguments))
     if status == 1:
-        raise ValueError("order must hold, per direction, every position 0 .. length - 1 exactly once.")
+        raise bad_order()
     if status == 2:
         raise MemoryError("The C++ selective scan could not allocate its work space.")
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_modules.kernels.reference.selective_scan import softplus
 from lightning_modules.kernels.scan_inputs import ScanGradients, ScanInputs, ScanOutputs
 
 # Elements of one (B, K, T, C, N) work tensor, where T allows: a few MiB, so that a chunk stays in a CPU's cache.
@@ -30,6 +31,7 @@ def saved_shapes(inputs: ScanInputs, training: bool) -> tuple[tuple[int, ...], t
 
 def forward(inputs: ScanInputs, *, training: bool, want_state: bool) -> ScanOutputs:
     """See ScanOutputs."""
+    inputs.check_order()
     visited = _Visited(inputs)
     state = visited.initial_state
     checkpoints, pieces = [], []
@@ -110,7 +112,7 @@ class _Visited:
         self._raw = inputs.delta.to(dtype)
         if inputs.delta_bias is not None:
             self._raw = self._raw + inputs.delta_bias[:, None, :]
-        dt = F.softplus(self._raw, threshold=torch.inf) if inputs.softplus else self._raw
+        dt = softplus(self._raw) if inputs.softplus else self._raw
         self.u, self.dt, self.B, self.C = (self.visit(t.to(dtype)) for t in (self.stored_u, dt, inputs.B, inputs.C))
         state = inputs.initial_state
         self.initial_state = dt.new_zeros(inputs.state_shape) if state is None else state

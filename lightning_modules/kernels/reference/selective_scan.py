@@ -13,13 +13,12 @@ from lightning_modules.kernels.scan_inputs import ScanInputs
 def selective_scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """h <- exp(dt A) h + dt u B; y = <C, h> + D u, position after position (Mamba, Gu & Dao 2023, Algorithm 2).
 
-    Returns y, (B, L, C) or stacked (B, K, L, C), and the final state (B, K, C, N), in the precision of A or the inputs',
-    whichever is wider.
+    Returns y, (B, L, C) or stacked (B, K, L, C), and the final state (B, K, C, N), in the wider precision of A and u.
     """
     batch, directions, length, channels = inputs.delta.shape
     order = inputs.visiting_order().to(inputs.delta.device)[None, :, :, None]
     dt = inputs.delta if inputs.delta_bias is None else inputs.delta + inputs.delta_bias[:, None, :]
-    dt = F.softplus(dt, threshold=torch.inf) if inputs.softplus else dt
+    dt = softplus(dt) if inputs.softplus else dt
     u = inputs.u.expand(batch, directions, length, channels)
     visited_u, visited_dt, visited_B, visited_C = (
         t.gather(2, order.expand(batch, -1, -1, t.shape[-1])) for t in (u, dt, inputs.B, inputs.C)
@@ -36,3 +35,8 @@ def selective_scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     if inputs.z is not None:
         y = y * F.silu(inputs.z.unsqueeze(1) if inputs.stack else inputs.z)
     return y, h
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x)), exact in any precision: torch's own turns linear at a threshold chosen for float32."""
+    return torch.logaddexp(x, x.new_zeros(()))

@@ -1,5 +1,7 @@
 // Depthwise convolution of k taps over positions, with bias and SiLU, forward and backward. Channel-last, lanes are channels.
 // Parallel over batch x groups of channel blocks; a task walks its blocks side by side, a tile of positions at a time.
+#include "depthwise_conv.h"
+
 #include "parallel.h"
 #include "simd.h"
 
@@ -13,22 +15,6 @@ using simd::Vec;
 
 constexpr int kTile = 32;
 constexpr int kMaxTaps = 9;
-
-}  // namespace
-
-// Mirrored field by field by _Arguments in depthwise_conv.py. Elements of type T: x, y, grad_y, grad_x.
-struct Arguments {
-  int64_t batch, length, channels, taps, pad_left, silu, threads;
-  int64_t x_batch_stride, x_position_stride, grad_y_batch_stride, grad_y_position_stride;
-  const void* x;
-  const float *weight, *bias;  // (C, k), (C) or null
-  void* y;                     // (B, L, C) contiguous
-  const void* grad_y;
-  void* grad_x;                // (B, L, C) contiguous
-  float *grad_weight, *grad_bias;  // (C, k), (C) or null
-};
-
-namespace {
 
 // One block's sliding window while other blocks have their turn.
 template <int kTaps>

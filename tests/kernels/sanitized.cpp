@@ -1,0 +1,102 @@
+// Runs every entry point of the C++ kernels on heap buffers of exactly the size they need, for the sanitizers to watch.
+#include <cstdio>
+#include <vector>
+
+#include "depthwise_conv.h"
+#include "selective_scan.h"
+
+extern "C" int selective_scan_forward_float32(const scan::Arguments*);
+extern "C" int selective_scan_forward_bfloat16(const scan::Arguments*);
+extern "C" int selective_scan_backward_float32(const scan::Arguments*);
+extern "C" int selective_scan_backward_bfloat16(const scan::Arguments*);
+extern "C" int depthwise_conv_forward_float32(const conv::Arguments*);
+extern "C" int depthwise_conv_forward_bfloat16(const conv::Arguments*);
+extern "C" int depthwise_conv_backward_float32(const conv::Arguments*);
+extern "C" int depthwise_conv_backward_bfloat16(const conv::Arguments*);
+
+namespace {
+
+float value(size_t index) { return static_cast<float>(index * 2654435761u % 1000) / 500.f - 1.f; }
+
+// `count` elements, each `bytes` wide, of small values.
+struct Tensor {
+  std::vector<char> memory;
+  Tensor(int64_t count, int bytes) : memory(count * bytes) {
+    for (int64_t i = 0; i < count; ++i) {
+      const float x = value(i);
+      std::memcpy(memory.data() + i * bytes, reinterpret_cast<const char*>(&x) + (4 - bytes), bytes);
+    }
+  }
+  template <class T = float>
+  T* data() { return reinterpret_cast<T*>(memory.data()); }
+};
+
+bool scan_case(int64_t B, int64_t K, int64_t L, int64_t C, int64_t N, bool stack, bool shared, bool extras, int bytes) {
+  scan::Arguments p{};
+  p.batch = B, p.directions = K, p.length = L, p.channels = C, p.states = N, p.threads = 2;
+  p.softplus = 1, p.stack = stack, p.shared_input = shared;
+  const scan::Extent e(p);
+  const scan::Strides per_direction{K * L * C, L * C, C}, flat{L * C, 0, C}, states{K * L * N, L * N, N};
+  p.u_strides = shared ? flat : per_direction;
+  p.delta_strides = per_direction, p.B_strides = p.C_strides = states, p.z_strides = flat;
+  p.grad_y_strides = stack ? per_direction : flat;
+  const int64_t rows = B * K * L * C, inputs = shared ? B * L * C : rows, outputs = stack ? rows : B * L * C;
+  Tensor u(inputs, bytes), delta(rows, bytes), A(K * C * N, 4), Bm(B * K * L * N, 4), Cm(B * K * L * N, 4), D(K * C, 4);
+  Tensor z(B * L * C, bytes), bias(K * C, 4), state(B * K * C * N, 4), y(outputs, bytes), ungated(outputs, bytes);
+  Tensor checkpoints(B * K * e.chunks * e.blocks * N * simd::kLanes, 4), last(B * K * C * N, 4);
+  Tensor grad_y(outputs, bytes), grad_last(B * K * C * N, 4), grad_u(inputs, 4), grad_delta(rows, bytes);
+  Tensor grad_A(K * C * N, 4), grad_B(B * K * L * N, 4), grad_C(B * K * L * N, 4), grad_D(K * C, 4), grad_z(B * L * C, 4);
+  Tensor grad_bias(K * C, 4), grad_state(B * K * C * N, 4);
+  std::vector<int32_t> order(K * L);
+  for (int64_t i = 0; i < K * L; ++i) order[i] = static_cast<int32_t>(L - 1 - i % L);
+  std::vector<uint8_t> reverse(K, 1);
+  p.u = u.data(), p.delta = delta.data(), p.A = A.data(), p.B = Bm.data(), p.C = Cm.data();
+  p.order = extras ? order.data() : nullptr, p.reverse = reverse.data();
+  p.y = y.data(), p.checkpoints = checkpoints.data();
+  p.grad_y = grad_y.data(), p.grad_u = grad_u.data(), p.grad_delta = grad_delta.data(), p.grad_A = grad_A.data();
+  p.grad_B = grad_B.data(), p.grad_C = grad_C.data();
+  if (extras) {
+    p.D = D.data(), p.z = z.data(), p.delta_bias = bias.data(), p.initial_state = state.data();
+    p.ungated = ungated.data(), p.final_state = last.data(), p.grad_final_state = grad_last.data();
+    p.grad_D = grad_D.data(), p.grad_z = grad_z.data(), p.grad_delta_bias = grad_bias.data();
+    p.grad_initial_state = grad_state.data();
+  }
+  if (bytes == 4) return !selective_scan_forward_float32(&p) && !selective_scan_backward_float32(&p);
+  return !selective_scan_forward_bfloat16(&p) && !selective_scan_backward_bfloat16(&p);
+}
+
+bool conv_case(int64_t B, int64_t L, int64_t C, int64_t taps, int64_t pad_left, bool extras, int bytes) {
+  Tensor x(B * L * C, bytes), weight(C * taps, 4), bias(C, 4), y(B * L * C, bytes), grad_y(B * L * C, bytes);
+  Tensor grad_x(B * L * C, bytes), grad_weight(C * taps, 4), grad_bias(C, 4);
+  conv::Arguments p{};
+  p.batch = B, p.length = L, p.channels = C, p.taps = taps, p.pad_left = pad_left, p.silu = extras, p.threads = 2;
+  p.x_batch_stride = p.grad_y_batch_stride = L * C, p.x_position_stride = p.grad_y_position_stride = C;
+  p.x = x.data(), p.weight = weight.data(), p.y = y.data(), p.grad_y = grad_y.data(), p.grad_x = grad_x.data();
+  p.grad_weight = grad_weight.data();
+  if (extras) p.bias = bias.data(), p.grad_bias = grad_bias.data();
+  if (bytes == 4) return !depthwise_conv_forward_float32(&p) && !depthwise_conv_backward_float32(&p);
+  return !depthwise_conv_forward_bfloat16(&p) && !depthwise_conv_backward_bfloat16(&p);
+}
+
+}  // namespace
+
+int main() {
+  int passed = 0;
+  for (int bytes : {4, 2})
+    for (bool extras : {false, true}) {
+      for (int64_t channels : {1, 16, 37})
+        for (int64_t length : {1, 33, 70})
+          for (int64_t states : {1, 3, 7, 16})
+            for (bool flag : {false, true}) {
+              if (!scan_case(2, 2, length, channels, states, flag, !flag, extras, bytes)) return 1;
+              ++passed;
+            }
+      for (int64_t taps = 1; taps <= 9; ++taps)
+        for (int64_t length : {1, 4, 40})
+          for (int64_t left : {int64_t{0}, taps / 2, taps - 1}) {
+            if (!conv_case(2, length, 19, taps, left, extras, bytes)) return 1;
+            ++passed;
+          }
+    }
+  std::printf("%d cases passed\n", passed);
+}

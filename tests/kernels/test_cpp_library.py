@@ -1,0 +1,140 @@
+"""Compiling on first use: caching, two processes at once, no writable cache, no compiler, sanitizers."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lightning_modules.kernels.cpp import library
+
+REPOSITORY = Path(__file__).parents[2]
+# By path: without the packages around it the module needs no torch, and starts at once.
+LOAD = """
+import importlib.util, sys
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("library", sys.argv[1])
+library = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(library)
+library.SOURCES = Path(sys.argv[2])
+print(library.load().answer())
+"""
+CONVOLVE = """
+import warnings, torch
+from lightning_modules.kernels import available, backends_used, depthwise_conv1d
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        depthwise_conv1d(torch.zeros(1, 4, 2), torch.zeros(2, 3))
+print(backends_used()["depthwise_conv1d"], len(caught), available()["depthwise_conv1d"]["cpp"])
+"""
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ on this machine")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A library of one function that compiles in no time."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    (folder / "answer.cpp").write_text('extern "C" int answer() { return 42; }\n')
+    return folder
+
+
+def start_loading(source: Path, **environment: object) -> subprocess.Popen:
+    return start(LOAD, library.__file__, source, **environment)
+
+
+def start(script: str, *arguments: object, **environment: object) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **{name: str(value) for name, value in environment.items()}},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def output(process: subprocess.Popen) -> str:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return out.strip()
+
+
+def test_processes_that_compile_at_once_agree(tmp_path: Path, source: Path) -> None:
+    cache = tmp_path / "cache"
+    assert [output(p) for p in [start_loading(source, ABLATE_CACHE=cache) for _ in range(3)]] == ["42"] * 3
+    assert [path.suffix for path in (cache / "kernels").iterdir()] == [".so"]
+
+
+def test_a_changed_source_is_compiled_anew_and_a_known_one_is_not(tmp_path: Path, source: Path) -> None:
+    cache = tmp_path / "cache"
+    assert output(start_loading(source, ABLATE_CACHE=cache)) == "42"
+    assert output(start_loading(source, ABLATE_CACHE=cache, CXX="", PATH="")) == "42"
+    (source / "answer.cpp").write_text('extern "C" int answer() { return 7; }\n')
+    assert output(start_loading(source, ABLATE_CACHE=cache)) == "7"
+    assert len(list((cache / "kernels").iterdir())) == 2
+
+
+def test_a_cache_that_cannot_be_written_falls_back_to_the_temporary_folder(tmp_path: Path, source: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    assert output(start_loading(source, ABLATE_CACHE=blocked / "cache", TMPDIR=temporary)) == "42"
+    assert len(list(temporary.glob("ablate-kernels-*/*.so"))) == 1
+
+
+def test_a_read_only_cache_is_read(tmp_path: Path, source: Path) -> None:
+    cache = tmp_path / "cache"
+    output(start_loading(source, ABLATE_CACHE=cache))
+    for path in (cache / "kernels", cache):
+        path.chmod(0o500)
+    try:
+        assert output(start_loading(source, ABLATE_CACHE=cache, PATH="")) == "42"
+    finally:
+        for path in (cache, cache / "kernels"):
+            path.chmod(0o700)
+
+
+def test_without_a_compiler_torch_stands_in_with_one_warning(tmp_path: Path) -> None:
+    process = start(CONVOLVE, ABLATE_CACHE=tmp_path / "cache", TMPDIR=tmp_path, PATH="", CXX="", ABLATE_KERNELS="")
+    backend, warnings, reason = output(process).split(" ", 2)
+    assert (backend, warnings) == ("torch", "1")
+    assert "install g++ or clang++" in reason
+
+
+def test_a_compiler_that_fails_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: Path) -> None:
+    (source / "answer.cpp").write_text("this is not C++\n")
+    monkeypatch.setattr(library, "SOURCES", source)
+    monkeypatch.setenv("ABLATE_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(library.CompilerMissing, match="failed: .*error"):
+        library.load.__wrapped__()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["native", "x86-64"])
+def test_sanitizers_find_nothing(tmp_path: Path, target: str) -> None:
+    """Every entry point on heap buffers of exact size, under AddressSanitizer and UndefinedBehaviorSanitizer."""
+    if target != "native" and os.uname().machine != "x86_64":
+        pytest.skip("an x86 instruction set")
+    program = tmp_path / "sanitized"
+    flags = ["-O1", "-std=c++17", f"-march={target}", "-fopenmp", "-fsanitize=address,undefined"]
+    sources = [*sorted(library.SOURCES.glob("*.cpp")), Path(__file__).with_name("sanitized.cpp")]
+    command = [
+        "g++",
+        *flags,
+        "-fno-sanitize-recover=all",
+        f"-I{library.SOURCES}",
+        *map(str, sources),
+        "-o",
+        str(program),
+    ]
+    built = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert built.returncode == 0, built.stderr
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "ASAN_OPTIONS": "detect_leaks=0"}
+    run = subprocess.run([program], capture_output=True, text=True, timeout=120, env=environment, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "cases passed" in run.stdout

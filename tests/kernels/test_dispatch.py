@@ -1,0 +1,66 @@
+"""Choice of back ends: preference, force, refusal, record."""
+
+import pytest
+import torch
+
+from lightning_modules.kernels import available, backends_used, depthwise_conv1d, reset_backends_used, selective_scan
+from tests.kernels.problems import small_scan
+
+
+@pytest.fixture(autouse=True)
+def fresh_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ABLATE_KERNELS", raising=False)
+    reset_backends_used()
+
+
+def convolve(dtype: torch.dtype = torch.float32, backend: str | None = None) -> None:
+    depthwise_conv1d(torch.zeros(1, 4, 2, dtype=dtype), torch.zeros(2, 3), backend=backend)
+
+
+def test_the_fastest_that_fits_runs_and_is_recorded() -> None:
+    convolve()
+    assert backends_used() == {"depthwise_conv1d": "cpp"}
+    convolve(torch.float64)
+    assert backends_used() == {"depthwise_conv1d": "cpp+torch"}
+    reset_backends_used()
+    assert backends_used() == {}
+
+
+def test_the_environment_forces_all_or_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ABLATE_KERNELS", "torch")
+    convolve()
+    selective_scan(**small_scan())
+    assert backends_used() == {"depthwise_conv1d": "torch", "selective_scan": "torch"}
+    reset_backends_used()
+    monkeypatch.setenv("ABLATE_KERNELS", "selective_scan=reference")
+    convolve()
+    selective_scan(**small_scan())
+    assert backends_used() == {"depthwise_conv1d": "cpp", "selective_scan": "reference"}
+
+
+def test_the_call_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ABLATE_KERNELS", "torch")
+    convolve(backend="reference")
+    assert backends_used() == {"depthwise_conv1d": "reference"}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [("gpu", "ABLATE_KERNELS='gpu' is no back end"), ("scan=cpp", "names no operation 'scan'")],
+)
+def test_a_misspelt_environment_is_refused(monkeypatch: pytest.MonkeyPatch, value: str, message: str) -> None:
+    monkeypatch.setenv("ABLATE_KERNELS", value)
+    with pytest.raises(ValueError, match=message):
+        convolve()
+
+
+def test_a_back_end_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="backend='cpp' cannot run depthwise_conv1d: it takes"):
+        convolve(torch.float64, backend="cpp")
+
+
+def test_available_names_every_operation_and_reason() -> None:
+    found = available()
+    assert set(found) >= {"selective_scan", "depthwise_conv1d"}
+    assert all(found[operation]["reference"] is None for operation in found)
+    assert all(reason is None or reason for backends in found.values() for reason in backends.values())

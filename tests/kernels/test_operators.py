@@ -1,0 +1,91 @@
+"""The operators as torch sees them: opcheck, torch.compile, meta tensors, autocast, FLOP counts."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from lightning_modules.kernels import conv_op, depthwise_conv1d, flops, scan_op, selective_scan
+from tests.kernels.problems import small_scan
+
+FAST = ["cpp", "torch"]
+
+
+def scan_leaves() -> dict[str, torch.Tensor]:
+    return {name: t.requires_grad_() for name, t in small_scan().items()}
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("training", [True, False])
+def test_scan_passes_opcheck(backend: str, training: bool) -> None:
+    tensors = {name: t.requires_grad_(training) for name, t in small_scan().items()}
+    tensors["u"] = tensors["u"].detach().unsqueeze(1).requires_grad_(training)
+    names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
+    arguments = (*(tensors[n] for n in names), None, [False, True], True, False, training, True, backend)
+    torch.library.opcheck(scan_op.selective_scan, arguments)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_convolution_passes_opcheck(backend: str) -> None:
+    leaves = (torch.randn(shape, requires_grad=True) for shape in ((2, 9, 5), (5, 3), (5,)))
+    torch.library.opcheck(conv_op.depthwise_conv1d, (*leaves, 1, True, backend))
+
+
+@pytest.mark.parametrize("backend", [None, "torch"])
+def test_compiles_into_one_graph(backend: str | None) -> None:
+    weight = torch.randn(5, 3)
+
+    def block(**tensors: torch.Tensor) -> torch.Tensor:
+        u = depthwise_conv1d(tensors.pop("u"), weight, backend=backend)
+        return selective_scan(u, **tensors, directions=("forward", "reverse"), backend=backend) * 2
+
+    eager, compiled = scan_leaves(), scan_leaves()
+    expected, y = block(**eager), torch.compile(block, fullgraph=True, backend="aot_eager")(**compiled)
+    torch.testing.assert_close(y, expected)
+    expected.sum().backward()
+    y.sum().backward()
+    for name in eager:
+        torch.testing.assert_close(compiled[name].grad, eager[name].grad)
+
+
+def test_meta_tensors_give_shapes_only() -> None:
+    tensors = {name: t.to("meta") for name, t in small_scan().items()}
+    y, state = selective_scan(**tensors, merge="stack", return_final_state=True)
+    assert y.is_meta and y.shape == (2, 2, 9, 5) and state.shape == (2, 2, 5, 4)
+
+
+def test_autocast_halves_activations_and_keeps_parameters() -> None:
+    tensors = scan_leaves()
+    with torch.autocast("cpu", torch.bfloat16):
+        y, state = selective_scan(**tensors, return_final_state=True)
+        convolved = depthwise_conv1d(tensors["u"], torch.randn(5, 3))
+    assert y.dtype == convolved.dtype == torch.bfloat16 and state.dtype == torch.float32
+    exact = selective_scan(**{n: t.detach().double() for n, t in tensors.items()}, backend="reference")
+    assert (y.double() - exact).abs().max() / exact.abs().max() < 3e-2
+    y.sum().backward()
+    assert all(t.grad.dtype == torch.float32 for t in tensors.values())
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_flops_are_counted_by_the_shared_formula(backend: str) -> None:
+    x, weight = torch.randn(2, 9, 5, requires_grad=True), torch.randn(5, 3, requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        selective_scan(**scan_leaves(), backend=backend).sum().backward()
+        depthwise_conv1d(x, weight, backend=backend).sum().backward()
+    scan, conv = flops.selective_scan(2, 2, 9, 5, 4, gate=True), flops.depthwise_conv1d(2, 9, 5, 3)
+    assert counter.get_total_flops() == (scan + conv) * (1 + flops.BACKWARD_FACTOR)
+
+
+def test_only_what_is_wanted_is_computed() -> None:
+    tensors = small_scan()
+    y, state, ungated, checkpoints = scan_op.selective_scan(
+        tensors["u"].unsqueeze(1),
+        *(tensors[n] for n in ("delta", "A", "B", "C")),
+        *(None,) * 5,
+        [False, False],
+        True,
+        False,
+        False,
+        False,
+        "cpp",
+    )
+    assert y.numel() and not state.numel() and not ungated.numel() and not checkpoints.numel()

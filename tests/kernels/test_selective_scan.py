@@ -1,0 +1,202 @@
+"""Every back end of the selective scan against the definition in float64."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+
+from lightning_modules.kernels import selective_scan
+from tests.kernels.problems import Problem, relative_errors, run_scan, scan_problems, small_scan
+
+FAST = ["cpp", "torch"]
+TOLERANCE = 5e-6
+quick = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+
+
+@quick
+@given(problem=scan_problems())
+def test_values_and_every_gradient_match_the_definition(problem: Problem) -> None:
+    tensors, options = problem
+    exact = run_scan(tensors, options, "reference", torch.float64)
+    for backend in FAST:
+        errors = relative_errors(run_scan(tensors, options, backend), exact)
+        assert max(errors.values()) < TOLERANCE, (backend, errors)
+
+
+@settings(quick, max_examples=10)
+@given(problem=scan_problems())
+def test_torch_back_end_is_exact_in_float64(problem: Problem) -> None:
+    tensors, options = problem
+    exact = run_scan(tensors, options, "reference", torch.float64)
+    errors = relative_errors(run_scan(tensors, options, "torch", torch.float64), exact)
+    assert max(errors.values()) < 1e-12, errors
+
+
+def test_definition_is_the_recurrence() -> None:
+    """One channel, one state, by hand."""
+    u, dt, a, b, c = torch.tensor([1.0, 2.0]), torch.tensor([0.5, 0.25]), -1.0, 3.0, 2.0
+    first = dt[0] * u[0] * b
+    second = torch.exp(dt[1] * a) * first + dt[1] * u[1] * b
+    y = selective_scan(
+        u.view(1, 2, 1),
+        dt.view(1, 2, 1),
+        torch.full((1, 1), a),
+        torch.full((1, 2, 1), b),
+        torch.full((1, 2, 1), c),
+        softplus=False,
+        backend="reference",
+    )
+    torch.testing.assert_close(y.flatten(), torch.stack([first, second]) * c)
+
+
+def test_gradients_of_the_definition_are_those_of_finite_differences() -> None:
+    tensors = {name: t.double().requires_grad_() for name, t in small_scan(1, 2, 3, 2, 2).items()}
+
+    def scan(*values: torch.Tensor) -> torch.Tensor:
+        return selective_scan(**dict(zip(tensors, values, strict=True)), directions=("forward", "reverse"))
+
+    assert torch.autograd.gradcheck(scan, list(tensors.values()), fast_mode=True)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("merge", ["sum", "stack"])
+def test_bfloat16_is_the_float32_scan_rounded_at_the_ends(backend: str, merge: str) -> None:
+    tensors = small_scan(2, 2, 40, 33, 16)
+    half = {name: t.bfloat16() if name in ("u", "delta", "B", "C", "z") else t for name, t in tensors.items()}
+    exact = run_scan(half, {"merge": merge}, "reference", torch.float64)
+    leaves = {name: t.requires_grad_() for name, t in half.items()}
+    y, state = selective_scan(**leaves, merge=merge, return_final_state=True, backend=backend)
+    assert y.dtype == torch.bfloat16 and state.dtype == torch.float32
+    errors = relative_errors({"y": y, "final_state": state}, exact)
+    assert errors["y"] < 4e-3 and errors["final_state"] < 1e-5
+    y.float().sum().backward()
+    assert all(t.grad is not None and t.grad.dtype == t.dtype for t in leaves.values())
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_any_strides_give_the_same_result(backend: str) -> None:
+    tensors = small_scan(2, 2, 20, 17, 6)
+    strided = {name: _scattered(t) for name, t in tensors.items()}
+    plain, other = (run_scan(t, {}, backend) for t in (tensors, strided))
+    for name in plain:
+        torch.testing.assert_close(plain[name], other[name])
+
+
+def _scattered(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values with every stride doubled and the first two axes exchanged in memory."""
+    wide = torch.zeros([2 * n for n in tensor.transpose(0, 1).shape])
+    view = wide[tuple(slice(None, None, 2) for _ in wide.shape)].transpose(0, 1)
+    return view.copy_(tensor)
+
+
+@pytest.mark.parametrize("backend", [*FAST, "reference"])
+def test_reverse_is_the_flipped_forward_scan(backend: str) -> None:
+    tensors = small_scan(count=1)
+    flipped = {name: t.flip(-2) if name in ("u", "delta", "B", "C", "z") else t for name, t in tensors.items()}
+    reverse = selective_scan(**tensors, directions=("reverse",), backend=backend)
+    torch.testing.assert_close(reverse, selective_scan(**flipped, backend=backend).flip(1))
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_final_state_continues_the_scan(backend: str) -> None:
+    tensors = small_scan(1, 1, 50, 20, 4)
+    start = tensors.pop("initial_state")
+    cut = {name: t for name, t in tensors.items() if name in ("u", "delta", "B", "C", "z")}
+    rest = {name: t for name, t in tensors.items() if name not in cut}
+    head, state = selective_scan(
+        **{n: t[..., :21, :] for n, t in cut.items()},
+        **rest,
+        initial_state=start,
+        return_final_state=True,
+        backend=backend,
+    )
+    tail = selective_scan(**{n: t[..., 21:, :] for n, t in cut.items()}, **rest, initial_state=state, backend=backend)
+    whole = selective_scan(**tensors, initial_state=start, backend=backend)
+    torch.testing.assert_close(torch.cat([head, tail], 1), whole)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("name", ["u", "delta", "B", "C", "z", "A", "D", "delta_bias", "initial_state"])
+def test_nan_reaches_the_output_and_the_gradients(backend: str, name: str) -> None:
+    tensors = small_scan(1, 1, 40, 20, 5)
+    tensors[name].view(-1)[0] = torch.nan
+    results = run_scan(tensors, {}, backend)
+    assert results["y"].isnan().any()
+    assert results["u"].isnan().any() or name in ("u", "initial_state")
+    exact = run_scan(tensors, {}, "reference", torch.float64)
+    assert torch.equal(results["y"].isnan(), exact["y"].isnan())
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_growing_states_agree_too(backend: str) -> None:
+    tensors = small_scan(1, 2, 33, 17, 4)
+    tensors["A"] = -tensors["A"]
+    errors = relative_errors(run_scan(tensors, {}, backend), run_scan(tensors, {}, "reference", torch.float64))
+    assert max(errors.values()) < 2e-5, errors
+
+
+def test_long_memory_stays_unbiased() -> None:
+    """Decays within 1e-4 of one over thousands of positions: the exponential must be exact near zero."""
+    length = 4096
+    tensors = small_scan(1, 1, length, 16, 4)
+    tensors = {name: tensors[name] for name in ("u", "delta", "A", "B", "C")}
+    tensors["delta"] = torch.full_like(tensors["delta"], 1e-4)
+    tensors["u"] = tensors["u"].abs()
+    tensors["B"], tensors["C"] = torch.ones_like(tensors["B"]), torch.ones_like(tensors["C"])
+    exact = selective_scan(**{n: t.double() for n, t in tensors.items()}, softplus=False, backend="torch")
+    error = {
+        backend: (selective_scan(**tensors, softplus=False, backend=backend) - exact).abs().max().item()
+        for backend in FAST
+    }
+    assert error["cpp"] < 4 * error["torch"]
+
+
+def test_gradients_do_not_depend_on_the_number_of_threads() -> None:
+    tensors = small_scan(3, 2, 70, 200, 16)
+    threads = torch.get_num_threads()
+    try:
+        runs = []
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            runs.append(run_scan(tensors, {"directions": ("forward", "reverse")}, "cpp"))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"u": torch.zeros(2, 9, 4)}, "u must have shape"),
+        ({"delta": torch.zeros(0, 2, 9, 5)}, "none empty"),
+        ({"delta": torch.zeros(2, 2, 0, 5)}, "none empty"),
+        ({"A": torch.zeros(2, 5)}, "A must be"),
+        ({"B": torch.zeros(2, 2, 9, 3)}, "B must have shape"),
+        ({"directions": ("up",)}, "choose from 'forward' and 'reverse'"),
+        ({"directions": ("forward",) * 3}, "names 3 directions"),
+        ({"merge": "mean"}, "choose 'sum' or 'stack'"),
+        ({"order": torch.zeros(2, 8, dtype=torch.int32)}, "order must be"),
+        ({"order": torch.zeros(2, 9, dtype=torch.int32), "directions": ("reverse",)}, "not both"),
+        ({"backend": "fortran"}, "is no back end"),
+    ],
+)
+def test_wrong_requests_are_refused_in_one_sentence(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        selective_scan(**{**small_scan(), **change})
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("bad", [0, -1, 9])
+def test_an_order_that_is_no_permutation_is_refused(backend: str, bad: int) -> None:
+    order = torch.arange(9, dtype=torch.int32).repeat(2, 1)
+    order[1, 4] = bad
+    with pytest.raises(ValueError, match="exactly once"):
+        selective_scan(**small_scan(), order=order, backend=backend)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_double_backward_is_refused(backend: str) -> None:
+    tensors = {name: t.requires_grad_() for name, t in small_scan().items()}
+    y = selective_scan(**tensors, backend=backend)
+    (grad,) = torch.autograd.grad(y.sum(), tensors["u"], create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        grad.sum().backward()
