@@ -34,7 +34,8 @@ def draw(figure: Figure, rows: Sequence[Row], theme: Theme = "light") -> Drawing
         axes.set_title(figure.title or default_title(figure))
         for axis in figure.log:
             getattr(axes, f"set_{axis}scale")("log")
-        drawing.canvas.draw()  # lay out in this style, which ends with the block
+        drawing.canvas.draw()  # laid out once, in this style, so that every format shows the same
+        drawing.set_layout_engine("none")
         return drawing
 
 

@@ -34,8 +34,8 @@ class Flag:
 
     @property
     def text(self) -> str:
-        """The footnote."""
-        return f"not comparable as it stands: {self.fact} is {self.value}, elsewhere {self.usual}"
+        """The difference in words."""
+        return f"{self.fact} is {self.value}, elsewhere {self.usual}"
 
 
 @dataclass(frozen=True)

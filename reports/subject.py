@@ -60,9 +60,9 @@ class Subject:
     @cached_property
     def table(self) -> Table:
         """The laid-out table."""
-        marks: dict[int, list[str]] = {}
+        marks: dict[int, str] = {}
         for flag in self.flags:
-            marks.setdefault(flag.row, []).append(flag.text)
+            marks[flag.row] = f"{marks[flag.row]}; {flag.text}" if flag.row in marks else f"not comparable: {flag.text}"
         notes = [*self.layout.footnotes, *protocol_notes(self.records), *self._agreements(), *self.remarks]
         return build_table(self.title, self.layout, self.rows, marks, notes)
 

@@ -18,6 +18,7 @@ from reports.reference import ReferenceTable
 
 ARROWS = {"lower": "↓", "higher": "↑", "none": ""}
 DASH = "–"
+SPELLING = {"adaln": "adaLN", "cfg": "CFG", "ema": "EMA", "pe": "PE"}
 LONGEST_REASON = 24
 """Longer reasons move into a footnote."""
 
@@ -86,7 +87,7 @@ class Notes:
 
 
 def build_table(
-    title: str, layout: Layout, rows: Sequence[Row], flags: Mapping[int, Sequence[str]], notes: Iterable[str] = ()
+    title: str, layout: Layout, rows: Sequence[Row], flags: Mapping[int, str], notes: Iterable[str] = ()
 ) -> Table:
     """Lay out aggregated rows.
 
@@ -118,15 +119,23 @@ def _heads(layout: Layout, spread: Sequence[str]) -> Iterable[Head]:
     for axis in layout.rows:
         yield Head(axis_title(axis), "label")
     for label in spread:
+        over = f"{axis_title(layout.spread)} {label}" if label else ""
         for column in layout.columns:
-            yield Head(f"{column.label} {ARROWS[column.better]}".strip(), "measured", label, column)
-            if column.paper and layout.reference:
-                yield Head(f"{layout.reference.columns[column.paper].label} (paper)", "paper", label, column)
+            yield Head(f"{column.label} {ARROWS[column.better]}".strip(), "measured", over, column)
+            if layout.reference and _is_published(layout, column, label, spread):
+                yield Head(f"{layout.reference.columns[column.paper].label} (paper)", "paper", over, column)
+
+
+def _is_published(layout: Layout, column: Column, label: str, spread: Sequence[str]) -> bool:
+    """Whether a published column stands here: beside each label of the spread axis if the paper varies it, else once."""
+    varied = any(layout.spread in row.match for row in layout.reference.rows) if layout.reference else False
+    return bool(column.paper) and (varied or label == spread[-1])
 
 
 def axis_title(axis: str) -> str:
     """An axis's name as a heading."""
-    return axis.replace("_", " ").capitalize()
+    words = [SPELLING.get(word, word) for word in axis.split("_")]
+    return " ".join([words[0] if words[0] in SPELLING.values() else words[0].capitalize(), *words[1:]])
 
 
 def _group(
@@ -134,7 +143,7 @@ def _group(
     rows: Sequence[Row],
     inside: Sequence[tuple[tuple[str, ...], Mapping[str, int]]],
     spread: Sequence[str],
-    flags: Mapping[int, Sequence[str]],
+    flags: Mapping[int, str],
     notes: Notes,
 ) -> list[TableRow]:
     """The rows under one group heading; ranks are given within it."""
@@ -146,9 +155,9 @@ def _group(
     result = []
     for key, places in inside:
         labels = dict(zip(layout.axes, key, strict=True))
-        marks = [notes.mark(text) for index in places.values() for text in flags.get(index, ())]
+        marks = dict.fromkeys(notes.mark(flags[index]) for index in places.values() if index in flags)
         entries = [Entry(labels[axis], "label") for axis in layout.rows]
-        entries[-1] = replace(entries[-1], marks=tuple(dict.fromkeys(marks)))
+        entries[-1] = replace(entries[-1], marks=tuple(marks))
         for label in spread:
             index = places.get(label)
             for column in layout.columns:
@@ -156,7 +165,7 @@ def _group(
                 if index is not None and (rank := ranks.get((index, column.metric))):
                     entry = replace(entry, rank=rank.place, tied=rank.tied)
                 entries.append(entry)
-                if column.paper and layout.reference:
+                if layout.reference and _is_published(layout, column, label, spread):
                     entries.append(_published(layout.reference, labels, {layout.spread: label}, column))
         cells = tuple(rows[index] for index in places.values())
         baseline = bool(layout.baseline) and bool(select(cells, layout.baseline))

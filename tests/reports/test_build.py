@@ -1,0 +1,125 @@
+"""The whole report: complete, self-contained, quick, and all or nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.errors import UserError
+from reports import build as building
+from reports.build import build
+from tests.reports import fakes
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+FLAGS += " --disable-component-update --disable-sync"
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("report")
+    started = time.perf_counter()
+    index = build(fakes.finished(root), root / "out")
+    assert time.perf_counter() - started < 10
+    return index.parent
+
+
+def test_all_files_are_there(report: Path) -> None:
+    found = {str(path.relative_to(report)) for path in report.rglob("*") if path.is_file()}
+    figures = ["bars_fd_efflite0", "curves_train-loss", "pareto_fd_efflite0_seconds_per_image"]
+    expected = {"table.md", "table.tex", "table.csv", "samples.png", "index.html", "provenance.json"}
+    expected |= {f"figures/{name}.{suffix}" for name in figures for suffix in ("png", "pdf")}
+    assert found - {"table.parquet"} == expected
+    assert not list(report.parent.glob(".out*"))
+
+
+def test_the_page_needs_nothing_from_outside(report: Path) -> None:
+    page = (report / "index.html").read_text()
+    for source in re.findall(r'(?:src|srcset|href)="([^"]*)"', page):
+        assert source.startswith(("data:", "#")), source[:80]
+    assert "<script" not in page and "@import" not in page and "url(" not in page
+    assert page.count("prefers-color-scheme: dark") >= 4 and "@media print" in page
+
+
+def test_the_page_shows_everything(report: Path) -> None:
+    page = (report / "index.html").read_text()
+    for anchor in re.findall(r'href="#([^"]+)"', page):
+        assert f'id="{anchor}"' in page
+    for text in ("FD-EffLite0", "112.0", "supported", "4 of 4 done", "serial_v2", "seeds=0", "0123456789", "Smileys"):
+        assert text in page
+
+
+def test_titles_are_escaped(tmp_path: Path) -> None:
+    subject = fakes.subject(tmp_path, title="<b>5 > 4 & 3</b>", reproduces='"quoted" <script>')
+    page = build(subject, tmp_path / "out").read_text()
+    assert "&lt;b&gt;5 &gt; 4 &amp; 3&lt;/b&gt;" in page and "<script" not in page
+
+
+def test_a_sweep_that_has_not_begun_has_a_report_too(tmp_path: Path) -> None:
+    page = build(fakes.subject(tmp_path), tmp_path / "out").read_text()
+    assert "not run" in page and "0 of 4 done" in page and "not measured" in page
+
+
+def test_provenance_leads_from_every_number_to_its_run(report: Path) -> None:
+    origin = json.loads((report / "provenance.json").read_text())
+    assert len(origin["numbers"]) == 4 * 4
+    for number in origin["numbers"]:
+        for value in number["values"]:
+            evaluation = origin["evaluations"][value["eval_id"]]
+            run = origin["runs"][evaluation["run_id"]]
+            assert run["provenance"]["git_commit"] and evaluation["config"]["trainer.max_steps"] == 400
+            scheme = number["labels"]["hybrid_scheme"]
+            assert value["reproduce"] == f"ablate run fake-hybrid-schemes --scale demo hybrid_scheme={scheme} seeds=0"
+
+
+def test_a_newer_report_replaces_an_older_one(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    build(fakes.subject(tmp_path), out)
+    (out / "left-over.txt").write_text("old")
+    index = build(fakes.finished(tmp_path), out)
+    assert "4 of 4 done" in index.read_text() and not (out / "left-over.txt").exists()
+
+
+def test_a_folder_that_is_no_report_is_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "thesis"
+    out.mkdir()
+    (out / "chapter.tex").write_text("mine")
+    with pytest.raises(UserError, match="is not a report"):
+        build(fakes.subject(tmp_path), out)
+    assert [path.name for path in out.iterdir()] == ["chapter.tex"]
+
+
+def test_a_failure_half_way_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    build(fakes.subject(tmp_path), out)
+    before = (out / "index.html").read_text()
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("disk on fire")
+
+    monkeypatch.setattr(building, "render", fail)
+    with pytest.raises(RuntimeError):
+        build(fakes.finished(tmp_path), out)
+    assert (out / "index.html").read_text() == before and not list(tmp_path.glob(".out*"))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+@pytest.mark.parametrize("width", [1200, 500])
+def test_a_browser_lays_it_out_without_sideways_scrolling(report: Path, tmp_path: Path, width: int) -> None:
+    probe = (
+        "<script>onload = () => document.title = [document.documentElement.scrollWidth, innerWidth,"
+        " [...document.images].every(i => i.complete && i.naturalWidth)].join(' ')</script>"
+    )
+    page = tmp_path / "probe.html"
+    page.write_text((report / "index.html").read_text().replace("</body>", f"{probe}</body>"))
+    command = [str(CHROMIUM), *FLAGS.split(), f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900"]
+    done = subprocess.run([*command, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=60)
+    title = re.search(r"<title>(\d+) (\d+) (\w+)</title>", done.stdout)
+    assert title, done.stderr[-500:]
+    assert int(title[1]) <= int(title[2]) and title[3] == "true"

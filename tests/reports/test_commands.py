@@ -1,0 +1,137 @@
+"""What stands behind the command line: report, explain, compare, board, and the data frame."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import reports
+from experiments.errors import UserError
+from reports import commands
+from reports.board import link_all_runs, link_board
+from reports.compare import compare_runs
+from reports.explain import explain
+from reports.frames import to_frame
+from sweeps.definition import sweep_names
+from tests.reports import fakes
+
+
+@pytest.mark.parametrize("name", sweep_names())
+def test_every_named_sweep_can_be_reported_before_it_has_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    folder = commands.report(name, root=tmp_path)
+    printed = capsys.readouterr().out
+    assert "not run" in printed and str(folder / "index.html") in printed.replace("\n", "")
+    assert folder.parent == tmp_path / "reports" and folder.name.startswith(name)
+
+
+def test_json_holds_the_table_and_the_claims(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    commands.report(sweep_names()[0], root=tmp_path, out=tmp_path / "out", as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["index"] == str(tmp_path / "out" / "index.html") and found["rows"] and "claims" in found
+
+
+def test_unknown_sweep(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Unknown sweep"):
+        commands.report("maskmamba-hybird", root=tmp_path)
+
+
+@pytest.mark.parametrize("word", ["hybrid_scheme=serial_v2,seed=0", "serial_v2 seed0", "serial_v2", "fake-serial_v2"])
+def test_explain_finds_a_cell_by_what_a_person_types(tmp_path: Path, word: str) -> None:
+    found = explain(fakes.finished(tmp_path), word)
+    lines = dict(found.lines())
+    assert found.cell == "hybrid_scheme=serial_v2,seed=0" and lines["FD-EffLite0"] == "112.0"
+    assert lines["code"] == "0123456789" and lines["again"].endswith("hybrid_scheme=serial_v2 seeds=0")
+    assert json.dumps(found.as_json())
+
+
+def test_explain_of_a_missing_cell_and_of_an_unclear_word(tmp_path: Path) -> None:
+    assert explain(fakes.subject(tmp_path), "serial_v2").state == "not run"
+    with pytest.raises(UserError, match="fits 2 cells"):
+        explain(fakes.subject(tmp_path), "serial")
+    with pytest.raises(UserError, match="Unknown cell"):
+        explain(fakes.subject(tmp_path), "parallel_v9")
+
+
+def test_compare_names_what_differs(tmp_path: Path) -> None:
+    fakes.finished(tmp_path)
+    found, folder = compare_runs("fake-serial_v2-s0", "fake-serial_v1-s0", tmp_path)
+    assert found.configuration == {"generator.hybrid_scheme": ("serial_v2", "serial_v1")}
+    assert found.metrics["fd_efflite0"] == (112.0, 124.0)
+    assert {"compare.md", "compare.json", "curves_train-loss.png", "samples.png"} <= {p.name for p in folder.iterdir()}
+    with pytest.raises(UserError, match="No run 'nothing'"):
+        compare_runs("nothing", "fake-serial_v1-s0", tmp_path)
+
+
+def board_of(root: Path) -> Path:
+    subject = fakes.finished(root, (0, 1))
+    for record in subject.records:
+        assert record.run is not None
+        record.run.tensorboard.mkdir()
+    link_board(subject, root / "board")
+    return root / "board"
+
+
+def test_the_board_shows_exactly_the_sweeps_runs_under_readable_names(tmp_path: Path) -> None:
+    other = fakes.write_run(tmp_path, fakes.cell_of({"position": "other"}))
+    (other / "tb").mkdir()
+    board = board_of(tmp_path)
+    names = {path.name for path in board.iterdir() if path.is_symlink()}
+    assert names == {f"{scheme} seed{seed}" for scheme in fakes.SCHEMES for seed in (0, 1)}
+    assert (board / "serial_v2 seed1").resolve() == tmp_path / "runs" / "fake-serial_v2-s1" / "tb"
+    assert "fake-other-s0" in link_all_runs(tmp_path, tmp_path / "all")
+
+
+def test_making_a_board_again_removes_links_but_no_runs(tmp_path: Path) -> None:
+    board = board_of(tmp_path)
+    event = tmp_path / "runs" / "fake-serial_v2-s0" / "tb" / "events"
+    event.write_text("precious")
+    link_board(fakes.subject(tmp_path, fakes.cells_of((0,))), board)
+    assert event.read_text() == "precious" and not (board / "serial_v2 seed1").exists()
+
+
+def test_tensorboard_reads_hparams_final_metrics_layout_and_table(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+    from tensorboard.plugins.hparams import metadata
+
+    board = board_of(tmp_path)
+    events = EventMultiplexer().AddRunsFromDirectory(str(board))
+    events.Reload()
+    run = "final/serial_v2 seed0"
+    start = metadata.parse_session_start_info_plugin_data(
+        events.SummaryMetadata(run, metadata.SESSION_START_INFO_TAG).plugin_data.content
+    )
+    assert start.hparams["hybrid_scheme"].string_value == "serial_v2" and start.group_name == "serial_v2 seed0"
+    tags = events.Runs()[run]["tensors"]
+    assert "final/fd_efflite0" in tags and not any("hp_metric" in tag for tag in tags)
+    assert {"table", "custom_scalars__config__"} <= set(events.Runs()["."]["tensors"])
+
+
+def test_a_board_of_nothing_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="ablate run fake-hybrid-schemes"):
+        link_board(fakes.subject(tmp_path), tmp_path / "board")
+    with pytest.raises(UserError, match="no runs"):
+        link_all_runs(tmp_path, tmp_path / "board")
+
+
+def test_the_frame_is_tidy(tmp_path: Path) -> None:
+    fakes.write_run(tmp_path, fakes.cells_of((0, 1))[0], 120.0)
+    frame = to_frame(fakes.subject(tmp_path, fakes.cells_of((0, 1))))
+    assert len(frame) == 8 and list(frame.columns[:5]) == ["hybrid_scheme", "seed", "run_id", "eval_id", "reason"]
+    assert list(frame.hybrid_scheme.cat.categories) == list(fakes.SCHEMES)
+    assert frame.fd_efflite0.count() == 1 and (frame.reason == "not run").sum() == 7
+    assert len(reports.frame(sweep_names()[0], root=tmp_path)) > 0
+
+
+def test_looking_at_results_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, reports, reports.subject, reports.commands, reports.explain;"
+        "print([m for m in ('torch', 'lightning', 'matplotlib', 'pandas', 'tensorboard', 'PIL') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,144 @@
+"""Figures and sample grids: each kind draws what it should, and nothing where there is nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reports.figures import draw, floors
+from reports.layout import Figure
+from reports.samples import class_names, collect_samples, enlarge, grid_image
+from reports.style import GRID, PALETTE, save, to_svg
+from tests.reports import fakes
+
+FIGURES = [
+    Figure("bars", "fd_efflite0"),
+    Figure("curves", "train/loss"),
+    Figure("lines", "fd_efflite0", "hybrid_scheme"),
+    Figure("scatter", "fd_efflite0", "seconds_per_image", fit=True),
+    Figure("pareto", "fd_efflite0", "parameters", log="x"),
+]
+
+
+@pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.kind)
+def test_every_kind_draws_in_both_themes(tmp_path: Path, figure: Figure) -> None:
+    rows = fakes.finished(tmp_path, (0, 1)).rows
+    light, dark = draw(figure, rows), draw(figure, rows, "dark")
+    assert light is not None and dark is not None
+    assert GRID["light"] in to_svg(light) and GRID["dark"] in to_svg(dark) and GRID["light"] not in to_svg(dark)
+    save(light, tmp_path / figure.name)
+    first = (tmp_path / f"{figure.name}.png").read_bytes(), (tmp_path / f"{figure.name}.pdf").read_bytes()
+    again = draw(figure, rows)
+    assert again is not None
+    save(again, tmp_path / figure.name)
+    assert first == ((tmp_path / f"{figure.name}.png").read_bytes(), (tmp_path / f"{figure.name}.pdf").read_bytes())
+
+
+@pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.kind)
+def test_nothing_measured_is_no_figure(tmp_path: Path, figure: Figure) -> None:
+    assert draw(figure, fakes.subject(tmp_path).rows) is None
+
+
+def test_bars_show_every_row_the_floor_and_the_reason_of_a_gap(tmp_path: Path) -> None:
+    fakes.write_run(tmp_path, fakes.cells_of()[0], 120.0)
+    rows = fakes.subject(tmp_path).rows
+    drawing = draw(Figure("bars", "fd_efflite0"), rows)
+    assert drawing is not None
+    axes = drawing.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(fakes.SCHEMES)
+    assert [text.get_text() for text in axes.texts].count("not run") == 3
+    assert floors(rows, "fd_efflite0") == [41.5] and "41.5" in axes.get_xlabel()
+
+
+def test_a_curve_of_several_seeds_has_a_band(tmp_path: Path) -> None:
+    one = draw(Figure("curves", "train/loss"), fakes.finished(tmp_path / "a").rows)
+    several = draw(Figure("curves", "train/loss"), fakes.finished(tmp_path / "b", (0, 1)).rows)
+    assert one is not None and several is not None
+    assert (len(one.axes[0].collections), len(several.axes[0].collections)) == (0, 4)
+
+
+def test_numeric_axes_are_drawn_to_scale(tmp_path: Path) -> None:
+    cells = [fakes.cell_of({"steps": steps}) for steps in ("5", "20", "10")]
+    for cell in cells:
+        fakes.write_run(tmp_path, cell)
+    subject = fakes.subject(
+        tmp_path, cells, axes={"steps": ["5", "20", "10"]}, report={"rows": "steps", "columns": ["fd_efflite0"]}
+    )
+    drawing = draw(Figure("lines", "fd_efflite0", "steps"), subject.rows)
+    assert drawing is not None
+    assert list(drawing.axes[0].lines[0].get_xdata()) == [5, 10, 20]
+
+
+def test_the_pareto_front_holds_only_what_nothing_beats(tmp_path: Path) -> None:
+    times = {"group_v1": 0.01, "group_v2": 0.02, "serial_v1": 0.03, "serial_v2": 0.04}
+    for cell in fakes.cells_of():
+        scheme = cell.labels["hybrid_scheme"]
+        fakes.write_run(tmp_path, cell, fakes.FD[scheme], evaluation__metrics__seconds_per_image=times[scheme])
+    drawing = draw(Figure("pareto", "fd_efflite0", "seconds_per_image"), fakes.subject(tmp_path).rows)
+    assert drawing is not None
+    front = drawing.axes[0].lines[-1]
+    assert list(front.get_xdata()) == [10, 30, 40] and list(front.get_ydata()) == [131, 124, 112]
+
+
+def test_colours_differ_for_colour_blind_readers() -> None:
+    """Simulated deuteranopia (Vienot 1999, linear RGB) leaves every pair of the first six colours apart."""
+    colours = np.array([[int(code[i : i + 2], 16) / 255 for i in (1, 3, 5)] for code in PALETTE[:6]]) ** 2.2
+    seen = colours @ np.array([[0.29275, 0.70725, 0.0], [0.29275, 0.70725, 0.0], [-0.02234, 0.02234, 1.0]]).T
+    gaps = [np.linalg.norm(a - b) for i, a in enumerate(seen) for b in seen[:i]]
+    assert min(gaps) > 0.08
+
+
+# --- samples ----------------------------------------------------------------------------------------------------------
+
+
+def test_samples_are_the_first_of_each_class_in_every_row(tmp_path: Path) -> None:
+    samples = collect_samples(fakes.finished(tmp_path).rows, 9)
+    assert samples is not None and samples.notes == ()
+    assert [row.name for row in samples.rows] == list(fakes.SCHEMES)
+    assert samples.classes[0] == "Smileys & Emotion" and len(set(samples.classes)) == 9
+    cell = fakes.cells_of()[2]
+    path = tmp_path / "runs" / cell.run_id / "evaluations" / cell.eval_id / "samples.npz"
+    assert np.array_equal(samples.rows[2].images, np.load(path)["arr_0"][:9])
+
+
+def test_more_columns_than_classes_keep_a_class_together(tmp_path: Path) -> None:
+    samples = collect_samples(fakes.finished(tmp_path).rows, 18)
+    assert samples is not None
+    assert samples.classes[0] == samples.classes[1] != samples.classes[2]
+
+
+def test_other_labels_or_seeds_are_noted(tmp_path: Path) -> None:
+    subject = fakes.finished(tmp_path)
+    evaluation = subject.records[1].evaluation
+    assert evaluation is not None
+    with np.load(evaluation.samples_path) as file:
+        images, labels = file["arr_0"], file["labels"]
+    np.savez_compressed(evaluation.samples_path, arr_0=images, labels=labels[::-1])
+    fakes.write_run(tmp_path, fakes.cells_of()[2], config__evaluation__seed=7)
+    samples = collect_samples(fakes.subject(tmp_path).rows, 9)
+    assert samples is not None
+    assert [note.split(":")[0] for note in samples.notes] == ["group_v2", "serial_v1"]
+
+
+def test_no_samples_no_grid(tmp_path: Path) -> None:
+    assert collect_samples(fakes.subject(tmp_path).rows, 9) is None
+    assert collect_samples(fakes.finished(tmp_path).rows, 0) is None
+
+
+def test_small_images_are_enlarged_by_whole_pixels(tmp_path: Path) -> None:
+    images = np.arange(2 * 32 * 32 * 3, dtype=np.uint8).reshape(2, 32, 32, 3)
+    large = enlarge(images)
+    assert large.shape == (2, 96, 96, 3) and np.array_equal(large[:, 1::3, 1::3], images)
+    assert enlarge(np.zeros((1, 256, 256, 3), np.uint8)).shape == (1, 256, 256, 3)
+    samples = collect_samples(fakes.finished(tmp_path).rows, 9)
+    assert samples is not None
+    picture = grid_image(samples)
+    assert isinstance(picture, Image.Image) and picture.width > 9 * 96 and picture.height > 4 * 96
+
+
+def test_class_names_come_from_the_data_set(tmp_path: Path) -> None:
+    record = fakes.finished(tmp_path).records[0]
+    assert class_names(record)[-1] == "Flags"

@@ -1,0 +1,135 @@
+"""Tables against golden files, and LaTeX against LaTeX.
+
+After a wanted change: UPDATE_GOLDEN=1 python -m pytest tests/reports/test_formats.py, then read the difference.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import shutil
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from reports.formats import latex, to_csv, to_latex, to_markdown, write_parquet
+from reports.subject import Subject
+from tests.reports import fakes
+
+GOLDEN = Path(__file__).parent / "golden"
+ENGINE = shutil.which("tectonic") or shutil.which("pdflatex")
+
+
+def partial(root: Path) -> Subject:
+    """Three seeds a row: one row complete, one partial, one failed, one that stands apart."""
+    cells = fakes.cells_of((0, 1, 2))
+    for cell in cells:
+        scheme = cell.labels["hybrid_scheme"]
+        fd = fakes.FD[scheme] + 1.5 * cell.seed
+        if scheme == "group_v2":
+            fakes.write_status(
+                root, cell, state="failed", reason="out of memory on the GPU, 2.5 GiB short", cause="oom"
+            )
+        elif scheme == "group_v1":
+            fakes.write_run(root, cell, fd, run__provenance__backends__selective_scan="torch")
+        elif scheme == "serial_v2" or cell.seed == 0:
+            fakes.write_run(root, cell, fd)
+    return fakes.subject(root, cells)
+
+
+def spread(root: Path) -> Subject:
+    """Two axes, one of them over the columns, grouped, against published numbers."""
+    cells = [
+        fakes.cell_of({"size": size, "adaln": adaln, "guidance": guidance})
+        for size in ("B", "L")
+        for adaln in ("single", "per_layer")
+        for guidance in ("1", "2")
+        if (size, adaln, guidance) != ("L", "per_layer", "1")
+    ]
+    for number, cell in enumerate(cells):
+        fakes.write_run(root, cell, 100 + 7 * number % 30)
+    report = {
+        "rows": "adaln",
+        "group": "size",
+        "spread": "guidance",
+        "columns": ["fd_efflite0", {"metric": "seconds_per_image", "best": "none"}],
+        "baseline": {"adaln": "single"},
+        "reference": "aim.table3",
+        "footnotes": ["Sizes B & L at 50% of the width: a_b <c>."],
+    }
+    declared = ["generator.size", "generator.adaln", "generator.guidance"]
+    axes = {"size": ["B", "L"], "adaln": ["single", "per_layer"], "guidance": ["1", "2"]}
+    return fakes.subject(root, cells, report=report, axes=axes, declared=declared, title="adaLN of AiM")
+
+
+CASES = {"finished": fakes.finished, "partial": partial, "spread": spread}
+FORMATS = {
+    "md": lambda subject: to_markdown(subject.table),
+    "tex": lambda subject: to_latex(subject.table, "golden", ["made by a test"]),
+    "csv": lambda subject: to_csv(subject.table),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_golden(tmp_path: Path, case: str, suffix: str) -> None:
+    text, path = FORMATS[suffix](CASES[case](tmp_path)), GOLDEN / f"{case}.{suffix}"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(ENGINE is None, reason="neither tectonic nor pdflatex is installed")
+@pytest.mark.parametrize("case", CASES)
+def test_latex_compiles_without_complaint(tmp_path: Path, case: str) -> None:
+    table = to_latex(CASES[case](tmp_path / "root").table, "x", ["100% of _everything_ \\ in a comment"])
+    document = (
+        "\\documentclass{article}\\usepackage{booktabs}\\usepackage[landscape,margin=1cm]{geometry}"
+        f"\\begin{{document}}\n{table}\\end{{document}}\n"
+    )
+    (tmp_path / "x.tex").write_text(document, encoding="utf-8")
+    command = [str(ENGINE), "x.tex"] if "tectonic" in str(ENGINE) else [str(ENGINE), "-halt-on-error", "x.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout and (tmp_path / "x.pdf").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("text", ["50% & more", "a_b^c~d", "{x} \\ $y$ #1", "<0.5> ± 2 ≈ 3 × 4 ↓ ↑ – − … τ", "漢"])
+def test_latex_escapes(text: str) -> None:
+    assert not re.search(r"(?<!\\)[&%#_]", latex(text)) and latex(text).isascii()
+
+
+def test_csv_holds_unrounded_numbers_and_leaves_missing_ones_empty(tmp_path: Path) -> None:
+    lines = list(csv.DictReader(io.StringIO(to_csv(partial(tmp_path).table))))
+    by_scheme = {line["hybrid_scheme"]: line for line in lines}
+    assert float(by_scheme["serial_v2"]["fd_efflite0"]) == 113.5
+    assert float(by_scheme["serial_v2"]["fd_efflite0_std"]) == 1.5
+    assert by_scheme["serial_v1"]["fd_efflite0_note"] == "n=1/3 seeds"
+    assert by_scheme["group_v2"]["fd_efflite0"] == "" and "out of memory" in by_scheme["group_v2"]["fd_efflite0_note"]
+    assert "kernel selective_scan" in by_scheme["group_v1"]["flags"]
+
+
+def test_fd_and_fid_stand_in_columns_of_their_own(tmp_path: Path) -> None:
+    table = spread(tmp_path).table
+    heads = [(head.text, head.kind) for head in table.heads]
+    assert ("FD-EffLite0 ↓", "measured") in heads and ("FID (paper)", "paper") in heads
+    assert not any("FID" in text for text, kind in heads if kind == "measured")
+    assert any("is not FID" in text for _, text in table.notes)
+
+
+def test_ranks_are_given_within_a_group_and_never_to_published_numbers(tmp_path: Path) -> None:
+    table = spread(tmp_path).table
+    for group in ("B", "L"):
+        best = [e for row in table.rows if row.group == group for e in row.entries if e.rank == "best"]
+        assert best and all(entry.kind == "measured" for entry in best)
+
+
+def test_parquet_is_written_only_where_pyarrow_is_installed(tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    written = write_parquet(fakes.finished(tmp_path / "root").table, path)
+    assert written == path.exists() == (find_spec("pyarrow") is not None)
