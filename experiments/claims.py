@@ -120,6 +120,14 @@ class Claim:
         silent = time.time() - _mtime(self.path("json")) if silent is None else silent
         return self.owner.alive(silent) if self.owner else silent < STALE_AFTER
 
+    def is_of_leader(self) -> bool:
+        """Whether the owner is rank 0 of the distributed run that this process belongs to."""
+        if self.owner is None:
+            return False
+        if self.owner.job:
+            return (self.owner.job, self.owner.restarts) == (slurm.current_job(), slurm.current_restarts())
+        return self.owner.is_local and self.owner.pid == os.getppid()
+
     def path(self, suffix: str) -> Path:
         """The claim file itself ("json") or the mark that it was given up ("released")."""
         return self.claims / f"{self.generation:06d}.{suffix}"

@@ -57,6 +57,8 @@ class Evaluation(Work):
 class Run(Work):
     """The folder of one training."""
 
+    distributed = True
+
     @property
     def id(self) -> str:
         """Folder name: generator and eight digits of the training's hash."""

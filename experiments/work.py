@@ -12,59 +12,30 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from experiments.claims import Busy, Claim, ClaimLost, Owner, acquire, newest_claim
 from experiments.errors import UserError
 from experiments.failures import classify
 from experiments.files import atomic_write_json, read_json
-
-State = Literal["missing", "running", "stale", "stopped", "failed", "done"]
-"""`stale` says running, but its owner is gone; `stopped` ended in good order before it was done. Both can go on."""
-
-
-@dataclass(frozen=True)
-class Status:
-    """What `status.json` holds: how far the latest attempt is."""
-
-    state: State = "missing"
-    phase: str = ""
-    """train, sample or evaluate."""
-    step: int = 0
-    max_steps: int = 0
-    loss: float | None = None
-    steps_per_s: float | None = None
-    updated_at: float = 0.0
-    """Unix seconds."""
-    attempt: int = 0
-    reason: str = ""
-    cause: str = ""
-    """A key of `experiments.failures.CAUSES`."""
-    host: str = ""
-    pid: int = 0
-    job: str = ""
-    """Slurm job, or ""."""
-
-    @classmethod
-    def read(cls, path: Path) -> Status:
-        """Read `status.json`; `missing` if there is none. Raises UserError if it is damaged."""
-        try:
-            raw = read_json(path)
-        except FileNotFoundError:
-            return cls()
-        names = {item.name for item in fields(cls)}
-        if not isinstance(raw, dict) or raw.get("state") not in ("running", "stopped", "failed", "done"):
-            raise UserError(f"{path} is damaged (no state in it); remove it and run the same command again.")
-        return cls(**{key: value for key, value in raw.items() if key in names})
+from experiments.ranks import is_leader
+from experiments.status import State, Status
 
 
 class Work:
-    """One folder of work. Only `claim` gives the right to write to it."""
+    """One folder of work. Only `claim` gives the right to write to it.
+
+    Of the processes of a distributed run only rank 0 claims and writes. Where `distributed`, the others go along with
+    it; elsewhere they find nothing to do.
+    """
+
+    distributed = False
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self._follows = False
         self._claim: Claim | None = None
         self._status = Status()
         self._written = 0.0
@@ -107,6 +78,8 @@ class Work:
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Declare the work done. Call inside `claim`, after everything else is written."""
+        if self._follows:
+            return
         self._check_claim()
         atomic_write_json(self.result_path, result)
 
@@ -126,6 +99,10 @@ class Work:
         Raises:
             Busy: another live process owns it and `wait` is off.
         """
+        if not is_leader():
+            with self._follow() as mine:
+                yield mine
+            return
         claim = self._acquire(wait, on_wait)
         if claim is None:
             yield False
@@ -152,6 +129,22 @@ class Work:
             self._claim = None
             with suppress(OSError):
                 claim.release()
+
+    @contextmanager
+    def _follow(self) -> Iterator[bool]:
+        """What `claim` does in the other ranks: enter once rank 0 owns the folder, leave once it is through."""
+        if not self.distributed:
+            yield False
+            return
+        while not (claim := newest_claim(self.folder)) or not claim.is_of_leader() or claim.released:
+            if self.is_done():
+                yield False
+                return
+            time.sleep(0.2)
+        self._follows = True
+        yield True
+        while claim.holds() and (current := newest_claim(self.folder)) and current.alive():
+            time.sleep(0.2)
 
     def _acquire(self, wait: bool, on_wait: Callable[[Owner | None], None] | None) -> Claim | None:
         told = False
@@ -189,6 +182,8 @@ class Work:
         Raises:
             ClaimLost: another process took over; stop without writing anything more.
         """
+        if self._follows:
+            return
         old = self._status
         self._status = replace(
             old,

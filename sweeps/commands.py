@@ -16,14 +16,15 @@ from experiments.errors import UserError, unknown
 from sweeps.definition import load_sweep, sweep_names
 from sweeps.devices import Slots
 from sweeps.interventions import amend, cancel_plan, clear_failures, failed_cells, only
-from sweeps.local import WORKER, LocalLauncher, log_path
+from sweeps.local import WORKER, LocalLauncher
+from sweeps.logs import newest_log
 from sweeps.planner import Plan, count_cells, plan
 from sweeps.progress import Progress
 from sweeps.registry import begun, register
 from sweeps.state import CellState
 from sweeps.table import cell_json, failure_lines, failures, status_table, summary
 
-LAUNCHERS = ("local",)
+LAUNCHERS = ("local", "slurm")
 Words = Iterable[str]
 
 
@@ -123,36 +124,61 @@ def run(
     launcher: str = "local",
     jobs: int = 0,
     worker: Iterable[str] = WORKER,
+    dry_run: bool = False,
 ) -> int:
     """Run what is still open: nothing that is done, nothing that someone else is at, no lasting failure.
 
     Args:
-        jobs: workers at once; 0 = what suits the machine.
+        launcher: local (waits until all is done) or slurm (submits and returns).
+        jobs: workers, or tasks of an array, at once; 0 = what suits the machine, or no limit.
         worker: the command that works on configuration files.
+        dry_run: only say what would be started.
     """
     _check_launcher(launcher)
-    return _launch(plan(name, scale, overrides, root), jobs, worker)
+    return _launch(plan(name, scale, overrides, root), launcher, jobs, tuple(worker), dry_run)
 
 
-def _launch(planned: Plan, jobs: int, worker: Iterable[str]) -> int:
-    console = _console()
+def _launch(planned: Plan, launcher: str, jobs: int, worker: tuple[str, ...], dry_run: bool = False) -> int:
     states = planned.states()
+    if dry_run:
+        return _say_open(planned, states)
     register(planned)
     for left, right in planned.duplicates:
         _say(f"Note: {right.name} is the same as {left.name}; it is run once.")
     if not any(state.is_open or state.state == "running" for state in states.values()):
         _say(f"Nothing to do for {planned.title}: {summary(states)}")
+    elif launcher == "slurm":
+        return _submit(planned, jobs, worker)
     else:
         groups = planned.groups()
         slots = Slots(jobs, len(groups), groups[0].cells[0].config.runtime)
-        LocalLauncher(planned, slots, Progress(planned, console), tuple(worker)).launch()
+        LocalLauncher(planned, slots, Progress(planned, _console()), worker).launch()
         states = planned.states()
-        console.print(status_table(planned, states))
+        _console().print(status_table(planned, states))
     for line in failure_lines(states):
         _say(line)
     if any(state.state == "failed" for state in states.values()):
         _say(f"Mend the reason, then: ablate retry {planned.title}")
-    return 0 if all(state.state == "done" for state in states.values()) else 1
+    return 0 if all(state.state == "done" or state.is_queued for state in states.values()) else 1
+
+
+def _say_open(planned: Plan, states: dict[str, CellState]) -> int:
+    for cell in planned.cells:
+        state = states[cell.name]
+        _say(f"{'would start' if state.is_open else 'would leave'}  {cell.name}: {state.describe()}")
+    _say(summary(states))
+    return 0
+
+
+def _submit(planned: Plan, parallel: int, worker: tuple[str, ...]) -> int:
+    from sweeps.slurm import SlurmLauncher
+
+    words = ("report", planned.name_or_path, "--scale", planned.scale, "--root", str(planned.root.resolve()))
+    new = SlurmLauncher(planned, parallel, (*words, *planned.request.words), worker).launch()
+    for item in new:
+        _say(f"Submitted job {item.job}: {len(item.runs)} training(s). Scripts: {planned.folder / 'jobs'}")
+    _say(f"{summary(planned.states())} Watch: ablate status {planned.title}")
+    return 0
 
 
 def retry(
@@ -183,7 +209,7 @@ def retry(
         planned = amend(planned, chosen, changes, lambda: plan(name, scale, overrides, root))
     planned = only(planned, names)
     clear_failures(planned, planned.cells)
-    return _launch(planned, jobs, worker)
+    return _launch(planned, launcher, jobs, tuple(worker))
 
 
 def logs(
@@ -204,10 +230,10 @@ def logs(
     """
     planned = plan(name, scale, overrides, root)
     found = planned.find(cell)
-    path = log_path(planned, found)
-    if not path.exists():
+    path = newest_log(planned, found)
+    if path is None:
         state = planned.states()[found.name]
-        raise UserError(f"{found.name} has no log in {path.parent} ({state.describe()}).")
+        raise UserError(f"{found.name} has no log in {planned.folder / 'logs'} ({state.describe()}).")
     console = _console()
     with open(path, encoding="utf-8", errors="replace") as file:
         text = file.readlines()

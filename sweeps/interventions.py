@@ -13,7 +13,9 @@ from sweeps.cache import read_amendments, write_amendments
 from sweeps.cancellation import request_cancel
 from sweeps.planner import Cell, Plan
 from sweeps.registry import needed_elsewhere
+from sweeps.slurm import scancel
 from sweeps.state import CellState
+from sweeps.submissions import places
 
 
 def failed_cells(plan: Plan, where: Iterable[str]) -> tuple[Cell, ...]:
@@ -76,21 +78,26 @@ def amend(plan: Plan, cells: Iterable[Cell], change: Iterable[str], again: Calla
 
 
 def cancel_plan(plan: Plan, confirm: Callable[[str], bool], say: Callable[[str], None]) -> int:
-    """Stop a sweep's running trainings in good order, but none that another begun sweep still needs."""
+    """Stop a sweep's running and queued trainings in good order, but none that another begun sweep still needs."""
     states = plan.states()
-    running = {cell.run_id: cell for cell in plan.cells if states[cell.name].state == "running"}
-    waiting = {cell.run_id for cell in plan.cells if states[cell.name].is_open}
-    shared = {identity: sweep for identity, sweep in needed_elsewhere(plan).items() if identity in running}
+    active = {
+        cell.run_id: cell for cell in plan.cells if states[cell.name].state == "running" or states[cell.name].is_queued
+    }
+    shared = {identity: sweep for identity, sweep in needed_elsewhere(plan).items() if identity in active}
     for identity, sweep in shared.items():
-        say(f"{running[identity].name} goes on: {sweep} needs it.")
-    if len(running) == len(shared) and not (running and waiting):
+        say(f"{active[identity].name} goes on: {sweep} needs it.")
+    stop = [identity for identity in active if identity not in shared]
+    if not stop:
         say(f"Nothing to stop in {plan.title}.")
         return 0
-    if not confirm(f"Stop {len(running) - len(shared)} running training(s) of {plan.title}?"):
+    if not confirm(f"Stop {len(stop)} running or queued training(s) of {plan.title}?"):
         say("Nothing was stopped; --yes stops without asking.")
         return 2
     request_cancel(plan.folder, keep=shared)
-    say(f"Asked {len(running) - len(shared)} training(s) to stop; ablate run {plan.title} goes on from there.")
+    found = places(plan.folder, max_age=0.0) or {}
+    if jobs := [found[identity].job for identity in stop if identity in found and found[identity].is_active]:
+        scancel(jobs)
+    say(f"Asked {len(stop)} training(s) to stop; ablate run {plan.title} goes on from there.")
     return 0
 
 

@@ -24,6 +24,7 @@ from experiments.store import RunStore
 from sweeps.cache import PROJECT
 from sweeps.cancellation import CancelWatch
 from sweeps.devices import Slots
+from sweeps.logs import last_line, log_path, open_log
 from sweeps.planner import Cell, Group, Plan
 from sweeps.progress import Progress
 from sweeps.state import CellState, cell_states
@@ -210,33 +211,6 @@ def _explained(states: dict[str, CellState]) -> bool:
     return any(state.state in ("failed", "stopped") for state in states.values()) or all(
         state.state == "done" for state in states.values()
     )
-
-
-# --- logs -------------------------------------------------------------------------------------------------------------
-
-
-def log_path(plan: Plan, cell: Cell) -> Path:
-    """Where the worker that runs this cell prints to; cells that share a training share a log."""
-    first = next(group for group in plan.groups() if group.run_id == cell.run_id)
-    return plan.folder / "logs" / f"{first.name}.log"
-
-
-def open_log(path: Path) -> IO[bytes]:
-    """Open for appending, with a line that tells attempts apart."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    log = open(path, "ab", buffering=0)
-    log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} ---\n".encode())
-    return log
-
-
-def last_line(path: Path) -> str:
-    """The last line with something in it, without the command's "Error: "."""
-    with suppress(OSError), open(path, "rb") as file:
-        file.seek(max(0, path.stat().st_size - 8192))
-        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-        if lines and not lines[-1].startswith("--- "):
-            return lines[-1].removeprefix("Error: ").removeprefix("Failed: ")[:400]
-    return ""
 
 
 # --- processes and signals --------------------------------------------------------------------------------------------

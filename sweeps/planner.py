@@ -15,9 +15,10 @@ from experiments.config import RunConfig, evaluation_id, load_config, run_id
 from experiments.errors import UserError
 from experiments.store import RunStore
 from sweeps import cache
-from sweeps.definition import Choice, Sweep, load_sweep, matches
+from sweeps.definition import DEFINITIONS, Choice, Sweep, load_sweep, matches
 from sweeps.request import Request, parse_request
-from sweeps.state import CellState, cell_states
+from sweeps.state import CellState, cell_states, with_queue
+from sweeps.submissions import places
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,12 @@ class Plan:
     @property
     def title(self) -> str:
         """Sweep and scale, as a person would type them."""
-        return f"{self.sweep.name} --scale {self.scale}"
+        return f"{self.name_or_path} --scale {self.scale}"
+
+    @property
+    def name_or_path(self) -> str:
+        """What `plan` was asked for: the name of a named sweep, or the path of another one's file."""
+        return self.sweep.name if self.sweep.path.parent == DEFINITIONS else str(self.sweep.path)
 
     @property
     def folder(self) -> Path:
@@ -102,7 +108,8 @@ class Plan:
 
     def states(self) -> dict[str, CellState]:
         """The state of every cell by its name, looked up now."""
-        return cell_states(self.cells, RunStore(self.root))
+        states = cell_states(self.cells, RunStore(self.root))
+        return with_queue(states, self.cells, places(self.folder) or {})
 
     def find(self, word: str) -> Cell:
         """The cell that a person means: its name, or the only one whose name contains the word."""

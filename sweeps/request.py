@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -56,7 +57,6 @@ def parse_request(sweep: Sweep, scale: str, words: Iterable[str], root: Path | s
     config: dict[str, Any] = {}
     only: dict[str, tuple[str, ...]] = {}
     seeds: tuple[int, ...] = ()
-    resources = asdict(sweep.config.scales[scale].resources)
     given: dict[str, Any] = {}
     for key, value in parse_overrides(words).items():
         if key in (axis.name for axis in sweep.axes):
@@ -70,7 +70,8 @@ def parse_request(sweep: Sweep, scale: str, words: Iterable[str], root: Path | s
         else:
             config[key] = value
     folder = root or config.get("runtime.root") or os.environ.get("ABLATE_ROOT") or "outputs"
-    return Request(Path(folder), config, only, seeds, _resources(resources, given), words)
+    resources = _resources(asdict(sweep.config.scales[scale].resources), _site(Path(folder)), given)
+    return Request(Path(folder), config, only, seeds, resources, words)
 
 
 def _labels(sweep: Sweep, axis: str, value: Any) -> tuple[str, ...]:
@@ -88,11 +89,27 @@ def _seeds(value: Any) -> tuple[int, ...]:
         raise UserError(f"seeds={value} must be whole numbers with commas between them, e.g. seeds=0,1,2.") from error
 
 
-def _resources(base: Mapping[str, Any], given: Mapping[str, Any]) -> ResourcesConfig:
+def _site(root: Path) -> dict[str, Any]:
+    """Resources that hold for all sweeps of a root: its slurm.yaml."""
+    path = root / "slurm.yaml"
     try:
-        schema = OmegaConf.merge(OmegaConf.structured(ResourcesConfig), base)
-        for key, value in given.items():
-            OmegaConf.update(schema, key, value)
+        site = yaml.safe_load(path.read_text()) or {}
+    except FileNotFoundError:
+        return {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(site, dict):
+        raise UserError(f"{path} must hold a mapping of resources, such as partition: gpu.")
+    return site
+
+
+def _resources(*layers: Mapping[str, Any]) -> ResourcesConfig:
+    """Later layers count more."""
+    try:
+        schema = OmegaConf.structured(ResourcesConfig)
+        for layer in layers:
+            for key, value in layer.items():
+                OmegaConf.update(schema, key, value)
         result = OmegaConf.to_object(schema)
     except (OmegaConfBaseException, ValueError) as error:
         raise UserError(f"resources: {str(error).splitlines()[0]}") from error

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from experiments.failures import RESUMABLE
+from experiments.status import Status
 from experiments.store import RunStore
-from experiments.work import Status
+from sweeps.submissions import ENDINGS, Place
 
 if TYPE_CHECKING:
     from sweeps.planner import Cell
@@ -21,6 +22,8 @@ class CellState:
 
     status: Status
     part: Literal["training", "evaluation"]
+    queue: Place | None = None
+    """Where it stands in Slurm's queue, if it is not done and was submitted."""
 
     @property
     def state(self) -> str:
@@ -29,10 +32,17 @@ class CellState:
 
     @property
     def is_open(self) -> bool:
-        """Whether `ablate run` has something to start here: not done, not at work, not failed for a lasting reason."""
+        """Whether `ablate run` has something to start here: not done, at work, queued, or failed for good."""
+        if self.is_queued:
+            return False
         if self.state == "failed":
             return self.status.cause in RESUMABLE
         return self.state in ("missing", "stale", "stopped")
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether a job of Slurm's is going to work on it, or has just started."""
+        return self.queue is not None and self.queue.is_active and self.state != "running"
 
     @property
     def percent(self) -> float:
@@ -55,6 +65,10 @@ class CellState:
 
     def describe(self) -> str:
         """A few words for a table: "running 43 %", "failed: out of memory ..."."""
+        if self.queue and self.is_queued:
+            place = f"job {self.queue.job}"
+            at = f" at {self.percent:.0f} %" if self.status.step else ""
+            return f"queued{at} ({place}: {self.queue.reason})" if self.queue.is_waiting else f"starting{at} ({place})"
         if self.state == "failed":
             return f"failed: {self.status.reason or self.status.cause}"
         if self.state == "missing":
@@ -63,7 +77,30 @@ class CellState:
             return "done"
         doing = "" if self.part == "training" else " sampling" if self.status.phase == "sample" else " evaluating"
         word = {"running": "running", "stale": "interrupted", "stopped": "stopped"}[self.state]
-        return f"{word}{doing} {self.percent:.0f} %"
+        why = f" ({self.status.reason})" if self.state == "stale" and self.status.reason else ""
+        return f"{word}{doing} {self.percent:.0f} %{why}"
+
+
+def with_queue(
+    states: Mapping[str, CellState], cells: Iterable[Cell], found: Mapping[str, Place]
+) -> dict[str, CellState]:
+    """Add what Slurm knows: places in the queue, and how jobs ended whose runs could not say it themselves."""
+    result = dict(states)
+    for cell in cells:
+        state, place = states[cell.name], found.get(cell.run_id)
+        if place is None or state.state in ("done", "failed", "running"):
+            continue
+        status = state.status
+        cause, reason = ENDINGS.get(place.state, ("", ""))
+        if cause == "oom":
+            status = replace(status, state="failed", cause=cause, reason=reason)
+        elif cause:
+            status = replace(status, cause=cause, reason=reason)
+        elif place.state == "FAILED" and state.state == "missing" and state.part == "training":
+            reason = f"job {place.job} failed before the run began; see its log"
+            status = replace(status, state="failed", cause="killed", reason=reason)
+        result[cell.name] = replace(state, status=status, queue=place)
+    return result
 
 
 def cell_states(cells: Iterable[Cell], store: RunStore) -> dict[str, CellState]:

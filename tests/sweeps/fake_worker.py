@@ -1,7 +1,7 @@
 """Stands in for `ablate execute`: claims, "trains" and "evaluates" as the real one does, without torch.
 
-FAKE_WORKER (JSON) says how long a step takes ("steps": seconds) and what happens to a hybrid scheme ("serial_v1": one of
-"fail", "die", "crash", "fail_evaluation"). Every training that begins is noted in the file FAKE_WORKER_LOG.
+FAKE_WORKER (JSON) says how long a step takes ("steps": seconds) and what happens to a hybrid scheme: one of "fail",
+"die", "crash", "fail_evaluation". Every training that begins is noted in the file FAKE_WORKER_LOG.
 """
 
 from __future__ import annotations

@@ -200,7 +200,7 @@ def test_cancel_asks_stops_and_spares_what_another_sweep_needs(
     assert commands.cancel(path) == 2
     questions: list[str] = []
     assert commands.cancel(path, confirm=lambda q: not questions.append(q)) == 0
-    assert questions == ["Stop 2 running training(s) of tiny --scale demo?"]
+    assert questions == [f"Stop 2 running or queued training(s) of {path} --scale demo?"]
     assert "scheme=serial_v2 goes on: other --scale demo needs it." in capsys.readouterr().out
     assert process.wait(timeout=60) == 1
     found = states(path)

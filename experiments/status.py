@@ -1,0 +1,48 @@
+"""What `status.json` of a run or an evaluation says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from experiments.errors import UserError
+from experiments.files import read_json
+
+State = Literal["missing", "running", "stale", "stopped", "failed", "done"]
+"""`stale` says running, but its owner is gone; `stopped` ended in good order before it was done. Both can go on."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """What `status.json` holds: how far the latest attempt is."""
+
+    state: State = "missing"
+    phase: str = ""
+    """train, sample or evaluate."""
+    step: int = 0
+    max_steps: int = 0
+    loss: float | None = None
+    steps_per_s: float | None = None
+    updated_at: float = 0.0
+    """Unix seconds."""
+    attempt: int = 0
+    reason: str = ""
+    cause: str = ""
+    """A key of `experiments.failures.CAUSES`."""
+    host: str = ""
+    pid: int = 0
+    job: str = ""
+    """Slurm job, or ""."""
+
+    @classmethod
+    def read(cls, path: Path) -> Status:
+        """Read `status.json`; `missing` if there is none. Raises UserError if it is damaged."""
+        try:
+            raw = read_json(path)
+        except FileNotFoundError:
+            return cls()
+        names = {item.name for item in fields(cls)}
+        if not isinstance(raw, dict) or raw.get("state") not in ("running", "stopped", "failed", "done"):
+            raise UserError(f"{path} is damaged (no state in it); remove it and run the same command again.")
+        return cls(**{key: value for key, value in raw.items() if key in names})

@@ -1,0 +1,214 @@
+"""Slurm launcher: job arrays, submitted once, that go on by themselves.
+
+Nothing has to stay alive on the login node. Asking again submits only what is missing: done is what has a result,
+running is what a live process owns, queued is what Slurm says. Job scripts are plain files in the sweep's folder.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from experiments.claims import Busy, Claim, acquire
+from experiments.config import save_config
+from experiments.errors import UserError
+from experiments.files import atomic_write_text
+from experiments.store import RunStore
+from sweeps.local import WORKER
+from sweeps.planner import Cell, Group, Plan
+from sweeps.slurm_script import array_script, report_script
+from sweeps.snapshot import take_snapshot
+from sweeps.submissions import Submission, new_uid, places, read_submissions, recover, write_submissions
+
+LEAKING = ("SLURM_", "SBATCH_", "SRUN_", "SLURMD_", "SLURMSTEPD_")
+"""Variables of a job that one submits from; they would silently change the jobs that are submitted."""
+
+
+class SlurmLauncher:
+    """Submits the open cells of a plan.
+
+    Args:
+        plan: what to run.
+        parallel: tasks of an array at once; 0 = no limit.
+        report: arguments of the `ablate` command that runs last; () = none.
+        worker: command that the configuration files are appended to.
+    """
+
+    def __init__(self, plan: Plan, parallel: int = 0, report: Sequence[str] = (), worker: Sequence[str] = WORKER):
+        self.plan, self.parallel, self.report, self.worker = plan, parallel, tuple(report), tuple(worker)
+        self.resources = plan.request.resources
+        # Jobs run elsewhere: every path in scripts and configurations must hold there, too.
+        self.folder = plan.folder.resolve()
+        self.jobs = self.folder / "jobs"
+
+    def open_groups(self) -> list[Group]:
+        """The trainings to submit now."""
+        states = self.plan.states()
+        groups = []
+        for group in self.plan.groups():
+            found = [states[cell.name] for cell in group.cells]
+            cells = tuple(cell for cell in group.cells if states[cell.name].is_open)
+            if cells and not any(state.state == "running" or state.is_queued for state in found):
+                groups.append(replace(group, cells=cells))
+        return groups
+
+    def launch(self) -> list[Submission]:
+        """Submit what is open.
+
+        Returns:
+            The new submissions, [] if nothing was open.
+
+        Raises:
+            UserError: Slurm does not answer, or refuses the job.
+        """
+        claim = self._claim()
+        try:
+            known = recover(read_submissions(self.folder))
+            write_submissions(self.folder, known)
+            if places(self.folder, max_age=0.0) is None:
+                raise UserError("Slurm does not answer (squeue failed); nothing was submitted. Try again later.")
+            groups = self._within_attempts(self.open_groups())
+            if not groups:
+                return []
+            code = take_snapshot(self.folder / "code")
+            size = max_array_size()
+            new: list[Submission] = []
+            for begin in range(0, len(groups), size):
+                new.append(self._submit_array(groups[begin : begin + size], code, [*known, *new]))
+            if self.report:
+                self._submit_report(new, code)
+            return new
+        finally:
+            claim.release()
+
+    def _claim(self) -> Claim:
+        """Submitting is for one at a time, also among users who share the folder."""
+        waited = 0.0
+        while True:
+            try:
+                return acquire(self.jobs, self.jobs / "submissions.json")
+            except Busy:
+                if waited > 120:
+                    raise
+                time.sleep(0.5)
+                waited += 0.5
+
+    def _within_attempts(self, groups: list[Group]) -> list[Group]:
+        """Leave out, as failed, what was begun too often."""
+        store, kept = RunStore(self.plan.root), []
+        for group in groups:
+            run = store.run(group.run_id)
+            if not run.is_done() and run.attempts >= self.resources.max_attempts:
+                reason = f"given up after {run.attempts} attempts (resources.max_attempts)"
+                run.record_failure("other", reason)
+            else:
+                kept.append(group)
+        return kept
+
+    def _submit_array(self, groups: list[Group], code: Path, known: list[Submission]) -> Submission:
+        uid = new_uid(self.plan.sweep.name)
+        tasks, script = self.jobs / f"{uid}.txt", self.jobs / f"{uid}.sbatch"
+        lines = [" ".join(str(self._write_config(cell)) for cell in group.cells) for group in groups]
+        atomic_write_text(tasks, "".join(f"{line}\n" for line in lines))
+        (self.folder / "logs").mkdir(parents=True, exist_ok=True)
+        text = array_script(
+            title=self.plan.title,
+            name=self.plan.sweep.name,
+            uid=uid,
+            resources=self.resources,
+            tasks=tasks,
+            count=len(groups),
+            parallel=self.parallel,
+            processes=self._processes(groups[0]),
+            logs=self.folder / "logs",
+            code=code,
+            worker=self.worker,
+        )
+        atomic_write_text(script, text)
+        # Noted before it is submitted: if this process dies in between, the next one finds the job by its comment.
+        submission = Submission(uid, "", [group.run_id for group in groups], time.time())
+        write_submissions(self.folder, [*known, submission])
+        submission = replace(submission, job=sbatch(script))
+        write_submissions(self.folder, [*known, submission])
+        return submission
+
+    def _submit_report(self, arrays: list[Submission], code: Path) -> None:
+        uid = new_uid(f"{self.plan.sweep.name}-report")
+        script = self.jobs / f"{uid}.sbatch"
+        text = report_script(
+            title=self.plan.title,
+            name=self.plan.sweep.name,
+            uid=uid,
+            resources=self.resources,
+            after=[item.job for item in arrays],
+            logs=self.folder / "logs",
+            code=code,
+            command=[sys.executable, "-m", "experiments.cli", *self.report],
+        )
+        atomic_write_text(script, text)
+        sbatch(script)
+
+    def _processes(self, group: Group) -> int:
+        return self.resources.gpus or group.cells[0].config.runtime.devices
+
+    def _write_config(self, cell: Cell) -> Path:
+        path = self.jobs / cell.run_id / f"{cell.eval_id}.yaml"
+        runtime = replace(
+            cell.config.runtime,
+            root=str(self.plan.root.resolve()),
+            devices=self.resources.gpus or cell.config.runtime.devices,
+            num_nodes=self.resources.nodes,
+            device="cuda" if self.resources.gpus else "cpu",
+            threads=self.resources.cpus or cell.config.runtime.threads,
+            progress=False,
+        )
+        processes = runtime.devices * runtime.num_nodes
+        if cell.config.trainer.batch_size % (cell.config.trainer.accumulate * processes):
+            raise UserError(
+                f"Cell {cell.name}: trainer.batch_size={cell.config.trainer.batch_size} cannot be shared among "
+                f"{processes} processes (resources.nodes x gpus) times trainer.accumulate."
+            )
+        save_config(replace(cell.config, runtime=runtime), path)
+        return path
+
+
+def clean_environment() -> dict[str, str]:
+    """This process' variables without those of a job it may run in; SLURM_CONF names the cluster and stays."""
+    return {key: value for key, value in os.environ.items() if key == "SLURM_CONF" or not key.startswith(LEAKING)}
+
+
+def sbatch(script: Path) -> str:
+    """Submit a script; returns the job's id. Raises UserError with Slurm's words if it refuses."""
+    answer = _slurm("sbatch", "--parsable", str(script))
+    return answer.strip().partition(";")[0]
+
+
+def scancel(jobs: Sequence[str]) -> None:
+    """End jobs or array tasks. Raises UserError if Slurm refuses."""
+    _slurm("scancel", *jobs)
+
+
+def max_array_size() -> int:
+    """How many tasks one array may have: the cluster caps the index."""
+    for line in _slurm("scontrol", "show", "config").splitlines():
+        key, _, value = line.partition("=")
+        if key.strip() == "MaxArraySize":
+            return max(1, int(value))
+    return 1000
+
+
+def _slurm(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=clean_environment())
+    except FileNotFoundError as error:
+        raise UserError(f"{command[0]} is not here; --launcher slurm needs a login node of a Slurm cluster.") from error
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"Slurm does not answer ({command[0]} waited 120 s); try again later.") from error
+    if done.returncode:
+        raise UserError(f"Slurm refused {command[0]}: {' '.join(done.stderr.split())}")
+    return done.stdout

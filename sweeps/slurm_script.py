@@ -1,0 +1,159 @@
+"""The job scripts: plain files that a person can read, change and submit."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sweeps.config import ResourcesConfig
+
+ARRAY = """\
+#!/bin/bash
+# {title}: {count} trainings and their evaluations, one per array task. Written by `ablate run`.
+{directives}
+
+set -u
+{setup}
+export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}
+export ABLATE_CODE_VERSION="$(cat {code}/code_version.json)"
+export PYTHONUNBUFFERED=1
+export PYTHONSAFEPATH=1  # the snapshot, not whatever lies in the current folder
+{threads}
+# Line N of the list holds the configuration files of task N.
+mapfile -t tasks < {tasks}
+configs=${{tasks[$SLURM_ARRAY_TASK_ID]}}
+{port}
+# The warning before the time limit comes to this shell, which passes it on: the run saves at its next step and ends.
+warned=0
+trap 'warned=1; kill -USR1 "$step" 2> /dev/null' USR1
+trap : TERM
+srun {srun} {worker} $configs &
+step=$!
+code=0
+while kill -0 "$step" 2> /dev/null; do
+    wait "$step"
+    code=$?
+done
+
+# 137: killed from outside; three times is enough for that. A failure that the run recorded itself is never repeated.
+restarts=${{SLURM_RESTART_COUNT:-0}}
+if [[ $warned = 1 && $restarts -lt {max_restarts} ]] || [[ $code = 137 && $restarts -lt 3 ]]; then
+    echo "--- requeued after $restarts restarts ---"
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"
+"""
+REPORT = """\
+#!/bin/bash
+# {title}: the report, after all trainings have ended, well or not. Written by `ablate run`.
+{directives}
+
+{setup}
+export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}
+export ABLATE_CODE_VERSION="$(cat {code}/code_version.json)"
+export PYTHONSAFEPATH=1
+exec {command}
+"""
+
+
+def array_script(
+    *,
+    title: str,
+    name: str,
+    uid: str,
+    resources: ResourcesConfig,
+    tasks: Path,
+    count: int,
+    parallel: int,
+    processes: int,
+    logs: Path,
+    code: Path,
+    worker: Sequence[str],
+) -> str:
+    """The script of an array of `count` tasks.
+
+    Args:
+        uid: marks the job in the queue, so that it is found again if its id was lost.
+        parallel: tasks at once; 0 = no limit.
+        processes: per node.
+    """
+    array = f"0-{count - 1}{f'%{parallel}' if parallel else ''}"
+    directives = {
+        "job-name": name,
+        "comment": uid,
+        "array": array,
+        "output": str(logs / "slurm-%A_%a.log"),
+        "open-mode": "append",
+        "requeue": "",
+        "signal": f"B:USR1@{resources.signal_seconds}",
+        "nodes": str(resources.nodes),
+        "ntasks-per-node": str(processes),
+        **_shared(resources),
+        **({"gres": f"gpu:{resources.gpus}"} if resources.gpus else {}),
+    }
+    # srun does not take over --cpus-per-task from sbatch since Slurm 22.05.
+    srun = ["--kill-on-bad-exit=1", *([f"--cpus-per-task={resources.cpus}"] if resources.cpus else [])]
+    several = processes * resources.nodes > 1
+    free_port = "import socket; s = socket.socket(); s.bind(('', 0)); print(s.getsockname()[1])"
+    return ARRAY.format(
+        title=title,
+        count=count,
+        directives=_directives(directives),
+        setup="\n".join(resources.setup),
+        code=shlex.quote(str(code)),
+        threads=f"export OMP_NUM_THREADS={resources.cpus}\n" if resources.cpus else "",
+        tasks=shlex.quote(str(tasks)),
+        port=f"export MASTER_PORT=$({shlex.quote(sys.executable)} -c {shlex.quote(free_port)})\n" if several else "",
+        srun=" ".join(srun),
+        worker=shlex.join(worker),
+        max_restarts=resources.max_attempts - 1,
+    )
+
+
+def report_script(
+    *,
+    title: str,
+    name: str,
+    uid: str,
+    resources: ResourcesConfig,
+    after: Sequence[str],
+    logs: Path,
+    code: Path,
+    command: Sequence[str],
+) -> str:
+    """The script of the job that lays out the table once the arrays `after` have ended."""
+    shared = {key: value for key, value in _shared(resources).items() if key in ("partition", "account", "qos")}
+    directives = {
+        "job-name": f"{name}-report",
+        "comment": uid,
+        "dependency": f"afterany:{':'.join(after)}",
+        "kill-on-invalid-dep": "yes",
+        "output": str(logs / "report.log"),
+        **shared,
+    }
+    return REPORT.format(
+        title=title,
+        directives=_directives(directives),
+        setup="\n".join(resources.setup),
+        code=shlex.quote(str(code)),
+        command=shlex.join(command),
+    )
+
+
+def _shared(resources: ResourcesConfig) -> dict[str, str]:
+    values = {
+        "partition": resources.partition,
+        "account": resources.account,
+        "qos": resources.qos,
+        "time": resources.time,
+        "constraint": resources.constraint,
+        "mem": resources.memory,
+        "cpus-per-task": str(resources.cpus) if resources.cpus else "",
+    }
+    return {key: value for key, value in values.items() if value}
+
+
+def _directives(values: Mapping[str, str]) -> str:
+    return "\n".join(f"#SBATCH --{key}{f'={value}' if value else ''}" for key, value in values.items())

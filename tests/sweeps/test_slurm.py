@@ -1,0 +1,252 @@
+"""The Slurm launcher on a real Slurm."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from experiments import slurm
+from experiments.errors import UserError
+from experiments.store import RunStore
+from sweeps import commands
+from sweeps.planner import plan
+from sweeps.slurm import SlurmLauncher
+from sweeps.submissions import read_submissions, write_submissions
+from tests.sweeps.conftest import WORKER
+from tests.sweeps.slurm_cluster import Cluster, missing
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+Make = Callable[..., str]
+SUBMIT = "import sys; from sweeps import commands as c; c.run(sys.argv[1], launcher='slurm', worker=sys.argv[2:])"
+SIX = [{"name": "width", "key": "generator.width", "values": [32, 64, 96, 128, 160, 192]}]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    folder = Path(tempfile.mkdtemp(prefix="ablate-slurm-"))
+    started = Cluster(folder)
+    yield started
+    started.stop()
+
+
+@pytest.fixture(autouse=True)
+def slurm_here(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Commands and the launcher talk to the private cluster; queries are not remembered between steps of a test."""
+    for name in list(os.environ):
+        if name.startswith(("SLURM", "SBATCH", "SRUN")):
+            monkeypatch.delenv(name)
+    for name, value in cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    original = slurm.job_states
+    monkeypatch.setattr(slurm, "job_states", lambda max_age=0.0: original(0.0))
+    yield
+    cluster.call("scancel", "--user", os.environ.get("USER", "root"))
+
+
+def submit(path: str, **options: object) -> int:
+    return commands.run(path, launcher="slurm", worker=WORKER, **options)
+
+
+def states(path: str) -> dict[str, str]:
+    return {name: state.describe() for name, state in plan(path).states().items()}
+
+
+def wait_done(cluster: Cluster, path: str, seconds: float = 60.0) -> None:
+    cluster.wait_until(lambda: set(states(path).values()) == {"done"}, seconds, f"not done: {states(path)}")
+
+
+def task(path: str, cell: str) -> str:
+    """The array task of a cell."""
+    planned = plan(path)
+    item = read_submissions(planned.folder)[-1]
+    return f"{item.job}_{item.runs.index(planned.find(cell).run_id)}"
+
+
+def test_array_runs_once_with_limited_parallelism(
+    cluster: Cluster, make_sweep: Make, behave: Callable, trainings: Callable, capsys
+) -> None:
+    path = make_sweep(axes=SIX, report={})
+    behave(steps=0.1)
+    begun = time.monotonic()
+    assert submit(path, jobs=2) == 0
+    assert time.monotonic() - begun < 5.0, "submitting returns at once"
+    assert submit(path, jobs=2) == 0, "what is queued is left alone"
+    assert len(read_submissions(plan(path).folder)) == 1
+    most = 0
+    while set(states(path).values()) != {"done"}:
+        jobs = cluster.jobs()
+        most = max(most, sum(state == "RUNNING" and "_" in job for job, state in jobs.items()))
+        assert time.monotonic() - begun < 90
+        time.sleep(0.2)
+    assert most == 2 and len(trainings()) == 6
+    capsys.readouterr()
+    assert submit(path) == 0 and "Nothing to do" in capsys.readouterr().out
+    script = next(plan(path).folder.glob("jobs/*.sbatch")).read_text()
+    assert "#SBATCH --array=0-5%2" in script and "srun" in script
+
+
+def test_failed_cell_has_its_reason_and_can_be_retried(
+    cluster: Cluster, make_sweep: Make, behave: Callable, trainings: Callable, capsys
+) -> None:
+    path = make_sweep()
+    behave(serial_v1="fail")
+    submit(path)
+    cluster.wait_until(lambda: sorted(x[:6] for x in states(path).values()) == ["done", "done", "failed"], 60, "no end")
+    assert "out of memory" in states(path)["scheme=serial_v1"]
+    assert commands.logs(path, "serial_v1") == 0
+    assert "MemoryError" in capsys.readouterr().out
+    behave()
+    assert commands.retry(path, where=["cause=oom"], launcher="slurm", worker=WORKER) == 0
+    wait_done(cluster, path)
+    assert len(trainings()) == 4
+
+
+def test_warning_and_requeue_go_on_where_they_stopped(
+    cluster: Cluster, make_sweep: Make, behave: Callable, trainings: Callable, root: Path
+) -> None:
+    path = make_sweep()
+    behave(steps=0.5)
+    submit(path)
+    cluster.wait_until(lambda: sum("running" in s for s in states(path).values()) == 3, 60, "not running")
+    cluster.call("scancel", "--batch", "--signal=USR1", task(path, "group_v1"))  # as the time limit's warning does
+    cluster.call("scontrol", "requeue", task(path, "serial_v1"))
+    time.sleep(1.0)
+    assert any(state.startswith(("queued", "interrupted", "starting")) for state in states(path).values())
+    assert submit(path) == 0 and len(read_submissions(plan(path).folder)) == 1, "requeued is not resubmitted"
+    wait_done(cluster, path, 90)
+    assert sorted(trainings()) == ["group_v1", "group_v1", "serial_v1", "serial_v1", "serial_v2"]
+    for cell in plan(path).cells:
+        run = RunStore(root).run(cell.run_id)
+        assert [line["step"] for line in run.metrics()] == list(range(1, 11)), "no step twice, none left out"
+
+
+def test_a_killed_task_goes_on_by_itself(
+    cluster: Cluster, make_sweep: Make, behave: Callable, trainings: Callable, tmp_path: Path
+) -> None:
+    path = make_sweep(axes=[{"name": "scheme", "key": "generator.hybrid_scheme", "values": ["serial_v1"]}])
+    behave(steps=0.3)
+    submit(path)
+    cluster.wait_until(lambda: "running" in str(states(path)), 60, "not running")
+    os.kill(int((tmp_path / "trainings.txt").read_text().split()[1]), signal.SIGKILL)
+    wait_done(cluster, path, 60)
+    assert trainings() == ["serial_v1", "serial_v1"]
+
+
+def test_two_submitters_at_once_submit_everything_once(
+    cluster: Cluster, make_sweep: Make, behave: Callable, trainings: Callable
+) -> None:
+    path = make_sweep(axes=SIX, report={})
+    behave(steps=0.01)
+    both = [
+        subprocess.Popen([sys.executable, "-c", SUBMIT, path, *WORKER], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for _ in range(2)
+    ]
+    for process in both:
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, output
+    assert len(read_submissions(plan(path).folder)) == 1
+    wait_done(cluster, path)
+    assert len(trainings()) == 6
+
+
+def test_arrays_are_split_and_lost_ids_found_again(
+    cluster: Cluster, make_sweep: Make, trainings: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeps.slurm.max_array_size", lambda: 4)
+    path = make_sweep(axes=SIX, report={})
+    submit(path)
+    folder = plan(path).folder
+    known = read_submissions(folder)
+    assert [len(item.runs) for item in known] == [4, 2]
+    # As if the submitter had died between sbatch and noting the id, and once before sbatch.
+    from dataclasses import replace
+
+    lost = replace(known[0], job="")
+    write_submissions(folder, [lost, known[1], replace(lost, uid="never-submitted")])
+    SlurmLauncher(plan(path), worker=WORKER).launch()
+    assert read_submissions(folder)[:2] == known and len(read_submissions(folder)) == 2
+    wait_done(cluster, path)
+    assert len(trainings()) == 6
+
+
+def test_queued_code_is_the_code_that_was_submitted(
+    cluster: Cluster, make_sweep: Make, monkeypatch, tmp_path: Path
+) -> None:
+    project = tmp_path / "project"
+    (project / "sweeps").mkdir(parents=True)
+    (project / "spam.py").write_text("")
+    for name in ("experiments", "lightning_modules", "datamodules", "reports"):
+        (project / name).mkdir()
+    source = project / "experiments" / "which.py"
+    source.write_text("import pathlib, sys; pathlib.Path(sys.argv[1]).parent.joinpath('code').write_text('old')")
+    (project / "experiments" / "__init__.py").write_text("")
+    monkeypatch.setattr("sweeps.snapshot.PROJECT", project)
+    path = make_sweep(axes=[{"name": "scheme", "key": "generator.hybrid_scheme", "values": ["serial_v1"]}])
+    cluster.call("scontrol", "update", "PartitionName=main", "State=DOWN")
+    try:
+        commands.run(path, launcher="slurm", worker=(sys.executable, "-m", "experiments.which"))
+        source.write_text(source.read_text().replace("old", "new"))
+    finally:
+        cluster.call("scontrol", "update", "PartitionName=main", "State=UP")
+    jobs = plan(path).folder / "jobs" / plan(path).cells[0].run_id
+    cluster.wait_until((jobs / "code").exists, 30, "did not run")
+    assert (jobs / "code").read_text() == "old"
+
+
+def test_the_report_runs_last(cluster: Cluster, make_sweep: Make, behave: Callable) -> None:
+    path = make_sweep()
+    behave(serial_v1="fail", steps=0.1)
+    submit(path)
+    script = next(plan(path).folder.glob("jobs/*-report-*.sbatch")).read_text()
+    assert f"--dependency=afterany:{read_submissions(plan(path).folder)[0].job}" in script
+    report = next(line for line in script.splitlines() if line.startswith("exec"))
+    assert f"report {path} --scale demo" in report
+    log = plan(path).folder / "logs" / "report.log"
+    cluster.wait_until(log.exists, 90, "the report did not run")
+    assert not any("running" in state or "queued" in state for state in states(path).values())
+
+
+def test_cancel_ends_queued_and_running_jobs(cluster: Cluster, make_sweep: Make, behave: Callable, capsys) -> None:
+    path = make_sweep(axes=SIX, report={})
+    behave(steps=0.5)
+    submit(path, jobs=1)
+    cluster.wait_until(lambda: any("running" in state for state in states(path).values()), 60, "not running")
+    assert sum("queued" in state for state in states(path).values()) == 5
+    assert commands.status(path, as_json=True) == 0
+    cells = json.loads(capsys.readouterr().out.partition("\n")[2].partition("{")[2].join(["{", ""]))["cells"]
+    assert len(cells) == 6
+    assert commands.cancel(path, confirm=lambda question: True) == 0
+    cluster.wait_until(
+        lambda: not any("queued" in s or "running" in s or "starting" in s for s in states(path).values()),
+        30,
+        "still there",
+    )
+
+
+def test_leaked_variables_of_a_surrounding_job_do_not_reach_the_new_one(
+    cluster: Cluster, make_sweep: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SBATCH_TIMELIMIT", "nonsense")
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", "100")
+    path = make_sweep()
+    assert submit(path, overrides=["resources.memory=300M", "resources.cpus=1"]) == 0
+    wait_done(cluster, path)
+
+
+def test_refusals_are_one_sentence_and_leave_nothing_queued(cluster: Cluster, make_sweep: Make) -> None:
+    path = make_sweep()
+    with pytest.raises(UserError, match="Slurm refused sbatch: .*[Ii]nvalid partition"):
+        submit(path, overrides=["resources.partition=none"])
+    with pytest.raises(UserError, match="cannot be shared among 3 processes"):
+        submit(path, overrides=["resources.nodes=3"])
+    assert submit(path) == 0
+    wait_done(cluster, path)
