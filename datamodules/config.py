@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from datamodules.emoji.labels import CATEGORIES, EMOJI_FILE, STYLES
@@ -48,4 +49,43 @@ class EmojiConfig:
         self.fingerprint = file_sha256(EMOJI_FILE)
 
 
-DATASETS = Registry("data set", {"emoji": Entry(EmojiConfig, "datamodules.emoji.datamodule:EmojiDataModule")})
+@dataclass
+class ImageNetConfig:
+    """ImageNet-1k as tokens that were made beforehand: a folder with one token store per split."""
+
+    name: str = "imagenet"
+    root: str = ""
+    """Folder that holds train/ and val/, each a token store (see `datamodules.store`). Not needed to plan."""
+    subset: int = 0
+    """Train on this many images only, a fixed random choice; 0 = all."""
+    fingerprint: str = ""
+    """sha256 of both stores' meta.json, filled in when a run is resolved: it stands for `root` in the run's identity."""
+
+    def __post_init__(self) -> None:
+        if self.subset < 0:
+            raise ValueError(f"data.subset={self.subset} must be a number of images, or 0 for all.")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Class numbers, in the sorted order of the synsets."""
+        return tuple(str(i) for i in range(self.num_classes))
+
+    @property
+    def num_classes(self) -> int:
+        """1,000."""
+        return 1000
+
+    def resolve(self) -> None:
+        """Fill in the fingerprint where `root` is given. Raises FileNotFoundError when a store is not there."""
+        if self.root:
+            files = [Path(self.root) / split / "meta.json" for split in ("train", "val")]
+            self.fingerprint = "-".join(file_sha256(file)[:32] for file in files)
+
+
+DATASETS = Registry(
+    "data set",
+    {
+        "emoji": Entry(EmojiConfig, "datamodules.emoji.datamodule:EmojiDataModule"),
+        "imagenet": Entry(ImageNetConfig, "datamodules.imagenet:ImageNetDataModule"),
+    },
+)

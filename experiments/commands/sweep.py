@@ -65,7 +65,7 @@ def run_command(
     if with_report and launcher == "local":
         from reports.commands import report
 
-        report(sweep, scale, root, overrides=overrides)
+        report(sweep, scale, overrides, root)
     return code
 
 
