@@ -127,7 +127,7 @@ def _heads(layout: Layout, spread: Sequence[str]) -> Iterable[Head]:
 
 
 def _is_published(layout: Layout, column: Column, label: str, spread: Sequence[str]) -> bool:
-    """Whether a published column stands here: beside each label of the spread axis if the paper varies it, else once."""
+    """Whether a published column stands here: at each label of the spread axis if the paper varies it, else once."""
     varied = any(layout.spread in row.match for row in layout.reference.rows) if layout.reference else False
     return bool(column.paper) and (varied or label == spread[-1])
 
