@@ -70,7 +70,7 @@ def test_a_section_changes_its_kind_by_name() -> None:
         (["generator.vocab_size=7"], ["vocab_size=7", "tokenizer", "512"]),
         (["data.styles=[twemojy]"], ["twemojy", "twemoji"]),
         (["tokenizer.weights=/nowhere/x.safetensors"], ["/nowhere/x.safetensors", "not found"]),
-        (["trainer.accumulate=7"], ["batch_size=96", "multiple"]),
+        (["trainer.accumulate=7"], ["batch_size=64", "multiple"]),
     ],
 )
 def test_bad_overrides_are_one_clear_sentence(overrides: list[str], words: list[str]) -> None:
