@@ -40,9 +40,7 @@ class MaskedModule(TrainingModule):
             accuracy = (logits[masked].argmax(-1) == tokens[masked]).float().mean()
         # Against ln V, the loss of a uniform guess: below 1 the model has learnt something.
         relative = loss.detach() / math.log(logits.shape[-1])
-        self.log_dict(
-            {"train/loss": loss, "train/accuracy": accuracy, "train/loss_over_ln_v": relative}, prog_bar=True
-        )
+        self.log_dict({"train/loss": loss, "train/accuracy": accuracy, "train/loss_over_ln_v": relative}, prog_bar=True)
         return self.check_finite(loss)
 
     def on_validation_epoch_start(self) -> None:

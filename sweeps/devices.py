@@ -31,7 +31,8 @@ class Slots:
     """Hands out places to work at.
 
     Args:
-        jobs: workers at once; 0 = one per free set of GPUs, or one per two cores where there are none.
+        jobs: workers at once; 0 = one per free set of GPUs, or one per core where there are none: small models gain
+            less from threads than from company, and single threads do not stall each other on a busy machine.
         groups: how many trainings there are: more places than that are of no use.
         runtime: devices per run and whether GPUs are wanted at all.
 
@@ -46,7 +47,7 @@ class Slots:
         wanted = runtime.devices if available or runtime.device == "cuda" else 0
         if wanted and len(available) < wanted:
             raise UserError(f"A run wants {wanted} GPU(s) (runtime.devices), but this machine offers {len(available)}.")
-        places = len(available) // wanted if wanted else max(1, cores() // 2)
+        places = len(available) // wanted if wanted else cores()
         self.jobs = max(1, min(jobs or places, groups))
         # More jobs than sets of GPUs share them in turn.
         sets = [tuple(available[i * wanted : (i + 1) * wanted]) for i in range(places)] if wanted else [()]

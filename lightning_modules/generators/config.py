@@ -60,7 +60,9 @@ class BiMambaConfig:
 
 def _check_mamba(mixer: str, d_state: int, d_conv: int, ratio: float) -> None:
     if d_state < 1 or d_conv < 1 or ratio <= 0:
-        raise ValueError(f"{mixer}: d_state={d_state} and d_conv={d_conv} must be at least 1, the width ratio {ratio} positive.")
+        raise ValueError(
+            f"{mixer}: d_state={d_state} and d_conv={d_conv} must be at least 1, the width ratio {ratio} positive."
+        )
 
 
 @dataclass
