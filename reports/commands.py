@@ -28,7 +28,7 @@ def report(
 
     Args:
         overrides: as for `ablate run`: a part of the sweep, seeds, configuration.
-        out: by default reports/<sweep>-<scale> under the root.
+        out: by default reports/<sweep>-<scale> under the root, with a suffix for configuration overrides.
         as_json: print the table's rows, the claims and the paths as JSON instead.
 
     Returns:
@@ -41,7 +41,7 @@ def report(
 
     started = time.perf_counter()
     subject = load_subject(sweep, scale, overrides, root)
-    folder = out or subject.root / "reports" / f"{Path(subject.name).stem}-{subject.scale}"
+    folder = out or subject.root / "reports" / subject.slug
     index = build(subject, folder)
     if as_json:
         print(json.dumps(summary(subject, index), indent=2, ensure_ascii=False))
@@ -172,7 +172,7 @@ def board(
 
     if sweep:
         subject = load_subject(sweep, scale, overrides, root)
-        folder = subject.root / "boards" / f"{Path(subject.name).stem}-{subject.scale}"
+        folder = subject.root / "boards" / subject.slug
         names = link_board(subject, folder)
     else:
         folder = Path(root or "outputs") / "boards" / "all"

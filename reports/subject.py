@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,10 @@ class Subject:
     records: tuple[Record, ...]
     remarks: tuple[str, ...] = ()
     """What the plan has to say: cells left out, axes that change nothing."""
+    words: tuple[str, ...] = ()
+    """Configuration overrides that were asked for on the command line."""
+    slug: str = ""
+    """Folder name; overrides make another sweep of it, with a report of its own."""
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -69,7 +74,11 @@ class Subject:
     @property
     def command(self) -> str:
         """What runs the sweep and writes this report."""
-        return f"ablate run {self.name} --scale {self.scale}"
+        return self.command_for("run")
+
+    def command_for(self, verb: str) -> str:
+        """The `ablate` command that does this to the sweep."""
+        return shlex.join(["ablate", verb, self.name, "--scale", self.scale, *self.words])
 
     def counts(self) -> dict[str, int]:
         """Number of cells by state."""
@@ -134,6 +143,8 @@ def subject_of(planned: Plan) -> Subject:
         declared=[key for axis in sweep.axes for choice in axis.choices for key in choice.overrides],
         cells=planned.cells,
         remarks=remarks,
+        words=[f"{k}={v}" for k, v in planned.request.config.items() if not k.startswith("runtime.")],
+        slug=planned.folder.name,
     )
 
 
@@ -150,6 +161,8 @@ def make_subject(
     declared: Sequence[str],
     cells: Sequence[Cell],
     remarks: Sequence[str] = (),
+    words: Sequence[str] = (),
+    slug: str = "",
 ) -> Subject:
     """A subject from its parts; `report` is the sweep definition's block of that name."""
     return Subject(
@@ -163,6 +176,8 @@ def make_subject(
         declared=frozenset(declared),
         records=tuple(collect(cells, root)),
         remarks=tuple(remarks),
+        words=tuple(words),
+        slug=slug or f"{name}-{scale}",
     )
 
 
