@@ -1,0 +1,49 @@
+"""Benchmarks without training: ratios of interleaved measurements, the floor, peak memory, an oracle check before all.
+
+Importing this package imports nothing heavy; `run` loads the one benchmark it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from experiments.benchmarks.bench import Bench
+
+# name -> "module:function"; the function takes keyword options and returns a Bench.
+BENCHMARKS: dict[str, str] = {
+    "scan": "experiments.benchmarks.scan:scan",
+    "conv": "experiments.benchmarks.conv:conv",
+    "layer": "experiments.benchmarks.layer:layer",
+}
+
+
+def run(name: str, out: Path, *, as_json: bool = False, **options: Any) -> Bench:
+    """Run benchmark `name`, write out/result.json and out/figure.png, print a table or the JSON.
+
+    Raises:
+        UserError: no such benchmark or option, or a folder that cannot be written.
+    """
+    if name not in BENCHMARKS:
+        raise unknown("benchmark", name, BENCHMARKS)
+    module, _, function_name = BENCHMARKS[name].partition(":")
+    function = getattr(importlib.import_module(module), function_name)
+    valid = inspect.signature(function).parameters
+    for option in options:
+        if option not in valid:
+            raise UserError(f"Benchmark '{name}' has no option '{option}'; it has {', '.join(valid)}.")
+    from experiments.benchmarks.figure import draw
+    from experiments.benchmarks.table import show
+    from experiments.files import atomic_path, atomic_write_json
+
+    bench = function(**options)
+    atomic_write_json(out / "result.json", bench.to_dict())
+    with atomic_path(out / "figure.png") as path:
+        draw(bench, path)
+    show(bench, as_json=as_json)
+    return bench

@@ -1,0 +1,67 @@
+"""`ablate bench conv`: depthwise convolution with SiLU against torch's conv1d.
+
+Shapes: B batch, L positions, C channels, k taps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from experiments.benchmarks.bench import FORWARD, TRAINING, Bench
+from experiments.benchmarks.measure import floor_ms, interleave, machine
+from experiments.benchmarks.peers import torch_conv
+from experiments.benchmarks.problem import phase_of, relative_error
+from lightning_modules.kernels import available, depthwise_conv1d
+
+SHAPES = ((8, 1536, 257), (2, 1024, 1025), (1, 512, 1024))
+TAPS = 4
+# Vector multiply-adds per channel of a position: taps, SiLU 8; backward the same again, then slope 4 and 2 per tap.
+FORWARD_WORK, BACKWARD_WORK = TAPS + 8, 3 * TAPS + 12
+FORWARD_MOVES, BACKWARD_MOVES = 2, 3
+PEER = f"F.conv1d + SiLU (torch {torch.__version__.split('+')[0]})"
+
+
+def conv(
+    shapes: Sequence[tuple[int, int, int]] = SHAPES, seconds: float = 6.0, backends: Sequence[str] = ("cpp", "torch")
+) -> Bench:
+    """shapes: (B, C, L) each, float32, causal, 4 taps. seconds: time spent per shape and phase."""
+    ours = [name for name in backends if available()["depthwise_conv1d"].get(name, "unknown") is None]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    contenders: dict[str, Callable[..., Tensor]] = {name: _ours(name) for name in ours}
+    contenders[PEER] = lambda x, weight, bias: torch_conv(x, weight, bias, TAPS - 1)
+    title = "Depthwise convolution, 4 causal taps, SiLU, channel-last float32"
+    bench = Bench("conv", title, baseline=ours[0], machine=machine(torch.get_num_threads()))
+    small, definition = _inputs(2, 24, 33, device), _ours("reference")
+    bench.checks = {name: relative_error(call, definition, small) for name, call in contenders.items()}
+    for batch, channels, length in shapes:
+        inputs = _inputs(batch, channels, length, device)
+        case = f"B={batch} C={channels} L={length}"
+        floors = _floors(bench.machine, batch * channels * length)
+        for phase in (FORWARD, TRAINING):
+            calls = {name: phase_of(phase, call, inputs) for name, call in contenders.items()}
+            bench.rows += interleave(
+                case, phase, calls, baseline=ours[0], seconds=seconds, floors_ms=dict.fromkeys(ours, floors[phase])
+            )
+    return bench
+
+
+def _inputs(batch: int, channels: int, length: int, device: str) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((batch, length, channels), (channels, TAPS), (channels,))
+    return [torch.randn(shape, generator=generator).to(device) for shape in shapes]
+
+
+def _ours(backend: str) -> Callable[..., Tensor]:
+    return lambda x, weight, bias: depthwise_conv1d(x, weight, bias, padding="causal", backend=backend)
+
+
+def _floors(limits: dict, elements: int) -> dict[str, float | None]:
+    forward = (elements * FORWARD_WORK, elements * 4 * FORWARD_MOVES)
+    both = (elements * (FORWARD_WORK + BACKWARD_WORK), elements * 4 * (FORWARD_MOVES + BACKWARD_MOVES))
+    return {
+        FORWARD: floor_ms(limits, multiply_adds=forward[0], bytes_moved=forward[1]),
+        TRAINING: floor_ms(limits, multiply_adds=both[0], bytes_moved=both[1]),
+    }

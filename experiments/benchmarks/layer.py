@@ -1,0 +1,65 @@
+"""`ablate bench layer`: one Bi-Mamba-V2, Bi-Mamba or Transformer layer over sequence lengths (MaskMamba, Figure 7).
+
+Pairings, at equal width: a Bi-Mamba-V2 layer has no MLP and about a fifth of a Transformer layer's parameters, so the
+attention sublayer alone is measured as well. Shapes: B batch, L positions, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from experiments.benchmarks.bench import FORWARD, TRAINING, Bench
+from experiments.benchmarks.measure import interleave, machine
+from lightning_modules.generators.config import BiMambaConfig, BiMambaV2Config
+from lightning_modules.kernels import backends_used, reset_backends_used
+from lightning_modules.layers.attention import SelfAttention
+from lightning_modules.layers.bi_mamba import BiMamba
+from lightning_modules.layers.bi_mamba_v2 import BiMambaV2
+from lightning_modules.layers.block import Block
+
+LENGTHS = (64, 256, 1024, 4096)
+BASELINE = "Bi-Mamba-V2"
+
+
+def layer(
+    lengths: Sequence[int] = LENGTHS, batch: int = 1, width: int = 1024, heads: int = 16, seconds: float = 6.0
+) -> Bench:
+    """seconds: time spent per length and phase. Weights are random, dropout is off."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    layers: dict[str, nn.Module] = {
+        BASELINE: Block(width, BiMambaV2(width, BiMambaV2Config()), mlp_ratio=0, dropout=0.0),
+        "Bi-Mamba (Vim)": Block(width, BiMamba(width, BiMambaConfig()), mlp_ratio=0, dropout=0.0),
+        "attention sublayer": Block(width, SelfAttention(width, heads), mlp_ratio=0, dropout=0.0),
+        "Transformer layer": Block(width, SelfAttention(width, heads), mlp_ratio=4, dropout=0.0),
+    }
+    title = f"One layer, C={width}, B={batch}, float32"
+    bench = Bench("layer", title, baseline=BASELINE, machine=machine(torch.get_num_threads()))
+    bench.notes.append("parameters: " + ", ".join(f"{name} {_size(module):,}" for name, module in layers.items()))
+    reset_backends_used()
+    for length in lengths:
+        x = torch.randn(batch, length, width, device=device)
+        for phase in (FORWARD, TRAINING):
+            calls = {name: _phase(phase, module.to(device), x) for name, module in layers.items()}
+            bench.rows += interleave(f"L={length}", phase, calls, baseline=BASELINE, seconds=seconds)
+    bench.machine["backends"] = backends_used()
+    return bench
+
+
+def _size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _phase(phase: str, module: nn.Module, x: Tensor) -> Callable[[], None]:
+    def forward() -> None:
+        with torch.inference_mode():
+            module(x)
+
+    def training() -> None:
+        y = module(x)
+        torch.autograd.grad(y, list(module.parameters()), torch.ones_like(y))
+
+    return forward if phase == FORWARD else training

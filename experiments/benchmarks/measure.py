@@ -1,0 +1,133 @@
+"""Timing side by side, peak memory, and the machine's own limits."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.benchmarks.bench import Row
+
+Contenders = Mapping[str, Callable[[], Any]]
+FEWEST_ROUNDS, MOST_ROUNDS = 3, 41
+
+
+def interleave(
+    case: str,
+    phase: str,
+    contenders: Contenders,
+    *,
+    baseline: str,
+    seconds: float,
+    floors_ms: Mapping[str, float] | None = None,
+    memory: bool = True,
+) -> list[Row]:
+    """Time every contender once per round, round after round, for about `seconds`, after one untimed round.
+
+    Whatever slows the machine for a while slows all contenders of a round, so ratios within rounds survive it.
+    """
+    peaks = {name: peak_memory(call) if memory else None for name, call in contenders.items()}
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    deadline = time.perf_counter() + seconds
+    for done in range(MOST_ROUNDS):
+        if done >= FEWEST_ROUNDS and time.perf_counter() > deadline:
+            break
+        for name, call in contenders.items():
+            times[name].append(_milliseconds(call))
+    rows = []
+    for name, values in times.items():
+        quartiles = statistics.quantiles(values, n=4)
+        ratios = [own / base for own, base in zip(values, times[baseline], strict=True)]
+        rows.append(
+            Row(
+                case=case,
+                phase=phase,
+                contender=name,
+                median_ms=statistics.median(values),
+                fastest_ms=min(values),
+                spread=(quartiles[2] - quartiles[0]) / statistics.median(values),
+                ratio=statistics.median(ratios),
+                rounds=len(values),
+                peak_bytes=peaks[name],
+                floor_ms=(floors_ms or {}).get(name),
+            )
+        )
+    return rows
+
+
+def peak_memory(call: Callable[[], Any]) -> int | None:
+    """Most memory held during `call` beyond what was held before it; None where the system does not tell."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # give freed memory back, so that the call's own shows
+        Path("/proc/self/clear_refs").write_text("5")  # reset the peak
+        before = _resident("VmRSS")
+        call()
+        return max(0, _resident("VmHWM") - before)
+    except (OSError, AttributeError):
+        call()
+        return None
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """What the numbers depend on, with the multiply-add rate and read bandwidth measured now; for Bench.machine."""
+    from lightning_modules.kernels import available
+    from lightning_modules.kernels.cpp.machine import bytes_per_second, multiply_adds_per_second
+
+    compiled = available()["selective_scan"]["cpp"] is None
+    return {
+        "processor": _processor(),
+        "threads": threads,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "multiply_adds_per_s": multiply_adds_per_second(threads) if compiled else None,
+        "bytes_per_s": bytes_per_second(threads) if compiled else None,
+    }
+
+
+def floor_ms(machine: Mapping[str, Any], *, multiply_adds: float, bytes_moved: float) -> float | None:
+    """The longer of computing at the measured peak and moving the data at the measured bandwidth, in milliseconds."""
+    if machine["multiply_adds_per_s"] is None:
+        return None
+    return 1e3 * max(multiply_adds / machine["multiply_adds_per_s"], bytes_moved / machine["bytes_per_s"])
+
+
+def _milliseconds(call: Callable[[], Any]) -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) * 1e3
+
+
+def _resident(field: str) -> int:
+    match = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    if match is None:
+        raise OSError(f"no {field} in /proc/self/status")
+    return int(match[1]) * 1024
+
+
+def _processor() -> str:
+    try:
+        match = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        match = None
+    return match[1] if match else platform.processor() or platform.machine()

@@ -1,0 +1,56 @@
+"""Other implementations, where they are installed: named with their version, None where absent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# (u, delta, A, B, C, D) -> y, channel-last, softplus already taken.
+Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def scans(device: str) -> dict[str, Scan]:
+    """Selective scans of other packages that run on such a device."""
+    found: dict[str, Scan] = {}
+    if name := _installed("mambapy"):
+        found[name] = _mambapy(import_module("mambapy.pscan").pscan)
+    if device == "cuda" and (name := _installed("mamba-ssm")):
+        found[name] = _mamba_ssm(import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn)
+    return found
+
+
+def torch_conv(x: Tensor, weight: Tensor, bias: Tensor, pad_left: int) -> Tensor:
+    """What Mamba code writes without causal-conv1d: transposes around F.conv1d, then SiLU. x: (B, L, C)."""
+    length = x.shape[1]
+    padding = max(pad_left, weight.shape[1] - 1 - pad_left)
+    y = F.conv1d(x.mT, weight[:, None], bias, padding=padding, groups=x.shape[2])
+    start = padding - pad_left
+    return F.silu(y[..., start : start + length]).mT
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return None
+
+
+def _mambapy(pscan: Callable[[Tensor, Tensor], Tensor]) -> Scan:
+    def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
+        decay = torch.exp(delta.unsqueeze(-1) * A)
+        states = pscan(decay, delta.unsqueeze(-1) * B.unsqueeze(2) * u.unsqueeze(-1))
+        return (states @ C.unsqueeze(-1)).squeeze(3) + D * u
+
+    return scan
+
+
+def _mamba_ssm(selective_scan_fn: Callable[..., Tensor]) -> Scan:
+    def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
+        return selective_scan_fn(u.mT, delta.mT, A, B.mT, C.mT, D).mT
+
+    return scan

@@ -1,0 +1,40 @@
+"""What the kernel benchmarks share: a contender as a timed phase, and its error against the float64 definition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from experiments.benchmarks.bench import FORWARD
+
+Call = Callable[..., Tensor]
+
+
+def phase_of(phase: str, call: Call, inputs: Sequence[Tensor]) -> Callable[[], None]:
+    """The forward without a graph, or forward and backward to every input."""
+    leaves = [t.clone().requires_grad_() for t in inputs]
+    received = torch.ones_like(inputs[0])
+
+    def forward() -> None:
+        with torch.no_grad():
+            call(*inputs)
+
+    def training() -> None:
+        torch.autograd.grad(call(*leaves), leaves, received)
+
+    return forward if phase == FORWARD else training
+
+
+def relative_error(call: Call, definition: Call, inputs: Sequence[Tensor]) -> float:
+    """Largest error of the output and of every gradient over the largest true value; `definition` runs in float64."""
+    exact = _results(definition, [t.double() for t in inputs])
+    pairs = zip(_results(call, inputs), exact, strict=True)
+    return max(((own.double() - true).abs().max() / true.abs().max()).item() for own, true in pairs)
+
+
+def _results(call: Call, inputs: Sequence[Tensor]) -> list[Tensor]:
+    leaves = [t.clone().requires_grad_() for t in inputs]
+    y = call(*leaves)
+    return [y, *torch.autograd.grad(y, leaves, torch.ones_like(y))]

@@ -1,0 +1,101 @@
+"""`ablate bench scan`: the selective scan against other implementations.
+
+Shapes: B batch, L positions, C channels, N states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from experiments.benchmarks.bench import FORWARD, TRAINING, Bench
+from experiments.benchmarks.measure import floor_ms, interleave, machine
+from experiments.benchmarks.peers import scans
+from experiments.benchmarks.problem import phase_of, relative_error
+from lightning_modules.kernels import available, selective_scan
+
+SHAPES = ((8, 768, 257), (2, 1024, 1025), (1, 512, 4097))
+STATES = 16
+# Vector multiply-add instructions that any kernel of this recurrence needs, per state and per channel of a position.
+# Forward, state: dt A, 5 for the exponential's polynomial, input times B, state, output. Channel: softplus 16, dt u,
+# D u. Backward, state: 7 to recompute, then state gradient, dC, dB, du, carry, decay gradient, d dt, dA. Channel:
+# softplus and its slope 18, dt u, du 2, d dt 2, dD.
+FORWARD_WORK, BACKWARD_WORK = (9, 18), (15, 24)
+# Activations read or written per channel of a position, in numbers: u, delta, y; then u, delta, dy, du, d delta.
+FORWARD_MOVES, BACKWARD_MOVES = 3, 5
+
+
+def scan(
+    shapes: Sequence[tuple[int, int, int]] = SHAPES, seconds: float = 12.0, backends: Sequence[str] = ("cpp", "torch")
+) -> Bench:
+    """shapes: (B, C, L) each, float32, N = 16. seconds: time spent per shape and phase. backends: ours to compare."""
+    ours = [name for name in backends if available()["selective_scan"].get(name, "unknown") is None]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    contenders = {name: _ours(name) for name in ours} | {name: _peer(call) for name, call in scans(device).items()}
+    bench = Bench(
+        "scan", "Selective scan, float32, 16 states", baseline=ours[0], machine=machine(torch.get_num_threads())
+    )
+    small, definition = _inputs(1, 24, 65, device), _ours("reference")
+    bench.checks = {name: relative_error(call, definition, small) for name, call in contenders.items()}
+    bench.notes.append(
+        "floor: multiply-adds at the measured peak or bytes at the measured bandwidth, whichever is longer"
+    )
+    for batch, channels, length in shapes:
+        inputs = _inputs(batch, channels, length, device)
+        case = f"B={batch} C={channels} L={length}"
+        floors = _floors(bench.machine, batch * channels * length)
+        for phase in (FORWARD, TRAINING):
+            calls = {name: phase_of(phase, call, inputs) for name, call in contenders.items()}
+            bench.rows += interleave(
+                case, phase, calls, baseline=ours[0], seconds=seconds, floors_ms=dict.fromkeys(ours, floors[phase])
+            )
+    return bench
+
+
+def _inputs(batch: int, channels: int, length: int, device: str) -> list[Tensor]:
+    """u, delta, A, B, C, D, delta_bias as a freshly initialised Mamba has them."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    step = torch.exp(torch.rand(channels, generator=generator) * 4.6 - 6.9)  # 1e-3 to 1e-1
+    return [
+        t.to(device)
+        for t in (
+            normal(batch, length, channels),
+            normal(batch, length, channels) * 0.5,
+            -torch.arange(1.0, STATES + 1).repeat(channels, 1),
+            normal(batch, length, STATES),
+            normal(batch, length, STATES),
+            torch.ones(channels),
+            step + torch.log(-torch.expm1(-step)),
+        )
+    ]
+
+
+def _ours(backend: str) -> Callable[..., Tensor]:
+    def call(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor) -> Tensor:
+        return selective_scan(u, delta, A, B, C, D, delta_bias=bias, backend=backend)
+
+    return call
+
+
+def _peer(scan_of: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def call(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor) -> Tensor:
+        return scan_of(u, F.softplus(delta + bias), A, B, C, D)
+
+    return call
+
+
+def _floors(limits: dict, elements: int) -> dict[str, float | None]:
+    """Phase -> floor in milliseconds for `elements` = B C L."""
+    work = [elements * (per_state * STATES + per_channel) for per_state, per_channel in (FORWARD_WORK, BACKWARD_WORK)]
+    moves = [elements * 4 * count for count in (FORWARD_MOVES, BACKWARD_MOVES)]
+    return {
+        FORWARD: floor_ms(limits, multiply_adds=work[0], bytes_moved=moves[0]),
+        TRAINING: floor_ms(limits, multiply_adds=sum(work), bytes_moved=sum(moves)),
+    }

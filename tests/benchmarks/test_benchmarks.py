@@ -1,0 +1,54 @@
+"""Every benchmark runs on a tiny case, checks itself first, and leaves JSON and a figure."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.benchmarks import BENCHMARKS, run
+from experiments.benchmarks.bench import Row
+from experiments.errors import UserError
+
+TINY = {
+    "scan": {"shapes": [(1, 24, 33)], "seconds": 0},
+    "conv": {"shapes": [(1, 24, 33)], "seconds": 0},
+    "layer": {"lengths": [16], "width": 32, "heads": 2, "seconds": 0},
+}
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_benchmark_measures_and_writes(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bench = run(name, tmp_path / name, as_json=True, **TINY[name])
+    written = json.loads((tmp_path / name / "result.json").read_text())
+    assert json.loads(capsys.readouterr().out) == written
+    assert {row["phase"] for row in written["rows"]} == {"forward", "forward+backward"}
+    assert all(error < 1e-5 for error in written["checks"].values())
+    baselines = [row for row in bench.rows if row.contender == bench.baseline]
+    assert baselines and all(row.ratio == 1 for row in baselines)
+    assert (tmp_path / name / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_table_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("conv", tmp_path, **TINY["conv"])
+    assert "x floor" in capsys.readouterr().out
+
+
+def test_distance_to_the_floor_is_that_of_the_fastest_round() -> None:
+    row = Row("case", "forward", "ours", median_ms=4, fastest_ms=3, spread=0.1, ratio=1, rounds=3, floor_ms=2)
+    assert row.over_floor == 1.5
+
+
+def test_unknown_names_and_options_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Did you mean 'scan'"):
+        run("scann", tmp_path)
+    with pytest.raises(UserError, match="no option 'shape'"):
+        run("scan", tmp_path, shape=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    code = "import sys, experiments.benchmarks; print('torch' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"
