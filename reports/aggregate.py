@@ -106,3 +106,9 @@ def standard_error(record: Record, metric: str) -> tuple[float | None, str]:
 def select(rows: Sequence[Row], labels: Mapping[str, str]) -> list[Row]:
     """The rows that carry all of these labels."""
     return [row for row in rows if all(row.labels.get(axis) == label for axis, label in labels.items())]
+
+
+def row_name(row: Row, rows: Sequence[Row]) -> str:
+    """A row's labels on the axes that tell the rows apart."""
+    varied = [axis for axis in row.labels if len({other.labels.get(axis) for other in rows}) > 1]
+    return " · ".join(row.labels[axis] for axis in varied or row.labels)

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from reports.aggregate import Row
+from reports.aggregate import Row, row_name
 from reports.layout import Figure
 from reports.quantities import Quantity, quantity
 from reports.style import WIDTH, Theme, colour, marker, style
@@ -45,12 +45,6 @@ def default_title(figure: Figure) -> str:
     if figure.kind == "curves":
         return f"{y} while training"
     return f"{y} over {axis_title(figure.x) if figure.kind == 'lines' else quantity(figure.x).label}" if figure.x else y
-
-
-def row_name(row: Row, rows: Sequence[Row]) -> str:
-    """A row's labels on the axes that tell the rows apart."""
-    varied = [axis for axis in row.labels if len({other.labels.get(axis) for other in rows}) > 1]
-    return " · ".join(row.labels[axis] for axis in varied or row.labels)
 
 
 def floors(rows: Sequence[Row], metric: str) -> list[float]:

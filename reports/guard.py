@@ -16,6 +16,8 @@ from experiments.config import NOT_SEMANTIC
 from reports.aggregate import Row, select
 from reports.records import Record
 
+ISO = 0.05
+"""Relative deviation of parameters or FLOPs from the baseline's beyond which a row is not called equal in size."""
 NOT_COMPARED = ("runtime.", "preset", "seed")
 """Configuration that changes no result, and the seed, which a row averages over."""
 FOLLOWS = {"data.": ("data.fingerprint", "reference images"), "tokenizer.": ("tokenizer.fingerprint",)}
@@ -64,6 +66,7 @@ def facts(record: Record) -> dict[str, str]:
     run, protocol = record.run_result, record.protocol
     origin = run.get("provenance", {})
     hardware = origin.get("hardware", {})
+    trained, evaluated = _code(origin), _code(record.evaluation_result.get("provenance", {}))
     recorded = {
         "trainer.max_steps": run.get("step"),
         "trainer.precision": origin.get("precision"),
@@ -73,8 +76,8 @@ def facts(record: Record) -> dict[str, str]:
         "reference images": _short(protocol.get("reference_fingerprint")),
         "feature extractor": _short(protocol.get("extractor_sha256")),
         "resize": protocol.get("resize"),
-        "code version": _code(origin),
-        "code version of the evaluation": _code(record.evaluation_result.get("provenance", {})),
+        "code version": trained,
+        "code version of the evaluation": "that of the training" if evaluated == trained else evaluated,
         "torch": origin.get("versions", {}).get("torch"),
         "hardware": ", ".join(hardware.get("gpus") or [hardware.get("cpu") or ""]) or None,
     }

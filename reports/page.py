@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from reports.figures import row_name
+from reports.aggregate import row_name
 from reports.formats import grouped
 from reports.guard import baseline_of
 from reports.provenance import origin_lines, reproduce

@@ -14,8 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from datamodules.config import DATASETS
-from reports.aggregate import Row
-from reports.figures import row_name
+from reports.aggregate import Row, row_name
 from reports.records import Record
 
 TILE = 96

@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 
 from experiments.errors import UserError, unknown
-from reports.aggregate import Row, rows_of
+from reports.aggregate import Row, row_name, rows_of
 from reports.claims import Verdict, agreement, judge
-from reports.guard import Flag, OneFactor, guard, one_factor
+from reports.guard import ISO, Flag, OneFactor, guard, one_factor
 from reports.layout import Layout, parse_layout
 from reports.quantities import quantity
 from reports.records import Record, collect
@@ -68,7 +68,13 @@ class Subject:
         marks: dict[int, str] = {}
         for flag in self.flags:
             marks[flag.row] = f"{marks[flag.row]}; {flag.text}" if flag.row in marks else f"not comparable: {flag.text}"
-        notes = [*self.layout.footnotes, *protocol_notes(self.records), *self._agreements(), *self.remarks]
+        notes = [
+            *self.layout.footnotes,
+            *protocol_notes(self.records),
+            *self._sizes(),
+            *self._agreements(),
+            *self.remarks,
+        ]
         return build_table(self.title, self.layout, self.rows, marks, notes)
 
     @property
@@ -101,6 +107,17 @@ class Subject:
         if found:
             raise UserError(f"'{word}' fits {len(found)} cells of {self.name}: {', '.join(r.cell for r in found)}.")
         raise unknown(f"cell of {self.name}", word, [record.cell for record in self.records])
+
+    def _sizes(self) -> list[str]:
+        """Rows that are not of the baseline's size, for parameters and FLOPs."""
+        notes = []
+        for metric in ("parameters", "flops"):
+            off = [(item.row, getattr(item, metric)) for item in self.one_factor]
+            named = [f"{row_name(self.rows[i], self.rows)} {x:+.0%}" for i, x in off if x is not None and abs(x) > ISO]
+            if named:
+                base = ", ".join(self.layout.baseline.values())
+                notes.append(f"Not equal in {metric} to the baseline, {base}: {', '.join(named)}.")
+        return notes
 
     def _agreements(self) -> list[str]:
         table, found = self.layout.reference, []

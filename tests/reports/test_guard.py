@@ -21,8 +21,15 @@ MUTATIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "reference": ({"evaluation__protocol__reference_fingerprint": "0" * 64}, "reference images"),
     "extractor": ({"evaluation__protocol__extractor_sha256": "0" * 64}, "feature extractor"),
-    "code": ({"run__provenance__git_commit": "f" * 40}, "code version"),
-    "uncommitted changes": ({"run__provenance__git_diff_sha256": "a" * 64}, "code version"),
+    "code": (
+        {"run__provenance__git_commit": "f" * 40, "evaluation__provenance__git_commit": "f" * 40},
+        "code version",
+    ),
+    "code of the evaluation": ({"evaluation__provenance__git_commit": "f" * 40}, "code version of the evaluation"),
+    "uncommitted changes": (
+        {f"{part}__provenance__git_diff_sha256": "a" * 64 for part in ("run", "evaluation")},
+        "code version",
+    ),
     "kernel": ({"run__provenance__backends__selective_scan": "torch"}, "kernel selective_scan"),
     "precision": ({"run__provenance__precision": "bf16"}, "trainer.precision"),
     "hardware": ({"run__provenance__hardware__gpus": ["A100"]}, "hardware"),
@@ -90,3 +97,5 @@ def test_one_factor_statement_and_parameter_deviation(tmp_path: Path) -> None:
     assert found[0].text == "only generator.hybrid_scheme: serial_v2 → group_v1"
     assert found[1].text.startswith("2 settings differ: generator.hybrid_scheme: serial_v2 → group_v2, generator.width")
     assert found[1].parameters == pytest.approx(1.0) and found[1].flops is None
+    note = "Not equal in parameters to the baseline, serial_v2: group_v2 +100%."
+    assert ("", note) in mutated(tmp_path, {"run__parameters": 4_206_000}).table.notes
