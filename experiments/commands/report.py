@@ -1,0 +1,67 @@
+"""Commands on results. The work is in `reports.commands`; here are its words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from experiments.commands.single import ROOT_OPTION
+from experiments.commands.sweep import JSON_OPTION, SCALE_OPTION, sweep_options
+
+OUT_OPTION = click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder to write.")
+
+
+@click.command("report")
+@sweep_options
+@OUT_OPTION
+@JSON_OPTION
+def report_command(
+    sweep: str, overrides: tuple[str, ...], scale: str, root: str, out: Path | None, as_json: bool
+) -> None:
+    """Tables, figures, samples and index.html of SWEEP, from whatever has run so far."""
+    from reports.commands import report
+
+    report(sweep, scale, overrides, root, out, as_json)
+
+
+@click.command("explain")
+@click.argument("sweep")
+@click.argument("cell")
+@click.argument("overrides", nargs=-1)
+@SCALE_OPTION
+@ROOT_OPTION
+@JSON_OPTION
+def explain_command(
+    sweep: str, cell: str, overrides: tuple[str, ...], scale: str, root: str, as_json: bool
+) -> None:
+    """Everything behind the numbers of one CELL of SWEEP, e.g. hybrid_scheme=serial_v2."""
+    from reports.commands import explain
+
+    explain(sweep, cell, scale, overrides, root, as_json)
+
+
+@click.command("compare")
+@click.argument("left")
+@click.argument("right")
+@ROOT_OPTION
+@OUT_OPTION
+@JSON_OPTION
+def compare_command(left: str, right: str, root: str, out: Path | None, as_json: bool) -> None:
+    """Two runs side by side: what differs in their configurations, their curves, their samples."""
+    from reports.commands import compare
+
+    compare(left, right, root, out, as_json)
+
+
+@click.command("board")
+@click.argument("sweep", default="")
+@click.argument("overrides", nargs=-1)
+@SCALE_OPTION
+@ROOT_OPTION
+@click.option("--port", default=6006, show_default=True)
+def board_command(sweep: str, overrides: tuple[str, ...], scale: str, root: str, port: int) -> None:
+    """TensorBoard on exactly the runs of SWEEP, under readable names; without SWEEP, on all runs."""
+    from reports.commands import board
+
+    board(sweep, scale, overrides, root, port)
