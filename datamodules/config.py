@@ -59,7 +59,7 @@ class ImageNetConfig:
     subset: int = 0
     """Train on this many images only, a fixed random choice; 0 = all."""
     fingerprint: str = ""
-    """sha256 of both stores' meta.json, filled in when a run is resolved: it stands for `root` in the run's identity."""
+    """sha256 of both stores' meta.json, filled in when a run is resolved: stands for `root` in its identity."""
 
     def __post_init__(self) -> None:
         if self.subset < 0:

@@ -1,4 +1,4 @@
-"""The `ablate` command. Sub-commands are named by string and imported when called, so that help and lists are instant."""
+"""The `ablate` command. Sub-commands are named by string and imported when called: help and lists are instant."""
 
 from __future__ import annotations
 

@@ -266,8 +266,8 @@ def _resolve(config: RunConfig) -> RunConfig:
     ):
         if getattr(generator, key) not in (0, value):
             raise UserError(
-                f"generator.{key}={getattr(generator, key)} does not fit the {source} '{getattr(config, source).name}', "
-                f"which has {value}; leave it at 0 to follow the {source}."
+                f"generator.{key}={getattr(generator, key)} does not fit the {source} "
+                f"'{getattr(config, source).name}', which has {value}; leave it at 0 to follow the {source}."
             )
         setattr(generator, key, value)
     if config.trainer.batch_size % (config.trainer.accumulate * config.runtime.devices * config.runtime.num_nodes):

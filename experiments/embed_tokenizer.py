@@ -46,7 +46,9 @@ def main(weights: Path, note: str) -> None:
         "val_images": str(len(images)),
     }
     with atomic_path(EMBEDDED) as temporary:
-        save_safetensors(temporary, tokenizer.state_dict(), {**figures, "trained": note, "data": held_out.fingerprint}, half=True)
+        save_safetensors(
+            temporary, tokenizer.state_dict(), {**figures, "trained": note, "data": held_out.fingerprint}, half=True
+        )
     picks = np.random.default_rng(0).permutation(len(images))[: COLUMNS * PAIRS].reshape(PAIRS, COLUMNS)
     rows = [batch[row] for row in picks for batch in (held_out.images, decoded.numpy())]
     write_png(image_grid(np.concatenate(rows), COLUMNS, scale=2), PICTURE)

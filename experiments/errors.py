@@ -7,11 +7,11 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """A request that cannot be carried out: what was given, what is valid, the way out. The command exits with code 2."""
+    """A request that cannot be carried out: what was given, what is valid, the way out. Exit code 2."""
 
 
 class CellError(Exception):
-    """A run that failed for a reason worth one sentence; the other cells of a sweep go on. The command exits with code 1."""
+    """A run that failed for a reason worth one sentence; the other cells of a sweep go on. Exit code 1."""
 
 
 def did_you_mean(given: str, valid: Iterable[str]) -> str:

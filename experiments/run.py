@@ -41,7 +41,7 @@ log = logging.getLogger("ablate")
 PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
-# --- building -----------------------------------------------------------------------------------------------------------
+# --- building ---------------------------------------------------------------------------------------------------------
 
 
 def is_stage1(config: RunConfig) -> bool:
@@ -99,7 +99,7 @@ def prepare_process(config: RunConfig) -> None:
     torch.set_float32_matmul_precision("high")
 
 
-# --- training -----------------------------------------------------------------------------------------------------------
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
 def train(config: RunConfig, wait: bool = False, overrides: tuple[str, ...] = ()) -> Run:
@@ -225,7 +225,7 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-# --- evaluation ---------------------------------------------------------------------------------------------------------
+# --- evaluation -------------------------------------------------------------------------------------------------------
 
 
 def load_generator(config: RunConfig, run: Run, device: torch.device) -> torch.nn.Module:

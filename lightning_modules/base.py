@@ -1,7 +1,7 @@
 """What all LightningModules share: optimiser and schedule, averaged weights, step-keyed randomness, gradient norm.
 
-Randomness (masks, dropped conditions, dropout) is seeded anew before every batch from (seed, step, rank). A run that was
-killed and resumed therefore draws exactly what the uninterrupted run draws, without any generator state in checkpoints.
+Randomness (masks, dropped conditions, dropout) is seeded anew before every batch from (seed, step, rank). A run that
+was killed and resumed therefore draws exactly what the uninterrupted run draws, without any generator state in checkpoints.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ class TrainingModule(L.LightningModule):
         """
         if not torch.isfinite(loss):
             raise FloatingPointError(
-                f"The loss became {loss.item()} at step {self.global_step}; try a lower optim.lr or trainer.precision=fp32."
+                f"The loss became {loss.item()} at step {self.global_step}; "
+                "try a lower optim.lr or trainer.precision=fp32."
             )
         return loss
 

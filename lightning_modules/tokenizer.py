@@ -31,7 +31,8 @@ class TokenizerModule(TrainingModule):
         """Seed the batch's randomness; now and then revive unused codes."""
         super().on_train_batch_start(batch, batch_idx)
         every, step = self.objective.revive_every, self.global_step
-        if every and step and step % every == 0 and step < 0.9 * self.max_steps:
+        settling = step >= 0.9 * self.max_steps
+        if every and step and step % every == 0 and not settling:
             self._revive(batch["image"])
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -52,7 +53,7 @@ class TokenizerModule(TrainingModule):
 
     @torch.no_grad()
     def _revive(self, images: Tensor) -> None:
-        """Put every unused code on a random latent of this batch (not in the last tenth of the run: codes must settle)."""
+        """Put every unused code on a random latent of this batch."""
         unused = (~self.used).nonzero().flatten()
         if len(unused):
             z = self.model.latents(images).permute(0, 2, 3, 1).flatten(0, 2).float()

@@ -32,9 +32,7 @@ def report_command(
 @SCALE_OPTION
 @ROOT_OPTION
 @JSON_OPTION
-def explain_command(
-    sweep: str, cell: str, overrides: tuple[str, ...], scale: str, root: str, as_json: bool
-) -> None:
+def explain_command(sweep: str, cell: str, overrides: tuple[str, ...], scale: str, root: str, as_json: bool) -> None:
     """Everything behind the numbers of one CELL of SWEEP, e.g. hybrid_scheme=serial_v2."""
     from reports.commands import explain
 

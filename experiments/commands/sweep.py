@@ -44,7 +44,7 @@ def list_command(root: str, as_json: bool) -> int:
 @sweep_options
 @JSON_OPTION
 def plan_command(sweep: str, overrides: tuple[str, ...], scale: str, root: str, as_json: bool) -> int:
-    """Dry run of SWEEP: every cell built on the meta device, its parameters and FLOPs, what is done, what is left out."""
+    """Dry run of SWEEP: every cell on the meta device, its parameters and FLOPs, what is done and what left out."""
     from sweeps.commands import show_plan
 
     return show_plan(sweep, scale, overrides, root, as_json=as_json)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 
 def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
-    """Set everything but the likeliest tokens to -inf: the `top_k` best (ties kept; 0 = all), then the smallest set that
-    holds `top_p` of what is left (the best always stays). logits: (..., V) -> (..., V)."""
+    """Set everything but the likeliest tokens to -inf: the `top_k` best (ties kept; 0 = all), then the smallest set
+    that holds `top_p` of what is left (the best always stays). logits: (..., V) -> (..., V)."""
     if 0 < top_k < logits.shape[-1]:
         worst = logits.topk(top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < worst, -torch.inf)

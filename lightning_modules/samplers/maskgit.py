@@ -29,8 +29,8 @@ class MaskGIT:
         Args:
             generator: in eval mode.
             condition: labels (B,), or text features (B, T, E) and mask (B, T).
-            tokens: (B, L) int64, `generator.mask_token` where a token is to be drawn; the rest is known and stays. Every
-                row has the same number of masked tokens.
+            tokens: (B, L) int64, `generator.mask_token` where a token is to be drawn; the rest is known and stays.
+                Every row has the same number of masked tokens.
             noise: the batch's randomness.
 
         Returns:

@@ -82,7 +82,7 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """The residual blocks of one resolution, each followed by attention where asked for, then a change of resolution."""
+    """The residual blocks of one resolution, each with attention behind it where asked for, then a change of size."""
 
     def __init__(self, c_in: int, c_out: int, blocks: int, groups: int, attention: bool, resample: str | None):
         super().__init__()
@@ -132,7 +132,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents (B, Z, h, w) -> pixels (B, 3, H, W), about [-1, 1], not clamped. One block more per level than the encoder."""
+    """Latents (B, Z, h, w) -> pixels (B, 3, H, W), about [-1, 1], not clamped. One block more per level."""
 
     def __init__(self, channels: Sequence[int], blocks: int, latent_width: int, groups: int):
         super().__init__()
