@@ -1,7 +1,7 @@
 """What all LightningModules share: optimiser and schedule, averaged weights, step-keyed randomness, gradient norm.
 
 Randomness (masks, dropped conditions, dropout) is seeded anew before every batch from (seed, step, rank). A run that
-was killed and resumed therefore draws exactly what the uninterrupted run draws, without any generator state in checkpoints.
+was killed and resumed therefore draws exactly what the uninterrupted run draws; checkpoints need no generator state.
 """
 
 from __future__ import annotations

@@ -22,12 +22,13 @@ def doctor_command(as_json: bool, root: str) -> None:
         click.echo(json.dumps([finding.__dict__ for finding in findings], indent=2))
     else:
         from rich.console import Console
+        from rich.markup import escape
         from rich.table import Table
 
         table = Table("", "part", "found", "way out", box=None, pad_edge=False)
         marks = {"ok": "[green]ok[/]", "optional": "[yellow]--[/]", "broken": "[red]!![/]"}
         for finding in findings:
-            table.add_row(marks[finding.state], finding.part, finding.found, finding.way_out)
+            table.add_row(marks[finding.state], *map(escape, (finding.part, finding.found, finding.way_out)))
         Console().print(table)
     raise SystemExit(1 if any(finding.state == "broken" for finding in findings) else 0)
 

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,33 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-STEPS = 60
-TINY = [
-    "data.styles=[twemoji]",
-    "data.flip=true",
-    "generator.width=16",
-    "generator.depth=2",
-    "generator.heads=2",
-    "generator.dropout=0.1",
-    f"trainer.max_steps={STEPS}",
-    "trainer.batch_size=8",
-    "trainer.ema_decay=0.9",
-    "runtime.log_every=1",
-    "runtime.val_every=25",
-    "runtime.sample_every=40",
-    "runtime.checkpoint_every=7",
-    "runtime.threads=1",
-    "sampler.steps=2",
-]
-
-
-def _command(root: Path, *extra: str) -> list[str]:
-    words = [*TINY, f"runtime.root={root}", *extra]
-    return [sys.executable, "-m", "experiments.cli", "train", "maskmamba/demo", *words]
-
-
-def _train(root: Path, *extra: str) -> subprocess.CompletedProcess:
-    return subprocess.run(_command(root, *extra), capture_output=True, text=True, timeout=240)
+from tests.experiments.conftest import STEPS, train, train_command
 
 
 def _run_folder(root: Path) -> Path:
@@ -58,14 +31,6 @@ def _weights(root: Path) -> dict[str, torch.Tensor]:
     return load_file(_run_folder(root) / "checkpoints" / "final.safetensors")
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("undisturbed")
-    done = _train(root)
-    assert done.returncode == 0, done.stderr
-    return root
-
-
 def test_a_run_leaves_everything_it_promises(undisturbed: Path) -> None:
     folder = _run_folder(undisturbed)
     result = json.loads((folder / "result.json").read_text())
@@ -80,7 +45,7 @@ def test_a_run_leaves_everything_it_promises(undisturbed: Path) -> None:
 
 def test_a_finished_run_is_not_trained_again(undisturbed: Path) -> None:
     before = (_run_folder(undisturbed) / "result.json").stat().st_mtime_ns
-    assert _train(undisturbed).returncode == 0
+    assert train(undisturbed).returncode == 0
     assert (_run_folder(undisturbed) / "result.json").stat().st_mtime_ns == before
 
 
@@ -88,7 +53,7 @@ def test_a_finished_run_is_not_trained_again(undisturbed: Path) -> None:
 def test_killed_and_resumed_is_bit_identical(undisturbed: Path, tmp_path: Path, workers: int, number: int) -> None:
     shutil.copytree(undisturbed / "cache", tmp_path / "cache")
     extra = f"runtime.num_workers={workers}"
-    process = subprocess.Popen(_command(tmp_path, extra), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(train_command(tmp_path, extra), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _wait_for_step(tmp_path, 18 if number == signal.SIGKILL else 10, process)
     os.kill(process.pid, number)
     process.wait(timeout=60)
@@ -96,7 +61,7 @@ def test_killed_and_resumed_is_bit_identical(undisturbed: Path, tmp_path: Path, 
     if number == signal.SIGTERM:
         assert json.loads((_run_folder(tmp_path) / "status.json").read_text())["state"] == "stopped"
 
-    done = _train(tmp_path, extra)
+    done = train(tmp_path, extra)
     assert done.returncode == 0, done.stderr
     assert _curve(tmp_path) == _curve(undisturbed)
     ours, theirs = _weights(tmp_path), _weights(undisturbed)
@@ -119,6 +84,6 @@ def test_a_damaged_checkpoint_is_one_sentence(undisturbed: Path, tmp_path: Path)
     (folder / "result.json").unlink()
     checkpoint = folder / "checkpoints" / "last.ckpt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    done = _train(tmp_path)
+    done = train(tmp_path)
     assert done.returncode == 2
     assert "damaged" in done.stderr and str(checkpoint) in done.stderr and "Traceback" not in done.stderr

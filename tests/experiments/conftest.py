@@ -1,0 +1,48 @@
+"""A tiny run, trained once for all tests of what comes after training."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+STEPS = 60
+TINY = [
+    "data.styles=[twemoji]",
+    "data.flip=true",
+    "generator.width=16",
+    "generator.depth=2",
+    "generator.heads=2",
+    "generator.dropout=0.1",
+    f"trainer.max_steps={STEPS}",
+    "trainer.batch_size=8",
+    "trainer.ema_decay=0.9",
+    "runtime.log_every=1",
+    "runtime.val_every=25",
+    "runtime.sample_every=40",
+    "runtime.checkpoint_every=7",
+    "runtime.threads=1",
+    "sampler.steps=2",
+]
+
+
+def train_command(root: Path, *extra: str) -> list[str]:
+    """The command that trains the tiny run under `root`."""
+    words = [*TINY, f"runtime.root={root}", *extra]
+    return [sys.executable, "-m", "experiments.cli", "train", "maskmamba/demo", *words]
+
+
+def train(root: Path, *extra: str) -> subprocess.CompletedProcess:
+    """Train the tiny run in a process of its own."""
+    return subprocess.run(train_command(root, *extra), capture_output=True, text=True, timeout=240)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root that a run was trained under without interruption."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    done = train(root)
+    assert done.returncode == 0, done.stderr
+    return root

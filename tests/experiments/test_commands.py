@@ -1,0 +1,140 @@
+"""The `ablate` command on one run: help, errors and exit codes, evaluate, sample, doctor."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.cli import COMMANDS, HELP, main
+
+QUICK = ["sampler.steps=2", "evaluation.num_samples=36", "runtime.threads=1"]
+
+
+@pytest.fixture
+def ablate(capsys: pytest.CaptureFixture[str]):
+    """Run the command in this process: words -> exit code, standard output, standard error."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main([str(word) for word in words])
+        output = capsys.readouterr()
+        return int(caught.value.code or 0), output.out, output.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def trained(undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root of this module's own with one finished run."""
+    root = tmp_path_factory.mktemp("trained")
+    shutil.copytree(undisturbed, root, dirs_exist_ok=True)
+    return root
+
+
+def _id(root: Path) -> str:
+    (folder,) = (root / "runs").iterdir()
+    return folder.name
+
+
+def test_help_names_every_command(ablate) -> None:
+    assert COMMANDS.keys() == HELP.keys()
+    code, out, _ = ablate("--help")
+    assert code == 0 and all(name in out for name in COMMANDS if name != "execute")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_of_its_own(ablate, name: str) -> None:
+    code, out, _ = ablate(name, "--help")
+    assert code == 0 and f"ablate {name}" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["tarin"], "Did you mean 'train'?"),
+        (["train", "maskmamba/dmeo"], "Did you mean 'maskmamba/demo'?"),
+        (["train", "maskmamba/demo", "optim.learning=1"], "optim"),
+        (["run", "maskmamba-hybrid-scheme"], "Did you mean 'maskmamba-hybrid-schemes'?"),
+        (["run", "maskmamba-hybrid-schemes", "--scale", "huge"], "demo"),
+        (["evaluate", "nothing"], "nothing"),
+        (["bench", "scam"], "Did you mean 'scan'?"),
+        (["explain", "maskmamba-backbones", "backbone=nope"], "nope"),
+    ],
+)
+def test_wrong_requests_exit_with_two(ablate, tmp_path: Path, words: list[str], said: str) -> None:
+    root = ["--root", str(tmp_path)] if words[0] in ("run", "evaluate", "explain") else []
+    code, _, err = ablate(*words, *root)
+    assert code == 2 and said in err and "Traceback" not in err
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "sweeps").exists()
+
+
+def test_evaluate_measures_once(ablate, trained: Path) -> None:
+    code, out, err = ablate("evaluate", _id(trained), *QUICK, "--root", trained)
+    assert code == 0, err
+    (folder,) = (trained / "runs" / _id(trained) / "evaluations").iterdir()
+    result = json.loads((folder / "result.json").read_text())
+    assert {"fd_efflite0", "kid_efflite0", "memorisation_rate", "seconds_per_image"} <= result["metrics"].keys()
+    assert not re.search(r"\bfid\b", json.dumps(result), re.IGNORECASE)
+    assert result["protocol"]["num_samples"] == 36 and result["protocol"]["sampler"]["steps"] == 2
+    with np.load(folder / "samples.npz") as samples:
+        assert samples["arr_0"].shape == (36, 32, 32, 3) and np.bincount(samples["labels"]).tolist() == [4] * 9
+    before = (folder / "result.json").stat().st_mtime_ns
+    assert ablate("evaluate", _id(trained), *QUICK, "--root", trained)[0] == 0
+    assert (folder / "result.json").stat().st_mtime_ns == before
+
+
+def test_evaluate_may_not_change_the_training(ablate, trained: Path) -> None:
+    code, _, err = ablate("evaluate", _id(trained), "optim.lr=1", "--root", trained)
+    assert code == 2 and "optim.lr" in err and "sampler" in err
+
+
+def test_sample_is_deterministic_and_takes_a_class(ablate, trained: Path, tmp_path: Path) -> None:
+    words = ["sample", _id(trained), *QUICK, "--root", trained, "--class", "flags", "--count", "3"]
+    for name in ("a.png", "b.png"):
+        assert ablate(*words, "--out", tmp_path / name)[0] == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert ablate(*words, "--out", tmp_path / "c.png", "--seed", "1")[0] == 0
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "c.png").read_bytes()
+    code, _, err = ablate("sample", _id(trained), "--root", trained, "--class", "cars", "--out", tmp_path / "d.png")
+    assert code == 2 and "cars" in err and "Flags" in err and not (tmp_path / "d.png").exists()
+
+
+def test_inpainting_draws_the_box_alone(ablate, trained: Path, tmp_path: Path) -> None:
+    from datamodules.emoji.data import load_emoji
+
+    Image.fromarray(load_emoji(split="val").images[0]).save(tmp_path / "known.png")
+    words = ["sample", _id(trained), *QUICK, "--root", trained, "--count", "2", "--known-from", tmp_path / "known.png"]
+    pictures = []
+    for i, box in enumerate(("0,0,8,8", "0,0,32,32")):
+        assert ablate(*words, "--mask", box, "--out", tmp_path / f"{i}.png")[0] == 0
+        pictures.append(np.asarray(Image.open(tmp_path / f"{i}.png")))
+    far = pictures[0][64:128, 64:128].astype(int)  # four times enlarged: the lower right quarter, far from the box
+    other = pictures[0][64:128, 64 + 136 : 128 + 136].astype(int)
+    assert np.abs(far - other).mean() < 12  # both images keep it (the decoder carries a little across)
+    assert np.abs(pictures[0].astype(int) - pictures[1].astype(int)).mean() > 12
+    for box, said in (("1,2,3", "LEFT,TOP,RIGHT,BOTTOM"), ("0,0,64,64", "32 x 32")):
+        code, _, err = ablate(*words, "--mask", box, "--out", tmp_path / "x.png")
+        assert code == 2 and said in err
+
+
+def test_damaged_weights_are_one_sentence(ablate, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    weights = tmp_path / "runs" / _id(tmp_path) / "checkpoints" / "final.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    code, _, err = ablate("evaluate", _id(tmp_path), *QUICK, "sampler.guidance=4", "--root", tmp_path)
+    assert code == 2 and str(weights) in err and "damaged" in err
+
+
+def test_doctor_lists_kernels_and_embedded_data(ablate, tmp_path: Path) -> None:
+    code, out, _ = ablate("doctor", "--json", "--root", tmp_path / "new" / "folder")
+    findings = {finding["part"]: finding for finding in json.loads(out)}
+    assert code == 0
+    assert findings["embedded tokenizer"]["state"] == "ok" and "3796 images" in findings["embedded data"]["found"]
+    assert findings["selective_scan: torch"]["state"] == "ok"
+    assert not (tmp_path / "new").exists()
