@@ -47,19 +47,26 @@ def status_table(plan: Plan, states: Mapping[str, CellState], limit: int = 0) ->
 
 def _row(cell: Cell, state: CellState) -> list[Text | str]:
     status = state.status
-    text = Text(state.describe(), style=STYLES[state.state])
+    text = Text(state.describe(), style="blue" if state.is_queued else STYLES[state.state])
     if (silent := state.silent_seconds) and silent > SILENT:
         text.append(f" (silent for {duration(silent)})", style="yellow")
     eta = state.eta_seconds
     return [
         cell.name,
         text,
-        f"{status.step}/{status.max_steps}" if status.max_steps else "",
+        _steps(cell, state),
         "" if status.loss is None else f"{status.loss:.3f}",
         "" if status.steps_per_s is None or state.state != "running" else f"{status.steps_per_s:.2f}",
         "" if eta is None else duration(eta),
         str(status.attempt) if status.attempt > 1 else "",
     ]
+
+
+def _steps(cell: Cell, state: CellState) -> str:
+    """Of the training; while it is evaluated, images."""
+    if state.state == "done":
+        return f"{cell.max_steps}/{cell.max_steps}"
+    return f"{state.status.step}/{state.status.max_steps}" if state.status.max_steps else ""
 
 
 def short_state(state: CellState) -> str:
@@ -77,8 +84,8 @@ def short_state(state: CellState) -> str:
 
 def summary(states: Mapping[str, CellState]) -> str:
     """ "3 of 4 cells done, 1 failed." """
-    counts = Counter(state.state for state in states.values())
-    others = ", ".join(f"{counts[name]} {name}" for name in _ORDER if name != "done" and counts[name])
+    counts = Counter("queued" if state.is_queued else state.state for state in states.values())
+    others = ", ".join(f"{counts[name]} {name}" for name in ("queued", *_ORDER) if name != "done" and counts[name])
     return f"{counts['done']} of {len(states)} cells done{', ' + others if others else ''}."
 
 
@@ -125,6 +132,7 @@ def cell_json(cell: Cell, state: CellState) -> dict[str, Any]:
         "host": status.host,
         "pid": status.pid,
         "job": status.job,
+        "queued": state.queue.job if state.queue and state.is_queued else "",
         "cause": status.cause,
         "reason": status.reason,
     }

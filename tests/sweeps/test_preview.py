@@ -1,0 +1,68 @@
+"""`ablate plan`: exact counts, what is left out, what it will cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from experiments.store import RunStore
+from lightning_modules.generators.config import GENERATORS
+from sweeps import commands
+from sweeps.model_facts import FactBook, build_facts
+from sweeps.planner import plan
+from sweeps.preview import preview
+from tests.experiments.configs import small_config
+
+Make = Callable[..., str]
+WIDTH = [{"name": "width", "key": "generator.width", "values": [32, 64]}]
+
+
+def test_parameters_are_those_of_the_model() -> None:
+    config = small_config()
+    model = GENERATORS.build(config.generator)
+    assert build_facts(config).parameters == sum(p.numel() for p in model.parameters())
+
+
+def test_flops_of_linear_layers_grow_with_the_square_of_the_width() -> None:
+    facts = [build_facts(small_config(generator__width=width, generator__mixer="attention")) for width in (256, 512)]
+    assert 3.0 < facts[1].flops / facts[0].flops < 4.0
+    config = small_config()
+    assert build_facts(config).training_flops(config) == 3 * build_facts(config).flops * 128 * 10
+
+
+def test_facts_are_remembered(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = FactBook(root).facts(small_config())
+    monkeypatch.setattr("sweeps.model_facts.build_facts", lambda config: pytest.fail("built again"))
+    assert FactBook(root).facts(small_config(seed=3, optim__lr=1.0)) == first
+
+
+def test_plan_lists_cells_exclusions_and_duplicates(make_sweep: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    exclude = [{"when": {"width": 64}, "reason": "too large"}]
+    path = make_sweep(axes=WIDTH, exclude=exclude, report={})
+    assert commands.show_plan(path, as_json=True) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [cell["cell"] for cell in found["cells"]] == ["width=32"] and isinstance(
+        found["cells"][0]["parameters"], int
+    )
+    assert found["excluded"] == [{"labels": {"width": "64"}, "reason": "too large"}]
+    assert commands.show_plan(path) == 0
+    assert "Left out: width=64: too large" in capsys.readouterr().out
+
+
+def test_cost_is_assumed_for_gpus_and_measured_once_a_run_is_done(make_sweep: Make, root: Path) -> None:
+    path = make_sweep(axes=WIDTH, report={})
+    assert preview(plan(path))["cost"] is None
+    planned = plan(path, "demo", ["resources.gpus=1", "resources.peak_tflops=100", "resources.efficiency=0.5"])
+    cost = preview(planned)["cost"]
+    assert cost["trainings"] == 2 and cost["basis"].startswith("assumed")
+    assert cost["device_hours"] == pytest.approx(cost["flops"] / 50e12 / 3600)
+    run = RunStore(root).prepare(planned.cells[0].config)
+    with run.claim():
+        run.write_result({"step": 10, "max_steps": 10, "metrics": {}, "train_seconds": 36.0})
+    cost = preview(plan(path))["cost"]
+    ratio = build_facts(planned.cells[1].config).flops / build_facts(planned.cells[0].config).flops
+    assert cost["trainings"] == 1 and cost["basis"].startswith("measured")
+    assert cost["device_hours"] == pytest.approx(0.01 * ratio)

@@ -1,0 +1,86 @@
+"""Real trainings on a real Slurm: interrupted, requeued, distributed, and equal to the last bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from experiments.store import Run, RunStore
+from sweeps import commands
+from sweeps.planner import plan
+from sweeps.submissions import read_submissions
+from tests.sweeps.slurm_cluster import Cluster, missing
+from tests.sweeps.test_slurm import cluster, slurm_here  # noqa: F401
+
+pytestmark = [pytest.mark.skipif(bool(missing()), reason=missing()), pytest.mark.slow]
+ONE = [{"name": "scheme", "key": "generator.hybrid_scheme", "values": ["serial_v2"]}]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, make_sweep: Callable[..., str]) -> Iterator[str]:
+    """A real training of a few seconds, on one thread."""
+    preset = tmp_path / "real.yaml"
+    sections = {
+        "data": {"name": "emoji", "subset": 64},
+        "generator": {"width": 32, "heads": 2, "depth": 2},
+        "trainer": {"max_steps": 400, "batch_size": 16, "ema_decay": 0.9},
+        "evaluation": {"num_samples": 18},
+        "sampler": {"steps": 2},
+        "runtime": {"log_every": 10, "val_every": 1000, "sample_every": 1000, "checkpoint_every": 50, "device": "cpu"},
+    }
+    preset.write_text(yaml.safe_dump(sections))
+    # The test cluster's node names do not resolve, unlike a real one's.
+    resources = {"cpus": 1, "setup": ["export MASTER_ADDR=127.0.0.1"]}
+    yield make_sweep(axes=ONE, report={}, scales={"demo": {"preset": str(preset), "resources": resources}})
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of tokenized images that the tests share."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def run_of(path: str, root: Path, *words: str) -> Run:
+    return RunStore(root).run(plan(path, "demo", words, root).cells[0].run_id)
+
+
+def test_a_requeued_training_ends_with_the_same_bits(
+    cluster: Cluster,  # noqa: F811
+    sweep: str,
+    root: Path,
+    tmp_path: Path,
+    tokens: Path,
+) -> None:
+    for folder in (root, tmp_path / "undisturbed"):
+        folder.mkdir(exist_ok=True)
+        (folder / "cache").symlink_to(tokens)
+    undisturbed, run = run_of(sweep, tmp_path / "undisturbed"), run_of(sweep, root)
+    assert commands.run(sweep, root=tmp_path / "undisturbed", overrides=["runtime.threads=1"]) == 0
+    assert commands.run(sweep, launcher="slurm") == 0
+    cluster.wait_until(lambda: 20 < run.inspect().step < 300, 120, "did not get going")
+    cluster.call("scancel", "--batch", "--signal=USR1", f"{read_submissions(plan(sweep).folder)[0].job}_0")
+    cluster.wait_until(lambda: run.attempts == 2, 60, "was not requeued")
+    cluster.wait_until(run.is_done, 120, "did not go on")
+    ours, theirs = (load_file(item.final_weights) for item in (run, undisturbed))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    steps = [line["step"] for line in run.metrics() if "train/loss" in line]
+    assert steps == [line["step"] for line in undisturbed.metrics() if "train/loss" in line]
+    result = run.result()
+    assert result and result["provenance"]["attempts"] == 2 and result["provenance"]["snapshot"]
+
+
+def test_two_processes_train_one_run(cluster: Cluster, sweep: str, root: Path, tokens: Path) -> None:  # noqa: F811
+    (root / "cache").symlink_to(tokens)
+    words = ["runtime.devices=2", "trainer.max_steps=20"]
+    run = run_of(sweep, root, *words)
+    assert commands.run(sweep, overrides=words, launcher="slurm") == 0
+    cluster.wait_until(lambda: run.inspect().state in ("done", "failed"), 120, "no end")
+    log = next(plan(sweep, "demo", words).folder.glob("logs/slurm-*.log")).read_text()
+    assert run.is_done(), log
+    assert run.attempts == 1
+    assert [line["step"] for line in run.metrics() if "train/loss" in line] == [10, 20]
