@@ -129,6 +129,16 @@ inline bool is_permutation(const Arguments& p) {
   return true;
 }
 
+// The rows of one block in one tensor, as bytes from storage position 0.
+struct Stream {
+  const char* base = nullptr;
+  int64_t stride = 0;
+  template <class T>
+  Stream(const T* first, int64_t elements) : base(reinterpret_cast<const char*>(first)), stride(elements * sizeof(T)) {}
+  Stream() = default;
+  void prefetch(int64_t position) const { __builtin_prefetch(base + position * stride); }
+};
+
 // Where one batch element's rows of one direction lie. T: element type of u, delta, z.
 template <class T>
 class Rows {

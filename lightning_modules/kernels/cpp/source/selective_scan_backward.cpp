@@ -97,32 +97,56 @@ class Task : Rows<T> {
     return static_cast<const T*>(p_.grad_y) + p_.grad_y_strides.offset(b_, k_, position) + channel;
   }
 
-  // The rows of the block or chunk that comes next.
-  void prefetch(int64_t position, int64_t channel) const {
-    __builtin_prefetch(u(position, channel));
-    __builtin_prefetch(delta(position, channel));
-    __builtin_prefetch(grad_y(position, channel));
-    if (p_.z) __builtin_prefetch(z(position, channel));
-    __builtin_prefetch(p_.grad_u + contiguous(!p_.shared_input, position, channel), 1);
-    __builtin_prefetch(static_cast<T*>(p_.grad_delta) + contiguous(true, position, channel), 1);
+  // Points the prefetches at the next block of these rows, or after the last one at the first of the chunk before.
+  void look_ahead(int64_t block, int64_t start, int count) {
+    const bool next_block = block + 1 < last_;
+    const int64_t channel = (next_block ? block + 1 : first_) * kLanes;
+    rows_.ahead[0] = {u(0, channel), p_.u_strides.position};
+    rows_.ahead[1] = {delta(0, channel), p_.delta_strides.position};
+    rows_.ahead[2] = {grad_y(0, channel), p_.grad_y_strides.position};
+    rows_.ahead[3] = {p_.grad_u + contiguous(!p_.shared_input, 0, channel), p_.channels};
+    rows_.ahead[4] = {static_cast<const T*>(p_.grad_delta) + contiguous(true, 0, channel), p_.channels};
+    if (p_.z) {
+      rows_.ahead[5] = {z(0, channel), p_.z_strides.position};
+      rows_.ahead[6] = {static_cast<const T*>(p_.ungated) + contiguous(p_.stack, 0, channel), p_.channels};
+      rows_.ahead[7] = {p_.grad_z + contiguous(false, 0, channel), p_.channels};
+    }
+    for (int i = 0; i < count; ++i)
+      rows_.next_position[i] =
+          next_block ? rows_.position[i] : visited(p_, k_, std::max<int64_t>(start - kChunk + i, 0));
+  }
+
+  // Storage positions of a chunk's steps, and the rows of B, C and their gradients there.
+  void locate(int64_t start, int count) {
+    const float *const B = p_.B + p_.B_strides.offset(b_, k_, 0), *const C = p_.C + p_.C_strides.offset(b_, k_, 0);
+    for (int i = 0; i < count; ++i) {
+      const int64_t position = visited(p_, k_, start + i);
+      rows_.position[i] = position;
+      rows_.B[i] = B + position * p_.B_strides.position;
+      rows_.C[i] = C + position * p_.C_strides.position;
+      rows_.grad_B[i] = grad_B_ + position * p_.states;
+      rows_.grad_C[i] = grad_C_ + position * p_.states;
+    }
   }
 
   void read(int64_t block, int64_t start, int count) {
     const int64_t channel = block * kLanes;
     const int lanes = lanes_at(p_, channel);
     const Vec bias = p_.delta_bias ? simd::load(p_.delta_bias + k_ * p_.channels + channel, lanes) : simd::zeros();
+    // Copies: the compiler must assume that stores to the rows change what p_ points to.
+    const T *const u_rows = u(0, channel), *const delta_rows = delta(0, channel), *const grad_rows = grad_y(0, channel);
+    const int64_t u_stride = p_.u_strides.position, delta_stride = p_.delta_strides.position;
+    const int64_t grad_stride = p_.grad_y_strides.position;
+    const bool softplus = p_.softplus, gated = p_.z;
+    locate(start, count);
+    look_ahead(block, start, count);
     for (int i = 0; i < count; ++i) {
-      const int64_t position = visited(p_, k_, start + i);
-      if (block + 1 < last_) {
-        prefetch(position, channel + kLanes);
-      } else if (start > 0) {
-        prefetch(visited(p_, k_, start - kChunk + i), first_ * kLanes);
-      }
-      const Vec input = simd::load(u(position, channel), lanes);
-      Vec dt = simd::load(delta(position, channel), lanes) + bias, slope = simd::splat(1.f);
-      if (p_.softplus) dt = simd::softplus(dt, &slope);
-      Vec grad = simd::load(grad_y(position, channel), lanes);
-      if (p_.z) grad = through_gate(channel, lanes, position, grad);
+      const int64_t position = rows_.position[i];
+      const Vec input = simd::load(u_rows + position * u_stride, lanes);
+      Vec dt = simd::load(delta_rows + position * delta_stride, lanes) + bias, slope = simd::splat(1.f);
+      if (softplus) dt = simd::softplus(dt, &slope);
+      Vec grad = simd::load(grad_rows + position * grad_stride, lanes);
+      if (gated) grad = through_gate(channel, lanes, position, grad);
       simd::store(rows_.dt + i * kLanes, dt);
       simd::store(rows_.u + i * kLanes, input);
       simd::store(rows_.x + i * kLanes, dt * input);
@@ -130,11 +154,6 @@ class Task : Rows<T> {
       simd::store(rows_.grad_y + i * kLanes, grad);
       simd::store(rows_.grad_x + i * kLanes, simd::zeros());
       simd::store(rows_.grad_exponent + i * kLanes, simd::zeros());
-      rows_.B[i] = p_.B + p_.B_strides.offset(b_, k_, position);
-      rows_.C[i] = p_.C + p_.C_strides.offset(b_, k_, position);
-      rows_.grad_B[i] = grad_B_ + position * p_.states;
-      rows_.grad_C[i] = grad_C_ + position * p_.states;
-      rows_.position[i] = position;
     }
   }
 
@@ -153,6 +172,7 @@ class Task : Rows<T> {
 
   void pad(int count, int padded) {
     for (int i = count; i < padded; ++i) {
+      rows_.next_position[i] = 0;
       for (float* row : {rows_.dt, rows_.x, rows_.grad_y, rows_.grad_x, rows_.grad_exponent})
         simd::store(row + i * kLanes, simd::zeros());
       rows_.B[i] = rows_.C[i] = zero_row_;
@@ -162,20 +182,26 @@ class Task : Rows<T> {
   void write(int64_t channel, int64_t slot, int count) {
     const int lanes = lanes_at(p_, channel);
     const Vec skip = p_.D ? simd::load(p_.D + k_ * p_.channels + channel, lanes) : simd::zeros();
+    float* const grad_u_rows = p_.grad_u + contiguous(!p_.shared_input, 0, channel);
+    T* const grad_delta_rows = static_cast<T*>(p_.grad_delta) + contiguous(true, 0, channel);
+    const int64_t channels = p_.channels;
+    const bool adds = p_.shared_input && k_ > 0;
+    Vec grad_D = grad_D_[slot], grad_bias = grad_bias_[slot];
     for (int i = 0; i < count; ++i) {
-      const int64_t position = rows_.position[i];
+      const int64_t to = rows_.position[i] * channels;
       const Vec grad_x = simd::load(rows_.grad_x + i * kLanes), u = simd::load(rows_.u + i * kLanes);
       const Vec grad_y = simd::load(rows_.grad_y + i * kLanes);
       Vec grad_u = simd::load(rows_.dt + i * kLanes) * grad_x + skip * grad_y;
-      float* to = p_.grad_u + contiguous(!p_.shared_input, position, channel);
-      if (p_.shared_input && k_ > 0) grad_u += simd::load(to, lanes);
-      simd::store(to, grad_u, lanes);
+      if (adds) grad_u += simd::load(grad_u_rows + to, lanes);
+      simd::store(grad_u_rows + to, grad_u, lanes);
       const Vec grad_dt = simd::load(rows_.grad_exponent + i * kLanes) * simd::kLn2 + u * grad_x;
       const Vec grad_delta = grad_dt * simd::load(rows_.softplus_slope + i * kLanes);
-      simd::store(static_cast<T*>(p_.grad_delta) + contiguous(true, position, channel), grad_delta, lanes);
-      grad_D_[slot] += grad_y * u;
-      grad_bias_[slot] += grad_delta;
+      simd::store(grad_delta_rows + to, grad_delta, lanes);
+      grad_D += grad_y * u;
+      grad_bias += grad_delta;
     }
+    grad_D_[slot] = grad_D;
+    grad_bias_[slot] = grad_bias;
   }
 };
 

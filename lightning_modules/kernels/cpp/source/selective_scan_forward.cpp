@@ -9,17 +9,24 @@ struct ChunkRows {
   alignas(64) float dt[kChunk * kLanes], x[kChunk * kLanes], y[kChunk * kLanes];
   const float *B[kChunk], *C[kChunk];
   int64_t position[kChunk];
+  // What is read or written next, tensor by tensor: fetched one row per step of the arithmetic, which takes long enough
+  // to hide the memory behind it; a burst of requests would stall instead.
+  static constexpr int kStreams = 4;
+  Stream ahead[kStreams];
+  int64_t next_position[kChunk];
 };
 
 // h <- 2^(dt A) h + x B; y += <C, h> for kStates states over a chunk.
 template <int kStates>
 void scan_states(const float* rates, float* state, ChunkRows& rows, int64_t first, int count) {
+  const Stream ahead = rows.ahead[first / kGroup % ChunkRows::kStreams];
   Vec h[kStates], rate[kStates];
   UNROLL for (int j = 0; j < kStates; ++j) {
     h[j] = simd::load(state + j * kLanes);
     rate[j] = simd::load(rates + j * kLanes);
   }
   for (int i = 0; i < count; ++i) {
+    ahead.prefetch(rows.next_position[i]);
     const Vec dt = simd::load(rows.dt + i * kLanes), x = simd::load(rows.x + i * kLanes);
     const float *B = rows.B[i] + first, *C = rows.C[i] + first;
     Vec exponent[kStates], a[kStates];
@@ -94,36 +101,50 @@ class Task : Rows<T> {
     if (!adds_ || last_direction) write(block * kLanes, count);
   }
 
-  void prefetch(int64_t position, int64_t channel) const {
-    __builtin_prefetch(u(position, channel));
-    __builtin_prefetch(delta(position, channel));
-    if (p_.z) __builtin_prefetch(z(position, channel));
-    __builtin_prefetch(static_cast<T*>(p_.y) + contiguous(p_.stack, position, channel), 1);
+  // Points the prefetches at the next block of these rows, or after the last one at the first of the next chunk.
+  void look_ahead(int64_t block, int64_t start, int count) {
+    const bool next_block = block + 1 < last_;
+    const int64_t channel = (next_block ? block + 1 : first_) * kLanes;
+    rows_.ahead[0] = {u(0, channel), p_.u_strides.position};
+    rows_.ahead[1] = {delta(0, channel), p_.delta_strides.position};
+    rows_.ahead[2] = {static_cast<const T*>(p_.y) + contiguous(p_.stack, 0, channel), p_.channels};
+    if (p_.z) rows_.ahead[3] = {z(0, channel), p_.z_strides.position};
+    for (int i = 0; i < count; ++i)
+      rows_.next_position[i] =
+          next_block ? rows_.position[i] : visited(p_, k_, std::min(start + kChunk + i, p_.length - 1));
   }
 
-  // Per position: time step, scaled input, skip connection. Rows lie a page apart, which defeats the hardware's
-  // prefetcher: what is read next is asked for here.
+  // Per position: time step, scaled input, skip connection.
   void read(int64_t block, int64_t start, int count) {
     const int64_t channel = block * kLanes, parameter = k_ * p_.channels + channel;
     const int lanes = lanes_at(p_, channel);
     const Vec bias = p_.delta_bias ? simd::load(p_.delta_bias + parameter, lanes) : simd::zeros();
     const Vec skip = p_.D ? simd::load(p_.D + parameter, lanes) : simd::zeros();
+    // Copies: the compiler must assume that stores to the rows change what p_ points to.
+    const T *const u_rows = u(0, channel), *const delta_rows = delta(0, channel);
+    const int64_t u_stride = p_.u_strides.position, delta_stride = p_.delta_strides.position;
+    const bool softplus = p_.softplus;
+    locate(start, count);
+    look_ahead(block, start, count);
     for (int i = 0; i < count; ++i) {
-      const int64_t position = visited(p_, k_, start + i);
-      if (block + 1 < last_) {
-        prefetch(position, channel + kLanes);
-      } else if (start + kChunk + i < p_.length) {
-        prefetch(visited(p_, k_, start + kChunk + i), first_ * kLanes);
-      }
-      const Vec input = simd::load(u(position, channel), lanes);
-      Vec dt = simd::load(delta(position, channel), lanes) + bias;
-      if (p_.softplus) dt = simd::softplus(dt);
+      const int64_t position = rows_.position[i];
+      const Vec input = simd::load(u_rows + position * u_stride, lanes);
+      Vec dt = simd::load(delta_rows + position * delta_stride, lanes) + bias;
+      if (softplus) dt = simd::softplus(dt);
       simd::store(rows_.dt + i * kLanes, dt);
       simd::store(rows_.x + i * kLanes, dt * input);
       simd::store(rows_.y + i * kLanes, skip * input);
-      rows_.B[i] = p_.B + p_.B_strides.offset(b_, k_, position);
-      rows_.C[i] = p_.C + p_.C_strides.offset(b_, k_, position);
+    }
+  }
+
+  // Storage positions of a chunk's steps, and the rows of B and C there.
+  void locate(int64_t start, int count) {
+    const float *const B = p_.B + p_.B_strides.offset(b_, k_, 0), *const C = p_.C + p_.C_strides.offset(b_, k_, 0);
+    for (int i = 0; i < count; ++i) {
+      const int64_t position = visited(p_, k_, start + i);
       rows_.position[i] = position;
+      rows_.B[i] = B + position * p_.B_strides.position;
+      rows_.C[i] = C + position * p_.C_strides.position;
     }
   }
 
@@ -140,15 +161,20 @@ class Task : Rows<T> {
 
   void write(int64_t channel, int count) {
     const int lanes = lanes_at(p_, channel);
+    const int64_t first = contiguous(p_.stack, 0, channel), channels = p_.channels;
+    T* const y_rows = static_cast<T*>(p_.y) + first;
+    T* const ungated_rows = p_.ungated ? static_cast<T*>(p_.ungated) + first : nullptr;
+    const T* const z_rows = p_.z ? z(0, channel) : nullptr;
+    const int64_t z_stride = p_.z_strides.position;
     for (int i = 0; i < count; ++i) {
-      const int64_t position = rows_.position[i], to = contiguous(p_.stack, position, channel);
+      const int64_t position = rows_.position[i];
       Vec y = simd::load(rows_.y + i * kLanes);
-      if (p_.ungated) simd::store(static_cast<T*>(p_.ungated) + to, y, lanes);
-      if (p_.z) {
-        const Vec gate = simd::load(z(position, channel), lanes);
+      if (ungated_rows) simd::store(ungated_rows + position * channels, y, lanes);
+      if (z_rows) {
+        const Vec gate = simd::load(z_rows + position * z_stride, lanes);
         y *= gate * simd::sigmoid(gate);
       }
-      simd::store(static_cast<T*>(p_.y) + to, y, lanes);
+      simd::store(y_rows + position * channels, y, lanes);
     }
   }
 };

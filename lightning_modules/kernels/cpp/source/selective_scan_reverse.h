@@ -16,6 +16,11 @@ struct ChunkRows {
   const float *B[kChunk], *C[kChunk];
   float *grad_B[kChunk], *grad_C[kChunk];
   int64_t position[kChunk];
+  // What is read or written next, tensor by tensor; see the forward. `recompute` fetches the even ones, `reverse` the odd.
+  static constexpr int kStreams = 8;
+  Stream ahead[kStreams];
+  int64_t next_position[kChunk];
+  const Stream& stream(int64_t first, int odd) const { return ahead[(first / kGroup * 2 + odd) % kStreams]; }
 };
 
 // States (after each position; slot 0 before the first) and decays of one group of states over a chunk: 16 KiB.
@@ -32,7 +37,9 @@ void recompute(const float* rates, const float* state, const ChunkRows& rows, in
     rate[j] = simd::load(rates + j * kLanes);
     simd::store(trace.h + j * kLanes, h[j]);
   }
+  const Stream ahead = rows.stream(first, 0);
   for (int i = 0; i < count; ++i) {
+    ahead.prefetch(rows.next_position[i]);
     const Vec dt = simd::load(rows.dt + i * kLanes), x = simd::load(rows.x + i * kLanes);
     const float* B = rows.B[i] + first;
     Vec exponent[kStates], a[kStates];
@@ -58,9 +65,11 @@ struct Gradients {
 // `start`, states kPair % kStates; kPair counts up from 0.
 template <int kStates, int kPair>
 KERNEL_INLINE void reverse_pairs(Gradients<kStates>& g, ChunkRows& rows, const Trace& trace, int64_t first, int start,
-                                 simd::LaneSums& sums_B, simd::LaneSums& sums_C, Vec grad_x, Vec grad_exponent) {
+                                 simd::LaneSums& sums_B, simd::LaneSums& sums_C, Vec grad_x, Vec grad_exponent,
+                                 const Stream ahead) {
   constexpr int kTile = kLanes / kStates, j = kPair % kStates;
   const int i = start + kTile - 1 - kPair / kStates;
+  if constexpr (j == 0) ahead.prefetch(rows.next_position[i]);
   const Vec dt = simd::load(rows.dt + i * kLanes), grad_y = simd::load(rows.grad_y + i * kLanes);
   const Vec grad_h = g.carry[j] + grad_y * rows.C[i][first + j];
   sums_C.template push<kPair>(grad_y * simd::load(trace.h + ((i + 1) * kStates + j) * kLanes));
@@ -76,7 +85,7 @@ KERNEL_INLINE void reverse_pairs(Gradients<kStates>& g, ChunkRows& rows, const T
     grad_x = grad_exponent = simd::zeros();
   }
   if constexpr (kPair + 1 < kLanes)
-    reverse_pairs<kStates, kPair + 1>(g, rows, trace, first, start, sums_B, sums_C, grad_x, grad_exponent);
+    reverse_pairs<kStates, kPair + 1>(g, rows, trace, first, start, sums_B, sums_C, grad_x, grad_exponent, ahead);
 }
 
 template <int kStates>
@@ -87,6 +96,7 @@ KERNEL_INLINE void add_row(float* row, const float* sums) {
 template <int kStates>
 void reverse(const float* rates, float* carry, float* grad_A, ChunkRows& rows, const Trace& trace, int64_t first, int count) {
   constexpr int kTile = kLanes / kStates;
+  const Stream ahead = rows.stream(first, 1);
   Gradients<kStates> g;
   UNROLL for (int j = 0; j < kStates; ++j) {
     g.carry[j] = simd::load(carry + j * kLanes);
@@ -95,7 +105,7 @@ void reverse(const float* rates, float* carry, float* grad_A, ChunkRows& rows, c
   }
   for (int start = (count - 1) / kTile * kTile; start >= 0; start -= kTile) {
     simd::LaneSums sums_B, sums_C;
-    reverse_pairs<kStates, 0>(g, rows, trace, first, start, sums_B, sums_C, simd::zeros(), simd::zeros());
+    reverse_pairs<kStates, 0>(g, rows, trace, first, start, sums_B, sums_C, simd::zeros(), simd::zeros(), ahead);
     alignas(64) float pairs_B[kLanes], pairs_C[kLanes];
     simd::store(pairs_B, sums_B.result);
     simd::store(pairs_C, sums_C.result);

@@ -6,7 +6,8 @@
 #include <cstring>
 #include <type_traits>
 
-#if defined(__AVX512F__) || defined(__AVX2__)
+#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define SIMD_AVX512
 #include <immintrin.h>
 #endif
 
@@ -24,7 +25,7 @@
 namespace simd {
 
 // Wider than the registers would be emulated through memory, 15 times slower: the lane count follows the target.
-#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#if defined(SIMD_AVX512)
 constexpr int kLanes = 16;
 #elif defined(__AVX2__)
 constexpr int kLanes = 8;
@@ -63,43 +64,54 @@ KERNEL_INLINE HalfVec narrow(Vec value) {
   return __builtin_convertvector(value == value ? rounded : quiet_nan, HalfVec);
 }
 
-// First `count` lanes; the others read as zero and are not written.
+// First `count` lanes; the others read as zero and are not written. No branch to memcpy: a call in a loop, even one never
+// taken, would cost the registers around it.
+#if defined(SIMD_AVX512)
+KERNEL_INLINE __mmask16 first_lanes(int count) { return static_cast<__mmask16>((1u << count) - 1u); }
+
+KERNEL_INLINE Vec load(const float* from, int count) {
+  return reinterpret_cast<Vec>(_mm512_maskz_loadu_ps(first_lanes(count), from));
+}
+KERNEL_INLINE Vec load(const BFloat16* from, int count) {
+  return widen(reinterpret_cast<HalfVec>(_mm256_maskz_loadu_epi16(first_lanes(count), from)));
+}
+KERNEL_INLINE void store(float* to, Vec value, int count) {
+  _mm512_mask_storeu_ps(to, first_lanes(count), reinterpret_cast<__m512>(value));
+}
+KERNEL_INLINE void store(BFloat16* to, Vec value, int count) {
+  _mm256_mask_storeu_epi16(to, first_lanes(count), reinterpret_cast<__m256i>(narrow(value)));
+}
+#else
 KERNEL_INLINE Vec load(const float* from, int count) {
   if (count == kLanes) return load(from);
   Vec value = zeros();
-  std::memcpy(&value, from, count * sizeof(float));
+  UNROLL for (int lane = 0; lane < kLanes; ++lane)
+    if (lane < count) value[lane] = from[lane];
   return value;
 }
 KERNEL_INLINE Vec load(const BFloat16* from, int count) {
   HalfVec bits{};
-  if (count == kLanes) {
-    std::memcpy(&bits, from, sizeof bits);
-  } else {
-    std::memcpy(&bits, from, count * sizeof(BFloat16));
-  }
+  UNROLL for (int lane = 0; lane < kLanes; ++lane)
+    if (lane < count) bits[lane] = from[lane].bits;
   return widen(bits);
 }
 KERNEL_INLINE void store(float* to, Vec value, int count) {
-  if (count == kLanes) {
-    store(to, value);
-  } else {
-    std::memcpy(to, &value, count * sizeof(float));
-  }
+  if (count == kLanes) return store(to, value);
+  UNROLL for (int lane = 0; lane < kLanes; ++lane)
+    if (lane < count) to[lane] = value[lane];
 }
 KERNEL_INLINE void store(BFloat16* to, Vec value, int count) {
   const HalfVec bits = narrow(value);
-  if (count == kLanes) {
-    std::memcpy(to, &bits, sizeof bits);
-  } else {
-    std::memcpy(to, &bits, count * sizeof(BFloat16));
-  }
+  UNROLL for (int lane = 0; lane < kLanes; ++lane)
+    if (lane < count) to[lane].bits = bits[lane];
 }
+#endif
 
 KERNEL_INLINE Vec absolute(Vec x) { return reinterpret_cast<Vec>(reinterpret_cast<IntVec>(x) & 0x7fffffff); }
 
 // max(x, 0); 0 for a NaN.
 KERNEL_INLINE Vec positive_part(Vec x) {
-#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#if defined(SIMD_AVX512)
   return reinterpret_cast<Vec>(_mm512_max_ps(reinterpret_cast<__m512>(x), _mm512_setzero_ps()));
 #else
   return x > 0.f ? x : zeros();
@@ -115,7 +127,7 @@ KERNEL_INLINE void exp2_each(const Vec* x, Vec* a) {
   constexpr float kHead[2] = {0.001879318747f, 0.008990994817f};
   constexpr float kTail[4] = {0.05581867624f, 0.2401592714f, 0.6931517388f, 1.0f};
   Vec fraction[kCount], p[kCount];
-#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#if defined(SIMD_AVX512)
   UNROLL for (int j = 0; j < kCount; ++j)
     fraction[j] = reinterpret_cast<Vec>(_mm512_reduce_ps(reinterpret_cast<__m512>(x[j]), 1));  // x - floor(x)
 #else
@@ -131,7 +143,7 @@ KERNEL_INLINE void exp2_each(const Vec* x, Vec* a) {
   UNROLL for (int j = 0; j < kCount; ++j) p[j] = kHead[0] * fraction[j] + kHead[1];
   UNROLL for (int i = 0; i < 4; ++i)
     UNROLL for (int j = 0; j < kCount; ++j) p[j] = p[j] * fraction[j] + kTail[i];
-#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#if defined(SIMD_AVX512)
   UNROLL for (int j = 0; j < kCount; ++j)
     a[j] = reinterpret_cast<Vec>(_mm512_scalef_ps(reinterpret_cast<__m512>(p[j]), reinterpret_cast<__m512>(x[j])));
 #else
@@ -198,7 +210,7 @@ class LaneSums {
 
   template <int kLevel>
   static __attribute__((always_inline)) Vec add_pairs(Vec a, Vec b) {
-#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#if defined(SIMD_AVX512)
     if constexpr (kLevel == 0)
       return SHUFFLE(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29) +
              SHUFFLE(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
