@@ -30,7 +30,7 @@ class SelfAttention(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(E)) v; q, k, v: (B, H, L, E), mask: bool, False where not to look, broadcast to (B, H, L, L).
+    """softmax(q k^T / sqrt(E)) v; q, k, v: (B, H, L, E), mask broadcasts to (B, H, L, L), False: not seen.
 
     When training on a CPU in bfloat16 the two products are written out: the backward pass of PyTorch's fused CPU kernel
     took 2 to 6 times as long in this type (at B=64, H=5, L=65 and at B=32, H=12, L=257).

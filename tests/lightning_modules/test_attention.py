@@ -15,7 +15,7 @@ def test_equal_to_pytorch(dtype: torch.dtype, masked: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(2, 3, 9, 4, generator=generator) for _ in range(3)]
     mask = torch.rand(2, 1, 1, 9, generator=generator) < 0.7 if masked else None
-    ours = [x.to(dtype).requires_grad_() for x in inputs]
+    ours = [x.to(dtype).clone().requires_grad_() for x in inputs]
     theirs = [x.double().requires_grad_() for x in inputs]
     y = attend(*ours, mask)
     expected = F.scaled_dot_product_attention(*theirs, attn_mask=mask)
