@@ -120,7 +120,7 @@ def _beats(left: Row, right: Row, ground: _Ground) -> tuple[int | None, str]:
     difference = compare(left, right, ground.metric)
     if difference is None:
         return None, shown
-    if not difference.distinguishable:
+    if not difference.distinguishable or difference.one_training_each:
         return 0, f"{shown}: {difference.text}"
     return (1 if difference.delta * ground.sign < 0 else -1), f"{shown}: {difference.text}"
 
@@ -171,6 +171,8 @@ def _similar(claim: Claim, ground: _Ground) -> Verdict:
         f"{shown}: {worse / base if base else 0:+.1%} (+ is worse), tolerance {claim.tolerance:.0%}; {difference.text}"
     )
     judgement: Judgement = "undecided"
+    if difference.one_training_each:
+        return Verdict(claim, judgement, (text,))
     if difference.margin is not None and off + difference.margin <= bound:
         judgement = "supported"
     elif off > bound and difference.distinguishable and off - (difference.margin or 0.0) > bound:
@@ -190,7 +192,7 @@ def _ratio(claim: Claim, ground: _Ground) -> Verdict:
         [*([f"at least {low:.3g}"] if low is not None else []), *([f"at most {high:.3g}"] if high is not None else [])]
     )
     text = f"{ground.show(left)} / {ground.show(right)} = {ratio:.3f}, claimed {wanted}; {difference.text}"
-    if difference.margin is None:
+    if difference.margin is None or difference.one_training_each:
         return Verdict(claim, "undecided", (text,))
     margin = difference.margin / abs(base)
     inside = (low is None or ratio - margin >= low) and (high is None or ratio + margin <= high)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from reports.aggregate import Row, Value
 from reports.quantities import EXACT, quantity
 
 CONFIDENCE = 0.95
+COSTS = frozenset({"seconds_per_image", "seconds", "train_seconds", "samples_per_s", "peak_memory_bytes"})
+"""Quantities that the random seed of a training has no part in."""
 STAND_IN_FOR_NOISE = {"fd_efflite0": "kid_efflite0", "fid": "kid"}
 """Where a distance carries no interval of its own, the kernel distance on the same features is asked instead."""
 
@@ -23,13 +25,16 @@ class Difference:
     distinguishable: bool | None
     """None: there is nothing to judge the noise by."""
     method: str
+    one_training_each: bool = False
+    """What differs is two trainings, one seed each: their samples can be told apart, the settings cannot."""
 
     @property
     def text(self) -> str:
         """The verdict in words."""
         if self.distinguishable is None:
             return f"noise unknown ({self.method})"
-        return f"{'distinguishable' if self.distinguishable else 'not distinguishable'} ({self.method})"
+        said = f"{'distinguishable' if self.distinguishable else 'not distinguishable'} ({self.method})"
+        return f"{said}; one training each, so chance in training is not ruled out" if self.one_training_each else said
 
 
 def compare(left: Row, right: Row, metric: str) -> Difference | None:
@@ -43,8 +48,11 @@ def compare(left: Row, right: Row, metric: str) -> Difference | None:
     if a.n > 1 and b.n > 1:
         return _over_seeds(a, b, delta)
     if (margin := _margin_of_one(a, b)) is not None:
-        return Difference(delta, margin, abs(delta) > margin, f"one seed; {a.error_source}")
-    return _through_stand_in(left, right, metric, delta)
+        difference = Difference(delta, margin, abs(delta) > margin, f"one seed; {a.error_source}")
+    else:
+        difference = _through_stand_in(left, right, metric, delta)
+    trained = metric not in COSTS and {r.run_id for r in left.measured} != {r.run_id for r in right.measured}
+    return replace(difference, one_training_each=bool(difference.distinguishable and trained))
 
 
 def _over_seeds(a: Value, b: Value, delta: float) -> Difference:

@@ -142,3 +142,16 @@ def test_agreement_with_the_published_order() -> None:
         *rows({"single": [70.0], "per_layer": [75.0]}, axis="adaln", size="L"),
     ]
     assert agreement(table, "fid", ours, "fd_efflite0") == (pytest.approx(2 / 3), 4)
+
+
+def _single(name: str, value: float, run: str) -> Row:
+    metrics = {"fd_efflite0": value, "fd_efflite0_low": value - 0.5, "fd_efflite0_high": value + 0.5}
+    return Row({"scheme": name}, (Record(name, {"scheme": name}, {}, 0, run, "e", metrics=metrics),))
+
+
+def test_one_training_each_decides_nothing() -> None:
+    """Samples of two trainings can be told apart when nothing but their seed differs."""
+    trainings = judge(BEST, [_single("a", 10.0, "run1"), _single("b", 20.0, "run2")])
+    assert trainings.judgement == "undecided" and "one training each" in trainings.evidence[0]
+    samplers = judge(BEST, [_single("a", 10.0, "run1"), _single("b", 20.0, "run1")])
+    assert samplers.judgement == "supported"  # one model, sampled in two ways
