@@ -8,5 +8,17 @@ fits the tensors is chosen unless the call (`backend=`) or the environment (`ABL
 from lightning_modules.kernels.depthwise_conv import depthwise_conv1d
 from lightning_modules.kernels.dispatch import available, backends_used, reset_backends_used
 from lightning_modules.kernels.selective_scan import selective_scan
+from lightning_modules.kernels.ssd import ssd, ssd_state_update
+from lightning_modules.kernels.state_update import depthwise_conv1d_update, selective_state_update
 
-__all__ = ["available", "backends_used", "depthwise_conv1d", "reset_backends_used", "selective_scan"]
+__all__ = [
+    "available",
+    "backends_used",
+    "depthwise_conv1d",
+    "depthwise_conv1d_update",
+    "reset_backends_used",
+    "selective_scan",
+    "selective_state_update",
+    "ssd",
+    "ssd_state_update",
+]

@@ -13,7 +13,10 @@ from lightning_modules.kernels.cpp import library as cpp
 ENVIRONMENT_VARIABLE = "ABLATE_KERNELS"
 SELECTIVE_SCAN = "selective_scan"
 DEPTHWISE_CONV1D = "depthwise_conv1d"
-OPERATIONS = (SELECTIVE_SCAN, DEPTHWISE_CONV1D)
+SELECTIVE_STATE_UPDATE = "selective_state_update"
+DEPTHWISE_CONV1D_UPDATE = "depthwise_conv1d_update"
+SSD = "ssd"
+OPERATIONS = (SELECTIVE_SCAN, DEPTHWISE_CONV1D, SELECTIVE_STATE_UPDATE, DEPTHWISE_CONV1D_UPDATE, SSD)
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ BACKENDS: dict[str, Backend] = {
     for backend in (
         Backend(
             "cpp",
-            frozenset(OPERATIONS),
+            frozenset(OPERATIONS) - {SSD},
             missing=cpp.missing,
             devices=frozenset({"cpu"}),
             dtypes=frozenset({torch.float32, torch.bfloat16}),

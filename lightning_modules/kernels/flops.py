@@ -24,3 +24,9 @@ def depthwise_conv1d(batch: int, length: int, channels: int, taps: int, *, silu:
 def selective_state_update(batch: int, channels: int, states: int, *, gate: bool = False) -> int:
     """One position of a selective scan."""
     return selective_scan(batch, 1, 1, channels, states, gate=gate)
+
+
+def ssd(batch: int, length: int, heads: int, width: int, states: int, *, chunk: int = 64) -> int:
+    """Matrix products of the chunked form: C B^T, weights times x, states left behind and seen (2 per multiply-add)."""
+    chunk = min(chunk, length)
+    return 2 * batch * length * (chunk * states + heads * width * (chunk + 2 * states))

@@ -4,6 +4,7 @@
 
 #include "depthwise_conv.h"
 #include "selective_scan.h"
+#include "state_update.h"
 
 extern "C" int selective_scan_forward_float32(const scan::Arguments*);
 extern "C" int selective_scan_forward_bfloat16(const scan::Arguments*);
@@ -13,6 +14,11 @@ extern "C" int depthwise_conv_forward_float32(const conv::Arguments*);
 extern "C" int depthwise_conv_forward_bfloat16(const conv::Arguments*);
 extern "C" int depthwise_conv_backward_float32(const conv::Arguments*);
 extern "C" int depthwise_conv_backward_bfloat16(const conv::Arguments*);
+
+extern "C" void selective_state_update_float32(const step::Arguments*);
+extern "C" void selective_state_update_bfloat16(const step::Arguments*);
+extern "C" void depthwise_conv_update_float32(const step::ConvArguments*);
+extern "C" void depthwise_conv_update_bfloat16(const step::ConvArguments*);
 
 namespace {
 
@@ -78,12 +84,25 @@ bool conv_case(int64_t B, int64_t L, int64_t C, int64_t taps, int64_t pad_left, 
   return !depthwise_conv_forward_bfloat16(&p) && !depthwise_conv_backward_bfloat16(&p);
 }
 
+void step_case(int64_t B, int64_t C, int64_t N, int64_t taps, int bytes) {
+  Tensor state(B * C * N, 4), u(B * C, bytes), delta(B * C, bytes), A(C * N, 4), Bm(B * N, 4), Cm(B * N, 4), D(C, 4);
+  Tensor z(B * C, bytes), bias(C, 4), y(B * C, bytes), window(B * (taps - 1) * C, bytes), weight(C * taps, 4), sums(B * C, 4);
+  step::Arguments p{B, C, N, 2, 1};
+  p.state = state.data(), p.u = u.data(), p.delta = delta.data(), p.A = A.data(), p.B = Bm.data(), p.C = Cm.data();
+  p.D = D.data(), p.z = z.data(), p.delta_bias = bias.data(), p.y = y.data();
+  (bytes == 4 ? selective_state_update_float32 : selective_state_update_bfloat16)(&p);
+  step::ConvArguments q{B, C, taps, 1, window.data(), u.data(), weight.data(), bias.data(), sums.data<float>()};
+  (bytes == 4 ? depthwise_conv_update_float32 : depthwise_conv_update_bfloat16)(&q);
+}
+
 }  // namespace
 
 int main() {
   int passed = 0;
   for (int bytes : {4, 2})
     for (bool extras : {false, true}) {
+      for (int64_t channels : {1, 19, 33})
+        for (int64_t states : {1, 16, 21}) step_case(2, channels, states, extras ? 4 : 1, bytes), ++passed;
       for (int64_t channels : {1, 16, 37})
         for (int64_t length : {1, 33, 70})
           for (int64_t states : {1, 3, 7, 16})

@@ -30,6 +30,15 @@ def test_convolution_passes_opcheck(backend: str) -> None:
     torch.library.opcheck(conv_op.depthwise_conv1d, (*leaves, 1, True, backend))
 
 
+@pytest.mark.parametrize("backend", FAST)
+def test_single_steps_pass_opcheck(backend: str) -> None:
+    shapes = ((2, 5), (2, 5), (5, 4), (2, 4), (2, 4))
+    arguments = (*(torch.randn(shape) for shape in shapes), None, None, None, True, backend)
+    torch.library.opcheck(torch.ops.ablate.selective_state_update.default, (torch.zeros(2, 5, 4), *arguments))
+    arguments = (torch.randn(2, 5), torch.randn(5, 3), None, True, backend)
+    torch.library.opcheck(torch.ops.ablate.depthwise_conv1d_update.default, (torch.zeros(2, 2, 5), *arguments))
+
+
 @pytest.mark.parametrize("backend", [None, "torch"])
 def test_compiles_into_one_graph(backend: str | None) -> None:
     weight = torch.randn(5, 3)

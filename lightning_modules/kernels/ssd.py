@@ -1,0 +1,106 @@
+"""State space duality, the core of Mamba-2: scalar decay per head, states shared by the channels of a head.
+
+Shapes: B batch, L positions, H heads, P channels of a head, N states.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lightning_modules.kernels import dispatch
+from lightning_modules.kernels.pytorch import ssd as pytorch
+from lightning_modules.kernels.reference import ssd as reference
+from lightning_modules.kernels.reference.selective_scan import softplus as stable_softplus
+
+BACKENDS = {"torch": pytorch.ssd, "reference": reference.ssd}
+
+
+def ssd(
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    *,
+    softplus: bool = True,
+    direction: Literal["forward", "reverse"] = "forward",
+    initial_state: Tensor | None = None,
+    return_final_state: bool = False,
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """S <- exp(dt A) S + dt x B^T; y = S C + D x with dt = softplus(delta + delta_bias) (Dao & Gu 2024, Section 6).
+
+    x: (B, L, H, P); delta: (B, L, H); A, D, delta_bias: (H,); B, C: (B, L, N), one group; initial_state: (B, H, P, N).
+    Tensors are indexed by storage position; "reverse" visits the last position first.
+    Returns y (B, L, H, P) in x's dtype (under autocast: the autocast dtype), and with return_final_state the state
+    after the last visited position, float32 or float64. Computed in float32, or float64 for float64 inputs.
+    Raises ValueError on shapes that do not fit, an empty batch or sequence, or an unknown direction.
+    """
+    _check(x, delta, A, B, C, D, delta_bias, initial_state)
+    if direction not in ("forward", "reverse"):
+        raise ValueError(f"direction={direction!r} is not valid: choose 'forward' or 'reverse'.")
+    dtype = dispatch.autocast_dtype(x.device.type) or x.dtype
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    name = dispatch.choose(dispatch.SSD, backend, x.device, dtype)
+    dispatch.record(dispatch.SSD, name)
+    with torch.autocast(x.device.type, enabled=False):
+        x, delta, A, B, C, D, bias, state = (
+            None if t is None else t.to(wide) for t in (x, delta, A, B, C, D, delta_bias, initial_state)
+        )
+        dt = delta if bias is None else delta + bias
+        dt = stable_softplus(dt) if softplus else dt
+        if direction == "reverse":
+            x, dt, B, C = (t.flip(1) for t in (x, dt, B, C))
+        y, state = BACKENDS[name](x, dt, A, B, C, D, state)
+        y = (y.flip(1) if direction == "reverse" else y).to(dtype)
+    return (y, state) if return_final_state else y
+
+
+def ssd_state_update(
+    state: Tensor,
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    *,
+    softplus: bool = True,
+) -> Tensor:
+    """`ssd` over one position, for generation token by token. Plain PyTorch on every device.
+
+    state: (B, H, P, N), float32, updated in place; x: (B, H, P); delta: (B, H); A, D, delta_bias: (H,); B, C: (B, N).
+    Returns y (B, H, P) in x's dtype.
+    """
+    _check(*(t.unsqueeze(1) for t in (x, delta)), A, *(t.unsqueeze(1) for t in (B, C)), D, delta_bias, state)
+    dt = delta.to(state.dtype) if delta_bias is None else delta.to(state.dtype) + delta_bias
+    dt = stable_softplus(dt) if softplus else dt
+    wide = x.to(state.dtype)
+    state.mul_(torch.exp(dt * A)[..., None, None])
+    state.add_((dt[..., None] * wide)[..., None] * B.to(state.dtype)[:, None, None, :])
+    y = (state @ C.to(state.dtype)[:, None, :, None]).squeeze(-1)
+    return (y if D is None else y + D[:, None] * wide).to(x.dtype)
+
+
+def _check(x, delta, A, B, C, D, delta_bias, initial_state) -> None:
+    if x.ndim != 4 or 0 in x.shape:
+        raise ValueError(f"x must be (batch, length, heads, channels of a head), none empty, not {tuple(x.shape)}.")
+    batch, length, heads, width = x.shape
+    if B.ndim != 3 or B.shape[:2] != (batch, length):
+        raise ValueError(f"B must be (batch={batch}, length={length}, states), not {tuple(B.shape)}.")
+    states = B.shape[2]
+    expected = {
+        "delta": (delta, (batch, length, heads)),
+        "A": (A, (heads,)),
+        "C": (C, (batch, length, states)),
+        "D": (D, (heads,)),
+        "delta_bias": (delta_bias, (heads,)),
+        "initial_state": (initial_state, (batch, heads, width, states)),
+    }
+    for name, (tensor, shape) in expected.items():
+        if tensor is not None and tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} must have shape {shape} to go with x and B, not {tuple(tensor.shape)}.")
