@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from datamodules.emoji.labels import CATEGORIES, EMOJI_FILE, STYLES
-from datamodules.files import file_sha256
+from lightning_modules.hashing import file_sha256
 from lightning_modules.registry import Entry, Registry
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -47,20 +45,3 @@ def work_lock(path: Path) -> Iterator[None]:
         except OSError:
             pass  # no locks here: the work may be done twice, and the first to finish wins
         yield
-
-
-def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@lru_cache
-def _cached_sha256(path: Path, size: int, modified_ns: int) -> str:
-    return sha256_of(path)
-
-
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file's bytes, computed once per process while size and time of the file stay the same."""
-    status = path.stat()
-    return _cached_sha256(path, status.st_size, status.st_mtime_ns)

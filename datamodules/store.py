@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.files import sha256_of
+from lightning_modules.hashing import sha256_of
 
 FORMAT = "ablate-token-store"
 VERSION = 1

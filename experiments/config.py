@@ -25,9 +25,10 @@ from datamodules.config import DATASETS, EmojiConfig
 from experiments.errors import UserError, unknown
 from lightning_modules.config import OBJECTIVES, MaskedConfig, OptimConfig
 from lightning_modules.generators.config import GENERATORS, MaskMambaConfig
+from lightning_modules.hashing import file_sha256
 from lightning_modules.registry import Registry
 from lightning_modules.samplers.config import SAMPLERS, MaskGITConfig
-from lightning_modules.tokenizers.config import TOKENIZERS, EmojiVQConfig, file_sha256
+from lightning_modules.tokenizers.config import TOKENIZERS, EmojiVQConfig
 
 PRESETS = Path(__file__).parent / "configs"
 SECTIONS: dict[str, Registry] = {
@@ -253,10 +254,11 @@ def _resolve(config: RunConfig) -> RunConfig:
     tokenizer, generator, data = config.tokenizer, config.generator, config.data
     try:
         if weights := tokenizer.weight_file():
-            tokenizer.fingerprint = file_sha256(weights)
+            tokenizer.fingerprint = _fingerprint(weights, "tokenizer.weights")
         data.resolve()
         if config.evaluation.inception_weights:
-            config.evaluation.inception_fingerprint = file_sha256(Path(config.evaluation.inception_weights))
+            inception = Path(config.evaluation.inception_weights)
+            config.evaluation.inception_fingerprint = _fingerprint(inception, "evaluation.inception_weights")
     except FileNotFoundError as error:
         raise UserError(str(error)) from error
     for key, value, source in (
@@ -276,6 +278,12 @@ def _resolve(config: RunConfig) -> RunConfig:
             f"{config.trainer.accumulate * config.runtime.devices * config.runtime.num_nodes}."
         )
     return config
+
+
+def _fingerprint(path: Path, key: str) -> str:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} not found; name the file with {key}=FILE.")
+    return file_sha256(path)
 
 
 # --- identity ---------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
+from lightning_modules.hashing import file_sha256
 from lightning_modules.metrics import efficientnet, inception
 from lightning_modules.metrics.reference import array_sha256
 
@@ -72,18 +73,13 @@ class Extractor:
 def efficientnet_extractor() -> Extractor:
     """EfficientNet-Lite0 with its packaged ImageNet weights."""
     network = efficientnet.EfficientNetLite0Extractor(efficientnet.NAME, [efficientnet.LAYER])
-    return Extractor(efficientnet.NAME, network, _file_sha256(Path(efficientnet.weight_file())), efficientnet.RESIZE)
+    return Extractor(efficientnet.NAME, network, file_sha256(Path(efficientnet.weight_file())), efficientnet.RESIZE)
 
 
 def inception_extractor(path: Path) -> Extractor:
     """Inception-v3 with weights from a file. Raises FileNotFoundError or ValueError as `load_inception` does."""
-    sha256 = _file_sha256(path) if path.is_file() else ""
+    sha256 = file_sha256(path) if path.is_file() else ""
     return Extractor(inception.NAME, inception.load_inception(path, sha256), sha256, inception.RESIZE)
-
-
-def _file_sha256(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -58,19 +56,6 @@ class EmojiVQConfig:
     def weight_file(self) -> Path | None:
         """The file of weights, or None for random ones."""
         return EMBEDDED if self.weights == "embedded" else Path(self.weights) if self.weights else None
-
-
-@lru_cache
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file's bytes.
-
-    Raises:
-        FileNotFoundError: with the path and the way out.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"Tokenizer weights {path} not found; name a file with tokenizer.weights=FILE.")
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass
