@@ -102,16 +102,16 @@ class Cluster:
         (self.folder / "spool" / f"n{node}").mkdir(exist_ok=True)
         self._start("slurmd", "-D", "-N", f"n{node}", name=f"n{node}")
 
-    def kill(self, name: str) -> None:
-        """kill -9 a daemon: "slurmctld", "n1", ..."""
+    def end(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:
+        """End a daemon: "slurmctld", "n1", ... (A controller that is killed forgets what it has not saved yet.)"""
         daemon = self._daemons.pop(name)
-        daemon.kill()
+        daemon.send_signal(number)
         daemon.wait()
 
-    def call(self, *command: str) -> str:
-        """The output of a Slurm command."""
+    def call(self, *command: str, seconds: float = 60.0) -> str:
+        """The output of a Slurm command. Raises SubprocessError if it fails or takes longer."""
         return subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, check=True, timeout=60
+            command, env=self.environment, capture_output=True, text=True, check=True, timeout=seconds
         ).stdout
 
     def jobs(self) -> dict[str, str]:
