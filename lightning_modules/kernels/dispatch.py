@@ -9,6 +9,7 @@ from types import MappingProxyType
 import torch
 
 from lightning_modules.kernels.cpp import library as cpp
+from lightning_modules.kernels.triton import availability as triton
 
 ENVIRONMENT_VARIABLE = "ABLATE_KERNELS"
 SELECTIVE_SCAN = "selective_scan"
@@ -54,6 +55,13 @@ BACKENDS: dict[str, Backend] = {
             missing=cpp.missing,
             devices=frozenset({"cpu"}),
             dtypes=frozenset({torch.float32, torch.bfloat16}),
+        ),
+        Backend(
+            "triton",
+            frozenset({SELECTIVE_SCAN}),
+            missing=triton.missing,
+            devices=triton.devices(),
+            dtypes=frozenset({torch.float32, torch.bfloat16, torch.float16}),
         ),
         Backend("torch", frozenset(OPERATIONS)),
         Backend("reference", frozenset(OPERATIONS)),

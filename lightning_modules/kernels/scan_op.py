@@ -3,6 +3,8 @@
 Shapes: B batch, K directions, L positions, C channels, N states.
 """
 
+import functools
+import importlib
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -11,11 +13,10 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from lightning_modules.kernels import dispatch, flops
-from lightning_modules.kernels.cpp import selective_scan as cpp
-from lightning_modules.kernels.pytorch import selective_scan as pytorch
 from lightning_modules.kernels.scan_inputs import ScanInputs
 
-BACKENDS: dict[str, ModuleType] = {"cpp": cpp, "torch": pytorch}
+# Imported when first used: triton's import takes a second and is not to be had everywhere.
+_MODULES = {"cpp": "cpp", "torch": "pytorch", "triton": "triton"}
 
 _INPUTS = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias,"
@@ -35,15 +36,20 @@ selective_scan = torch.ops.ablate.selective_scan.default
 selective_scan_backward = torch.ops.ablate.selective_scan_backward.default
 
 
+@functools.cache
+def _backend(name: str) -> ModuleType:
+    return importlib.import_module(f"lightning_modules.kernels.{_MODULES[name]}.selective_scan")
+
+
 def _forward(*arguments) -> tuple[Tensor, ...]:
     inputs, (training, want_state, backend) = ScanInputs(*arguments[:_INPUT_COUNT]), arguments[_INPUT_COUNT:]
     dispatch.record(dispatch.SELECTIVE_SCAN, backend)
-    return tuple(BACKENDS[backend].forward(inputs, training=training, want_state=want_state))
+    return tuple(_backend(backend).forward(inputs, training=training, want_state=want_state))
 
 
 def _forward_fake(*arguments) -> tuple[Tensor, ...]:
     inputs, (training, want_state, backend) = ScanInputs(*arguments[:_INPUT_COUNT]), arguments[_INPUT_COUNT:]
-    ungated_shape, checkpoint_shape = BACKENDS[backend].saved_shapes(inputs, training)
+    ungated_shape, checkpoint_shape = _backend(backend).saved_shapes(inputs, training)
     return (
         inputs.u.new_empty(inputs.output_shape),
         inputs.A.new_empty(inputs.state_shape if want_state else 0),
@@ -55,7 +61,7 @@ def _forward_fake(*arguments) -> tuple[Tensor, ...]:
 def _backward(*arguments) -> list[Tensor]:
     """Gradients of ScanInputs.tensors; an empty tensor where the input is None."""
     inputs, saved, backend = ScanInputs(*arguments[:_INPUT_COUNT]), arguments[_INPUT_COUNT:-1], arguments[-1]
-    grads = BACKENDS[backend].backward(inputs, *saved)
+    grads = _backend(backend).backward(inputs, *saved)
     return [inputs.A.new_empty(0) if grad is None else grad for grad in grads]
 
 
