@@ -79,6 +79,12 @@ def test_a_sweep_runs_once_and_then_has_nothing_to_do(
     assert result["metrics"]["fd_efflite0"] == 3.0
 
 
+def test_a_dry_run_starts_nothing(make_sweep: Make, trainings: Callable, root: Path, capsys) -> None:
+    assert run(make_sweep(), dry_run=True) == 0
+    assert capsys.readouterr().out.count("would start") == 3
+    assert not trainings() and not (root / "sweeps").exists()
+
+
 def test_finding_nothing_to_do_takes_under_three_seconds_and_no_torch(make_sweep: Make) -> None:
     path = make_sweep()
     assert run(path) == 0

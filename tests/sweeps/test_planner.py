@@ -126,6 +126,18 @@ def test_requests_override_restrict_and_repeat(make_sweep: Make) -> None:
     assert plan(path, "demo", ["runtime.threads=2"]).folder == plain.folder
 
 
+def test_resources_of_sweep_site_and_command_line(make_sweep: Make, root: Path) -> None:
+    resources = {"time": "1:00:00", "gpus": 1, "partition": "theirs"}
+    path = make_sweep(axes=[WIDTH], scales={"demo": {"preset": "", "resources": resources}}, report={})
+    (root / "slurm.yaml").write_text("{partition: ours, setup: [module load cuda], account: me}")
+    found = plan(path, "demo", ["resources.account=you"]).request.resources
+    assert (found.time, found.gpus, found.partition, found.account) == ("1:00:00", 1, "ours", "you")
+    assert found.setup == ["module load cuda"]
+    (root / "slurm.yaml").write_text("{partitoin: ours}")
+    with pytest.raises(UserError, match="partitoin"):
+        plan(path)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

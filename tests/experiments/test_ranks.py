@@ -1,0 +1,66 @@
+"""Of the processes of one distributed run only the first claims and writes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.ranks import is_leader
+from experiments.store import Run
+
+LEADER = """
+import subprocess, sys, time
+from pathlib import Path
+from experiments.store import Run
+run = Run(Path(sys.argv[1]))
+with run.claim() as mine:
+    other = subprocess.Popen([sys.executable, "-c", sys.argv[2], sys.argv[1]], env={"LOCAL_RANK": "1"})
+    time.sleep(2.0)
+    run.write_result({"step": 1, "max_steps": 1, "metrics": {"by": 0}})
+sys.exit(other.wait())
+"""
+FOLLOWER = """
+import sys
+from pathlib import Path
+from experiments.store import Run
+run = Run(Path(sys.argv[1]))
+with run.claim() as mine:
+    assert mine
+    run.update(phase="train", step=99)
+    run.write_result({"step": 1, "max_steps": 1, "metrics": {"by": 1}})
+    assert not run.result_path.exists()
+assert run.is_done()
+with run.evaluation("e").claim() as mine:
+    assert not mine, "an evaluation is for one process"
+"""
+
+
+def test_other_ranks_go_along_and_write_nothing(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", LEADER, str(tmp_path), FOLLOWER], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    run = Run(tmp_path)
+    result = run.result()
+    assert result and result["metrics"] == {"by": 0}
+    assert run.attempts == 1 and run.inspect().state == "done" and run.status().step == 0
+
+
+@pytest.mark.parametrize(
+    ("variables", "leads"),
+    [
+        ({}, True),
+        ({"LOCAL_RANK": "0"}, True),
+        ({"LOCAL_RANK": "1"}, False),
+        ({"RANK": "3"}, False),
+        ({"SLURM_PROCID": "1"}, True),
+        ({"SLURM_PROCID": "1", "SLURM_STEP_ID": "0"}, False),
+    ],
+)
+def test_ranks(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], leads: bool) -> None:
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "SLURM_STEP_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert is_leader() is leads
