@@ -88,6 +88,9 @@ def main(arguments: list[str] | None = None) -> None:
     except (UserError, ValueError, FileNotFoundError) as error:
         click.echo(f"Error: {error}", err=True)
         code = 2
+    except OSError as error:
+        click.echo(f"Error: {error.filename or 'file system'}: {error.strerror or error}.", err=True)
+        code = 2
     except click.ClickException as error:
         error.show()
         code = error.exit_code

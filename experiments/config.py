@@ -194,7 +194,7 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
         if not equals or not key:
             raise UserError(f"'{word}' is not an override; write key=value, for example trainer.max_steps=500.")
         try:
-            result[key] = yaml.safe_load(value) if value[:1] in "[{" or value == "null" else value
+            result[key] = yaml.safe_load(value) if value.startswith(("[", "{")) or value == "null" else value
         except yaml.YAMLError as error:
             raise UserError(f"{key}: '{value}' is not valid YAML.") from error
     return result

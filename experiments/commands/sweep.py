@@ -54,15 +54,23 @@ def plan_command(sweep: str, overrides: tuple[str, ...], scale: str, root: str, 
 @sweep_options
 @LAUNCHER_OPTION
 @JOBS_OPTION
+@click.option("--dry-run", is_flag=True, help="Say what would be started, and start nothing.")
 @click.option("--report/--no-report", "with_report", default=True, help="Write the report when all is done.")
 def run_command(
-    sweep: str, overrides: tuple[str, ...], scale: str, root: str, launcher: str, jobs: int, with_report: bool
+    sweep: str,
+    overrides: tuple[str, ...],
+    scale: str,
+    root: str,
+    launcher: str,
+    jobs: int,
+    dry_run: bool,
+    with_report: bool,
 ) -> int:
     """Train and evaluate what SWEEP still lacks, then write its report. Finished runs are never run again."""
     from sweeps.commands import run
 
-    code = run(sweep, scale, overrides, root, launcher, jobs)
-    if with_report and launcher == "local":
+    code = run(sweep, scale, overrides, root, launcher, jobs, dry_run=dry_run)
+    if with_report and launcher == "local" and not dry_run:
         from reports.commands import report
 
         report(sweep, scale, overrides, root)
@@ -117,10 +125,18 @@ def cancel_command(sweep: str, overrides: tuple[str, ...], scale: str, root: str
 @LAUNCHER_OPTION
 @JOBS_OPTION
 @click.option("--where", multiple=True, help="Only failures like this, e.g. cause=oom.")
+@click.option("--of", "overrides", multiple=True, help="KEY=VALUE words that the sweep was run with.")
 def retry_command(
-    sweep: str, changes: tuple[str, ...], scale: str, root: str, launcher: str, jobs: int, where: tuple[str, ...]
+    sweep: str,
+    changes: tuple[str, ...],
+    scale: str,
+    root: str,
+    launcher: str,
+    jobs: int,
+    where: tuple[str, ...],
+    overrides: tuple[str, ...],
 ) -> int:
     """Run the failed cells of SWEEP again, with KEY=VALUE CHANGES if given."""
     from sweeps.commands import retry
 
-    return retry(sweep, scale, (), root, where, changes, launcher, jobs)
+    return retry(sweep, scale, overrides, root, where, changes, launcher, jobs)

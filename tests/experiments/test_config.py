@@ -163,3 +163,7 @@ def test_import_without_torch(module: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_an_empty_value_is_an_empty_text() -> None:
+    assert load_config("maskmamba/demo", ["tokenizer.weights="]).tokenizer.weights == ""
