@@ -14,7 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from experiments.config import RunConfig, evaluation_hash, training_hash
+from experiments.config import RunConfig
+from experiments.identity import evaluation_hash, training_hash
 
 PACKAGES = ("ablate", "torch", "lightning", "torch-fidelity", "mamba-ssm", "causal-conv1d", "flash-attn")
 

@@ -22,9 +22,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from datamodules.config import DATASETS
 from datamodules.emoji.datamodule import ImageEncoder
 from experiments.callbacks import Checkpoints, Heartbeat, SampleGrid, device_of, write_png
-from experiments.config import RunConfig, run_id, to_dict
+from experiments.config import RunConfig, to_dict
 from experiments.errors import UserError
 from experiments.files import atomic_path
+from experiments.identity import run_id
 from experiments.provenance import provenance
 from experiments.sampling import balanced_labels, grid_labels, image_grid, sample_images
 from experiments.store import Evaluation, Run, RunStore

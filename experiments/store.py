@@ -15,19 +15,10 @@ from typing import Any
 
 import yaml
 
-from experiments.config import (
-    EVALUATION,
-    NOT_SEMANTIC,
-    TRAINING,
-    RunConfig,
-    evaluation_id,
-    read_config,
-    run_id,
-    save_config,
-    to_dict,
-)
+from experiments.config import RunConfig, read_config, save_config, to_dict
 from experiments.errors import UserError, did_you_mean
 from experiments.files import atomic_write_text
+from experiments.identity import EVALUATION, NOT_SEMANTIC, TRAINING, evaluation_id, run_id
 from experiments.work import Work
 
 

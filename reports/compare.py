@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.config import NOT_SEMANTIC
 from experiments.files import atomic_path, atomic_write_json, atomic_write_text
+from experiments.identity import NOT_SEMANTIC
 from experiments.store import Run, RunStore
 from reports.aggregate import Row
 from reports.figures import draw

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.config import NOT_SEMANTIC
+from experiments.identity import NOT_SEMANTIC
 from reports.aggregate import Row, select
 from reports.records import Record
 

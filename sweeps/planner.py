@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
-from experiments.config import RunConfig, evaluation_id, load_config, run_id
+from experiments.config import RunConfig, load_config
 from experiments.errors import UserError
+from experiments.identity import evaluation_id, run_id
 from experiments.store import RunStore
 from sweeps import cache
 from sweeps.definition import DEFINITIONS, Choice, Sweep, load_sweep, matches

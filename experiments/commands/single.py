@@ -8,9 +8,10 @@ from pathlib import Path
 
 import click
 
-from experiments.config import RunConfig, build_config, load_config, parse_overrides, read_config, run_id, to_dict
+from experiments.config import RunConfig, build_config, load_config, parse_overrides, read_config, to_dict
 from experiments.errors import CellError, UserError
 from experiments.failures import classify
+from experiments.identity import run_id
 from experiments.store import Run, RunStore
 
 ROOT_OPTION = click.option("--root", envvar="ABLATE_ROOT", default="outputs", show_default=True, help="Output folder.")

@@ -9,21 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.config import (
-    NOT_SEMANTIC,
-    SECTIONS,
-    build_config,
-    differences,
-    evaluation_id,
-    load_config,
-    preset_names,
-    read_config,
-    run_id,
-    save_config,
-    semantic,
-    training_hash,
-)
+from experiments.config import SECTIONS, build_config, load_config, preset_names, read_config, save_config
 from experiments.errors import UserError
+from experiments.identity import NOT_SEMANTIC, differences, evaluation_id, run_id, semantic, training_hash
 from lightning_modules.registry import Registry
 
 FIXED = {"tokenizer.weights": "", "data.name": "emoji"}

@@ -109,7 +109,7 @@ def test_seeds_scales_and_restrictions(make_sweep: Make) -> None:
     assert [c.config.seed for c in small.cells] == [0, 5, 0, 5]
     assert small.cells[0].run_id != small.cells[1].run_id
     for cell in small.cells:
-        from experiments.config import evaluation_id, run_id
+        from experiments.identity import evaluation_id, run_id
 
         assert (cell.run_id, cell.eval_id) == (run_id(cell.config), evaluation_id(cell.config))
     assert count_cells(load_sweep(path), "small") == 4

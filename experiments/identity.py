@@ -1,0 +1,92 @@
+"""What identifies a run: two hashes of its resolved configuration.
+
+The *training* hash covers seed, data, tokenizer, generator, objective, optim and trainer; the *evaluation* hash adds
+sampler and evaluation, so that a sweep over guidance trains once. `runtime` is never part of either. Values that equal
+their default are left out of the hash, so that a new field with its default keeps old runs valid; a default that
+changes later is caught by comparing the stored configuration.
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from experiments.config import RunConfig
+
+TRAINING = ("seed", "data", "tokenizer", "generator", "objective", "optim", "trainer")
+EVALUATION = ("sampler", "evaluation")
+NOT_SEMANTIC = frozenset({"tokenizer.weights", "data.root", "evaluation.batch_size", "evaluation.inception_weights"})
+"""Keys that never change a result: places and sizes of batches. Files enter by their fingerprint."""
+
+
+def semantic(config: RunConfig, sections: Iterable[str] = TRAINING) -> dict[str, Any]:
+    """What identifies a run: the values of these sections that differ from their defaults, flat, by dotted key."""
+    result: dict[str, Any] = {}
+    for section in sections:
+        value = getattr(config, section)
+        if dataclasses.is_dataclass(value):
+            _collect(value, section, result)
+        else:
+            result[section] = value
+    return result
+
+
+def _collect(node: Any, prefix: str, result: dict[str, Any]) -> None:
+    default = type(node)()
+    for item in dataclasses.fields(node):
+        key, value = f"{prefix}.{item.name}", getattr(node, item.name)
+        if key in NOT_SEMANTIC:
+            continue
+        if dataclasses.is_dataclass(value):
+            _collect(value, key, result)
+        elif item.name == "name" or value != getattr(default, item.name):
+            result[key] = _canonical(value)
+
+
+def _canonical(value: Any) -> Any:
+    """Numbers that are equal hash alike (1 and 1.0), tuples like lists."""
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def training_hash(config: RunConfig) -> str:
+    """Hex sha256 of the training identity."""
+    return _digest(semantic(config, TRAINING))
+
+
+def evaluation_hash(config: RunConfig) -> str:
+    """Hex sha256 of the training and evaluation identities together."""
+    return _digest(semantic(config, TRAINING + EVALUATION))
+
+
+def run_id(config: RunConfig) -> str:
+    """Folder name of the training: generator (or tokenizer, in stage 1) and eight digits of its hash."""
+    name = config.tokenizer.name if config.objective.name == "reconstruction" else config.generator.name
+    return f"{name}-{training_hash(config)[:8]}"
+
+
+def evaluation_id(config: RunConfig) -> str:
+    """Folder name of the evaluation inside its run's folder."""
+    return evaluation_hash(config)[:8]
+
+
+def differences(left: RunConfig, right: RunConfig, sections: Iterable[str] = TRAINING) -> dict[str, tuple[Any, Any]]:
+    """Semantic keys on which two resolved configurations differ, with both values; defaults are compared too."""
+    flat = [{k: v for s in sections for k, v in _flatten(getattr(c, s), s)} for c in (left, right)]
+    keys = sorted(k for k in flat[0].keys() | flat[1].keys() if k not in NOT_SEMANTIC)
+    return {k: (flat[0].get(k), flat[1].get(k)) for k in keys if flat[0].get(k) != flat[1].get(k)}
+
+
+def _flatten(node: Any, prefix: str) -> Iterable[tuple[str, Any]]:
+    if not dataclasses.is_dataclass(node):
+        yield prefix, _canonical(node)
+        return
+    for item in dataclasses.fields(node):
+        yield from _flatten(getattr(node, item.name), f"{prefix}.{item.name}")
