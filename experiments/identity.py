@@ -4,6 +4,7 @@ The *training* hash covers seed, data, tokenizer, generator, objective, optim an
 sampler and evaluation, so that a sweep over guidance trains once. `runtime` is never part of either. Values that equal
 their default are left out of the hash, so that a new field with its default keeps old runs valid; a default that
 changes later is caught by comparing the stored configuration.
+"""
 
 from __future__ import annotations
 
