@@ -27,8 +27,7 @@ def backward(
         grad = grad * slope * (1 + y * (1 - slope))
     grad_x = _convolve(grad, weight.flip(1), None, taps - 1 - pad_left)
     padded = F.pad(wide, (0, 0, pad_left, taps - 1 - pad_left))
-    windows = padded.unfold(1, x.shape[1], 1)  # (B, k, C, L)
-    grad_weight = torch.einsum("bkcl,blc->ck", windows, grad)
+    grad_weight = torch.stack([(padded[:, tap : tap + x.shape[1]] * grad).sum((0, 1)) for tap in range(taps)], 1)
     return grad_x.to(x.dtype), grad_weight, None if bias is None else grad.sum((0, 1))
 
 

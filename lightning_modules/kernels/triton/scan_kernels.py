@@ -1,8 +1,8 @@
 """Triton kernels of the ordered selective scan. A program owns a block of channels, one direction of one batch element
 and one segment of its positions; the (channels, states) tile stays in registers.
 
-Steps beyond the last position are masked: no channel is below a limit of zero. (Combining a vector mask with a scalar one
-would say the same, but Triton's interpreter refuses that.)
+Steps beyond the last position are masked: no channel is below a limit of zero. (A vector mask combined with a scalar
+one would say the same, but Triton's interpreter refuses that.)
 
 Shapes: B batch, K directions, L positions, C channels, N states; S segments of SEGMENT positions, chunks of CHUNK.
 """
