@@ -42,6 +42,7 @@ def test_claims_can_be_named_across_tables_or_written_out() -> None:
         ({"spread": ""}, "guidance no place"),
         ({"rows": "shceme"}, "Did you mean 'scheme'"),
         ({"colums": []}, "Did you mean 'columns'"),
+        ({"columns": ["fd_eflite0"]}, "Did you mean 'fd_efflite0'"),
         ({"columns": [{"metric": "fd_efflite0", "bset": "lower"}]}, "bset"),
         ({"columns": [{"metric": "fd_efflite0", "best": "smaller"}]}, "smaller"),
         ({"columns": [{"metric": "fd_efflite0", "format": "huge"}]}, "not a number format"),
