@@ -60,13 +60,16 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        """Import and return a command; for --help a stand-in with its one line of help is enough."""
+        """Import and return a command."""
         if name not in COMMANDS:
             return None
-        if context.resilient_parsing or ("--help" in sys.argv[1:2] or len(sys.argv) == 1):
-            return click.Command(name, help=HELP[name], hidden=name in HIDDEN)
         module, _, attribute = COMMANDS[name].partition(":")
         return getattr(import_module(module), attribute)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in `ablate --help`, from `HELP`, without importing anything."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, text in HELP.items() if name not in HIDDEN])
 
     def resolve_command(self, context: click.Context, args: list[str]):
         """An unknown command is answered with the closest one."""
