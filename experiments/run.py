@@ -10,6 +10,7 @@ import logging
 import math
 import resource
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,13 @@ from lightning_modules.metrics.evaluate import evaluate_images
 from lightning_modules.tokenizers.config import TOKENIZERS
 
 log = logging.getLogger("ablate")
+EXPECTED = (
+    ".*LeafSpec.*is deprecated.*",  # Lightning's own use of PyTorch
+    ".*in eval mode at the start of training.*",  # the averaged weights
+    ".*is smaller than the logging interval.*",  # epochs mean nothing here, steps are logged
+    ".*does not have many workers.*",  # batches come out of memory maps
+)
+"""Warnings that tell a user nothing."""
 PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
@@ -92,7 +100,9 @@ def build_data(config: RunConfig, tokenizer: Any) -> L.LightningDataModule:
 
 
 def prepare_process(config: RunConfig) -> None:
-    """Threads, and Lightning's chatter down to warnings."""
+    """Threads, and Lightning's chatter down to warnings worth reading."""
+    for message in EXPECTED:
+        warnings.filterwarnings("ignore", message=message)
     if config.runtime.threads:
         torch.set_num_threads(config.runtime.threads)
     for name in ("lightning.pytorch", "lightning.fabric"):
