@@ -23,6 +23,7 @@ def report(
     root: Path | str | None = None,
     out: Path | None = None,
     as_json: bool = False,
+    keep_current: bool = False,
 ) -> Path:
     """Write a sweep's report, whatever has run so far, and print its table and where it lies.
 
@@ -30,6 +31,7 @@ def report(
         overrides: as for `ablate run`: a part of the sweep, seeds, configuration.
         out: by default reports/<sweep>-<scale> under the root, with a suffix for configuration overrides.
         as_json: print the table's rows, the claims and the paths as JSON instead.
+        keep_current: leave a report alone that is newer than every result it shows.
 
     Returns:
         The report's folder.
@@ -42,6 +44,9 @@ def report(
     started = time.perf_counter()
     subject = load_subject(sweep, scale, overrides, root)
     folder = out or subject.root / "reports" / subject.slug
+    if keep_current and is_current(subject, folder / "index.html"):
+        print(f"Its report is up to date: {folder / 'index.html'}")
+        return folder
     index = build(subject, folder)
     if as_json:
         print(json.dumps(summary(subject, index), indent=2, ensure_ascii=False))
@@ -55,6 +60,15 @@ def report(
         console.print(f"[{colour}]{verdict.judgement:>13}[/]  {_plain(verdict.claim.text)}")
     console.print(f"\nWrote {index} in {time.perf_counter() - started:.1f} s.", soft_wrap=True, highlight=False)
     return folder
+
+
+def is_current(subject: Subject, index: Path) -> bool:
+    """Whether every cell is done and the page was written after the last of their results."""
+    if not index.exists() or any(record.reason or record.run is None for record in subject.records):
+        return False
+    results = [record.run.result_path for record in subject.records if record.run]
+    results += [r.run.evaluation(r.eval_id).result_path for r in subject.records if r.run]
+    return all(path.exists() and path.stat().st_mtime < index.stat().st_mtime for path in results)
 
 
 def summary(subject: Subject, index: Path) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def run_command(
     if with_report and launcher == "local" and not dry_run:
         from reports.commands import report
 
-        report(sweep, scale, overrides, root)
+        report(sweep, scale, overrides, root, keep_current=True)
     return code
 
 

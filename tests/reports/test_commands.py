@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import reports
 from experiments.errors import UserError
 from reports import commands
 from reports.board import link_all_runs, link_board
+from reports.build import build
 from reports.compare import compare_runs
 from reports.explain import explain
 from reports.frames import to_frame
@@ -135,3 +137,15 @@ def test_looking_at_results_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_current_report_is_left_alone_until_a_result_is_newer(tmp_path: Path) -> None:
+    subject = fakes.finished(tmp_path)
+    index = build(subject, tmp_path / "out")
+    assert commands.is_current(subject, index)
+    record = subject.records[0]
+    assert record.run is not None
+    later = index.stat().st_mtime + 5
+    os.utime(record.run.evaluation(record.eval_id).result_path, (later, later))
+    assert not commands.is_current(subject, index)
+    assert not commands.is_current(subject, tmp_path / "none" / "index.html")
