@@ -12,12 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 WITHDRAWN = {"lightning": ("2.6.2", "2.6.3")}
-OPTIONAL = {
-    "mamba-ssm": 'pip install --no-build-isolation -e ".[cuda]"  (needs nvcc and a CUDA GPU)',
-    "causal-conv1d": 'pip install --no-build-isolation -e ".[cuda]"  (needs nvcc and a CUDA GPU)',
-    "flash-attn": 'pip install --no-build-isolation -e ".[cuda]"  (PyTorch has a flash kernel of its own)',
-    "transformers": 'pip install -e ".[text]"',
-}
+OPTIONAL = {"mambapy": 'pip install -e ".[bench]"  (a peer to measure the scan against)'}
 SLURM_TIMEOUT_S = 10
 
 

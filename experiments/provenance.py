@@ -17,7 +17,7 @@ from typing import Any
 from experiments.config import RunConfig
 from experiments.identity import evaluation_hash, training_hash
 
-PACKAGES = ("ablate", "torch", "lightning", "torch-fidelity", "mamba-ssm", "causal-conv1d", "flash-attn")
+PACKAGES = ("ablate", "torch", "triton", "lightning", "torch-fidelity")
 
 
 def provenance(config: RunConfig, backends: dict[str, str], started_at: float, attempts: int) -> dict[str, Any]:
