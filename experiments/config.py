@@ -91,6 +91,7 @@ class RuntimeConfig:
     threads: int = 0
     """CPU threads per process; 0 = all cores shared among the processes on this machine."""
     kernels: str = "auto"
+    """Back end to force, as ABLATE_KERNELS takes it: `cpp`, or `selective_scan=torch,depthwise_conv1d=cpp`."""
     log_every: int = 20
     val_every: int = 200
     sample_every: int = 200
@@ -249,6 +250,11 @@ def _resolve(config: RunConfig) -> RunConfig:
             config.evaluation.inception_fingerprint = _fingerprint(inception, "evaluation.inception_weights")
     except FileNotFoundError as error:
         raise UserError(str(error)) from error
+    if generator.condition == "text" or not data.num_classes:
+        raise UserError(
+            f"generator.condition={generator.condition} does not fit the data: '{data.name}' has class labels for "
+            "generators but no text features; use generator.condition=class and data.condition=class."
+        )
     for key, value, source in (
         ("vocab_size", tokenizer.vocab_size, "tokenizer"),
         ("grid_size", tokenizer.grid_size, "tokenizer"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import resource
 import time
 import warnings
@@ -103,6 +104,8 @@ def prepare_process(config: RunConfig) -> None:
     """Threads, and Lightning's chatter down to warnings worth reading."""
     for message in EXPECTED:
         warnings.filterwarnings("ignore", message=message)
+    if config.runtime.kernels != "auto":
+        os.environ["ABLATE_KERNELS"] = config.runtime.kernels
     if config.runtime.threads:
         torch.set_num_threads(config.runtime.threads)
     for name in ("lightning.pytorch", "lightning.fabric"):

@@ -78,6 +78,16 @@ def _wait_for_step(root: Path, step: int, process: subprocess.Popen) -> None:
     raise AssertionError("training did not get to the step")
 
 
+def test_kernels_are_forced_by_configuration_and_recorded(tmp_path: Path, undisturbed: Path) -> None:
+    shutil.copytree(undisturbed / "cache", tmp_path / "cache")
+    done = train(tmp_path, "runtime.kernels=torch", "trainer.max_steps=2")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((_run_folder(tmp_path) / "result.json").read_text())
+    assert set(result["provenance"]["backends"].values()) == {"torch"}
+    done = train(tmp_path, "runtime.kernels=tocrh", "trainer.max_steps=3")
+    assert done.returncode == 2 and "tocrh" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_a_damaged_checkpoint_is_one_sentence(undisturbed: Path, tmp_path: Path) -> None:
     shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
     folder = _run_folder(tmp_path)
