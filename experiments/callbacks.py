@@ -90,6 +90,7 @@ class Heartbeat(L.Callback):
         self.every = config.runtime.log_every
         self.batch_size = config.trainer.batch_size
         self.rate: float | None = None
+        self.loss: float | None = None
         self._since: tuple[float, int] | None = None
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
@@ -99,23 +100,24 @@ class Heartbeat(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
         """Heartbeat every step (the store writes at most once a second), the rest every `every` steps."""
-        step, loss = trainer.global_step, trainer.callback_metrics.get("train/loss")
+        step = trainer.global_step
         if not trainer.is_global_zero:
             return
         if (step % self.every == 0 or step == trainer.max_steps) and self._since and step > self._since[1]:
             now = time.perf_counter()
+            self.loss = float(trainer.callback_metrics["train/loss"])  # waits for the device, so not every step
             self.rate = (step - self._since[1]) / (now - self._since[0])
             self._since = (now, step)
             rate = {"train/samples_per_s": self.rate * self.batch_size}
             self._write(trainer, "train/", rate)
             for logger in trainer.loggers:
                 logger.log_metrics(rate, step)
-            log.info("step %d/%d  loss %.4f  %.2f it/s", step, trainer.max_steps, float(loss or 0), self.rate)
+            log.info("step %d/%d  loss %.4f  %.2f it/s", step, trainer.max_steps, self.loss, self.rate)
         self.run.update(
             phase="train",
             step=step,
             max_steps=int(trainer.max_steps),
-            loss=None if loss is None else float(loss),
+            loss=self.loss,
             steps_per_s=self.rate,
         )
 
