@@ -15,17 +15,20 @@ from omegaconf.errors import OmegaConfBaseException
 
 from datamodules.config import DATASETS, EmojiConfig
 from experiments.errors import UserError, unknown
+from experiments.resolve import resolve
 from lightning_modules.config import OBJECTIVES, MaskedConfig, OptimConfig
-from lightning_modules.generators.config import GENERATORS, MaskMambaConfig
-from lightning_modules.hashing import file_sha256
+from lightning_modules.generators.config import GENERATORS
+from lightning_modules.generators.configs.maskmamba import MaskMambaConfig
 from lightning_modules.registry import Registry
 from lightning_modules.samplers.config import SAMPLERS, MaskGITConfig
+from lightning_modules.text_encoders.config import TEXT_ENCODERS, NoTextEncoderConfig
 from lightning_modules.tokenizers.config import TOKENIZERS, EmojiVQConfig
 
 PRESETS = Path(__file__).parent / "configs"
 SECTIONS: dict[str, Registry] = {
     "data": DATASETS,
     "tokenizer": TOKENIZERS,
+    "text_encoder": TEXT_ENCODERS,
     "generator": GENERATORS,
     "objective": OBJECTIVES,
     "sampler": SAMPLERS,
@@ -107,6 +110,7 @@ class RunConfig:
     seed: int = 0
     data: Any = field(default_factory=EmojiConfig)
     tokenizer: Any = field(default_factory=EmojiVQConfig)
+    text_encoder: Any = field(default_factory=NoTextEncoderConfig)
     generator: Any = field(default_factory=MaskMambaConfig)
     objective: Any = field(default_factory=MaskedConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -172,7 +176,7 @@ def build_config(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = N
     except (ValueError, FileNotFoundError) as error:
         raise UserError(str(error)) from error
     assert isinstance(result, RunConfig)
-    return _resolve(result)
+    return resolve(result)
 
 
 def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
@@ -233,51 +237,6 @@ def _deep_merge(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
         else:
             result[key] = value
     return result
-
-
-# --- what follows from other values -----------------------------------------------------------------------------------
-
-
-def _resolve(config: RunConfig) -> RunConfig:
-    """Fill in fingerprints and the generator's sizes, and check that the parts fit together."""
-    tokenizer, generator, data = config.tokenizer, config.generator, config.data
-    try:
-        if weights := tokenizer.weight_file():
-            tokenizer.fingerprint = _fingerprint(weights, "tokenizer.weights")
-        data.resolve()
-        if config.evaluation.inception_weights:
-            inception = Path(config.evaluation.inception_weights)
-            config.evaluation.inception_fingerprint = _fingerprint(inception, "evaluation.inception_weights")
-    except FileNotFoundError as error:
-        raise UserError(str(error)) from error
-    if generator.condition == "text" or not data.num_classes:
-        raise UserError(
-            f"generator.condition={generator.condition} does not fit the data: '{data.name}' has class labels for "
-            "generators but no text features; use generator.condition=class and data.condition=class."
-        )
-    for key, value, source in (
-        ("vocab_size", tokenizer.vocab_size, "tokenizer"),
-        ("grid_size", tokenizer.grid_size, "tokenizer"),
-        ("num_classes", data.num_classes, "data"),
-    ):
-        if getattr(generator, key) not in (0, value):
-            raise UserError(
-                f"generator.{key}={getattr(generator, key)} does not fit the {source} "
-                f"'{getattr(config, source).name}', which has {value}; leave it at 0 to follow the {source}."
-            )
-        setattr(generator, key, value)
-    if config.trainer.batch_size % (config.trainer.accumulate * config.runtime.devices * config.runtime.num_nodes):
-        raise UserError(
-            f"trainer.batch_size={config.trainer.batch_size} must be a multiple of accumulate x devices x nodes = "
-            f"{config.trainer.accumulate * config.runtime.devices * config.runtime.num_nodes}."
-        )
-    return config
-
-
-def _fingerprint(path: Path, key: str) -> str:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} not found; name the file with {key}=FILE.")
-    return file_sha256(path)
 
 
 # --- storing ---------------------------------------------------------------------------------------------------------

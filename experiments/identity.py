@@ -16,7 +16,7 @@ from typing import Any
 
 from experiments.config import RunConfig
 
-TRAINING = ("seed", "data", "tokenizer", "generator", "objective", "optim", "trainer")
+TRAINING = ("seed", "data", "tokenizer", "text_encoder", "generator", "objective", "optim", "trainer")
 EVALUATION = ("sampler", "evaluation")
 NOT_SEMANTIC = frozenset({"tokenizer.weights", "data.root", "evaluation.batch_size", "evaluation.inception_weights"})
 """Keys that never change a result: places and sizes of batches. Files enter by their fingerprint."""
@@ -27,6 +27,8 @@ def semantic(config: RunConfig, sections: Iterable[str] = TRAINING) -> dict[str,
     result: dict[str, Any] = {}
     for section in sections:
         value = getattr(config, section)
+        if getattr(value, "name", "") == "none":  # a part that the run does without
+            continue
         if dataclasses.is_dataclass(value):
             _collect(value, section, result)
         else:

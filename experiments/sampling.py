@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.config import RunConfig
+from lightning_modules.conditions import Condition
 from lightning_modules.samplers.config import SAMPLERS
 from lightning_modules.samplers.noise import Noise
 
@@ -55,7 +56,7 @@ def sample_images(
         generator, tokenizer: on `device`; the generator is put in eval mode and back.
         seed: image i depends on (seed, i) and its label alone.
         progress: called with the number of images done, after every batch.
-        known: (L,) tokens that every image starts from, `mask_token` where one is to be drawn; None = all are.
+        known: (L,) tokens that every image keeps, `mask_token` where one is to be drawn; None = all are.
     """
     sampler = SAMPLERS.build(config.sampler)
     was_training = generator.training
@@ -77,13 +78,14 @@ def sample_images(
 
 
 def _sample_batch(
-    sampler: Any, generator: Any, tokenizer: Any, condition: Tensor, noise: Noise, known: Tensor | None
+    sampler: Any, generator: Any, tokenizer: Any, condition: Condition, noise: Noise, known: Tensor | None
 ) -> np.ndarray:
-    """labels (B,) -> images (B, H, W, 3) uint8."""
+    """Condition of B samples -> images (B, H, W, 3) uint8."""
     if known is None:
-        known = torch.full((generator.config.grid_size**2,), generator.mask_token, device=condition.device)
-    tokens = sampler(generator, condition, known.expand(len(condition), -1), noise)
-    return tokenizer.decode_uint8(tokens).cpu().numpy()
+        codes = sampler(generator, condition, noise)
+    else:
+        codes = sampler(generator, condition, noise, known.expand(len(noise.keys), -1))
+    return tokenizer.decode_uint8(codes).cpu().numpy()
 
 
 def grid_labels(classes: int, per_class: int = GRID_PER_CLASS) -> list[int]:

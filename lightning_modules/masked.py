@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.base import TrainingModule
+from lightning_modules.conditions import Condition, condition_of
 from lightning_modules.config import MaskedConfig, OptimConfig
 
 VALIDATION_SEED = 20_240_929
@@ -27,7 +28,7 @@ class MaskedModule(TrainingModule):
         self.objective = objective
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """batch: "tokens" (B, L) int64 and "label" (B,), or "text" (B, T, E) and "text_mask" (B, T) -> scalar loss."""
+        """batch: "tokens" (B, L) int64 and "label" (B,) or "text" (`TextFeatures`) -> scalar loss."""
         tokens, condition = batch["tokens"], condition_of(batch)
         count, length = tokens.shape
         ratio = mask_ratio(self.objective, count, tokens.device)
@@ -68,14 +69,9 @@ class MaskedModule(TrainingModule):
         self.log_dict({k: v.float() for k, v in metrics.items()}, prog_bar=True)
 
     @staticmethod
-    def _logits(model: Any, tokens: Tensor, masked: Tensor, condition: Any, drop: Tensor) -> Tensor:
+    def _logits(model: Any, tokens: Tensor, masked: Tensor, condition: Condition, drop: Tensor) -> Tensor:
         context = model.embed_condition(condition, drop)
         return model(tokens.masked_fill(masked, model.mask_token), context).float()
-
-
-def condition_of(batch: dict[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
-    """The condition in a batch: text features and mask where there are any, else the labels."""
-    return (batch["text"], batch["text_mask"]) if "text" in batch else batch["label"]
 
 
 def mask_ratio(

@@ -7,7 +7,6 @@ import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from experiments.config import RunConfig
 from experiments.errors import UserError
@@ -83,19 +82,5 @@ def build_facts(config: RunConfig) -> ModelFacts:
             from lightning_modules.generators.config import GENERATORS
 
             model = GENERATORS.build(config.generator).eval()
-            model(*_generator_inputs(config.generator, model))
+            model(*model.example_inputs())
     return ModelFacts(sum(p.numel() for p in model.parameters()), counter.get_total_flops())
-
-
-def _generator_inputs(config: Any, model: Any) -> tuple[Any, Any]:
-    """Tokens (1, L) and an embedded condition."""
-    import torch
-
-    tokens = torch.zeros(1, config.grid_size**2, dtype=torch.long)
-    condition: Any = torch.zeros(1, dtype=torch.long)
-    if config.condition == "text":
-        condition = (
-            torch.zeros(1, config.text_tokens, config.text_width),
-            torch.ones(1, config.text_tokens, dtype=torch.bool),
-        )
-    return tokens, model.embed_condition(condition, torch.zeros(1, dtype=torch.bool))

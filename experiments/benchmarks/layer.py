@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from experiments.benchmarks.bench import FORWARD, TRAINING, Bench
 from experiments.benchmarks.measure import interleave, machine
-from lightning_modules.generators.config import BiMambaConfig, BiMambaV2Config
+from lightning_modules.generators.configs.maskmamba import BiMambaConfig, BiMambaV2Config
 from lightning_modules.kernels import backends_used, reset_backends_used
 from lightning_modules.layers.attention import SelfAttention
 from lightning_modules.layers.bi_mamba import BiMamba

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lightning_modules.generators.config import MaskMambaConfig
+from lightning_modules.conditions import Condition, TextFeatures
+from lightning_modules.generators.configs.maskmamba import MaskMambaConfig
 from lightning_modules.layers.block import NORM_EPS
 from lightning_modules.layers.hybrid import build_layers
 
@@ -57,9 +58,9 @@ class TextCondition(nn.Module):
             nn.Linear(text_width, width, bias=False), nn.GELU(approximate="tanh"), nn.Linear(width, width, bias=False)
         )
 
-    def forward(self, text: tuple[Tensor, Tensor], drop: Tensor) -> Context:
-        """text: features (B, T, E) and mask (B, T) bool, False at padding; drop: (B,) bool."""
-        features, mask = text
+    def forward(self, text: TextFeatures, drop: Tensor) -> Context:
+        """text: of the captions; drop: (B,) bool, True where the caption is left out."""
+        features, mask, _ = text
         features = torch.where(drop[:, None, None], self.null.to(features.dtype), features)
         mask = mask | drop[:, None]
         return Context(self.project(features) * mask[..., None], mask)
@@ -108,8 +109,18 @@ class MaskMamba(nn.Module):
             if name.startswith("position_"):
                 nn.init.normal_(parameter, std=INIT_STD)
 
-    def embed_condition(self, condition: Tensor | tuple[Tensor, Tensor], drop: Tensor) -> Context:
-        """Labels (B,), or text features and mask, and who goes without (B,) -> the context of `forward`."""
+    def example_inputs(self) -> tuple[Tensor, Context]:
+        """Arguments of `forward` for one sample, to count operations with."""
+        c = self.config
+        condition: Condition = torch.zeros(1, dtype=torch.long)
+        if c.condition == "text":
+            mask = torch.ones(1, c.text_tokens, dtype=torch.bool)
+            condition = TextFeatures(torch.zeros(1, c.text_tokens, c.text_width), mask)
+        tokens = torch.zeros(1, c.grid_size**2, dtype=torch.long)
+        return tokens, self.embed_condition(condition, torch.zeros(1, dtype=torch.bool))
+
+    def embed_condition(self, condition: Condition, drop: Tensor) -> Context:
+        """Labels (B,), or text features, and who goes without (B,) -> the context of `forward`."""
         return self.condition(condition, drop)
 
     def forward(self, tokens: Tensor, context: Context) -> Tensor:

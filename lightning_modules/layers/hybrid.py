@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.generators.config import MaskMambaConfig
+from lightning_modules.generators.configs.maskmamba import MaskMambaConfig
 from lightning_modules.layers.attention import SelfAttention
 from lightning_modules.layers.bi_mamba import BiMamba
 from lightning_modules.layers.bi_mamba_v2 import BiMambaV2

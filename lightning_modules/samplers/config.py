@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from lightning_modules.registry import Entry, Registry
 
@@ -11,6 +11,8 @@ from lightning_modules.registry import Entry, Registry
 @dataclass
 class _MaskedSamplerConfig:
     """What the samplers of masked tokens share."""
+
+    objective: ClassVar[str] = "masked"
 
     steps: int = 20
     """Forward passes T (with guidance, of a doubled batch)."""

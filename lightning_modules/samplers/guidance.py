@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from lightning_modules.conditions import Condition, repeat_condition
+from lightning_modules.samplers.noise import Noise
 
 
 class MaskedGenerator(Protocol):
     """What the masked samplers need of a generator."""
 
+    config: Any
     mask_token: int
 
-    def embed_condition(self, condition, drop: Tensor): ...
+    def embed_condition(self, condition: Condition, drop: Tensor): ...
 
     def __call__(self, tokens: Tensor, context) -> Tensor: ...
 
@@ -31,13 +35,23 @@ def guidance_scale(scale: float, schedule: str, progress: float) -> float:
     raise ValueError(f"guidance schedule '{schedule}' is not one of constant, linear, cosine.")
 
 
+def starting_tokens(generator: MaskedGenerator, noise: Noise, known: Tensor | None) -> Tensor:
+    """(B, L): a copy of the known tokens, or masks throughout."""
+    if known is not None:
+        return known.clone()
+    keys = noise.keys
+    return keys.new_full((len(keys), generator.config.grid_size**2), generator.mask_token)
+
+
 class Guided:
     """A generator under a condition: tokens (B, L), s -> logits (B, L, V). The condition is embedded once."""
 
-    def __init__(self, generator: MaskedGenerator, condition, count: int, guided: bool, device: torch.device):
+    def __init__(
+        self, generator: MaskedGenerator, condition: Condition, count: int, guided: bool, device: torch.device
+    ):
         drop = torch.zeros(count, dtype=torch.bool, device=device)
         if guided:
-            condition = _repeat(condition)
+            condition = repeat_condition(condition)
             drop = torch.cat([drop, ~drop])
         self.generator = generator
         self.guided = guided
@@ -49,9 +63,3 @@ class Guided:
             return self.generator(tokens, self.context)
         conditional, unconditional = self.generator(torch.cat([tokens, tokens]), self.context).float().chunk(2)
         return torch.lerp(unconditional, conditional, scale)
-
-
-def _repeat(condition):
-    if isinstance(condition, Tensor):
-        return torch.cat([condition, condition])
-    return tuple(_repeat(part) for part in condition)

@@ -10,9 +10,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from lightning_modules.conditions import Condition
 from lightning_modules.samplers.config import HaltonConfig
 from lightning_modules.samplers.draw import draw_tokens
-from lightning_modules.samplers.guidance import Guided, MaskedGenerator, guidance_scale
+from lightning_modules.samplers.guidance import Guided, MaskedGenerator, guidance_scale, starting_tokens
 from lightning_modules.samplers.maskgit import equal_count
 from lightning_modules.samplers.noise import Noise
 from lightning_modules.samplers.schedule import masked_share
@@ -25,10 +26,12 @@ class Halton:
         self.config = config
 
     @torch.inference_mode()
-    def __call__(self, generator: MaskedGenerator, condition, tokens: Tensor, noise: Noise) -> Tensor:
+    def __call__(
+        self, generator: MaskedGenerator, condition: Condition, noise: Noise, known: Tensor | None = None
+    ) -> Tensor:
         """Fill in the masked tokens; arguments and result as for `MaskGIT`."""
         c = self.config
-        tokens = tokens.clone()
+        tokens = starting_tokens(generator, noise, known)
         count, length = tokens.shape
         order = torch.tensor(halton_order(round(length**0.5)), device=tokens.device).expand(count, -1)
         if c.roll:

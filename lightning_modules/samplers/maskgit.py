@@ -9,9 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_modules.conditions import Condition
 from lightning_modules.samplers.config import MaskGITConfig
 from lightning_modules.samplers.draw import draw_tokens
-from lightning_modules.samplers.guidance import Guided, MaskedGenerator, guidance_scale
+from lightning_modules.samplers.guidance import Guided, MaskedGenerator, guidance_scale, starting_tokens
 from lightning_modules.samplers.noise import Noise
 from lightning_modules.samplers.schedule import masked_counts
 
@@ -23,21 +24,23 @@ class MaskGIT:
         self.config = config
 
     @torch.inference_mode()
-    def __call__(self, generator: MaskedGenerator, condition, tokens: Tensor, noise: Noise) -> Tensor:
+    def __call__(
+        self, generator: MaskedGenerator, condition: Condition, noise: Noise, known: Tensor | None = None
+    ) -> Tensor:
         """Fill in the masked tokens.
 
         Args:
             generator: in eval mode.
-            condition: labels (B,), or text features (B, T, E) and mask (B, T).
-            tokens: (B, L) int64, `generator.mask_token` where a token is to be drawn; the rest is known and stays.
-                Every row has the same number of masked tokens.
+            condition: of the B samples.
             noise: the batch's randomness.
+            known: (B, L) int64, `generator.mask_token` where a token is to be drawn; the rest is known and stays.
+                Every row has the same number of masked tokens. None: all are to be drawn.
 
         Returns:
             tokens (B, L) int64, without masks.
         """
         c = self.config
-        tokens = tokens.clone()
+        tokens = starting_tokens(generator, noise, known)
         count, length = tokens.shape
         masked = equal_count(tokens == generator.mask_token)
         guided = Guided(generator, condition, count, c.guidance != 1, tokens.device)

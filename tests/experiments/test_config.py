@@ -58,8 +58,9 @@ def test_a_section_changes_its_kind_by_name() -> None:
         (["generator.vocab_size=7"], ["vocab_size=7", "tokenizer", "512"]),
         (["data.styles=[twemojy]"], ["twemojy", "twemoji"]),
         (["tokenizer.weights=/nowhere/x.safetensors"], ["/nowhere/x.safetensors", "not found"]),
-        (["generator.condition=text"], ["generator.condition=text", "no text features"]),
-        (["data.condition=caption"], ["no text features", "data.condition=class"]),
+        (["generator.condition=text"], ["generator.condition=text", "data.condition=caption"]),
+        (["data.condition=caption"], ["generator.condition=text", "data.condition=class"]),
+        (["data.condition=caption", "generator.condition=text"], ["text_encoder.name=none", "need a text encoder"]),
         (["trainer.accumulate=7"], ["batch_size=64", "multiple"]),
     ],
 )

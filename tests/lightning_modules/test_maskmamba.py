@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lightning_modules.generators.config import GENERATORS, BiMambaConfig, BiMambaV2Config, MaskMambaConfig
+from lightning_modules.conditions import TextFeatures
+from lightning_modules.generators.config import GENERATORS
+from lightning_modules.generators.configs.maskmamba import BiMambaConfig, BiMambaV2Config, MaskMambaConfig
 from lightning_modules.generators.maskmamba import MaskMamba
 from lightning_modules.layers.bi_mamba_v2 import BiMambaV2
 from lightning_modules.layers.hybrid import matched_depth
@@ -168,11 +170,11 @@ def test_text_condition_masks_padding_and_learns_its_null() -> None:
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.bool)
     drop = torch.tensor([False, True])
     tokens = torch.zeros(2, 16, dtype=torch.int64)
-    base = model(tokens, model.embed_condition((features, mask), drop))
+    base = model(tokens, model.embed_condition(TextFeatures(features, mask), drop))
     noisy = features.clone()
     noisy[0, 3:] = 9.0  # padding
     noisy[1] = 9.0  # a dropped caption
-    assert torch.equal(base, model(tokens, model.embed_condition((noisy, mask), drop)))
+    assert torch.equal(base, model(tokens, model.embed_condition(TextFeatures(noisy, mask), drop)))
     base[1].sum().backward()
     assert model.condition.null.grad.abs().sum() > 0
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from lightning_modules.generators.config import MaskMambaConfig
+from lightning_modules.generators.configs.maskmamba import MaskMambaConfig
 from lightning_modules.generators.maskmamba import MaskMamba
 from lightning_modules.samplers.config import SAMPLERS, HaltonConfig, MaskGITConfig
 from lightning_modules.samplers.draw import draw_tokens, filter_logits
@@ -31,9 +31,7 @@ def generator() -> MaskMamba:
 
 def _sample(generator: MaskMamba, config, seed: int = 0, indices=range(6), tokens=None) -> torch.Tensor:
     labels = torch.tensor([i % 3 for i in indices])
-    if tokens is None:
-        tokens = torch.full((len(labels), 16), generator.mask_token)
-    return SAMPLERS.build(config)(generator, labels, tokens, Noise(seed, torch.tensor(list(indices))))
+    return SAMPLERS.build(config)(generator, labels, Noise(seed, torch.tensor(list(indices))), tokens)
 
 
 # The published step sizes of MaskGIT's cosine schedule for 256 tokens.

@@ -1,0 +1,101 @@
+"""What follows from other values of a configuration: fingerprints of files, sizes that one part gives another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments.errors import UserError
+from lightning_modules.hashing import file_sha256
+
+if TYPE_CHECKING:
+    from experiments.config import RunConfig
+
+SIZES = {
+    "tokenizer": ("vocab_size", "grid_size", "latent_channels"),
+    "data": ("num_classes",),
+    "text_encoder": ("text_tokens", "text_width", "pooled_width"),
+}
+"""Sizes of the generator that follow from another part; 0 in the generator means "as that part has it"."""
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """Fill in fingerprints and the generator's sizes, and check that the parts fit together.
+
+    Raises:
+        UserError: a file that is not there, or parts that do not fit.
+    """
+    try:
+        if weights := config.tokenizer.weight_file():
+            config.tokenizer.fingerprint = _fingerprint(weights, "tokenizer.weights")
+        config.data.resolve()
+        config.text_encoder.resolve()
+        if config.evaluation.inception_weights:
+            inception = Path(config.evaluation.inception_weights)
+            config.evaluation.inception_fingerprint = _fingerprint(inception, "evaluation.inception_weights")
+    except FileNotFoundError as error:
+        raise UserError(str(error)) from error
+    if config.objective.name != "reconstruction":
+        _check_objective(config)
+    _check_condition(config)
+    for section, keys in SIZES.items():
+        for key in keys:
+            _pass_on(config, section, key)
+    processes = config.runtime.devices * config.runtime.num_nodes
+    if config.trainer.batch_size % (config.trainer.accumulate * processes):
+        raise UserError(
+            f"trainer.batch_size={config.trainer.batch_size} must be a multiple of accumulate x devices x nodes = "
+            f"{config.trainer.accumulate * processes}."
+        )
+    return config
+
+
+def _check_objective(config: RunConfig) -> None:
+    """The generator and the sampler must be made for the objective."""
+    for section in ("generator", "sampler"):
+        part = getattr(config, section)
+        if part.objective != config.objective.name:
+            raise UserError(
+                f"{section}.name={part.name} is made for objective.name={part.objective}, not for "
+                f"{config.objective.name}; set {section}.name and objective.name to parts that belong together."
+            )
+
+
+def _check_condition(config: RunConfig) -> None:
+    """Labels or captions: data, text encoder and generator must agree."""
+    asked, given = config.generator.condition, "class" if config.data.num_classes else "text"
+    if asked != given:
+        data = {"class": "class", "text": "caption"}
+        raise UserError(
+            f"generator.condition={asked} does not fit the data: '{config.data.name}' gives "
+            f"{'class labels' if given == 'class' else 'captions'}; set generator.condition={given} or "
+            f"data.condition={data[asked]}."
+        )
+    if (asked == "text") != (config.text_encoder.name != "none"):
+        raise UserError(
+            f"generator.condition={asked} does not go with text_encoder.name={config.text_encoder.name}: captions "
+            "need a text encoder, class labels need text_encoder.name=none."
+        )
+
+
+def _pass_on(config: RunConfig, section: str, key: str) -> None:
+    """Set `generator.key` from a part that has it, or check that it is what the part has."""
+    part, generator = getattr(config, section), config.generator
+    if not hasattr(generator, key):
+        return
+    own, value = getattr(generator, key), getattr(part, key, 0)
+    if value and own not in (0, value):
+        raise UserError(
+            f"generator.{key}={own} does not fit the {section} '{part.name}', which has {value}; "
+            f"leave it at 0 to follow the {section}."
+        )
+    if not own and value:
+        setattr(generator, key, value)
+    if not value and section == "tokenizer":
+        raise UserError(f"generator.name={generator.name} needs a tokenizer with {key}; '{part.name}' has none.")
+
+
+def _fingerprint(path: Path, key: str) -> str:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} not found; name the file with {key}=FILE.")
+    return file_sha256(path)

@@ -1,0 +1,1 @@
+"""One torch-free configuration file per generator."""
