@@ -7,63 +7,18 @@ Shapes: B batch, L image tokens, T condition tokens (class: 1), C width, V vocab
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lightning_modules.conditions import Condition, TextFeatures
+from lightning_modules.conditions import Condition
 from lightning_modules.generators.configs.maskmamba import MaskMambaConfig
 from lightning_modules.layers.block import NORM_EPS
+from lightning_modules.layers.condition import Context, condition_tokens, example_condition
 from lightning_modules.layers.hybrid import build_layers
 
 INIT_STD = 0.02
-
-
-class Context(NamedTuple):
-    """An embedded condition, computed once and used in every sampling step."""
-
-    embedding: Tensor  # (B, T, C)
-    mask: Tensor | None  # (B, T) bool, False at padding; None: no padding
-
-
-class ClassCondition(nn.Module):
-    """Class labels -> one token; the last row of the table is the null class."""
-
-    tokens = 1
-
-    def __init__(self, num_classes: int, width: int):
-        super().__init__()
-        self.num_classes = num_classes
-        self.table = nn.Embedding(num_classes + 1, width)
-
-    def forward(self, labels: Tensor, drop: Tensor) -> Context:
-        """labels: (B,) int64; drop: (B,) bool, True where the condition is left out."""
-        return Context(self.table(torch.where(drop, self.num_classes, labels))[:, None], None)
-
-
-class TextCondition(nn.Module):
-    """Features of a frozen text encoder -> T tokens: Linear, GELU, Linear; one learned null caption.
-
-    Padding is zero after the projection, since an SSM cannot skip it, and masked as a key in attention.
-    """
-
-    def __init__(self, tokens: int, text_width: int, width: int):
-        super().__init__()
-        self.tokens = tokens
-        self.null = nn.Parameter(torch.randn(tokens, text_width) * text_width**-0.5)
-        self.project = nn.Sequential(
-            nn.Linear(text_width, width, bias=False), nn.GELU(approximate="tanh"), nn.Linear(width, width, bias=False)
-        )
-
-    def forward(self, text: TextFeatures, drop: Tensor) -> Context:
-        """text: of the captions; drop: (B,) bool, True where the caption is left out."""
-        features, mask, _ = text
-        features = torch.where(drop[:, None, None], self.null.to(features.dtype), features)
-        mask = mask | drop[:, None]
-        return Context(self.project(features) * mask[..., None], mask)
 
 
 class MaskMamba(nn.Module):
@@ -75,11 +30,7 @@ class MaskMamba(nn.Module):
         length, width = config.grid_size**2, config.width
         self.mask_token = config.vocab_size  # the extra row of the token table
         self.token_embedding = nn.Embedding(config.vocab_size + 1, width)
-        self.condition: ClassCondition | TextCondition = (
-            ClassCondition(config.num_classes, width)
-            if config.condition == "class"
-            else TextCondition(config.text_tokens, config.text_width, width)
-        )
+        self.condition = condition_tokens(config)
         count = self.condition.tokens
         self.start = {"head": 0, "middle": length // 2, "tail": length}[config.condition_position]
         if config.position_tables == "separate":
@@ -111,12 +62,8 @@ class MaskMamba(nn.Module):
 
     def example_inputs(self) -> tuple[Tensor, Context]:
         """Arguments of `forward` for one sample, to count operations with."""
-        c = self.config
-        condition: Condition = torch.zeros(1, dtype=torch.long)
-        if c.condition == "text":
-            mask = torch.ones(1, c.text_tokens, dtype=torch.bool)
-            condition = TextFeatures(torch.zeros(1, c.text_tokens, c.text_width), mask)
-        tokens = torch.zeros(1, c.grid_size**2, dtype=torch.long)
+        tokens = torch.zeros(1, self.config.grid_size**2, dtype=torch.long)
+        condition = example_condition(self.config)
         return tokens, self.embed_condition(condition, torch.zeros(1, dtype=torch.bool))
 
     def embed_condition(self, condition: Condition, drop: Tensor) -> Context:
