@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_modules.kernels import conv_op, dispatch
 from lightning_modules.kernels.cpp.depthwise_conv import MAX_TAPS
 from lightning_modules.kernels.reference import depthwise_conv as reference
+from lightning_modules.kernels.stock import depthwise_conv as stock
 
 Padding = Literal["same", "causal", "anticausal"]
 
@@ -35,14 +36,25 @@ def depthwise_conv1d(
     pad_left = _pad_left(padding, weight.shape[1])
     x = x.to(dispatch.autocast_dtype(x.device.type) or x.dtype)
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    excluded = {"cpp": f"it takes up to {MAX_TAPS} taps, not {weight.shape[1]}"} if weight.shape[1] > MAX_TAPS else {}
-    name = dispatch.choose(dispatch.DEPTHWISE_CONV1D, backend, x.device, x.dtype, excluded)
+    name = dispatch.choose(dispatch.DEPTHWISE_CONV1D, backend, x.device, x.dtype, _excluded(*weight.shape, pad_left))
     bias = None if bias is None else bias.to(wide)
     weight, silu = weight.to(wide), activation == "silu"
     if name == "reference":
         dispatch.record(dispatch.DEPTHWISE_CONV1D, name)
         return reference.depthwise_conv1d(x, weight, bias, pad_left, silu).to(x.dtype)
+    if name == "causal_conv1d":
+        dispatch.record(dispatch.DEPTHWISE_CONV1D, name)
+        return stock.depthwise_conv1d(x, weight, bias, silu)
     return conv_op.depthwise_conv1d(x, weight, bias, pad_left, silu, name)
+
+
+def _excluded(channels: int, taps: int, pad_left: int) -> dict[str, str]:
+    """Back ends that have no such kernel -> the reason."""
+    reasons = {
+        "cpp": f"it takes up to {MAX_TAPS} taps, not {taps}" if taps > MAX_TAPS else None,
+        "causal_conv1d": stock.unfit(channels, taps, pad_left),
+    }
+    return {name: reason for name, reason in reasons.items() if reason}
 
 
 def _pad_left(padding: str, taps: int) -> int:

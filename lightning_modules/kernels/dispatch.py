@@ -9,6 +9,7 @@ from types import MappingProxyType
 import torch
 
 from lightning_modules.kernels.cpp import library as cpp
+from lightning_modules.kernels.stock import availability as stock
 from lightning_modules.kernels.triton import availability as triton
 
 ENVIRONMENT_VARIABLE = "ABLATE_KERNELS"
@@ -55,6 +56,21 @@ BACKENDS: dict[str, Backend] = {
             missing=cpp.missing,
             devices=frozenset({"cpu"}),
             dtypes=frozenset({torch.float32, torch.bfloat16}),
+        ),
+        # Ahead of the suite's own GPU kernels: who installs the packages wants them to run.
+        Backend(
+            "mamba_ssm",
+            frozenset({SELECTIVE_SCAN, SSD}),
+            missing=stock.scan_missing,
+            devices=frozenset({"cuda"}),
+            dtypes=frozenset({torch.float32, torch.bfloat16, torch.float16}),
+        ),
+        Backend(
+            "causal_conv1d",
+            frozenset({DEPTHWISE_CONV1D}),
+            missing=stock.conv_missing,
+            devices=frozenset({"cuda"}),
+            dtypes=frozenset({torch.float32, torch.bfloat16, torch.float16}),
         ),
         Backend(
             "triton",

@@ -12,8 +12,11 @@ from torch import Tensor
 from lightning_modules.kernels import dispatch, scan_op
 from lightning_modules.kernels.reference import selective_scan as reference
 from lightning_modules.kernels.scan_inputs import ScanInputs
+from lightning_modules.kernels.stock import selective_scan as stock
 
 Direction = Literal["forward", "reverse"]
+DIRECT = {"reference": reference.selective_scan, "mamba_ssm": stock.selective_scan}
+"""Back ends that bring their own derivatives; the others run behind one operator."""
 
 
 def selective_scan(
@@ -61,12 +64,13 @@ def selective_scan(
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     u, delta, B, C, z = (None if t is None else t.to(dtype) for t in (u, delta, B, C, z))
     A, D, delta_bias, initial_state = (None if t is None else t.to(wide) for t in (A, D, delta_bias, initial_state))
-    name = dispatch.choose(dispatch.SELECTIVE_SCAN, backend, u.device, dtype)
+    excluded = {} if initial_state is None else {"mamba_ssm": "it always starts from a zero state"}
+    name = dispatch.choose(dispatch.SELECTIVE_SCAN, backend, u.device, dtype, excluded)
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     training = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    if name == "reference":
+    if name in DIRECT:
         dispatch.record(dispatch.SELECTIVE_SCAN, name)
-        y, state = reference.selective_scan(ScanInputs(*tensors, order, reverse, softplus, merge == "stack"))
+        y, state = DIRECT[name](ScanInputs(*tensors, order, reverse, softplus, merge == "stack"))
         return (y.to(dtype), state) if return_final_state else y.to(dtype)
     y, state, _, _ = scan_op.selective_scan(
         *tensors, order, reverse, softplus, merge == "stack", training, return_final_state, name

@@ -12,8 +12,9 @@ from lightning_modules.kernels import dispatch
 from lightning_modules.kernels.pytorch import ssd as pytorch
 from lightning_modules.kernels.reference import ssd as reference
 from lightning_modules.kernels.reference.selective_scan import softplus as stable_softplus
+from lightning_modules.kernels.stock import ssd as stock
 
-BACKENDS = {"torch": pytorch.ssd, "reference": reference.ssd}
+BACKENDS = {"mamba_ssm": stock.ssd, "torch": pytorch.ssd, "reference": reference.ssd}
 
 
 def ssd(
@@ -47,9 +48,9 @@ def ssd(
     name = dispatch.choose(dispatch.SSD, backend, x.device, dtype)
     dispatch.record(dispatch.SSD, name)
     with torch.autocast(x.device.type, enabled=False):
-        x, delta, A, B, C, D, bias, state = (
-            None if t is None else t.to(wide) for t in (x, delta, A, B, C, D, delta_bias, initial_state)
-        )
+        narrow = dtype if name == "mamba_ssm" else wide  # its matrix products run on tensor cores
+        x, B, C = (t.to(narrow) for t in (x, B, C))
+        delta, A, D, bias, state = (None if t is None else t.to(wide) for t in (delta, A, D, delta_bias, initial_state))
         dt = delta if bias is None else delta + bias
         dt = stable_softplus(dt) if softplus else dt
         if direction == "reverse":
