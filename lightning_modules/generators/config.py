@@ -6,10 +6,15 @@ A configuration holds what a paper calls the architecture. Sizes that follow fro
 
 from __future__ import annotations
 
+from lightning_modules.generators.configs.aim import AiMConfig
+from lightning_modules.generators.configs.llamagen import LlamaGenConfig
 from lightning_modules.generators.configs.maskmamba import MaskMambaConfig
 from lightning_modules.registry import Entry, Registry
 
 GENERATORS = Registry(
     "generator",
-    {"maskmamba": Entry(MaskMambaConfig, "lightning_modules.generators.maskmamba:MaskMamba")},
+    {
+        "maskmamba": Entry(MaskMambaConfig, "lightning_modules.generators.maskmamba:MaskMamba"),
+        "aim": Entry(AiMConfig, "lightning_modules.generators.aim:AiM"),
+    },
 )

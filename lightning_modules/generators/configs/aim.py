@@ -1,0 +1,92 @@
+"""AiM's configuration. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+
+@dataclass
+class Mamba2Config:
+    """The mixer `mamba2` (arXiv 2405.21060, section 7), with the defaults of its reference implementation."""
+
+    d_state: int = 128
+    """SSM states N per channel, shared by all heads."""
+    d_conv: int = 4
+    """Kernel length of the causal depthwise convolution over x, B and C."""
+    expand: int = 2
+    """Inner width over the model width."""
+    head_width: int = 64
+    """Channels P of a head; decay and step size are one number per head."""
+
+    def __post_init__(self) -> None:
+        if min(self.d_state, self.d_conv - 1, self.expand, self.head_width) < 1:
+            raise ValueError(
+                f"mamba2: d_state={self.d_state}, expand={self.expand} and head_width={self.head_width} must be at "
+                f"least 1, d_conv={self.d_conv} at least 2."
+            )
+
+    def heads(self, width: int) -> int:
+        """Heads of a mixer of this model width. Raises ValueError where they do not come out even."""
+        if width * self.expand % self.head_width:
+            raise ValueError(
+                f"mamba2.head_width={self.head_width} does not divide the inner width {width} x {self.expand}."
+            )
+        return width * self.expand // self.head_width
+
+
+@dataclass
+class AiMConfig:
+    """AiM (arXiv 2408.12245): autoregressive image tokens through Mamba-2 layers with adaptive layer norm."""
+
+    objective: ClassVar[str] = "autoregressive"
+    name: str = "aim"
+    vocab_size: int = 0
+    grid_size: int = 0
+    """Side of the token grid; L = grid_size ** 2, in raster order."""
+    width: int = 768
+    depth: int = 24
+    mamba2: Mamba2Config = field(default_factory=Mamba2Config)
+    adaln: Literal["none", "single", "group", "per_layer"] = "group"
+    """Who computes the layers' shift, scale and gate from the condition: nobody, one projection for all layers, one for
+    each of `adaln_groups` groups (all plus a table per layer), or every layer its own projection (no tables)."""
+    adaln_groups: int = 4
+    """G of adaln=group; it need not divide the depth."""
+    adaln_layout: Literal["interleaved", "contiguous"] = "interleaved"
+    """Layer i belongs to group i mod G, as in the published code, or to the group of its depth, i G / depth."""
+    adaln_init: Literal["zero", "random"] = "zero"
+    """Zero: every layer starts as the identity (published for per_layer). Random: small gates (published for group)."""
+    final_adaln: bool = True
+    """Shift and scale in front of the output projection; the published `adaln=none` keeps it."""
+    position_embedding: bool = True
+    """Learned positions on the image tokens; the condition has none."""
+    condition: Literal["class", "text"] = "class"
+    """Class: its embedding is the start token and the input of the adaLN. Text: the caption's projected features are a
+    prefix, their mean is the input of the adaLN."""
+    num_classes: int = 0
+    """Classes of the data set; 0 = take them from the data."""
+    text_tokens: int = 0
+    """Tokens of a caption; 0 = take them from the text encoder."""
+    text_width: int = 0
+    """Width of a caption's features; 0 = take it from the text encoder."""
+    dropout: float = 0.0
+    """On the embeddings and on every mixer's output."""
+    tied_head: bool = True
+    """The output projection is the token table."""
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.depth < 1:
+            raise ValueError(f"generator.width={self.width} and generator.depth={self.depth} must be at least 1.")
+        self.mamba2.heads(self.width)
+        if not 1 <= self.groups <= self.depth:
+            raise ValueError(
+                f"generator.adaln_groups={self.adaln_groups} must lie in 1 .. {self.depth}, the number of layers."
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"generator.dropout={self.dropout} must be in [0, 1).")
+
+    @property
+    def groups(self) -> int:
+        """Projections that the layers share: G, whatever the kind of adaLN."""
+        return {"group": self.adaln_groups, "per_layer": self.depth}.get(self.adaln, 1)
