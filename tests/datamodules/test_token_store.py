@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from datamodules import store as store_module
-from datamodules.store import FILES, TokenStore, write_store
+from datamodules import store_writer
+from datamodules.store import TokenStore, write_store
+from datamodules.store_format import FILES
 
 CAPTIONS = ["grinning face", "", "Åland 🇦🇽 flag", "two\nlines", "x" * 3000]
 
@@ -130,7 +132,7 @@ def test_arrays_that_do_not_fit_are_not_written(tmp_path, changes):
 
 
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module, "sha256_of", lambda path: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(store_writer, "sha256_of", lambda path: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         make(tmp_path / "store")
     assert not list(tmp_path.iterdir())
