@@ -16,5 +16,6 @@ GENERATORS = Registry(
     {
         "maskmamba": Entry(MaskMambaConfig, "lightning_modules.generators.maskmamba:MaskMamba"),
         "aim": Entry(AiMConfig, "lightning_modules.generators.aim:AiM"),
+        "llamagen": Entry(LlamaGenConfig, "lightning_modules.generators.llamagen:LlamaGen"),
     },
 )

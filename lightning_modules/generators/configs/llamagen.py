@@ -1,0 +1,59 @@
+"""LlamaGen's configuration. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+
+@dataclass
+class LlamaGenConfig:
+    """LlamaGen (arXiv 2406.06525): the autoregressive Transformer that AiM is compared with."""
+
+    objective: ClassVar[str] = "autoregressive"
+    name: str = "llamagen"
+    vocab_size: int = 0
+    grid_size: int = 0
+    """Side of the token grid; L = grid_size ** 2, in raster order."""
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_multiple: int = 256
+    """The SwiGLU's hidden width is 8/3 of the width, rounded up to a multiple of this."""
+    rope_base: float = 10_000.0
+    """Base of the 2-D rotary embedding: half of a head turns with the row, half with the column."""
+    prefix_rotation: Literal["identity", "zero"] = "identity"
+    """What the rotary embedding does to the condition tokens: leave them alone, or multiply their queries and keys by
+    zero, so that they attend and are attended to evenly (the published code)."""
+    condition: Literal["class", "text"] = "class"
+    """A class embedding, or a caption's projected features, in front of the image tokens."""
+    num_classes: int = 0
+    """Classes of the data set; 0 = take them from the data."""
+    text_tokens: int = 0
+    """Tokens of a caption; 0 = take them from the text encoder."""
+    text_width: int = 0
+    """Width of a caption's features; 0 = take it from the text encoder."""
+    dropout: float = 0.1
+    """On the embeddings and on the output of every attention and MLP."""
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.depth, self.heads, self.mlp_multiple) < 1:
+            raise ValueError(
+                f"generator.width={self.width}, depth={self.depth}, heads={self.heads} and "
+                f"mlp_multiple={self.mlp_multiple} must be at least 1."
+            )
+        if self.width % (4 * self.heads):
+            raise ValueError(
+                f"generator.width={self.width} is not a multiple of 4 x generator.heads={4 * self.heads}: the 2-D "
+                "rotary embedding cuts every head into pairs for the row and pairs for the column."
+            )
+        if self.rope_base <= 0:
+            raise ValueError(f"generator.rope_base={self.rope_base} must be positive.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"generator.dropout={self.dropout} must be in [0, 1).")
+
+    @property
+    def mlp_width(self) -> int:
+        """Hidden width of the SwiGLU."""
+        return -(-int(8 * self.width / 3) // self.mlp_multiple) * self.mlp_multiple

@@ -1,0 +1,209 @@
+"""LlamaGen: image tokens one after the other through a Llama-style Transformer (arXiv 2406.06525).
+
+The sequence is condition, t_0 .. t_{L-2}; its last L positions predict t_0 .. t_{L-1}. Pre-norm RMSNorm, SwiGLU, 2-D
+rotary positions, no biases, own output projection.
+
+Shapes: B batch, L image tokens, T condition tokens (class: 1), S = T + L - 1 positions, C width, H heads of width E,
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lightning_modules.conditions import Condition
+from lightning_modules.generators.configs.llamagen import LlamaGenConfig
+from lightning_modules.kernels.dispatch import autocast_dtype
+from lightning_modules.layers.attention import attend
+from lightning_modules.layers.condition import Context, condition_tokens, example_condition
+from lightning_modules.layers.rotary import rotate, rotation_table
+
+INIT_STD = 0.02
+NORM_EPS = 1e-5
+
+
+@dataclass
+class KVCache:
+    """Keys and values of the positions so far, one pair per layer. All tensors keep their place while decoding."""
+
+    keys: list[Tensor]  # depth x (B, H, S, E)
+    values: list[Tensor]
+    cursor: Tensor  # (1,) int64: the position that is written next
+    visible: Tensor  # (B, 1, 1, S) bool: positions written so far, padding left out
+
+
+class CausalAttention(nn.Module):
+    """Multi-head attention of every position to itself and those before, with rotary positions; (B, S, C) -> same."""
+
+    def __init__(self, config: LlamaGenConfig):
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
+        self.out_proj = nn.Linear(config.width, config.width, bias=False)
+
+    def forward(self, x: Tensor, rotation: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """rotation: (S, E/2, 2); mask: (B, 1, S, S) bool, None: causal -> output, keys and values (B, H, S, E)."""
+        q, k, v = self._project(x, rotation)
+        return self._join(attend(q, k, v, mask, causal=mask is None)), k, v
+
+    def step(self, x: Tensor, rotation: Tensor, cache: KVCache, layer: int) -> Tensor:
+        """One position more, x: (B, 1, C); the caller has made it visible."""
+        q, k, v = self._project(x, rotation)
+        keys, values = cache.keys[layer], cache.values[layer]
+        keys.index_copy_(2, cache.cursor, k.to(keys.dtype))
+        values.index_copy_(2, cache.cursor, v.to(values.dtype))
+        return self._join(attend(q.to(keys.dtype), keys, values, cache.visible))
+
+    def _project(self, x: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return rotate(q, rotation), rotate(k, rotation), v
+
+    def _join(self, y: Tensor) -> Tensor:
+        return self.out_proj(y.transpose(1, 2).flatten(2))
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate) * up), arXiv 2002.05202; gate and up from one product. (B, S, C) -> (B, S, C)."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+class Layer(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)); dropout on both."""
+
+    def __init__(self, config: LlamaGenConfig):
+        super().__init__()
+        self.norm = nn.RMSNorm(config.width, eps=NORM_EPS)
+        self.attention = CausalAttention(config)
+        self.mlp_norm = nn.RMSNorm(config.width, eps=NORM_EPS)
+        self.mlp = SwiGLU(config.width, config.mlp_width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, rotation: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """As `CausalAttention.forward`."""
+        h, k, v = self.attention(self.norm(x), rotation, mask)
+        x = x + self.dropout(h)
+        return x + self.dropout(self.mlp(self.mlp_norm(x))), k, v
+
+    def step(self, x: Tensor, rotation: Tensor, cache: KVCache, layer: int) -> Tensor:
+        """As `CausalAttention.step`."""
+        x = x + self.attention.step(self.norm(x), rotation, cache, layer)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class LlamaGen(nn.Module):
+    """(tokens, context) -> logits, all at once in training, token by token with a KV cache in sampling."""
+
+    rotation: Tensor
+
+    def __init__(self, config: LlamaGenConfig):
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.width)
+        self.condition = condition_tokens(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.depth))
+        self.norm = nn.RMSNorm(config.width, eps=NORM_EPS)
+        self.head = nn.Linear(config.width, config.vocab_size, bias=False)
+        table = rotation_table(
+            config.grid_size,
+            config.width // config.heads,
+            config.rope_base,
+            prefix=self.condition.tokens,
+            prefix_rotation=config.prefix_rotation,
+        )
+        self.register_buffer("rotation", table, persistent=False)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Linear layers and tables normal(0, 0.02), the output projection zero: the first loss is ln V."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=INIT_STD)
+        nn.init.zeros_(self.head.weight)
+
+    def example_inputs(self) -> tuple[Tensor, Context]:
+        """Arguments of `forward` for one sample, to count operations with."""
+        tokens = torch.zeros(1, self.config.grid_size**2, dtype=torch.long)
+        return tokens, self.embed_condition(example_condition(self.config), torch.zeros(1, dtype=torch.bool))
+
+    def embed_condition(self, condition: Condition, drop: Tensor) -> Context:
+        """Labels (B,), or text features, and who goes without (B,) -> the context of `forward` and `start`."""
+        return self.condition(condition, drop)
+
+    def forward(self, tokens: Tensor, context: Context) -> Tensor:
+        """tokens: (B, L) int64 -> logits (B, L, V): row i predicts token i from the condition and the tokens before."""
+        x = torch.cat([context.embedding, self.token_embedding(tokens[:, :-1])], dim=1)
+        mask, rotation = caption_mask(context, x.shape[1]), self.rotation[: x.shape[1]]
+        x = self.dropout(x)
+        for layer in self.layers:
+            if self.config.gradient_checkpointing and self.training:
+                x, _, _ = checkpoint(layer, x, rotation, mask, use_reentrant=False)
+            else:
+                x, _, _ = layer(x, rotation, mask)
+        return self.head(self.norm(x[:, context.embedding.shape[1] - 1 :]))
+
+    def start(self, context: Context, length: int, batch: int) -> tuple[KVCache, Tensor]:
+        """Allocate the cache for `length` tokens of `batch` samples and run the condition through the layers.
+
+        Returns the cache and the logits (B, V) of token 0.
+        """
+        prefix = context.embedding.shape[1]
+        cache = self._empty_cache(context, prefix + length - 1, batch)
+        x, mask = context.embedding, caption_mask(context, prefix)
+        for index, layer in enumerate(self.layers):
+            x, k, v = layer(x, self.rotation[:prefix], mask)
+            cache.keys[index][:, :, :prefix] = k
+            cache.values[index][:, :, :prefix] = v
+        return cache, self.head(self.norm(x[:, -1]))
+
+    def step(self, tokens: Tensor, state: KVCache, position: int | Tensor) -> Tensor:
+        """tokens: (B,) int64 at `position` of the grid -> logits (B, V) of the next token; the cache grows in place.
+
+        position: a number, or one on the device, int64 (1,), that a captured CUDA graph reads anew at every replay.
+        """
+        x = self.token_embedding(tokens)[:, None]
+        state.visible.index_fill_(-1, state.cursor, True)
+        turn = self.rotation[self.condition.tokens + position].reshape(1, -1, 2)
+        for index, layer in enumerate(self.layers):
+            x = layer.step(x, turn, state, index)
+        state.cursor += 1
+        return self.head(self.norm(x[:, 0]))
+
+    def _empty_cache(self, context: Context, positions: int, batch: int) -> KVCache:
+        weight, prefix = self.head.weight, context.embedding.shape[1]
+        shape = (batch, self.config.heads, positions, self.config.width // self.config.heads)
+        dtype = autocast_dtype(weight.device.type) or weight.dtype
+        visible = torch.zeros(batch, 1, 1, positions, dtype=torch.bool, device=weight.device)
+        visible[..., :prefix] = True if context.mask is None else context.mask[:, None, None]
+        return KVCache(
+            keys=[weight.new_zeros(shape, dtype=dtype) for _ in self.layers],
+            values=[weight.new_zeros(shape, dtype=dtype) for _ in self.layers],
+            cursor=torch.tensor([prefix], device=weight.device),
+            visible=visible,
+        )
+
+
+def caption_mask(context: Context, positions: int) -> Tensor | None:
+    """(B, 1, S, S): True where a query (row) sees a key (column); None: plainly causal, nothing is padded.
+
+    A padded position still sees itself, so that no row is empty; image tokens do not see it.
+    """
+    if context.mask is None:
+        return None
+    causal = torch.ones(positions, positions, dtype=torch.bool, device=context.mask.device).tril()
+    keys = F.pad(context.mask, (0, positions - context.mask.shape[1]), value=True)
+    return (causal & keys[:, None, None]) | torch.eye(positions, dtype=torch.bool, device=causal.device)
