@@ -105,7 +105,7 @@ class AiM(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """The published start: tables normal(0, 0.02), output projections smaller by sqrt(N); the rest keep their own."""
+        """As published: tables normal(0, 0.02), output projections smaller by sqrt(N), the rest by the modules."""
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=INIT_STD)

@@ -27,7 +27,7 @@ NO_TIME = -1e4
 
 
 class Mamba2State(NamedTuple):
-    """What a mixer remembers of the tokens before, updated in place and of constant size, and what it does not change."""
+    """What a mixer remembers of the tokens before, updated in place and of constant size, and its weights."""
 
     window: Tensor  # (B, k - 1, D + 2N): the last inputs of the convolution, oldest first
     ssm: Tensor  # (B, H, P, N) float32

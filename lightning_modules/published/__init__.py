@@ -1,0 +1,1 @@
+"""Layouts of published checkpoints, translated key by key into this suite's."""
