@@ -11,22 +11,33 @@ import numpy as np
 import torch
 
 from datamodules.store import TokenStore
+from datamodules.text_store import TextStore
 
 
 class TokenDataset:
-    """Batches {"tokens": (B, L) int64, "label": (B,) int64[, "caption": list of B str]} from a token store.
+    """Batches {"tokens": (B, L) int64, "label": (B,) int64} from a token store.
+
+    With captions there is also "caption", a list of B strings, and with features of them "text", `TextFeatures`.
 
     Args:
         store: the store, with all of its V views.
         index: (N',) the samples of the store that take part, or None for all.
         captions: whether batches carry captions.
+        text: features of all captions of the store, in its order.
     """
 
-    def __init__(self, store: TokenStore, index: np.ndarray | None = None, captions: bool = False):
+    def __init__(
+        self,
+        store: TokenStore,
+        index: np.ndarray | None = None,
+        captions: bool = False,
+        text: TextStore | None = None,
+    ):
         self.store = store
         self.index = np.arange(len(store)) if index is None else index
         self.views = store.meta.views
         self.captions = captions
+        self.text = text
 
     def __len__(self) -> int:
         return len(self.index) * self.views
@@ -39,6 +50,8 @@ class TokenDataset:
         }
         if self.captions:
             batch["caption"] = [self.store.caption(int(sample)) for sample in samples]
+        if self.text is not None:
+            batch["text"] = self.text.batch([self.store.caption_row(int(sample)) for sample in samples])
         return batch
 
 

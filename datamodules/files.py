@@ -29,6 +29,25 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise
 
 
+def commit_folder(temporary: Path, folder: Path, marker: str) -> None:
+    """Flush a finished folder's files to disk and move it into place.
+
+    If another process was faster, which the file `marker` in `folder` shows, its folder stays.
+    """
+    for path in temporary.iterdir():
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    temporary.chmod(0o755)
+    try:
+        os.rename(temporary, folder)
+    except OSError:
+        if not (folder / marker).is_file():
+            raise
+
+
 @contextmanager
 def work_lock(path: Path) -> Iterator[None]:
     """Keep other processes from doing the same work at the same time, where the file system can.

@@ -125,6 +125,21 @@ class TokenStore:
         first, last = self._caption_range(index)
         return last - first
 
+    def caption_row(self, index: int, which: int = 0) -> int:
+        """Number of caption `which` of image `index` among all captions: its row in a text store.
+
+        Raises:
+            ValueError: the image has no such caption.
+        """
+        first, last = self._caption_range(index)
+        if not 0 <= which < last - first:
+            raise ValueError(f"Image {self.key(index)} of {self.folder} has no caption number {which}.")
+        return first + which
+
+    def captions(self) -> list[str]:
+        """All captions, in order."""
+        return [self._text("caption", row) for row in range(len(self._ragged["caption"][1]) - 1)]
+
     @property
     def several_captions(self) -> bool:
         """Whether images may have other than one caption."""

@@ -22,3 +22,8 @@ def file_sha256(path: Path) -> str:
 @lru_cache
 def _cached_sha256(path: Path, size: int, modified_ns: int) -> str:
     return sha256_of(path)
+
+
+def text_sha256(text: str) -> str:
+    """Hex sha256 of a string's UTF-8."""
+    return hashlib.sha256(text.encode()).hexdigest()

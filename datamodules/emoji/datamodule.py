@@ -28,7 +28,9 @@ from datamodules.files import work_lock
 from datamodules.loader import BatchedDataset, ResumableLoader, sequential_loader
 from datamodules.sampler import EpochSampler, SequentialSampler
 from datamodules.store import TokenStore, write_store
+from datamodules.text_store import TextStore, cached_text_store
 from lightning_modules.metrics.reference import ReferenceSet
+from lightning_modules.text_encoders.ragged import TextEncoder
 
 log = logging.getLogger(__name__)
 ENCODE_BATCH = 128
@@ -53,8 +55,9 @@ class EmojiDataModule(LightningDataModule):
     """Train and validation batches of the emoji data.
 
     With an encoder, every image is tokenised once into a store under `cache_dir` (shared by runs, safe when several
-    start at once) and batches are {"tokens": (B, L) int64, "label": (B,) int64[, "caption": list of str]}. Without one,
-    {"image": (B, 3, H, W) float32 in [-1, 1], "label": (B,) int64}.
+    start at once) and batches are {"tokens": (B, L) int64, "label": (B,) int64}; with `config.condition` caption also
+    "caption", a list of strings, and, given a text encoder, "text", `TextFeatures`, out of a text store in `cache_dir`.
+    Without an encoder, {"image": (B, 3, H, W) float32 in [-1, 1], "label": (B,) int64}.
 
     The order of the training batches depends on (seed, epoch) alone and resumes exactly. Use with
     `Trainer(use_distributed_sampler=False)`, and do not read `trainer.estimated_stepping_batches`: it makes Lightning
@@ -66,7 +69,8 @@ class EmojiDataModule(LightningDataModule):
         seed: of the order of samples and the choice of mirrored ones.
         num_workers: loader processes; batches are the same for any number.
         encoder: the tokenizer, or None for pixels.
-        cache_dir: where token stores are kept.
+        cache_dir: where token and text stores are kept.
+        text_encoder: what makes features of captions.
     """
 
     def __init__(
@@ -77,19 +81,21 @@ class EmojiDataModule(LightningDataModule):
         num_workers: int = 0,
         encoder: ImageEncoder | None = None,
         cache_dir: Path | str = "outputs/cache",
+        text_encoder: TextEncoder | None = None,
     ):
         super().__init__()
         self.config = config
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
         self.encoder = encoder
         self.cache_dir = Path(cache_dir)
+        self.text_encoder = text_encoder if config.condition == "caption" else None
         self._datasets: dict[str, BatchedDataset] = {}
 
     def prepare_data(self) -> None:
-        """Tokenise what is not in the cache yet (on one process per node; the others wait)."""
+        """Encode what is not in the cache yet (on one process per node; the others wait)."""
         if self.encoder:
             for split in ("train", "val"):
-                self.store(split)
+                self._text(self.store(split))
 
     def setup(self, stage: str | None = None) -> None:
         """Open the data of both splits."""
@@ -113,6 +119,17 @@ class EmojiDataModule(LightningDataModule):
     def reference(config: EmojiConfig) -> ReferenceSet:
         """The real images that samples of a run on this data are measured against."""
         return emoji_reference(config)
+
+    @staticmethod
+    def prompts(config: EmojiConfig, split: Split) -> tuple[list[str], np.ndarray]:
+        """Captions of a split, each concept once, and their labels (N,): what samples can be asked for with.
+
+        Of the train split only those that the generator has seen.
+        """
+        data = load_emoji(config.styles, split)
+        index = choose_subset(len(data), config.subset if split == "train" else 0)
+        captions = dict(zip([data.captions[i] for i in index], data.labels[index], strict=True))
+        return list(captions), np.array(list(captions.values()))
 
     def store(self, split: Split) -> TokenStore:
         """The token store of a split, made if it does not exist.
@@ -155,7 +172,10 @@ class EmojiDataModule(LightningDataModule):
     def _token_dataset(self, split: Split) -> TokenDataset:
         store = self.store(split)
         index = choose_subset(len(store), self.config.subset) if split == "train" else None
-        return TokenDataset(store, index, captions=self.config.condition == "caption")
+        return TokenDataset(store, index, self.config.condition == "caption", self._text(store))
+
+    def _text(self, store: TokenStore) -> TextStore | None:
+        return self.text_encoder and cached_text_store(store.captions(), self.text_encoder, self.cache_dir)
 
     def _image_dataset(self, split: Split) -> ImageDataset:
         data = self._images(split)

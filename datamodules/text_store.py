@@ -1,0 +1,235 @@
+"""Text store: the features of captions in a folder of memory-mapped files, real tokens only.
+
+    features.bin   (S, E) float16, one caption's tokens after the other's, no padding
+    offsets.npy    (N + 1,) int64; caption i has the rows offsets[i]:offsets[i + 1]
+    pooled.npy     (N, P) float16; (N, 0) from encoders without a pooled feature
+    meta.json      format, version, shapes, identity of the encoder and of the captions, size and sha256 of each file
+
+Readable without this project:
+
+    f = np.memmap("features.bin", np.float16, "r").reshape(-1, E)        # E is "width" in meta.json
+    o = np.load("offsets.npy", mmap_mode="r")
+    caption_i = f[o[i]:o[i + 1]]
+
+A store is complete or absent: it is written beside its place and moved there in one step. Padded to T tokens the same
+features would take N x T rows; `TextMeta.saved_bytes` says what leaving the padding out saves.
+
+Shapes: N captions, S tokens of all captions together, T most tokens of one, E and P feature widths, B batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datamodules.files import commit_folder, work_lock
+from lightning_modules.conditions import TextFeatures
+from lightning_modules.hashing import sha256_of
+from lightning_modules.text_encoders.ragged import RaggedText, TextEncoder, pad
+
+log = logging.getLogger(__name__)
+FORMAT = "ablate-text-store"
+VERSION = 1
+FILES = ("features.bin", "offsets.npy", "pooled.npy")
+CHUNK = 4096
+"""Captions that are encoded and written at a time."""
+
+
+@dataclass(frozen=True)
+class TextMeta:
+    """What a store holds.
+
+    Attributes:
+        count, total: N, S.
+        tokens: T; no caption has more, and batches are padded to it.
+        width, pooled_width: E, P.
+        encoder: identifies the encoder and its settings.
+        captions: sha256 of the captions in their order.
+    """
+
+    count: int
+    total: int
+    tokens: int
+    width: int
+    pooled_width: int
+    encoder: str
+    captions: str
+
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes that padding every caption to T would take on top."""
+        return (self.count * self.tokens - self.total) * self.width * np.dtype(np.float16).itemsize
+
+
+def captions_sha256(captions: Iterable[str]) -> str:
+    """Identifies captions in their order; lengths go in, so that no two lists are alike."""
+    digest = hashlib.sha256()
+    for caption in captions:
+        content = caption.encode()
+        digest.update(len(content).to_bytes(8, "little") + content)
+    return digest.hexdigest()
+
+
+def cached_text_store(captions: Sequence[str], encoder: TextEncoder, cache_dir: Path) -> TextStore:
+    """The store of these captions under `cache_dir`/text, made if it does not exist (safe when several start at once).
+
+    Raises:
+        ValueError: it is damaged, or the encoder cannot encode these captions.
+    """
+    identity, digest = encoder.config.features_id, captions_sha256(captions)
+    name = f"{encoder.config.name}-{hashlib.sha256(f'{identity} {digest}'.encode()).hexdigest()[:16]}"
+    folder = cache_dir / "text" / name
+    if not folder.exists():
+        with work_lock(folder.with_name(f".{name}.lock")):
+            if not folder.exists():
+                log.info("Encoding %d captions with %s into %s", len(captions), encoder.config.name, folder)
+                chunks = (encoder.encode(captions[i : i + CHUNK]) for i in range(0, len(captions), CHUNK))
+                write_text_store(folder, chunks, tokens=encoder.config.text_tokens, encoder=identity, captions=digest)
+                encoder.release()
+    return TextStore(folder)
+
+
+def write_text_store(
+    folder: Path, chunks: Iterable[RaggedText], *, tokens: int, encoder: str, captions: str
+) -> TextMeta:
+    """Write a store chunk by chunk, atomically. If another process finishes the same folder first, its store stays.
+
+    Args:
+        chunks: features of successive captions, of the same widths throughout.
+        tokens: T.
+        encoder: identity of the encoder, `features_id` of its configuration.
+        captions: `captions_sha256` of all captions.
+
+    Raises:
+        ValueError: no captions, a caption without or with more than T tokens, or features that are not finite.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        with open(temporary / "features.bin", "wb") as stream:
+            width, lengths, pooled = 0, [], []
+            for chunk in chunks:
+                _check(chunk, tokens, sum(map(len, lengths)))
+                width = chunk.features.shape[1]
+                stream.write(np.ascontiguousarray(chunk.features, dtype=np.float16).data)
+                lengths.append(chunk.lengths)
+                pooled.append(chunk.pooled if chunk.pooled is not None else np.empty((len(chunk), 0), np.float16))
+        if not lengths:
+            raise ValueError("A text store needs at least one caption.")
+        offsets = np.cumsum([0, *np.concatenate(lengths).tolist()], dtype=np.int64)
+        np.save(temporary / "offsets.npy", offsets)
+        np.save(temporary / "pooled.npy", np.concatenate(pooled).astype(np.float16))
+        meta = TextMeta(
+            len(offsets) - 1, int(offsets[-1]), tokens, width, pooled[0].shape[1], encoder=encoder, captions=captions
+        )
+        files = {n: {"bytes": (temporary / n).stat().st_size, "sha256": sha256_of(temporary / n)} for n in FILES}
+        content = {"format": FORMAT, "version": VERSION, **asdict(meta), "files": files}
+        (temporary / "meta.json").write_text(json.dumps({**content, "saved_bytes": meta.saved_bytes}, indent=1))
+        commit_folder(temporary, folder, "meta.json")
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    log.info("%s: %d tokens; %d bytes saved by leaving padding out", folder, meta.total, meta.saved_bytes)
+    return meta
+
+
+class TextStore:
+    """Read access to a store. Cheap to open and to send to worker processes: files are mapped on first use.
+
+    Args:
+        folder: the store.
+        verify: read everything and compare checksums (otherwise only sizes, which finds truncation).
+
+    Raises:
+        FileNotFoundError: no such store.
+        ValueError: a damaged, truncated or foreign one.
+    """
+
+    def __init__(self, folder: Path, verify: bool = False):
+        self.folder = Path(folder)
+        self.meta, files = _read_meta(self.folder)
+        for name, expected in files.items():
+            path = self.folder / name
+            if not path.is_file() or path.stat().st_size != expected["bytes"]:
+                raise self._damaged(f"{name} is missing or of the wrong size")
+            if verify and sha256_of(path) != expected["sha256"]:
+                raise self._damaged(f"the checksum of {name} is wrong")
+        if files["features.bin"]["bytes"] != self.meta.total * self.meta.width * 2:
+            raise self._damaged("features.bin does not have the shape that meta.json says")
+
+    def __len__(self) -> int:
+        return self.meta.count
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in ("_features", "_offsets", "_pooled")}
+
+    def batch(self, rows: Sequence[int] | np.ndarray) -> TextFeatures:
+        """Captions `rows`, (B,), as a condition: (B, T, E) float32 zero at padding, (B, T) bool, (B, P) or None."""
+        parts = [self._features[self._offsets[row] : self._offsets[row + 1]] for row in rows]
+        pooled = self._pooled[np.asarray(rows)] if self.meta.pooled_width else None
+        return pad(parts, self.meta.tokens, pooled)
+
+    @cached_property
+    def _features(self) -> np.ndarray:
+        return np.memmap(self.folder / "features.bin", np.float16, "r").reshape(-1, self.meta.width)
+
+    @cached_property
+    def _offsets(self) -> np.ndarray:
+        return self._load("offsets.npy")
+
+    @cached_property
+    def _pooled(self) -> np.ndarray:
+        return self._load("pooled.npy")
+
+    def _load(self, name: str) -> np.ndarray:
+        try:
+            return np.load(
+                self.folder / name, mmap_mode="r" if self.meta.pooled_width or name != "pooled.npy" else None
+            )
+        except (OSError, ValueError) as error:
+            raise self._damaged(f"{name} is not a numpy file ({error})") from error
+
+    def _damaged(self, what: str) -> ValueError:
+        return ValueError(f"The text store {self.folder} is damaged: {what}; delete the folder and encode again.")
+
+
+def _check(chunk: RaggedText, tokens: int, done: int) -> None:
+    lengths = chunk.lengths
+    if not len(lengths) or lengths.min() < 1 or lengths.max() > tokens or lengths.sum() != len(chunk.features):
+        raise ValueError(f"Every caption needs 1 to {tokens} tokens, and features for each; see those from {done} on.")
+    for values in (chunk.features, chunk.pooled):
+        if values is not None and not np.isfinite(values.astype(np.float16)).all():
+            raise ValueError(
+                f"The text encoder gave features that are not finite in 16 bits, among the captions from {done} on; "
+                "try text_encoder.dtype=bf16 or fp32."
+            )
+
+
+def _read_meta(folder: Path) -> tuple[TextMeta, dict[str, dict[str, Any]]]:
+    path = folder / "meta.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"No text store at {folder}: it has no meta.json.")
+    try:
+        content = json.loads(path.read_text())
+        if content.pop("format", None) != FORMAT:
+            raise ValueError(f"{path} does not describe a text store.")
+        if (version := content.pop("version", None)) != VERSION:
+            raise ValueError(f"The text store {folder} has format version {version}, this code reads {VERSION}.")
+        content.pop("saved_bytes")
+        files = content.pop("files")
+        if set(files) != set(FILES):
+            raise KeyError("files")
+        return TextMeta(**content), files
+    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"The text store {folder} is damaged: meta.json is not valid; delete the folder and encode again."
+        ) from error
