@@ -7,8 +7,11 @@ A configuration holds what a paper calls the architecture. Sizes that follow fro
 from __future__ import annotations
 
 from lightning_modules.generators.configs.aim import AiMConfig
+from lightning_modules.generators.configs.dimba import DimbaConfig
 from lightning_modules.generators.configs.llamagen import LlamaGenConfig
 from lightning_modules.generators.configs.maskmamba import MaskMambaConfig
+from lightning_modules.generators.configs.mmamba import MMambaConfig
+from lightning_modules.generators.configs.muse import UViTConfig
 from lightning_modules.registry import Entry, Registry
 
 GENERATORS = Registry(
@@ -16,6 +19,9 @@ GENERATORS = Registry(
     {
         "maskmamba": Entry(MaskMambaConfig, "lightning_modules.generators.maskmamba:MaskMamba"),
         "aim": Entry(AiMConfig, "lightning_modules.generators.aim:AiM"),
+        "dimba": Entry(DimbaConfig, "lightning_modules.generators.dimba:Dimba"),
         "llamagen": Entry(LlamaGenConfig, "lightning_modules.generators.llamagen:LlamaGen"),
+        "mmamba": Entry(MMambaConfig, "lightning_modules.generators.mmamba:MMamba"),
+        "uvit": Entry(UViTConfig, "lightning_modules.generators.uvit:UViT"),
     },
 )

@@ -50,11 +50,15 @@ class BiMamba(nn.Module):
         return self.out_proj(self.ssm(u, z) * self.scale)
 
     def load_vim(self, state: dict[str, Tensor]) -> None:
-        """Load a mixer's state in the layout of the official Vim checkpoints (`x_proj.weight`, `A_b_log`, ...).
+        """Load a mixer's state in the layout of the official Vim checkpoints.
 
         Raises:
             KeyError, RuntimeError: keys or shapes that do not fit this mixer.
         """
+        self.load_state_dict(self.from_vim(state))
+
+    def from_vim(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A state in the layout of the official Vim checkpoints (`x_proj.weight`, `A_b_log`, ...), in this layout."""
         sides = [""] if self.conv_reverse is None else ["", "_b"]
 
         def both(name: str, plain: str) -> Tensor:
@@ -74,4 +78,4 @@ class BiMamba(nn.Module):
         if self.conv_reverse is not None:  # the official code flips the sequence, so the kernel as well
             own["conv_reverse.weight"] = state["conv1d_b.weight"][:, 0].flip(-1)
             own["conv_reverse.bias"] = state["conv1d_b.bias"]
-        self.load_state_dict(own)
+        return own

@@ -1,0 +1,199 @@
+"""Dimba: patches of a noisy latent through Transformer and Mamba blocks, text by cross-attention.
+
+Without Mamba blocks (attention_mamba_ratio=1:0) it is PixArt (arXiv 2310.00426).
+
+Shapes: B batch, D latent channels, h x w latent, p patch side, L = h w / p^2 positions, C width, T text tokens,
+E text feature width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lightning_modules.conditions import Condition, TextFeatures
+from lightning_modules.generators.configs.dimba import DimbaConfig
+from lightning_modules.layers.adaln import AdaLN
+from lightning_modules.layers.condition import example_condition
+from lightning_modules.layers.dimba_block import (
+    MAMBA_VECTORS,
+    TRANSFORMER_VECTORS,
+    Head,
+    MambaBlock,
+    TransformerBlock,
+    gelu_mlp,
+)
+from lightning_modules.layers.positions import sincos_2d
+from lightning_modules.layers.ssm import SelectiveSSM
+from lightning_modules.layers.timestep import TimestepEmbedding
+
+INIT_STD = 0.02
+
+
+class Context(NamedTuple):
+    """An embedded condition, computed once and used in every sampling step."""
+
+    vector: Tensor | None = None  # (B, C), a class, added to the timestep
+    text: Tensor | None = None  # (B, T, C), a caption, for cross-attention
+    mask: Tensor | None = None  # (B, T) bool, False at padding
+
+
+class ClassVector(nn.Module):
+    """Class labels -> one vector each; the last row of the table is the null class."""
+
+    def __init__(self, config: DimbaConfig):
+        super().__init__()
+        self.null = config.num_classes
+        self.table = nn.Embedding(config.num_classes + 1, config.width)
+
+    def forward(self, labels: Tensor, drop: Tensor) -> Context:
+        """labels: (B,) int64; drop: (B,) bool, True where the condition is left out."""
+        return Context(vector=self.table(torch.where(drop, self.null, labels)))
+
+
+class TextTokens(nn.Module):
+    """Text features -> T tokens. The null caption is a buffer, not trained: meant to be the features of "" ."""
+
+    def __init__(self, config: DimbaConfig):
+        super().__init__()
+        self.null_mask = config.null_mask
+        self.register_buffer("null", torch.randn(config.text_tokens, config.text_width) * config.text_width**-0.5)
+        self.project = gelu_mlp(config.text_width, config.width, config.width)
+
+    def forward(self, text: TextFeatures, drop: Tensor) -> Context:
+        """text: of the captions; drop: (B,) bool, True where the caption is left out."""
+        features = torch.where(drop[:, None, None], self.null.to(text.features.dtype), text.features)
+        mask = text.mask | drop[:, None] if self.null_mask == "full" else text.mask
+        return Context(text=self.project(features), mask=mask)
+
+
+class Dimba(nn.Module):
+    """(noisy latents, context, timesteps) -> estimate of noise, velocity or flow, and of the variance if learned."""
+
+    def __init__(self, config: DimbaConfig):
+        super().__init__()
+        self.config = config
+        c, width, patch = config, config.width, config.patch_size
+        self.patch_embed = nn.Conv2d(c.latent_channels, width, patch, stride=patch)
+        self.time = TimestepEmbedding(width)
+        self.condition = ClassVector(c) if c.condition == "class" else TextTokens(c)
+        # All blocks are modulated from few shared projections, each by a table of its own (adaLN-single for G = 1).
+        self.adaln = AdaLN(
+            width, c.depth, c.adaln_groups, vectors=TRANSFORMER_VECTORS, tables=True, layout="contiguous", init="random"
+        )
+        self.mamba_adaln = (
+            AdaLN(
+                width,
+                c.mamba_depth,
+                min(c.adaln_groups, c.mamba_depth),
+                vectors=MAMBA_VECTORS,
+                tables=True,
+                layout="contiguous",
+                init="random",
+            )
+            if c.mamba_adaln and c.mamba_depth
+            else None
+        )
+        self.blocks = nn.ModuleList(TransformerBlock(c) for _ in range(c.depth))
+        self.mamba_blocks = nn.ModuleList(MambaBlock(c) for _ in range(c.mamba_depth))
+        self.order = c.block_order()
+        self.head = Head(width, patch**2 * c.out_channels)
+        side = c.grid_size // patch
+        self.register_buffer("position", sincos_2d(side, side, width, side, c.pe_interpolation), persistent=False)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """PixArt's start: Linear Xavier-uniform, embeddings normal(0, 0.02), cross-attention and head closed."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=INIT_STD)
+        nn.init.xavier_uniform_(self.patch_embed.weight.flatten(1))
+        nn.init.zeros_(self.patch_embed.bias)
+        nn.init.normal_(self.head.table, std=self.config.width**-0.5)
+        embeddings = [self.time.mlp, *([self.condition.project] if isinstance(self.condition, TextTokens) else [])]
+        for linear in (m for mlp in embeddings for m in mlp if isinstance(m, nn.Linear)):
+            nn.init.normal_(linear.weight, std=INIT_STD)
+        for adaln in filter(None, (self.adaln, self.mamba_adaln)):
+            adaln.reset_parameters()
+            nn.init.normal_(adaln.project.weight, std=INIT_STD)
+        for block in self.blocks:
+            if block.cross_attention is not None:
+                nn.init.zeros_(block.cross_attention.out_proj.weight)
+        nn.init.zeros_(self.head.linear.weight)
+        if self.config.init == "official":
+            self._reset_mamba_officially()
+
+    def _reset_mamba_officially(self) -> None:
+        """Xavier and zero bias for the SSM's projections too; output projections shrunk by the depth of the stack."""
+        for ssm in (m for m in self.modules() if isinstance(m, SelectiveSSM)):
+            for matrices in (ssm.x_proj, ssm.dt_proj):
+                for matrix in matrices:
+                    nn.init.xavier_uniform_(matrix)
+            nn.init.zeros_(ssm.dt_bias)
+        for block in self.mamba_blocks:
+            nn.init.kaiming_uniform_(block.mixer.out_proj.weight, a=5**0.5)
+            block.mixer.out_proj.weight /= len(self.mamba_blocks) ** 0.5
+
+    def example_inputs(self) -> tuple[Tensor, Context, Tensor]:
+        """Arguments of `forward` for one sample, to count operations with."""
+        c = self.config
+        latents = torch.zeros(1, c.latent_channels, c.grid_size, c.grid_size)
+        context = self.embed_condition(example_condition(c), torch.zeros(1, dtype=torch.bool))
+        return latents, context, torch.zeros(1)
+
+    def embed_condition(self, condition: Condition, drop: Tensor) -> Context:
+        """Labels (B,), or text features, and who goes without (B,) -> the context of `forward`."""
+        return self.condition(condition, drop)
+
+    def forward(self, latents: Tensor, context: Context, timesteps: Tensor) -> Tensor:
+        """latents: (B, D, h, w) of any size that p divides; timesteps: (B,) in [0, 1000) -> (B, D or 2 D, h, w)."""
+        height, width = (size // self.config.patch_size for size in latents.shape[-2:])
+        t = self.time(timesteps)
+        if context.vector is not None:
+            t = t + context.vector
+        x = self.patch_embed(latents).flatten(2).transpose(1, 2) + self._positions(height, width, latents)
+        x = self._stack(x, self.adaln(t), None if self.mamba_adaln is None else self.mamba_adaln(t), context)
+        return self._unpatch(self.head(x, t), height, width)
+
+    def _stack(self, x: Tensor, modulation: Tensor, mamba_modulation: Tensor | None, context: Context) -> Tensor:
+        """All blocks in their order. See `DimbaConfig.mamba_residual` for the two residual connections."""
+        official, residual = self.config.mamba_residual == "official", None
+        for kind, i in self.order:
+            if kind == "transformer":
+                x = self._run(self.blocks[i], x, modulation[i], context.text, context.mask)
+                continue
+            extra = None if mamba_modulation is None else mamba_modulation[i]
+            if official:
+                residual = x.float() if residual is None else residual + x.float()
+                x = self._run(self.mamba_blocks[i], residual, extra).to(x.dtype)
+            else:
+                x = x + self._run(self.mamba_blocks[i], x, extra)
+        return x
+
+    def _run(self, block: nn.Module, *inputs: Tensor | None) -> Tensor:
+        if self.config.gradient_checkpointing and self.training:
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
+
+    def _positions(self, height: int, width: int, like: Tensor) -> Tensor:
+        """(L, C): of the model's own grid, or computed anew for another one."""
+        side = self.config.grid_size // self.config.patch_size
+        if (height, width) == (side, side):
+            return self.position
+        table = sincos_2d(height, width, self.config.width, side, self.config.pe_interpolation)
+        return table.to(like.device)
+
+    def _unpatch(self, x: Tensor, height: int, width: int) -> Tensor:
+        """(B, L, p p D') -> (B, D', h, w); within a patch: row, column, channel."""
+        patch = self.config.patch_size
+        x = x.reshape(len(x), height, width, patch * patch, -1).permute(0, 4, 3, 1, 2)  # (B, D', p p, h/p, w/p)
+        return F.pixel_shuffle(x.flatten(1, 2), patch)

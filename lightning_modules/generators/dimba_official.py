@@ -1,0 +1,91 @@
+"""Weights of the official Dimba and PixArt codes in this project's layout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_modules.generators.dimba import Dimba
+
+PREFIXES = {
+    "x_embedder.proj.": "patch_embed.",
+    "t_embedder.mlp.": "time.mlp.",
+    "t_block.1.": "adaln.project.",
+    "y_embedder.y_proj.fc1.": "condition.project.0.",
+    "y_embedder.y_proj.fc2.": "condition.project.2.",
+    "final_layer.scale_shift_table": "head.table",
+    "final_layer.linear.": "head.linear.",
+}
+BLOCK_PREFIXES = {
+    "attn.qkv.": "attention.qkv.",
+    "attn.proj.": "attention.out_proj.",
+    "cross_attn.q_linear.": "cross_attention.q.",
+    "cross_attn.kv_linear.": "cross_attention.kv.",
+    "cross_attn.proj.": "cross_attention.out_proj.",
+    "mlp.fc1.": "mlp.0.",
+    "mlp.fc2.": "mlp.2.",
+}
+
+
+def official_architecture(mamba_ratio: float, depth: int) -> dict[str, Any]:
+    """The switches of `DimbaConfig` that make it the published network: `mamba_ratio` as its configuration has it.
+
+    Raises:
+        ValueError: a ratio that the official code cannot build.
+    """
+    mamba_depth = int(mamba_ratio * depth)
+    gap = depth // mamba_depth if mamba_depth else 0
+    if mamba_depth and len(range(depth) if gap == 1 else range(1, depth, gap)) != mamba_depth:
+        raise ValueError(f"The official code cannot build mamba_ratio={mamba_ratio} at depth {depth}.")
+    return {
+        "attention_mamba_ratio": f"{gap}:1" if mamba_depth else "1:0",
+        "mamba_position": "after",
+        "mamba_group_place": "second",
+        "mamba_adaln": False,
+        "mamba_residual": "official",
+        "null_mask": "prompt",
+        "init": "official",
+    }
+
+
+def from_official(model: Dimba, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename an official state dictionary for `model`; the position table, which is recomputed, is left out.
+
+    Raises:
+        KeyError: tensors that are missing.
+        ValueError: tensors that Dimba does not have.
+    """
+    own: dict[str, Tensor] = {}
+    tables: dict[int, Tensor] = {}
+    mixers: dict[int, dict[str, Tensor]] = {i: {} for i in range(len(model.mamba_blocks))}
+    for key, value in state.items():
+        kind, _, rest = key.partition(".")
+        number, _, name = rest.partition(".")
+        if key == "pos_embed":
+            continue
+        if key == "y_embedder.y_embedding":
+            own["condition.null"] = value
+        elif kind == "blocks" and name == "scale_shift_table":
+            tables[int(number)] = value
+        elif kind == "blocks":
+            own[f"blocks.{number}.{_rename(name, BLOCK_PREFIXES)}"] = value
+        elif kind == "mamba_blocks" and name.startswith("mixer.") and int(number) in mixers:
+            mixers[int(number)][name.removeprefix("mixer.")] = value
+        elif kind == "mamba_blocks":
+            own[key] = value
+        else:
+            own[_rename(key, PREFIXES)] = value
+    own["adaln.table"] = torch.stack([tables[i] for i in range(len(tables))])
+    for number, mixer in mixers.items():
+        converted = model.mamba_blocks[number].mixer.from_vim(mixer)
+        own |= {f"mamba_blocks.{number}.mixer.{key}": value for key, value in converted.items()}
+    return own
+
+
+def _rename(key: str, prefixes: dict[str, str]) -> str:
+    for old, new in prefixes.items():
+        if key.startswith(old):
+            return new + key.removeprefix(old)
+    raise ValueError(f"'{key}' is no tensor of the official Dimba or PixArt.")

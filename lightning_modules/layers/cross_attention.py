@@ -1,0 +1,34 @@
+"""Multi-head cross-attention from image positions to condition tokens.
+
+Shapes: B batch, H heads, L positions, T condition tokens, C width.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from lightning_modules.layers.attention import attend
+
+
+class CrossAttention(nn.Module):
+    """(B, L, C), (B, T, C) -> (B, L, C).
+
+    Args:
+        width: C.
+        heads: H.
+        bias: on all projections.
+    """
+
+    def __init__(self, width: int, heads: int, bias: bool = True):
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width, bias=bias)
+        self.kv = nn.Linear(width, 2 * width, bias=bias)
+        self.out_proj = nn.Linear(width, width, bias=bias)
+
+    def forward(self, x: Tensor, condition: Tensor, mask: Tensor | None = None) -> Tensor:
+        """mask: (B, T) bool, False at padding; at least one token of every sample must be True."""
+        q = self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k, v = self.kv(condition).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        y = attend(q, k, v, None if mask is None else mask[:, None, None, :])
+        return self.out_proj(y.transpose(1, 2).flatten(2))

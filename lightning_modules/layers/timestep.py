@@ -1,0 +1,30 @@
+"""The diffusion timestep as a vector (DDPM's sinusoids, then a small MLP as in DiT)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+FREQUENCIES = 256
+MAX_PERIOD = 10_000
+
+
+class TimestepEmbedding(nn.Module):
+    """Timesteps (B,) in [0, 1000), fractions allowed -> (B, C): Linear(silu(Linear(sinusoids)))."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, timesteps: Tensor) -> Tensor:
+        return self.mlp(sinusoids(timesteps).to(self.mlp[0].weight.dtype))
+
+
+def sinusoids(timesteps: Tensor) -> Tensor:
+    """(B,) -> (B, 256) float32: cosines, then sines, of geometrically spaced frequencies."""
+    half = FREQUENCIES // 2
+    frequencies = torch.exp(-math.log(MAX_PERIOD) * torch.arange(half, device=timesteps.device) / half)
+    angles = timesteps.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
