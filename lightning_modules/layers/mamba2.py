@@ -106,4 +106,6 @@ class Mamba2(nn.Module):
         return x.unflatten(-1, (self.heads, -1)), B, C
 
     def _gate(self, y: Tensor, z: Tensor) -> Tensor:
-        return self.norm(y.flatten(-2) * F.silu(z))
+        gated = y.flatten(-2) * F.silu(z)
+        # A weight of another dtype than its input would keep PyTorch from its fused kernel.
+        return F.rms_norm(gated, (self.inner,), self.norm.weight.to(gated.dtype), NORM_EPS)

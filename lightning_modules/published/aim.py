@@ -85,7 +85,7 @@ def read_aim(state: Mapping[str, Tensor], grid_size: int | None = None) -> Publi
         notes.append(f"The first {rows} of {len(table)} position rows are kept; {rows - 1} tokens use no more.")
     if config.adaln == "group" and _all_equal(weights["adaln.project.weight"].chunk(config.adaln_groups)):
         notes.append(
-            f"All {config.adaln_groups} groups of the adaLN hold the same weights: this is really an adaLN-single model."
+            f"All {config.adaln_groups} groups of the adaLN hold the same weights: really an adaLN-single model."
         )
     return PublishedAiM(config, weights, tokenizer or None, notes)
 
