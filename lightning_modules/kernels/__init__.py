@@ -5,6 +5,7 @@ fits the tensors is chosen unless the call (`backend=`) or the environment (`ABL
 `backends_used()` tells what really ran, and belongs into every result.
 """
 
+from lightning_modules.kernels.attention import attend
 from lightning_modules.kernels.depthwise_conv import depthwise_conv1d
 from lightning_modules.kernels.dispatch import available, backends_used, reset_backends_used
 from lightning_modules.kernels.selective_scan import selective_scan
@@ -12,6 +13,7 @@ from lightning_modules.kernels.ssd import ssd, ssd_state_update
 from lightning_modules.kernels.state_update import depthwise_conv1d_update, selective_state_update
 
 __all__ = [
+    "attend",
     "available",
     "backends_used",
     "depthwise_conv1d",

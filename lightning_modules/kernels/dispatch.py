@@ -18,7 +18,8 @@ DEPTHWISE_CONV1D = "depthwise_conv1d"
 SELECTIVE_STATE_UPDATE = "selective_state_update"
 DEPTHWISE_CONV1D_UPDATE = "depthwise_conv1d_update"
 SSD = "ssd"
-OPERATIONS = (SELECTIVE_SCAN, DEPTHWISE_CONV1D, SELECTIVE_STATE_UPDATE, DEPTHWISE_CONV1D_UPDATE, SSD)
+ATTENTION = "attention"
+OPERATIONS = (SELECTIVE_SCAN, DEPTHWISE_CONV1D, SELECTIVE_STATE_UPDATE, DEPTHWISE_CONV1D_UPDATE, SSD, ATTENTION)
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ BACKENDS: dict[str, Backend] = {
     for backend in (
         Backend(
             "cpp",
-            frozenset(OPERATIONS) - {SSD},
+            frozenset(OPERATIONS) - {SSD, ATTENTION},
             missing=cpp.missing,
             devices=frozenset({"cpu"}),
             dtypes=frozenset({torch.float32, torch.bfloat16}),
@@ -71,6 +72,13 @@ BACKENDS: dict[str, Backend] = {
             missing=stock.conv_missing,
             devices=frozenset({"cuda"}),
             dtypes=frozenset({torch.float32, torch.bfloat16, torch.float16}),
+        ),
+        Backend(
+            "flash_attn",
+            frozenset({ATTENTION}),
+            missing=stock.attention_missing,
+            devices=frozenset({"cuda"}),
+            dtypes=frozenset({torch.bfloat16, torch.float16}),
         ),
         Backend(
             "triton",
@@ -147,18 +155,22 @@ def choose(
 # What torch.compiler.assume_constant_result sets, without importing the compiler at start-up: a graph is traced for
 # given devices and dtypes, so the choice is a constant of it.
 choose._dynamo_marked_constant = True
+record._dynamo_marked_constant = True  # noted while tracing
 
 
 @functools.lru_cache(maxsize=64)
 def _forced(operation: str, value: str) -> str | None:
-    """Back end that the variable's value asks for: "cpp", or "selective_scan=cpp,depthwise_conv1d=torch"."""
+    """Back end that the variable's value asks for: "cpp", which holds for the operations that it implements, or
+    "selective_scan=cpp,depthwise_conv1d=torch"."""
     forced = None
     for entry in filter(None, (part.strip() for part in value.split(","))):
         key, separator, name = entry.partition("=")
         if separator and key not in OPERATIONS:
             raise ValueError(f"{ENVIRONMENT_VARIABLE} names no operation {key!r}: choose from {', '.join(OPERATIONS)}.")
-        if not separator or key == operation:
-            forced = name if separator else entry
+        if separator and key == operation:
+            forced = name
+        elif not separator and (entry not in BACKENDS or operation in BACKENDS[entry].operations):
+            forced = entry
     return None if forced == "auto" else forced
 
 

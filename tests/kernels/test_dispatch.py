@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from lightning_modules.kernels import available, backends_used, depthwise_conv1d, reset_backends_used, selective_scan
+from lightning_modules.kernels import (
+    attend,
+    available,
+    backends_used,
+    depthwise_conv1d,
+    reset_backends_used,
+    selective_scan,
+)
 from tests.kernels.problems import small_scan
 
 
@@ -36,6 +43,14 @@ def test_the_environment_forces_all_or_some(monkeypatch: pytest.MonkeyPatch) -> 
     convolve()
     selective_scan(**small_scan())
     assert backends_used() == {"depthwise_conv1d": "cpp", "selective_scan": "reference"}
+
+
+def test_a_forced_back_end_leaves_what_it_does_not_implement_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ABLATE_KERNELS", "cpp")
+    query = torch.zeros(1, 1, 2, 4)
+    attend(query, query, query)
+    convolve()
+    assert backends_used() == {"attention": "torch", "depthwise_conv1d": "cpp"}
 
 
 def test_the_call_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,1 +1,1 @@
-"""The published CUDA packages mamba-ssm and causal-conv1d as back ends. They bring their own autograd functions."""
+"""The published CUDA packages as back ends: mamba-ssm, causal-conv1d. They bring their own autograd functions."""

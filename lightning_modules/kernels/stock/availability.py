@@ -22,3 +22,8 @@ def scan_missing() -> str | None:
 def conv_missing() -> str | None:
     """Of causal-conv1d."""
     return missing("causal_conv1d")
+
+
+def attention_missing() -> str | None:
+    """Of flash-attn."""
+    return missing("flash_attn")

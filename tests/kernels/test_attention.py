@@ -1,0 +1,53 @@
+"""The written-out attention equals PyTorch's, forward and backward; the adapter to flash-attn."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lightning_modules.kernels import attend, dispatch
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_equal_to_pytorch(dtype: torch.dtype, masked: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(2, 3, 9, 4, generator=generator) for _ in range(3)]
+    mask = torch.rand(2, 1, 1, 9, generator=generator) < 0.7 if masked else None
+    ours = [x.to(dtype).clone().requires_grad_() for x in inputs]
+    theirs = [x.double().requires_grad_() for x in inputs]
+    y = attend(*ours, mask)
+    expected = F.scaled_dot_product_attention(*theirs, attn_mask=mask)
+    y.float().square().sum().backward()
+    expected.square().sum().backward()
+    tolerance = {"rtol": 0.05, "atol": 0.05} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(y.double(), expected, **tolerance)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.grad.double(), b.grad, **tolerance)
+
+
+def test_flash_attn_gets_its_layout_and_no_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in that keeps to the package's interface: q, k, v (B, L, H, E) -> (B, L, H, E)."""
+    package = ModuleType("flash_attn")
+
+    def flash_attn_func(q, k, v, causal=False):
+        assert q.shape == (2, 9, 3, 4)
+        parts = (t.transpose(1, 2) for t in (q, k, v))
+        return F.scaled_dot_product_attention(*parts, is_causal=causal).transpose(1, 2)
+
+    package.flash_attn_func = flash_attn_func
+    monkeypatch.setitem(sys.modules, "flash_attn", package)
+    backend = dataclasses.replace(dispatch.BACKENDS["flash_attn"], missing=lambda: None, devices=frozenset({"cpu"}))
+    monkeypatch.setitem(dispatch.BACKENDS, "flash_attn", backend)
+    q, k, v = torch.randn(3, 2, 3, 9, 4, generator=torch.Generator().manual_seed(0)).bfloat16().unbind()
+    for causal in (False, True):
+        found = attend(q, k, v, causal=causal)  # preferred where it fits
+        torch.testing.assert_close(found, attend(q, k, v, causal=causal, backend="reference"), rtol=0.05, atol=0.05)
+    assert "flash_attn" in dispatch.backends_used()["attention"]
+    with pytest.raises(ValueError, match="it takes no mask"):
+        attend(q, k, v, torch.ones(9, dtype=torch.bool), backend="flash_attn")
