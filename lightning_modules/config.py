@@ -39,6 +39,23 @@ class MaskedConfig:
 
 
 @dataclass
+class AutoregressiveConfig:
+    """Next-token prediction in raster order (LlamaGen; AiM section 3): cross-entropy on every token."""
+
+    name: str = "autoregressive"
+    label_smoothing: float = 0.0
+    condition_dropout: float = 0.1
+    """Share of samples trained without their condition, for classifier-free guidance."""
+    validation_dropout: float = 0.0
+    """Share of samples validated without their condition; AiM's published code validates as it trains, with 0.1."""
+
+    def __post_init__(self) -> None:
+        for key in ("label_smoothing", "condition_dropout", "validation_dropout"):
+            if not 0 <= getattr(self, key) < 1:
+                raise ValueError(f"objective.{key}={getattr(self, key)} must be in [0, 1).")
+
+
+@dataclass
 class ReconstructionConfig:
     """Stage 1: train the tokenizer itself (VQGAN, arXiv 2012.09841; LlamaGen's VQ recipe)."""
 
@@ -80,6 +97,7 @@ OBJECTIVES = Registry(
     "objective",
     {
         "masked": Entry(MaskedConfig, "lightning_modules.masked:MaskedModule"),
+        "autoregressive": Entry(AutoregressiveConfig, "lightning_modules.autoregressive:AutoregressiveModule"),
         "reconstruction": Entry(ReconstructionConfig, "lightning_modules.tokenizer:TokenizerModule"),
     },
 )

@@ -9,7 +9,7 @@ V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,12 +27,22 @@ INIT_STD = 0.02
 NORM_EPS = 1e-5
 
 
-@dataclass
-class KVCache:
-    """Keys and values of the positions so far, one pair per layer. All tensors keep their place while decoding."""
+class LayerState(NamedTuple):
+    """One layer while tokens are drawn: keys and values so far, and the weights in the dtype of decoding."""
 
-    keys: list[Tensor]  # depth x (B, H, S, E)
-    values: list[Tensor]
+    keys: Tensor  # (B, H, S, E)
+    values: Tensor
+    qkv: Tensor
+    out_proj: Tensor
+    gate_up: Tensor
+    down: Tensor
+
+
+class State(NamedTuple):
+    """All that decoding keeps between tokens. Its tensors never change places, so a CUDA graph may hold them."""
+
+    layers: list[LayerState]
+    head: Tensor  # (V, C), in the dtype of decoding
     cursor: Tensor  # (1,) int64: the position that is written next
     visible: Tensor  # (B, 1, 1, S) bool: positions written so far, padding left out
 
@@ -48,23 +58,21 @@ class CausalAttention(nn.Module):
 
     def forward(self, x: Tensor, rotation: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """rotation: (S, E/2, 2); mask: (B, 1, S, S) bool, None: causal -> output, keys and values (B, H, S, E)."""
-        q, k, v = self._project(x, rotation)
-        return self._join(attend(q, k, v, mask, causal=mask is None)), k, v
+        q, k, v = self._split(self.qkv(x), rotation)
+        y = attend(q, k, v, mask, causal=mask is None)
+        return self.out_proj(y.transpose(1, 2).flatten(2)), k, v
 
-    def step(self, x: Tensor, rotation: Tensor, cache: KVCache, layer: int) -> Tensor:
-        """One position more, x: (B, 1, C); the caller has made it visible."""
-        q, k, v = self._project(x, rotation)
-        keys, values = cache.keys[layer], cache.values[layer]
-        keys.index_copy_(2, cache.cursor, k.to(keys.dtype))
-        values.index_copy_(2, cache.cursor, v.to(values.dtype))
-        return self._join(attend(q.to(keys.dtype), keys, values, cache.visible))
+    def step(self, x: Tensor, rotation: Tensor, layer: LayerState, state: State) -> Tensor:
+        """One position more, x: (B, 1, C), which the caller has made visible."""
+        q, k, v = self._split(F.linear(x.to(layer.qkv.dtype), layer.qkv), rotation)
+        layer.keys.index_copy_(2, state.cursor, k)
+        layer.values.index_copy_(2, state.cursor, v)
+        y = attend(q, layer.keys, layer.values, state.visible)
+        return F.linear(y.transpose(1, 2).flatten(2), layer.out_proj)
 
-    def _project(self, x: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+    def _split(self, qkv: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return rotate(q, rotation), rotate(k, rotation), v
-
-    def _join(self, y: Tensor) -> Tensor:
-        return self.out_proj(y.transpose(1, 2).flatten(2))
 
 
 class SwiGLU(nn.Module):
@@ -97,10 +105,11 @@ class Layer(nn.Module):
         x = x + self.dropout(h)
         return x + self.dropout(self.mlp(self.mlp_norm(x))), k, v
 
-    def step(self, x: Tensor, rotation: Tensor, cache: KVCache, layer: int) -> Tensor:
+    def step(self, x: Tensor, rotation: Tensor, layer: LayerState, state: State) -> Tensor:
         """As `CausalAttention.step`."""
-        x = x + self.attention.step(self.norm(x), rotation, cache, layer)
-        return x + self.mlp(self.mlp_norm(x))
+        x = x + self.attention.step(self.norm(x), rotation, layer, state)
+        gate, up = F.linear(self.mlp_norm(x).to(layer.gate_up.dtype), layer.gate_up).chunk(2, dim=-1)
+        return x + F.linear(F.silu(gate) * up, layer.down)
 
 
 class LlamaGen(nn.Module):
@@ -156,45 +165,61 @@ class LlamaGen(nn.Module):
                 x, _, _ = layer(x, rotation, mask)
         return self.head(self.norm(x[:, context.embedding.shape[1] - 1 :]))
 
-    def start(self, context: Context, length: int, batch: int) -> tuple[KVCache, Tensor]:
-        """Allocate the cache for `length` tokens of `batch` samples and run the condition through the layers.
+    # --- one token after the other ---
 
-        Returns the cache and the logits (B, V) of token 0.
+    @torch.no_grad()
+    def start(self, context: Context, length: int, batch: int, into: State | None = None) -> tuple[State, Tensor]:
+        """Begin to draw: run the condition through the layers.
+
+        Args:
+            context: of `batch` samples.
+            length: tokens to come; the cache holds that many positions from the beginning.
+            into: state of an earlier `start` of the same weights, length and batch size, to be overwritten in place.
+
+        Returns:
+            state, and the logits (B, V) of token 0. The dtype of decoding is that of autocast at this moment.
         """
         prefix = context.embedding.shape[1]
-        cache = self._empty_cache(context, prefix + length - 1, batch)
+        state = self._new_state(prefix + length - 1, batch) if into is None else into
+        state.cursor.fill_(prefix)
+        state.visible.fill_(False)
+        state.visible[..., :prefix] = True if context.mask is None else context.mask[:, None, None]
         x, mask = context.embedding, caption_mask(context, prefix)
-        for index, layer in enumerate(self.layers):
+        for layer, kept in zip(self.layers, state.layers, strict=True):
             x, k, v = layer(x, self.rotation[:prefix], mask)
-            cache.keys[index][:, :, :prefix] = k
-            cache.values[index][:, :, :prefix] = v
-        return cache, self.head(self.norm(x[:, -1]))
+            kept.keys[:, :, :prefix] = k
+            kept.values[:, :, :prefix] = v
+        return state, F.linear(self.norm(x[:, -1]).to(state.head.dtype), state.head)
 
-    def step(self, tokens: Tensor, state: KVCache, position: int | Tensor) -> Tensor:
-        """tokens: (B,) int64 at `position` of the grid -> logits (B, V) of the next token; the cache grows in place.
+    @torch.no_grad()
+    def step(self, tokens: Tensor, state: State, position: int | Tensor) -> Tensor:
+        """Tokens (B,) that were drawn -> logits (B, V) of the next; `state` grows by one position, in place.
 
-        position: a number, or one on the device, int64 (1,), that a captured CUDA graph reads anew at every replay.
+        position: of `tokens` in the grid, a number or an int64 tensor of one element (so that a CUDA graph can change
+        it).
         """
-        x = self.token_embedding(tokens)[:, None]
-        state.visible.index_fill_(-1, state.cursor, True)
-        turn = self.rotation[self.condition.tokens + position].reshape(1, -1, 2)
-        for index, layer in enumerate(self.layers):
-            x = layer.step(x, turn, state, index)
-        state.cursor += 1
-        return self.head(self.norm(x[:, 0]))
+        with torch.autocast(tokens.device.type, enabled=False):
+            x = F.embedding(tokens, self.token_embedding.weight)[:, None]
+            state.visible.index_fill_(-1, state.cursor, True)
+            row = torch.as_tensor(position, device=tokens.device).reshape(1) + self.condition.tokens
+            turn = self.rotation.index_select(0, row)
+            for layer, layer_state in zip(self.layers, state.layers, strict=True):
+                x = layer.step(x, turn, layer_state, state)
+            state.cursor.add_(1)
+            return F.linear(self.norm(x[:, 0]).to(state.head.dtype), state.head)
 
-    def _empty_cache(self, context: Context, positions: int, batch: int) -> KVCache:
-        weight, prefix = self.head.weight, context.embedding.shape[1]
-        shape = (batch, self.config.heads, positions, self.config.width // self.config.heads)
+    def _new_state(self, positions: int, batch: int) -> State:
+        weight = self.head.weight
         dtype = autocast_dtype(weight.device.type) or weight.dtype
+        shape = (2, batch, self.config.heads, positions, self.config.width // self.config.heads)
+        layers = []
+        for layer in self.layers:
+            parts = (layer.attention.qkv, layer.attention.out_proj, layer.mlp.gate_up, layer.mlp.down)
+            weights = (part.weight.detach().to(dtype) for part in parts)
+            layers.append(LayerState(*weight.new_zeros(shape, dtype=dtype).unbind(), *weights))
+        cursor = torch.zeros(1, dtype=torch.long, device=weight.device)
         visible = torch.zeros(batch, 1, 1, positions, dtype=torch.bool, device=weight.device)
-        visible[..., :prefix] = True if context.mask is None else context.mask[:, None, None]
-        return KVCache(
-            keys=[weight.new_zeros(shape, dtype=dtype) for _ in self.layers],
-            values=[weight.new_zeros(shape, dtype=dtype) for _ in self.layers],
-            cursor=torch.tensor([prefix], device=weight.device),
-            visible=visible,
-        )
+        return State(layers, weight.detach().to(dtype), cursor, visible)
 
 
 def caption_mask(context: Context, positions: int) -> Tensor | None:

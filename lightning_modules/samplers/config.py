@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from lightning_modules.registry import Entry, Registry
 
 
 @dataclass
-class _MaskedSamplerConfig:
-    """What the samplers of masked tokens share."""
+class _TokenSamplerConfig:
+    """What the samplers of tokens share."""
 
-    objective: ClassVar[str] = "masked"
-
-    steps: int = 20
-    """Forward passes T (with guidance, of a doubled batch)."""
     guidance: float = 3.0
     """Classifier-free guidance scale s in l = (1 - s) l_u + s l_c; 1 = off (a single batch)."""
     guidance_schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -28,14 +24,27 @@ class _MaskedSamplerConfig:
     """Draw among the likeliest tokens that hold this probability mass; 1 = all."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"sampler.steps={self.steps} must be at least 1.")
         if self.temperature < 0 or self.guidance < 0:
             raise ValueError(
                 f"sampler.temperature={self.temperature} and sampler.guidance={self.guidance} must not be negative."
             )
         if self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ValueError(f"sampler.top_k={self.top_k} must be >= 0 and sampler.top_p={self.top_p} in (0, 1].")
+
+
+@dataclass
+class _MaskedSamplerConfig(_TokenSamplerConfig):
+    """What the samplers of masked tokens share."""
+
+    objective: ClassVar[str] = "masked"
+
+    steps: int = 20
+    """Forward passes T (with guidance, of a doubled batch)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < 1:
+            raise ValueError(f"sampler.steps={self.steps} must be at least 1.")
 
 
 @dataclass
@@ -59,10 +68,38 @@ class HaltonConfig(_MaskedSamplerConfig):
     """Start the order at another offset for every sample."""
 
 
+@dataclass
+class AutoregressiveSamplerConfig(_TokenSamplerConfig):
+    """Token by token, in raster order, with a recurrent state or a key-value cache (AiM, LlamaGen)."""
+
+    objective: ClassVar[str] = "autoregressive"
+
+    name: str = "autoregressive"
+    guidance: float = 2.0
+    guidance_interval: list[float] = field(default_factory=lambda: [0.0, 1.0])
+    """Guidance acts on tokens from the first to the second share of the way, 0 the first token, 1 the last."""
+    position_shift: Literal["correct", "official"] = "correct"
+    """Row of the position table that token k is fed with: k, as in training, or k + 1, as in AiM's published code."""
+    cuda_graph: bool = True
+    """On a GPU, record one step as a CUDA graph and replay it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        interval = self.guidance_interval
+        if len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1:
+            raise ValueError(
+                f"sampler.guidance_interval={list(interval)} must be two shares of the sequence with "
+                "0 <= first <= second <= 1."
+            )
+
+
 SAMPLERS = Registry(
     "sampler",
     {
         "maskgit": Entry(MaskGITConfig, "lightning_modules.samplers.maskgit:MaskGIT"),
         "halton": Entry(HaltonConfig, "lightning_modules.samplers.halton:Halton"),
+        "autoregressive": Entry(
+            AutoregressiveSamplerConfig, "lightning_modules.samplers.autoregressive:AutoregressiveSampler"
+        ),
     },
 )

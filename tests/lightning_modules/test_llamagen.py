@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_modules.conditions import Condition, TextFeatures
 from lightning_modules.generators.config import GENERATORS
 from lightning_modules.generators.configs.llamagen import LlamaGenConfig
-from lightning_modules.generators.llamagen import LlamaGen
+from lightning_modules.generators.llamagen import LlamaGen, State
 from lightning_modules.layers.rotary import rotate, rotation_table
 
 SMALL = LlamaGenConfig(
@@ -66,14 +66,21 @@ def test_cached_decoding_is_the_full_forward(config: LlamaGenConfig) -> None:
     model, tokens = _build(config), _tokens()
     context = _context(model)
     expected = model(tokens, context)
-    cache, logits = model.start(context, LENGTH, 3)
-    places = [t.data_ptr() for t in (*cache.keys, *cache.values, cache.cursor, cache.visible)]
+    state, logits = model.start(context, LENGTH, 3)
+    places = _places(state)
     steps = [logits]
     for position in range(LENGTH - 1):
         where = position if position % 2 else torch.tensor([position])
-        steps.append(model.step(tokens[:, position], cache, where))
+        steps.append(model.step(tokens[:, position], state, where))
     torch.testing.assert_close(torch.stack(steps, 1), expected, rtol=1e-5, atol=1e-5)
-    assert places == [t.data_ptr() for t in (*cache.keys, *cache.values, cache.cursor, cache.visible)]
+    assert places == _places(state)
+    again, logits = model.start(context, LENGTH, 3, into=state)
+    assert torch.equal(logits, steps[0]) and places == _places(again)
+    assert torch.equal(model.step(tokens[:, 0], again, 0), steps[1])
+
+
+def _places(state: State) -> list[int]:
+    return [t.data_ptr() for layer in state.layers for t in layer] + [t.data_ptr() for t in state[1:]]
 
 
 @pytest.mark.parametrize("config", [SMALL, CAPTION])
