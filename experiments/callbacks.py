@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
-import torch
-from PIL import Image
 
+from experiments.conditions import Conditions, grid_columns, grid_conditions
 from experiments.config import RunConfig
 from experiments.files import atomic_path
-from experiments.sampling import grid_labels, image_grid, sample_images
+from experiments.pictures import captioned_grid, write_png
+from experiments.sampling import sample_images
 from experiments.store import Run
 
 log = logging.getLogger("ablate")
@@ -133,13 +132,14 @@ class Heartbeat(L.Callback):
 
 
 class SampleGrid(L.Callback):
-    """Sample the same seeds and classes every `every` steps: samples/step-N.png and an image in TensorBoard."""
+    """Sample the same seeds and conditions every `every` steps: samples/step-N.png and an image in TensorBoard."""
 
     def __init__(self, run: Run, config: RunConfig, tokenizer: Any, every: int):
         self.run = run
         self.config = config
         self.tokenizer = tokenizer
         self.every = every
+        self._conditions: Conditions | None = None
         self._done = -1
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
@@ -149,31 +149,19 @@ class SampleGrid(L.Callback):
         if not due or step == self._done or not trainer.is_global_zero:
             return
         self._done = step
-        classes = self.config.generator.num_classes
+        if self._conditions is None:
+            self._conditions = grid_conditions(self.config, module.device)
         samples = sample_images(
             self.config,
             module.sampling_model,
             self.tokenizer.to(module.device),
-            grid_labels(classes),
+            self._conditions,
             seed=0,
             batch_size=self.config.evaluation.batch_size,
             device=module.device,
         )
-        grid = image_grid(samples.images, columns=classes, scale=2)
+        grid = captioned_grid(samples.images, self._conditions.captions, grid_columns(self.config), scale=2)
         write_png(grid, self.run.samples / f"step-{step:06d}.png")
         for logger in trainer.loggers:
             if hasattr(logger.experiment, "add_image"):
                 logger.experiment.add_image("samples", grid, step, dataformats="HWC")
-
-
-def write_png(picture: np.ndarray, path: Path) -> None:
-    """Write (H, W, 3) uint8 as PNG, atomically."""
-    with atomic_path(path) as temporary:
-        Image.fromarray(picture).save(temporary, format="PNG")
-
-
-def device_of(config: RunConfig) -> torch.device:
-    """Where sampling and evaluation run."""
-    if config.runtime.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(config.runtime.device)

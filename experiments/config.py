@@ -66,6 +66,8 @@ class EvaluationConfig:
 
     num_samples: int = 512
     """Images, with labels balanced over the classes."""
+    prompts: Literal["val", "train"] = "val"
+    """Split whose captions a caption-conditioned run is asked for with: held out, or seen in training."""
     seed: int = 0
     """Image i depends on (seed, i) alone, whatever the batch size."""
     batch_size: int = 128

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 
 from datamodules.emoji.data import load_emoji
-from experiments.callbacks import write_png
 from experiments.files import atomic_path
-from experiments.sampling import image_grid
+from experiments.pictures import image_grid, write_png
 from lightning_modules.checkpoints import save_safetensors
 from lightning_modules.tokenizers.config import EMBEDDED, EmojiVQConfig
 from lightning_modules.tokenizers.emoji_vq import EmojiVQ

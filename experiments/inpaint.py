@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from experiments.callbacks import device_of, write_png
+from experiments.conditions import (
+    GRID_ROWS,
+    NO_CLASS,
+    Conditions,
+    caption_conditions,
+    evaluation_conditions,
+    grid_columns,
+    grid_conditions,
+)
 from experiments.config import RunConfig
 from experiments.errors import UserError, did_you_mean
-from experiments.run import build_tokenizer, load_generator, prepare_process
-from experiments.sampling import grid_labels, image_grid, sample_images
+from experiments.pictures import captioned_grid, write_png
+from experiments.process import device_of, prepare_process
+from experiments.run import build_tokenizer, load_generator
+from experiments.sampling import sample_images
 from experiments.store import Run
 
 GRID_SCALE = 4
+SINGLE = 8
+"""Images of a single class or prompt, and their columns."""
 
 
 def sample_to_file(
@@ -25,6 +38,7 @@ def sample_to_file(
     *,
     count: int | None,
     class_name: str | None,
+    prompts: tuple[str, ...] = (),
     seed: int,
     known_from: Path | None = None,
     mask: str | None = None,
@@ -32,23 +46,21 @@ def sample_to_file(
     """Write a grid of samples.
 
     Args:
-        count: images; None = four per class, or eight of one class.
+        count: images; None = the grid of training, or eight of one class or one prompt, four of each of several.
         class_name: one class by name or number; None = all.
+        prompts: captions, for runs that are conditioned on captions.
         known_from, mask: keep an image's tokens but for those that the box "left,top,right,bottom" (pixels) touches.
 
     Raises:
-        UserError: unknown class, a box outside the image, an image that cannot be read, a run that is not trained.
+        UserError: an unknown class, a class or prompt that the run is not conditioned on, a box outside the image, an
+            image that cannot be read, a run that is not trained.
     """
     if not run.is_done():
         raise UserError(f"Run {run.id} is not trained yet; train it first: ablate train {config.preset}.")
     prepare_process(config)
     device = device_of(config)
     generator, tokenizer = load_generator(config, run, device), build_tokenizer(config).to(device)
-    classes = config.generator.num_classes
-    label = None if class_name is None else _label(class_name, config.data.class_names)
-    labels = grid_labels(classes) if label is None else [label] * 8
-    if count is not None:
-        labels = [label if label is not None else i % classes for i in range(count)]
+    conditions, columns = _conditions(config, class_name, prompts, count, device)
     known = None
     if known_from is not None and mask is not None:
         known = _known_tokens(config, tokenizer, known_from, mask, device, generator.mask_token)
@@ -56,14 +68,37 @@ def sample_to_file(
         config,
         generator,
         tokenizer,
-        labels,
+        conditions,
         seed=seed,
         batch_size=config.evaluation.batch_size,
         device=device,
         known=known,
     )
-    columns = classes if label is None else min(len(labels), 8)
-    write_png(image_grid(samples.images, columns, scale=GRID_SCALE), out)
+    write_png(captioned_grid(samples.images, conditions.captions, columns, GRID_SCALE), out)
+
+
+def _conditions(
+    config: RunConfig, class_name: str | None, prompts: tuple[str, ...], count: int | None, device: torch.device
+) -> tuple[Conditions, int]:
+    """What is asked for, and the columns of its grid."""
+    on_class = config.generator.condition == "class"
+    if prompts and on_class:
+        raise UserError("--prompt needs a run that is conditioned on captions; this one knows classes: use --class.")
+    if class_name is not None and not on_class:
+        raise UserError("--class needs a run that is conditioned on classes; this one knows captions: use --prompt.")
+    if prompts:
+        each = SINGLE if len(prompts) == 1 else GRID_ROWS
+        captions = [prompts[i % len(prompts)] for i in range(count or each * len(prompts))]
+        labels = np.full(len(captions), NO_CLASS)
+        columns = min(len(captions), SINGLE) if len(prompts) == 1 else len(prompts)
+        return caption_conditions(config, captions, labels, device), columns
+    if class_name is not None:
+        label = _label(class_name, config.data.class_names)
+        return Conditions(np.full(count or SINGLE, label)), min(count or SINGLE, SINGLE)
+    if count is None:
+        return grid_conditions(config, device), grid_columns(config)
+    config = replace(config, evaluation=replace(config.evaluation, num_samples=count))
+    return evaluation_conditions(config, device), grid_columns(config)
 
 
 def _label(word: str, names: tuple[str, ...]) -> int:

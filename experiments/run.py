@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import resource
 import time
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +20,16 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from datamodules.config import DATASETS
 from datamodules.emoji.datamodule import ImageEncoder
-from experiments.callbacks import Checkpoints, Heartbeat, SampleGrid, device_of, write_png
+from experiments.callbacks import Checkpoints, Heartbeat, SampleGrid
+from experiments.conditions import GRID_ROWS, build_text_encoder, evaluation_conditions, grid_columns
 from experiments.config import RunConfig, to_dict
 from experiments.errors import UserError
 from experiments.files import atomic_path
 from experiments.identity import run_id
+from experiments.pictures import captioned_grid, write_png
+from experiments.process import device_of, peak_memory_bytes, prepare_process
 from experiments.provenance import provenance
-from experiments.sampling import balanced_labels, grid_labels, image_grid, sample_images
+from experiments.sampling import sample_images
 from experiments.store import Evaluation, Run, RunStore
 from lightning_modules.base import TrainingModule
 from lightning_modules.checkpoints import load_safetensors, save_safetensors
@@ -41,13 +41,6 @@ from lightning_modules.metrics.evaluate import evaluate_images
 from lightning_modules.tokenizers.config import TOKENIZERS
 
 log = logging.getLogger("ablate")
-EXPECTED = (
-    ".*LeafSpec.*is deprecated.*",  # Lightning's own use of PyTorch
-    ".*in eval mode at the start of training.*",  # the averaged weights
-    ".*is smaller than the logging interval.*",  # epochs mean nothing here, steps are logged
-    ".*does not have many workers.*",  # batches come out of memory maps
-)
-"""Warnings that tell a user nothing."""
 PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
@@ -88,7 +81,7 @@ def build_tokenizer(config: RunConfig) -> Any:
 
 
 def build_data(config: RunConfig, tokenizer: Any) -> L.LightningDataModule:
-    """The data module, with token stores in the root's cache."""
+    """The data module, with token and text stores in the root's cache."""
     encoder = None
     if tokenizer is not None:
         encoder = ImageEncoder(tokenizer.encode_uint8, config.tokenizer.fingerprint, config.tokenizer.vocab_size)
@@ -96,21 +89,14 @@ def build_data(config: RunConfig, tokenizer: Any) -> L.LightningDataModule:
         config.trainer.accumulate * config.runtime.devices * config.runtime.num_nodes
     )
     return DATASETS.target(config.data.name)(
-        config.data, per_process, config.seed, config.runtime.num_workers, encoder, config.root / "cache"
+        config.data,
+        per_process,
+        config.seed,
+        config.runtime.num_workers,
+        encoder,
+        config.root / "cache",
+        build_text_encoder(config, device_of(config)),
     )
-
-
-def prepare_process(config: RunConfig) -> None:
-    """Threads, and Lightning's chatter down to warnings worth reading."""
-    for message in EXPECTED:
-        warnings.filterwarnings("ignore", message=message)
-    if config.runtime.kernels != "auto":
-        os.environ["ABLATE_KERNELS"] = config.runtime.kernels
-    if config.runtime.threads:
-        torch.set_num_threads(config.runtime.threads)
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    torch.set_float32_matmul_precision("high")
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -137,6 +123,8 @@ def train(config: RunConfig, wait: bool = False, overrides: tuple[str, ...] = ()
 
 
 def _train(config: RunConfig, run: Run) -> None:
+    if config.imported:
+        raise UserError(f"The weights of {run.id} were imported, not trained; run ablate import-checkpoint again.")
     started = time.time()
     reset_backends_used()
     tokenizer = build_tokenizer(config)
@@ -232,13 +220,6 @@ def _median_rate(run: Run) -> float | None:
     return float(np.median(rates)) if rates else None
 
 
-def peak_memory_bytes() -> int:
-    """Largest memory this process held: on the GPU where one was used, else resident."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 # --- evaluation -------------------------------------------------------------------------------------------------------
 
 
@@ -268,23 +249,27 @@ def evaluate(config: RunConfig, run: Run, wait: bool = False) -> Evaluation:
 def _evaluate(config: RunConfig, run: Run, evaluation: Evaluation) -> None:
     started, device = time.time(), device_of(config)
     reset_backends_used()
-    count, classes = config.evaluation.num_samples, config.generator.num_classes
+    conditions = evaluation_conditions(config, device)
+    count = len(conditions)
     generator, tokenizer = load_generator(config, run, device), build_tokenizer(config).to(device)
     log.info("sampling %d images from %s", count, run.id)
     samples = sample_images(
         config,
         generator,
         tokenizer,
-        balanced_labels(count, classes),
+        conditions,
         seed=config.evaluation.seed,
         batch_size=config.evaluation.batch_size,
         device=device,
         progress=lambda done: evaluation.update(phase="sample", step=done, max_steps=count),
     )
     with atomic_path(evaluation.samples_path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, arr_0=samples.images, labels=samples.labels)
-    shown = len(grid_labels(classes))
-    write_png(image_grid(samples.images[:shown], columns=classes, scale=2), evaluation.grid_path)
+        captions = {"captions": np.array(conditions.captions)} if conditions.captions else {}
+        np.savez_compressed(file, arr_0=samples.images, labels=conditions.labels, **captions)
+    columns = grid_columns(config)
+    shown = GRID_ROWS * columns
+    grid = captioned_grid(samples.images[:shown], conditions.captions[:shown], columns, scale=2)
+    write_png(grid, evaluation.grid_path)
     evaluation.update(phase="evaluate", step=count, max_steps=count)
     log.info("measuring %d images", count)
     settings = MetricsConfig(
@@ -293,7 +278,9 @@ def _evaluate(config: RunConfig, run: Run, evaluation: Evaluation) -> None:
         device=str(device),
     )
     reference = DATASETS.target(config.data.name).reference(config.data)
-    metrics, protocol = evaluate_images(samples.images, samples.labels, reference, settings)
+    metrics, protocol = evaluate_images(samples.images, conditions.labels, reference, settings)
+    if conditions.captions:
+        protocol["prompts"] = conditions.origin
     metrics["seconds_per_image"] = samples.seconds / count
     evaluation.write_result(
         {

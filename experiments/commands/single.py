@@ -64,6 +64,7 @@ def evaluate_command(run: str, overrides: tuple[str, ...], root: str) -> None:
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("samples.png"), show_default=True)
 @click.option("--count", type=click.IntRange(min=1), help="Number of images; default: four per class.")
 @click.option("--class", "class_name", help="One class only, by name or number.")
+@click.option("--prompt", "prompts", multiple=True, help="A caption to draw, for runs on captions; may be repeated.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--known-from", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Keep this image...")
 @click.option("--mask", help="...but for this box of pixels, LEFT,TOP,RIGHT,BOTTOM, which is drawn anew.")
@@ -74,6 +75,7 @@ def sample_command(
     out: Path,
     count: int | None,
     class_name: str | None,
+    prompts: tuple[str, ...],
     seed: int,
     known_from: Path | None,
     mask: str | None,
@@ -87,7 +89,17 @@ def sample_command(
     configure_logging()
     from experiments.inpaint import sample_to_file
 
-    sample_to_file(config, found, out, count=count, class_name=class_name, seed=seed, known_from=known_from, mask=mask)
+    sample_to_file(
+        config,
+        found,
+        out,
+        count=count,
+        class_name=class_name,
+        prompts=prompts,
+        seed=seed,
+        known_from=known_from,
+        mask=mask,
+    )
     click.echo(f"Wrote {out}.")
 
 

@@ -1,0 +1,47 @@
+"""What a process that trains, samples or measures sets up first, and what it can tell of itself."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import warnings
+
+import torch
+
+from experiments.config import RunConfig
+
+EXPECTED = (
+    ".*LeafSpec.*is deprecated.*",  # Lightning's own use of PyTorch
+    ".*in eval mode at the start of training.*",  # the averaged weights
+    ".*is smaller than the logging interval.*",  # epochs mean nothing here, steps are logged
+    ".*does not have many workers.*",  # batches come out of memory maps
+)
+"""Warnings that tell a user nothing."""
+
+
+def prepare_process(config: RunConfig) -> None:
+    """Threads, kernels, and Lightning's chatter down to warnings worth reading."""
+    for message in EXPECTED:
+        warnings.filterwarnings("ignore", message=message)
+    if config.runtime.kernels != "auto":
+        os.environ["ABLATE_KERNELS"] = config.runtime.kernels
+    if config.runtime.threads:
+        torch.set_num_threads(config.runtime.threads)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    torch.set_float32_matmul_precision("high")
+
+
+def device_of(config: RunConfig) -> torch.device:
+    """Where sampling, evaluation and benchmarks run."""
+    if config.runtime.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(config.runtime.device)
+
+
+def peak_memory_bytes() -> int:
+    """Largest memory this process held: on the GPU where one was used, else resident."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
