@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from datamodules.files import commit_folder
 from datamodules.store_format import FORMAT, VERSION, StoreMeta
 from lightning_modules.hashing import sha256_of
 
@@ -103,14 +103,7 @@ class StoreWriter:
             del content["latent_shape"]
         for name, text in {**self.extra, "meta.json": json.dumps(content, indent=1, ensure_ascii=False)}.items():
             (self._temporary / name).write_text(text)
-        for path in self._temporary.iterdir():
-            _flush(path)
-        self._temporary.chmod(0o755)
-        try:
-            os.rename(self._temporary, self.folder)
-        except OSError:
-            if not (self.folder / "meta.json").is_file():
-                raise
+        commit_folder(self._temporary, self.folder, "meta.json")
 
     def _check(
         self, codes: np.ndarray, labels: np.ndarray, captions: Sequence[Sequence[str]], keys: Sequence[str]
@@ -139,11 +132,3 @@ class StoreWriter:
     def _close(self) -> None:
         for stream in self._streams.values():
             stream.close()
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -24,7 +24,9 @@ COMMANDS = {
     "train": "experiments.commands.single:train_command",
     "sample": "experiments.commands.single:sample_command",
     "evaluate": "experiments.commands.single:evaluate_command",
+    "import-checkpoint": "experiments.commands.checkpoint:import_command",
     "execute": "experiments.commands.single:execute_command",
+    "tokenize": "experiments.commands.data:tokenize_command",
     "bench": "experiments.commands.tools:bench_command",
     "doctor": "experiments.commands.tools:doctor_command",
 }
@@ -45,7 +47,9 @@ HELP = {
     "train": "Train one run from a preset.",
     "sample": "Sample images from a run.",
     "evaluate": "Measure a run with other sampler or metric settings.",
+    "import-checkpoint": "Published weights become a finished run, or a tokenizer's file.",
     "execute": "Worker: train and evaluate the given configuration files.",
+    "tokenize": "Turn ImageNet, CC3M, COCO or any folder of images into a token store.",
     "bench": "Measure kernels, layers and samplers; ratios in one run.",
     "doctor": "What works on this machine, what does not, and what mends it.",
 }

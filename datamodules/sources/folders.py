@@ -1,0 +1,134 @@
+"""Folders of image files: one subfolder per class, or captions beside the images."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from datamodules.sources.records import UNIT, Record, Refused, chunks, digest_of, is_image
+
+
+class FileSource:
+    """A source whose images are single files, listed beforehand.
+
+    Args:
+        folder: what file names are relative to.
+        files: relative names, in the order of the store; they are the keys.
+        labels: one per file.
+        class_names: empty where images have captions only.
+        captions: one tuple per file, or None.
+        refused: entries of a list for which there is no file; they are reported with the first unit.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        files: Sequence[str],
+        labels: Sequence[int],
+        class_names: Sequence[str] = (),
+        captions: Sequence[tuple[str, ...]] | None = None,
+        refused: Sequence[Refused] = (),
+        unit_size: int = UNIT,
+    ):
+        self.folder, self.files, self.labels, self.captions = folder, files, labels, captions
+        self.class_names, self.captioned, self.refused, self.unit_size = (
+            class_names,
+            captions is not None,
+            refused,
+            unit_size,
+        )
+        self.units = chunks(len(files), unit_size)
+        texts = captions if captions is not None else [()] * len(files)
+        self.fingerprint = digest_of(
+            f"{file}\n{label}\n{json.dumps(text)}" for file, label, text in zip(files, labels, texts, strict=True)
+        )
+
+    def read(self, index: int) -> Iterator[Record | Refused]:
+        """The files of one unit."""
+        if index == 0:
+            yield from self.refused
+        start = index * self.unit_size
+        for i in range(start, min(start + self.unit_size, len(self.files))):
+            captions = self.captions[i] if self.captions is not None else ()
+            yield Record(self.files[i], int(self.labels[i]), captions, self.folder / self.files[i])
+
+
+def class_folders(folder: Path, class_names: Sequence[str] = (), unit_size: int = UNIT) -> FileSource:
+    """One subfolder per class, classes in sorted order, images anywhere beneath.
+
+    Args:
+        class_names: the classes to expect; by default the subfolders that there are.
+
+    Raises:
+        ValueError: a subfolder that is no expected class, or no images at all.
+    """
+    found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    names = list(class_names) or found
+    if unexpected := sorted(set(found) - set(names)):
+        raise ValueError(
+            f"{folder} has the subfolder {unexpected[0]}, which is none of the {len(names)} classes; "
+            "labels would be wrong. Remove it or name the right folder with --source."
+        )
+    files, labels = [], []
+    for label, name in enumerate(names):
+        members = sorted(_images_beneath(folder / name)) if name in found else []
+        files += [f"{name}/{member}" for member in members]
+        labels += [label] * len(members)
+    if not files:
+        raise ValueError(f"No images in the class folders of {folder}.")
+    return FileSource(folder, files, labels, names, unit_size=unit_size)
+
+
+def captioned_folder(folder: Path, unit_size: int = UNIT) -> FileSource:
+    """Images with a text file of the same name beside each, or listed with captions in metadata.jsonl.
+
+    Raises:
+        ValueError: no images, or a list that cannot be read.
+    """
+    if (table := folder / "metadata.jsonl").is_file():
+        return _from_metadata(table, unit_size)
+    files = sorted(_images_beneath(folder))
+    if not files:
+        raise ValueError(f"No images in {folder}.")
+    captions = []
+    for file in files:
+        text = (folder / file).with_suffix(".txt")
+        captions.append((text.read_text(errors="replace"),) if text.is_file() else ())
+    return FileSource(folder, files, [0] * len(files), (), captions, unit_size=unit_size)
+
+
+def has_images(folder: Path) -> bool:
+    """Whether images lie in the folder itself."""
+    return any(entry.is_file() and is_image(entry.name) for entry in os.scandir(folder))
+
+
+def _images_beneath(folder: Path) -> Iterator[str]:
+    """Relative names of all images in a folder and its subfolders."""
+    for entry in os.scandir(folder):
+        if entry.is_dir():
+            yield from (f"{entry.name}/{name}" for name in _images_beneath(Path(entry.path)))
+        elif is_image(entry.name):
+            yield entry.name
+
+
+def _from_metadata(table: Path, unit_size: int) -> FileSource:
+    files, captions, refused, seen = [], [], [], set()
+    for number, line in enumerate(table.read_text(errors="replace").splitlines(), 1):
+        try:
+            entry = json.loads(line)
+            file, text = str(entry["file_name"]), str(entry.get("text", entry.get("caption", "")))
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{table}, line {number}: expected a JSON object with file_name and text ({type(error).__name__})."
+            ) from error
+        if file in seen:
+            refused.append(Refused(file, f"listed twice, again in line {number}"))
+            continue
+        seen.add(file)
+        files.append(file)
+        captions.append((text,))
+    if not files:
+        raise ValueError(f"{table} lists no images.")
+    return FileSource(table.parent, files, [0] * len(files), (), captions, refused, unit_size)

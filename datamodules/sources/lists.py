@@ -1,0 +1,99 @@
+"""A list of captions and images: CC3M's own TSV beside a folder of downloads, or any table that names its files.
+
+Two layouts are understood. With a header line: a column of paths (filepath, file, image, path) and one of captions
+(caption, title, text), tab- or comma-separated. Without: `caption TAB url` as CC3M comes, where the image of line i
+(from 0) is a file whose name is the number i, zero-padded or not, with any image ending, in the folder beside the list.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+from datamodules.sources.folders import FileSource
+from datamodules.sources.records import SPLIT_FOLDERS, UNIT, Refused, find_split, is_image
+
+PATHS, CAPTIONS = ("filepath", "file", "file_name", "image", "path"), ("caption", "title", "text")
+
+
+def list_file(folder: Path, split: str) -> Path | None:
+    """The list of a split: SPLIT.tsv, SPLIT.csv, Train_GCC-training.tsv, Validation_GCC-*.tsv or the like."""
+    names = SPLIT_FOLDERS.get(split, (split,))
+    tables = sorted([*folder.glob("*.tsv"), *folder.glob("*.csv")])
+    return next((path for path in tables if any(path.stem.lower().startswith(name) for name in names)), None)
+
+
+def list_source(table: Path, split: str, unit_size: int = UNIT) -> FileSource:
+    """The images that a list names, in its order. Lines whose image is not there are refused one by one.
+
+    Raises:
+        ValueError: a list of another form, no folder of images, or none of the images there.
+    """
+    with open(table, newline="", errors="replace") as stream:
+        separator = "\t" if "\t" in stream.readline() else ","
+        stream.seek(0)
+        quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL  # captions in TSV have bare quotes
+        csv.field_size_limit(1 << 24)
+        rows = [row for row in csv.reader(stream, delimiter=separator, quoting=quoting) if row]
+    header = [word.strip().lower() for word in rows[0]] if rows else []
+    path = next((header.index(word) for word in PATHS if word in header), None)
+    caption = next((header.index(word) for word in CAPTIONS if word in header), None)
+    if path is not None and caption is not None:
+        return _with_paths(table, rows[1:], path, caption, unit_size)
+    if separator != "\t" or not all(len(row) >= 2 for row in rows[:8]) or not rows:
+        raise ValueError(
+            f"{table} is not understood: expected a header with a column of files ({', '.join(PATHS)}) and one of "
+            f"captions ({', '.join(CAPTIONS)}), or CC3M's lines of caption TAB url."
+        )
+    return _numbered(table, [row[0] for row in rows], split, unit_size)
+
+
+def _with_paths(table: Path, rows: list[list[str]], path: int, caption: int, unit_size: int) -> FileSource:
+    files, texts, refused, seen = [], [], [], set()
+    for number, row in enumerate(rows, 2):
+        if len(row) <= max(path, caption):
+            refused.append(Refused(f"{table.name}, line {number}", f"{len(row)} columns"))
+        elif row[path] in seen:
+            refused.append(Refused(row[path], f"listed twice, again in line {number}"))
+        else:
+            seen.add(row[path])
+            files.append(row[path])
+            texts.append((row[caption],))
+    return _source(table, table.parent, files, texts, refused, unit_size)
+
+
+def _numbered(table: Path, captions: list[str], split: str, unit_size: int) -> FileSource:
+    folder = find_split(table.parent, split) or next(
+        (place for place in (table.parent / "images", table.with_suffix("")) if place.is_dir()), None
+    )
+    if folder is None:
+        raise ValueError(
+            f"{table} has no folder of images beside it: expected {split}/ or images/ with 000000000.jpg, .."
+        )
+    there: dict[int, str] = {}
+    for entry in os.scandir(folder):
+        stem = Path(entry.name).stem
+        if is_image(entry.name) and stem.isdigit():
+            there[int(stem)] = entry.name
+    files, texts, refused = [], [], []
+    for number, caption in enumerate(captions):
+        if number in there:
+            files.append(there[number])
+            texts.append((caption,))
+        else:
+            refused.append(Refused(f"{table.name}, line {number + 1}", f"no image numbered {number} in {folder.name}/"))
+    return _source(table, folder, files, texts, refused, unit_size)
+
+
+def _source(
+    table: Path,
+    folder: Path,
+    files: list[str],
+    captions: list[tuple[str, ...]],
+    refused: list[Refused],
+    unit_size: int,
+) -> FileSource:
+    if not files:
+        raise ValueError(f"{table} names no image that is in {folder}.")
+    return FileSource(folder, files, [0] * len(files), (), captions, refused, unit_size)

@@ -1,0 +1,89 @@
+"""Which source a data set's folder is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from datamodules.sources.coco import coco_source
+from datamodules.sources.folders import captioned_folder, class_folders, has_images
+from datamodules.sources.imagenet import imagenet_source
+from datamodules.sources.lists import list_file, list_source
+from datamodules.sources.parquet import ParquetSource, parquet_files
+from datamodules.sources.records import SPLIT_FOLDERS, UNIT, Source, find_split
+from datamodules.sources.tar import TarSource, has_labels, tar_files
+
+KINDS = ("imagenet", "cc3m", "coco", "folder")
+
+
+def open_source(dataset: str, folder: Path, split: str, classes: int = 0, unit_size: int = UNIT) -> Source:
+    """The images of one split of a data set.
+
+    Args:
+        dataset: one of `KINDS`.
+        classes: number of classes of tar shards with .cls files.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: an unknown data set, or a folder that does not hold what it should, said in words.
+    """
+    if dataset not in KINDS:
+        raise ValueError(f"Unknown data set '{dataset}' to tokenize. Valid: {', '.join(KINDS)}.")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"The source folder {folder} does not exist; name it with --source.")
+    if dataset == "coco":
+        return coco_source(folder, split, unit_size)
+    if dataset == "imagenet":
+        shards = tar_files(folder, split)
+        return _shards(shards, 1000) if shards else imagenet_source(folder, split, unit_size)
+    source = _captioned(folder, split, classes, unit_size)
+    if source is not None:
+        return source
+    if dataset == "cc3m":
+        raise ValueError(
+            f"No {split} part of CC3M in {folder}: expected tar shards (*.tar or {split}/*.tar as img2dataset writes "
+            f"them), {split}-*.parquet, or a list {split}*.tsv beside a folder of images."
+        )
+    return _plain(folder, split, unit_size)
+
+
+def _captioned(folder: Path, split: str, classes: int, unit_size: int) -> Source | None:
+    """Shards, parquet files or a list, where there are some."""
+    if shards := tar_files(folder, split):
+        return _shards(shards, classes)
+    if files := parquet_files(folder, split):
+        return ParquetSource(files)
+    table = list_file(folder, split)
+    return list_source(table, split, unit_size) if table else None
+
+
+def _shards(shards: list[Path], classes: int) -> TarSource:
+    labelled = has_labels(shards[0])
+    if labelled and not classes:
+        raise ValueError(f"{shards[0]} holds labels (.cls); say how many classes there are with --classes.")
+    return TarSource(shards, classes if labelled else 0)
+
+
+def _plain(folder: Path, split: str, unit_size: int) -> Source:
+    """A folder of images: of a split, or the folder itself as its only split, train."""
+    place = find_split(folder, split)
+    if place is None:
+        others = [name for name in SPLIT_FOLDERS if find_split(folder, name)]
+        if others or split != "train":
+            raise ValueError(
+                f"No split {split} in {folder}: expected the folder {' or '.join(SPLIT_FOLDERS.get(split, (split,)))}"
+                + (f"; there is {', '.join(others)}." if others else ".")
+            )
+        place = folder
+    subfolders = any(entry.is_dir() and not entry.name.startswith(".") for entry in os.scandir(place))
+    if (place / "metadata.jsonl").is_file() or has_images(place) or not subfolders:
+        return captioned_folder(place, unit_size)
+    return class_folders(place, _classes(folder, split), unit_size)
+
+
+def _classes(folder: Path, split: str) -> list[str]:
+    """Classes of the training images, so that labels mean the same in every split."""
+    train = find_split(folder, "train")
+    if split == "train" or train is None:
+        return []
+    return sorted(entry.name for entry in os.scandir(train) if entry.is_dir() and not entry.name.startswith("."))

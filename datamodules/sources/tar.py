@@ -1,0 +1,144 @@
+"""Tar shards as img2dataset and webdataset write them: 000000012.jpg, 000000012.txt, 000000012.json, ...
+
+Files of one name belong together, wherever in the shard they stand. A name that comes twice with the same ending is
+ambiguous (which caption belongs to which image?), so everything under it is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from datamodules.sources.records import IMAGE_SUFFIXES, SPLIT_FOLDERS, Record, Refused, Unit, digest_of
+
+
+def tar_files(folder: Path, split: str) -> list[Path]:
+    """The shards of a split: in the split's folder, named SPLIT-*.tar, or, for train, any .tar of the folder."""
+    for name in SPLIT_FOLDERS.get(split, (split,)):
+        found = [
+            *(folder / name).glob("*.tar"),
+            *folder.glob(f"{name}[-_]*.tar"),
+            *folder.glob(f"*[-_]{name}[-_]*.tar"),
+        ]
+        if found:
+            return sorted(found)
+    others = {name for names in SPLIT_FOLDERS.values() for name in names}
+    if split != "train":
+        return []
+    return sorted(path for path in folder.glob("*.tar") if not any(name in path.stem for name in others))
+
+
+@dataclass
+class _Group:
+    """The members of one name, by ending."""
+
+    members: dict[str, tarfile.TarInfo] = field(default_factory=dict)
+    twice: str = ""
+
+
+class TarSource:
+    """Every shard is a unit.
+
+    Args:
+        files: the shards, in the order of the store.
+        classes: number of classes where shards hold .cls files with labels, 0 for captions.
+    """
+
+    def __init__(self, files: Sequence[Path], classes: int = 0):
+        self.files = files
+        self.units = [Unit(file.name) for file in files]
+        self.class_names = [str(number) for number in range(classes)]
+        self.captioned = not classes
+        self.fingerprint = digest_of(f"{file.name} {file.stat().st_size}" for file in files)
+
+    def read(self, index: int) -> Iterator[Record | Refused]:
+        """Images in the order in which their names first appear. A shard cut short is reported where it ends."""
+        file = self.files[index]
+        try:
+            with tarfile.open(file) as archive:
+                groups, damage = _index(archive)
+                for name, group in groups.items():
+                    record = self._record(archive, f"{file.stem}/{name}", group)
+                    if record is not None:
+                        yield record
+        except (tarfile.TarError, EOFError) as error:
+            damage = str(error)
+        if damage:
+            yield Refused(file.name, f"the shard is damaged ({damage}); what comes after is lost")
+
+    def _record(self, archive: tarfile.TarFile, key: str, group: _Group) -> Record | Refused | None:
+        suffix = next((suffix for suffix in group.members if suffix in IMAGE_SUFFIXES), None)
+        if group.twice:
+            return Refused(key, f"duplicate key: {group.twice} comes twice, which captions belong to which is unclear")
+        if suffix is None:
+            if group.members.keys() & {".txt", ".cls"}:
+                return Refused(key, "no image under this name")
+            return None  # statistics and the like
+        content = {name: _read(archive, member) for name, member in group.members.items() if name in (suffix, *TEXTS)}
+        if content[suffix] is None or None in content.values():
+            return Refused(key, "cut off by the end of the shard")
+        try:
+            label, captions = self._annotation({name: value or b"" for name, value in content.items()})
+        except (ValueError, AttributeError) as error:
+            return Refused(key, f"annotation cannot be read ({error})")
+        return Record(key, label, captions, content[suffix] or b"")
+
+    def _annotation(self, content: dict[str, bytes]) -> tuple[int, tuple[str, ...]]:
+        """Label and captions. Raises ValueError."""
+        data = json.loads(content[".json"]) if ".json" in content else {}
+        text = content[".txt"].decode(errors="replace") if ".txt" in content else data.get("caption")
+        captions = (text,) if text is not None else ()
+        if not self.class_names:
+            return 0, captions
+        label = int(content[".cls"]) if ".cls" in content else int(data["label"] if "label" in data else -1)
+        if not 0 <= label < len(self.class_names):
+            raise ValueError(f"label {label} of {len(self.class_names)} classes")
+        return label, captions
+
+
+TEXTS = (".txt", ".json", ".cls")
+
+
+def has_labels(file: Path) -> bool:
+    """Whether the first images of a shard come with .cls files."""
+    try:
+        with tarfile.open(file) as archive:
+            for _ in range(8):
+                member = archive.next()
+                if member is not None and member.name.endswith(".cls"):
+                    return True
+    except (tarfile.TarError, EOFError, OSError):
+        return False
+    return False
+
+
+def _index(archive: tarfile.TarFile) -> tuple[dict[str, _Group], str]:
+    """Members by name, and what is wrong with the archive, if anything."""
+    groups: dict[str, _Group] = {}
+    try:
+        for member in archive:
+            if not member.isfile():
+                continue
+            path = PurePosixPath(member.name)
+            stem, dot, ending = path.name.partition(".")
+            suffix = f"{dot}{ending}".lower()
+            group = groups.setdefault(str(path.parent / stem), _Group())
+            if suffix in group.members or (suffix in IMAGE_SUFFIXES and group.members.keys() & IMAGE_SUFFIXES):
+                group.twice = suffix
+            group.members[suffix] = member
+    except (tarfile.TarError, EOFError) as error:
+        return groups, str(error)
+    return groups, ""
+
+
+def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
+    """The content of a member, None where the shard ends before it does."""
+    try:
+        stream = archive.extractfile(member)
+        content = stream.read() if stream else b""
+    except (tarfile.TarError, EOFError, OSError):
+        return None
+    return content if len(content) == member.size else None

@@ -1,0 +1,1 @@
+"""From a collection of images to a token store: decode, crop, encode, collect."""

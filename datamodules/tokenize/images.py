@@ -1,0 +1,81 @@
+"""Image files of every kind to RGB, without silent damage.
+
+What is unusual but usable (CMYK, palette, 16 bit, rotated by EXIF, ..) is converted and counted under `notes`; what is
+broken is refused with a reason.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from pathlib import PurePath
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+ORIENTATION = 0x0112
+FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".gif": "GIF", ".bmp": "BMP"}
+SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+SMALLEST = 8
+
+
+def decode_image(content: bytes, name: str = "", exif: bool = True) -> tuple[Image.Image, list[str]]:
+    """A file's first image as RGB, transparency on white.
+
+    Args:
+        content: the file.
+        name: whose ending is compared with the content.
+        exif: turn the image as its EXIF orientation says. Published ImageNet pipelines do not.
+
+    Returns:
+        the image, and what was unusual about it.
+
+    Raises:
+        ValueError: why it cannot be used.
+    """
+    if not content:
+        raise ValueError("empty file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of metadata; the pixels are what counts
+            image = Image.open(io.BytesIO(content))
+            notes = _peculiarities(image, name)
+            image.load()
+            if image.getexif().get(ORIENTATION, 1) != 1:
+                notes.append("EXIF rotation " + ("applied" if exif else "ignored"))
+                image = ImageOps.exif_transpose(image) if exif else image
+            image = _to_rgb(image)
+    except UnidentifiedImageError as error:
+        raise ValueError("not an image") from error
+    except (OSError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        raise ValueError(f"damaged image: {error}") from error
+    if min(image.size) < SMALLEST:
+        raise ValueError(f"{image.width} x {image.height} pixels are too few")
+    return image, notes
+
+
+def _peculiarities(image: Image.Image, name: str) -> list[str]:
+    notes = []
+    expected = FORMATS.get(PurePath(name).suffix.lower())
+    if expected and image.format not in (expected, "MPO"):  # MPO: a JPEG with further views
+        notes.append("wrong file extension")
+    kinds = {"CMYK": "CMYK", "P": "palette", "PA": "palette", "L": "grayscale", "1": "grayscale", "LA": "grayscale"}
+    if kind := "16 bit" if image.mode in SIXTEEN_BIT else kinds.get(image.mode):
+        notes.append(kind)
+    if image.has_transparency_data:
+        notes.append("transparency")
+    return notes
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in SIXTEEN_BIT:  # PIL's own conversion clips at 255
+        values = np.asarray(image).astype(np.int64)
+        image = Image.fromarray((values >> (8 if values.max() > 255 else 0)).clip(0, 255).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("floating-point pixels, whose range is not known")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")

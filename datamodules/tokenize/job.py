@@ -1,0 +1,114 @@
+"""One tokenization from end to end: plan, parts, store."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from datamodules.sources.open import open_source
+from datamodules.sources.records import UNIT, Source
+from datamodules.store_format import read_meta
+from datamodules.tokenize.crops import Crops
+from datamodules.tokenize.encode import Work, encode_units
+from datamodules.tokenize.merge import Summary, merge
+from datamodules.tokenize.plan import Plan
+from datamodules.tokenize.prepare import Preparation
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is tokenised.
+
+    Attributes:
+        dataset: one of `datamodules.sources.open.KINDS`.
+        source: folder of the images.
+        out: folder of the stores; this one becomes OUT/SPLIT.
+        split: train, val or test.
+        crops: names of crops, see `datamodules.tokenize.crops`.
+        flip: mirrored views too.
+        exif: apply EXIF orientations; None = not for imagenet, whose published pipelines ignore them.
+        classes: number of classes of tar shards with .cls files.
+        unit_size: images per part, of sources that do not come in files of their own.
+    """
+
+    dataset: str
+    source: Path
+    out: Path
+    split: str = "train"
+    crops: tuple[str, ...] = ("adm",)
+    flip: bool = False
+    exif: bool | None = None
+    classes: int = 0
+    unit_size: int = UNIT
+
+
+def tokenize(job: Job, tokenizer: Any, load: Callable[[], Any], work: Work) -> Summary | None:
+    """Make the store OUT/SPLIT, or go on with it.
+
+    Args:
+        tokenizer: configuration of the tokenizer, with its fingerprint filled in.
+        load: gives the tokenizer itself, on `work.device`; only called when there is something to encode.
+
+    Returns:
+        a summary, or None where other shards have still to be done, or the store is there already.
+
+    Raises:
+        ValueError, FileNotFoundError: a source, settings or images that do not fit, said in words.
+    """
+    crops = Crops(tuple(job.crops), job.flip, tokenizer.image_size)
+    source = open_source(job.dataset, job.source, job.split, job.classes, job.unit_size)
+    exif = job.dataset != "imagenet" if job.exif is None else job.exif
+    plan = make_plan(job, source, crops, exif, tokenizer)
+    if (job.out / job.split / "meta.json").is_file():
+        _check_same(job.out / job.split, plan)
+        log.info("%s is there already", job.out / job.split)
+        return None
+    preparation = Preparation(crops, exif, source.captioned)
+    loaded: list[Any] = []
+
+    def encode(images: Any) -> Any:
+        if not loaded:
+            loaded.append(load())
+        return loaded[0].encode_uint8(images)
+
+    encode_units(source, plan, preparation, encode, job.out, work)
+    return merge(job.out, job.split) if work.shard[1] == 1 else None
+
+
+def make_plan(job: Job, source: Source, crops: Crops, exif: bool, tokenizer: Any) -> Plan:
+    """What the store will hold."""
+    vocab_size, grid = getattr(tokenizer, "vocab_size", 0), tokenizer.grid_size
+    settings = {key: value for key, value in asdict(tokenizer).items() if key not in ("name", "weights", "fingerprint")}
+    return Plan(
+        dataset=job.dataset,
+        split=job.split,
+        source=source.fingerprint,
+        units=[unit.name for unit in source.units],
+        class_names=list(source.class_names),
+        views=crops.views,
+        image_size=crops.size,
+        exif=exif,
+        tokenizer=tokenizer.name,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        settings=settings,
+        vocab_size=vocab_size,
+        codes_shape=[grid * grid] if vocab_size else [tokenizer.latent_channels, grid, grid],
+    )
+
+
+def _check_same(folder: Path, plan: Plan) -> None:
+    meta, _ = read_meta(folder)
+    for name, found, asked in (
+        ("tokenizer weights", meta.tokenizer, plan.tokenizer_fingerprint),
+        ("views", meta.source.get("views"), plan.views),
+        ("source", meta.source.get("fingerprint"), plan.source),
+    ):
+        if found != asked:
+            raise ValueError(
+                f"{folder} is there already, made with other {name} than asked for; name another --out, or remove it."
+            )

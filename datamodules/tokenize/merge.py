@@ -1,0 +1,131 @@
+"""All parts of a split to one store."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.store_format import StoreMeta
+from datamodules.store_writer import StoreWriter
+from datamodules.tokenize.plan import Plan, part_path, parts_folder, read_part, read_plan
+
+log = logging.getLogger(__name__)
+SPARE = 64 << 20
+"""Bytes that must stay free beside the store."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of a source.
+
+    Attributes:
+        images: in the store.
+        refused: reason -> how many images were left out for it.
+        notes: what was unusual -> how many images.
+    """
+
+    images: int
+    refused: dict[str, int]
+    notes: dict[str, int]
+
+
+def missing_units(out: Path, split: str) -> list[str]:
+    """Names of the units whose part is not there yet. Raises as `read_plan` does."""
+    folder = parts_folder(out, split)
+    plan = read_plan(folder)
+    return [name for unit, name in enumerate(plan.units) if not part_path(folder, unit).exists()]
+
+
+def merge(out: Path, split: str) -> Summary:
+    """Write the store OUT/SPLIT out of its parts, in the order of the units, and remove the parts.
+
+    Every image that was left out is named, with the reason, in the store's report.json.
+
+    Raises:
+        FileNotFoundError: no parts.
+        ValueError: parts are missing or damaged, nothing usable in them, a key that comes twice, no room on the disk.
+    """
+    folder = parts_folder(out, split)
+    if missing := missing_units(out, split):
+        raise ValueError(
+            f"{len(missing)} parts of {split} are not there yet (first: {missing[0]}); run the missing --shard first."
+        )
+    plan = read_plan(folder)
+    paths = [part_path(folder, unit) for unit in range(len(plan.units))]
+    images, refused, notes = _survey(out, paths)
+    if not images:
+        reasons = "; ".join(f"{key}: {reason}" for key, reason in refused[:3])
+        raise ValueError(f"None of the images of {split} could be used ({reasons}).")
+    _check_room(out, plan, images)
+    summary = Summary(images, dict(Counter(_kind(reason) for _, reason in refused).most_common()), dict(notes))
+    with StoreWriter(out / split, _meta(plan, summary)) as writer:
+        writer.extra["report.json"] = json.dumps(
+            {"images": images, "refused": refused, "notes": summary.notes}, indent=1, ensure_ascii=False
+        )
+        for path in paths:
+            part = read_part(path)
+            writer.append(part.codes, np.asarray(part.labels, np.int32), part.captions, part.keys)
+    shutil.rmtree(folder)
+    return summary
+
+
+def _survey(out: Path, paths: list[Path]) -> tuple[int, list[list[str]], Counter[str]]:
+    """Number of images, everything refused, and notes, of all parts."""
+    images, refused, notes, seen = 0, [], Counter[str](), set()
+    for path in paths:
+        part = read_part(path)
+        images += len(part.keys)
+        refused += part.refused
+        notes.update(part.notes)
+        for key in part.keys:
+            if key in seen:
+                raise ValueError(f"The image {key} comes twice in the source of {out}; remove one of them.")
+            seen.add(key)
+    return images, refused, notes
+
+
+def _meta(plan: Plan, summary: Summary) -> StoreMeta:
+    source = {
+        "dataset": plan.dataset,
+        "split": plan.split,
+        "fingerprint": plan.source,
+        "classes": plan.class_names,
+        "views": plan.views,
+        "image_size": plan.image_size,
+        "exif": plan.exif,
+        "tokenizer": plan.tokenizer,
+        "tokenizer_settings": plan.settings,
+        "refused": sum(summary.refused.values()),
+    }
+    shape = tuple(plan.codes_shape)
+    length = shape[1] * shape[2] if plan.latents else shape[0]
+    return StoreMeta(
+        summary.images,
+        len(plan.views),
+        length,
+        plan.vocab_size,
+        plan.tokenizer_fingerprint,
+        source,
+        shape if plan.latents else (),
+    )
+
+
+def _check_room(out: Path, plan: Plan, images: int) -> None:
+    needed = images * len(plan.views) * math.prod(plan.codes_shape) * 2 + SPARE
+    if (free := shutil.disk_usage(out).free) < needed:
+        raise ValueError(
+            f"The store {out / plan.split} needs about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; the "
+            "parts are kept, free some space and run merge again."
+        )
+
+
+def _kind(reason: str) -> str:
+    """A reason without what is special to one image."""
+    return reason.partition(":")[0].partition(" (")[0]

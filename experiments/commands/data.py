@@ -1,0 +1,177 @@
+"""Commands about data: token stores out of image collections, and reference statistics."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from experiments.commands.single import configure_logging
+from experiments.errors import UserError
+
+if TYPE_CHECKING:
+    from datamodules.tokenize.merge import Summary
+
+FOLDER = click.Path(path_type=Path)
+SHOWN_REASONS = 12
+
+
+@click.command("tokenize")
+@click.argument("dataset", metavar="imagenet|cc3m|coco|folder|merge")
+@click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--source", type=FOLDER, help="Folder of the images.")
+@click.option("--out", type=FOLDER, required=True, help="Folder of the stores; data.root of later runs.")
+@click.option("--split", default="train", show_default=True, type=click.Choice(["train", "val", "test"]))
+@click.option("--tokenizer", default="llamagen_vq", show_default=True, help="Name; KEY=VALUE sets its options.")
+@click.option(
+    "--crops", default="adm", show_default=True, help="Comma-separated: centre, adm, ten_1.1, ten_1.05, random_K."
+)
+@click.option("--flip", is_flag=True, help="Store mirrored views as well.")
+@click.option("--exif/--no-exif", default=None, help="Apply EXIF orientations (default: yes, but not for imagenet).")
+@click.option("--classes", default=0, help="Number of classes, for tar shards with .cls files.")
+@click.option(
+    "--on-error", type=click.Choice(["skip", "stop"]), default="skip", show_default=True, help="Broken images."
+)
+@click.option(
+    "--shard", default="0/1", help="I/N: do every N-th part only, then merge; `slurm`: as the job array says."
+)
+@click.option("--batch-size", default=64, show_default=True, help="Views encoded at a time.")
+@click.option("--workers", default=4, show_default=True, help="Decoding processes.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--verify", is_flag=True, help="Check the store and decode random samples to OUT/SPLIT.png.")
+def tokenize_command(
+    dataset: str,
+    settings: tuple[str, ...],
+    source: Path | None,
+    out: Path,
+    split: str,
+    tokenizer: str,
+    crops: str,
+    flip: bool,
+    exif: bool | None,
+    classes: int,
+    on_error: str,
+    shard: str,
+    batch_size: int,
+    workers: int,
+    device: str,
+    verify: bool,
+) -> None:
+    """Turn a collection of images into a token store OUT/SPLIT. The same command goes on where it was stopped.
+
+    `ablate tokenize merge --out DIR --split S` puts the parts of several shards together. --verify without --source
+    looks at a store that is there already.
+    """
+    configure_logging()
+    if dataset == "merge":
+        from datamodules.tokenize.merge import merge
+
+        _tell(out / split, merge(out, split))
+        return
+    config = tokenizer_config(tokenizer, settings)
+    device = _device(device)
+    if source is not None:
+        from datamodules.tokenize.encode import Work
+        from datamodules.tokenize.job import Job, tokenize
+
+        names = tuple(name.strip() for name in crops.split(","))
+        job = Job(dataset, source, out, split, names, flip, exif, classes)
+        work = Work(batch_size, workers, device, "stop" if on_error == "stop" else "skip", parse_shard(shard))
+        summary = tokenize(job, config, lambda: load_tokenizer(config, device), work)
+        if summary is not None:
+            _tell(out / split, summary)
+        elif work.shard[1] > 1:
+            click.echo(
+                f"Shard {work.shard[0]} of {work.shard[1]} is done; when all are: ablate tokenize merge --out {out}"
+            )
+            return
+    elif not verify:
+        raise UserError("Name the folder of the images with --source, or look at a finished store with --verify.")
+    if verify:
+        _verify(out, split, config, device)
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """ "3/16", or "slurm": the number of this task of a job array, counted from 0, and their count."""
+    if text == "slurm":
+        try:
+            number, first, count = (int(os.environ[f"SLURM_ARRAY_TASK_{name}"]) for name in ("ID", "MIN", "COUNT"))
+        except (KeyError, ValueError) as error:
+            raise UserError("--shard slurm works in a Slurm job array only (sbatch --array=0-15).") from error
+        return number - first, count
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdigit() and count.isdigit()):
+        raise UserError(f"--shard {text}: write I/N, for example 0/16, or slurm.")
+    return int(number), int(count)
+
+
+def tokenizer_config(name: str, settings: tuple[str, ...]) -> Any:
+    """The configuration of a tokenizer with KEY=VALUE options (tokenizer.KEY works too) and its fingerprint."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from experiments.config import parse_overrides
+    from lightning_modules.hashing import file_sha256
+    from lightning_modules.tokenizers.config import TOKENIZERS
+
+    config = OmegaConf.structured(TOKENIZERS[name].config)
+    try:
+        for key, value in parse_overrides(settings).items():
+            OmegaConf.update(config, key.removeprefix("tokenizer."), value)
+        result = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise UserError(str(error).splitlines()[0]) from error
+    weights = result.weight_file()
+    if weights is None:
+        raise UserError(f"The tokenizer {name} has no weights of its own; name the published file with weights=FILE.")
+    if not weights.is_file():
+        raise FileNotFoundError(f"Tokenizer weights {weights} not found; name the file with weights=FILE.")
+    result.fingerprint = file_sha256(weights)
+    return result
+
+
+def load_tokenizer(config: Any, device: str) -> Any:
+    """The tokenizer on a device, frozen."""
+    from lightning_modules.tokenizers.config import TOKENIZERS
+
+    return TOKENIZERS.build(config).eval().requires_grad_(False).to(device)
+
+
+def _device(name: str) -> str:
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def _tell(folder: Path, summary: Summary) -> None:
+    click.echo(f"{folder}: {summary.images:,} images.")
+    for title, counts in (("left out", summary.refused), ("unusual", summary.notes)):
+        for reason, count in list(counts.items())[:SHOWN_REASONS]:
+            click.echo(f"  {title}: {count:,} x {reason}")
+    if summary.refused:
+        click.echo(f"  each with its reason: {folder / 'report.json'}")
+
+
+def _verify(out: Path, split: str, config: Any, device: str) -> None:
+    from datamodules.store_format import read_meta
+    from datamodules.tokenize.verify import verify_store
+
+    folder, grid = out / split, out / f"{split}.png"
+    meta, _ = read_meta(folder)
+    if meta.tokenizer != config.fingerprint:
+        raise UserError(
+            f"{folder} was made with the tokenizer {meta.source.get('tokenizer', '')} {meta.tokenizer[:12]}, not with "
+            f"{config.name} {config.fingerprint[:12]}; name the right one with --tokenizer and weights=FILE."
+        )
+    tokenizer = load_tokenizer(config, device)
+    found = verify_store(folder, lambda codes: tokenizer.decode_uint8(codes.to(device)), grid)
+    used = "" if found.codes_in_use is None else f", {found.codes_in_use:.1%} of the codes in use"
+    click.echo(
+        f"{folder}: in order. {found.images:,} images x {found.views} views, {found.captions:,} captions{used}. "
+        f"Decoded samples, row by row: {grid}"
+    )
+    names = meta.source.get("classes", ())
+    for key, label in found.shown:
+        click.echo(f"  {key}  {names[label] if label < len(names) else ''}")
