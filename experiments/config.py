@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from datamodules.config import DATASETS, EmojiConfig
+from experiments.benchmarks.config import BENCHMARK_CELLS, NoBenchmarkConfig
 from experiments.errors import UserError, unknown
 from experiments.resolve import resolve
 from lightning_modules.config import OBJECTIVES, MaskedConfig, OptimConfig
@@ -32,6 +33,7 @@ SECTIONS: dict[str, Registry] = {
     "generator": GENERATORS,
     "objective": OBJECTIVES,
     "sampler": SAMPLERS,
+    "benchmark": BENCHMARK_CELLS,
 }
 """Polymorphic sections: `name:` picks the dataclass through a registry."""
 
@@ -75,6 +77,12 @@ class EvaluationConfig:
     """Local file of the 2015-12-05 Inception weights; without it there is no FID and no IS."""
     inception_fingerprint: str = ""
     """sha256 of that file, filled in when a run is resolved."""
+    dinov2_weights: str = ""
+    """Local file of DINOv2 weights as published (ViT-L/14 for FD-DINOv2); without it there is no FD-DINOv2."""
+    dinov2_fingerprint: str = ""
+    """sha256 of that file, filled in when a run is resolved."""
+    bootstrap: int = 200
+    """Resamples of the images behind the intervals of single numbers; 0 = no intervals."""
 
     def __post_init__(self) -> None:
         if self.num_samples < 2 or self.batch_size < 1:
@@ -82,6 +90,8 @@ class EvaluationConfig:
                 f"evaluation.num_samples={self.num_samples} must be at least 2 and "
                 f"evaluation.batch_size={self.batch_size} at least 1."
             )
+        if self.bootstrap < 0 or self.bootstrap == 1:
+            raise ValueError(f"evaluation.bootstrap={self.bootstrap} must be a number of resamples, or 0 for none.")
 
 
 @dataclass
@@ -106,9 +116,11 @@ class RuntimeConfig:
 
 @dataclass
 class RunConfig:
-    """One run: a training, and one evaluation of it."""
+    """One run: a training and one evaluation of it; where `benchmark` is not none, a measurement without training."""
 
     preset: str = ""
+    imported: str = ""
+    """sha256 of the published file that the weights come from; empty: they are trained."""
     seed: int = 0
     data: Any = field(default_factory=EmojiConfig)
     tokenizer: Any = field(default_factory=EmojiVQConfig)
@@ -119,6 +131,7 @@ class RunConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     sampler: Any = field(default_factory=MaskGITConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    benchmark: Any = field(default_factory=NoBenchmarkConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     @property

@@ -3,7 +3,7 @@
 The *training* hash covers seed, data, tokenizer, generator, objective, optim and trainer; the *evaluation* hash adds
 sampler and evaluation, so that a sweep over guidance trains once. `runtime` is never part of either. Values that equal
 their default are left out of the hash, so that a new field with its default keeps old runs valid; a default that
-changes later is caught by comparing the stored configuration.
+changes later is caught by comparing the stored configuration. A benchmark has an identity of its own: what it times.
 """
 
 from __future__ import annotations
@@ -16,9 +16,17 @@ from typing import Any
 
 from experiments.config import RunConfig
 
-TRAINING = ("seed", "data", "tokenizer", "text_encoder", "generator", "objective", "optim", "trainer")
+TRAINING = ("imported", "seed", "data", "tokenizer", "text_encoder", "generator", "objective", "optim", "trainer")
 EVALUATION = ("sampler", "evaluation")
-NOT_SEMANTIC = frozenset({"tokenizer.weights", "data.root", "evaluation.batch_size", "evaluation.inception_weights"})
+NOT_SEMANTIC = frozenset(
+    {
+        "tokenizer.weights",
+        "data.root",
+        "evaluation.batch_size",
+        "evaluation.inception_weights",
+        "evaluation.dinov2_weights",
+    }
+)
 """Keys that never change a result: places and sizes of batches. Files enter by their fingerprint."""
 
 
@@ -27,7 +35,7 @@ def semantic(config: RunConfig, sections: Iterable[str] = TRAINING) -> dict[str,
     result: dict[str, Any] = {}
     for section in sections:
         value = getattr(config, section)
-        if getattr(value, "name", "") == "none":  # a part that the run does without
+        if value == "" or getattr(value, "name", "") == "none":  # a part that the run does without
             continue
         if dataclasses.is_dataclass(value):
             _collect(value, section, result)
@@ -78,6 +86,14 @@ def run_id(config: RunConfig) -> str:
 def evaluation_id(config: RunConfig) -> str:
     """Folder name of the evaluation inside its run's folder."""
     return evaluation_hash(config)[:8]
+
+
+def benchmark_id(config: RunConfig) -> str:
+    """Folder name of a benchmark: its kind and eight digits of the hash of everything that changes what is timed."""
+    wanted = ("seed", "benchmark", "runtime.kernels", *config.benchmark.measures)
+    values = semantic(config, dict.fromkeys(key.partition(".")[0] for key in wanted))
+    kept = {k: v for k, v in values.items() if any(k == key or k.startswith(f"{key}.") for key in wanted)}
+    return f"{config.benchmark.name}-{_digest(kept)[:8]}"
 
 
 def differences(left: RunConfig, right: RunConfig, sections: Iterable[str] = TRAINING) -> dict[str, tuple[Any, Any]]:

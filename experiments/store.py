@@ -18,7 +18,7 @@ import yaml
 from experiments.config import RunConfig, read_config, save_config, to_dict
 from experiments.errors import UserError, did_you_mean
 from experiments.files import atomic_write_text
-from experiments.identity import EVALUATION, NOT_SEMANTIC, TRAINING, evaluation_id, run_id
+from experiments.identity import EVALUATION, NOT_SEMANTIC, TRAINING, benchmark_id, evaluation_id, run_id
 from experiments.work import Work
 
 
@@ -43,6 +43,15 @@ class Evaluation(Work):
     def config(self) -> RunConfig:
         """The stored configuration."""
         return read_config(self.config_path)
+
+
+class Benchmark(Work):
+    """The folder of one benchmark: config.yaml, claims/, status.json and result.json."""
+
+    @property
+    def id(self) -> str:
+        """Folder name: its kind and eight digits of its hash."""
+        return self.folder.name
 
 
 class Run(Work):
@@ -157,6 +166,17 @@ class RunStore:
     def runs(self) -> list[Run]:
         """All runs that were begun, by id."""
         return [Run(path.parent) for path in sorted(self.folder.glob("*/config.yaml"))]
+
+    def benchmark(self, identity: str) -> Benchmark:
+        """The benchmark of that id, whether or not it exists yet."""
+        return Benchmark(self.root / "benchmarks" / identity)
+
+    def prepare_benchmark(self, config: RunConfig) -> Benchmark:
+        """The benchmark that `config` asks for, with its configuration written. Raises UserError as `prepare` does."""
+        benchmark = self.benchmark(benchmark_id(config))
+        sections = [key for key in config.benchmark.measures if "." not in key]
+        _write_or_compare(benchmark.config_path, config, ("seed", "benchmark", *sections))
+        return benchmark
 
     def find(self, word: str) -> Run:
         """The run that a person means: an id, the unique beginning or end of one, or a path.

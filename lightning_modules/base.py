@@ -57,16 +57,20 @@ class TrainingModule(L.LightningModule):
     # --- optimisation ---
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW with decay on matrices only; linear warm-up, then the configured schedule, both per step."""
+        """AdamW; linear warm-up, then the configured schedule, both per step."""
+        # A gradient scaler must unscale before a fused step.
+        optimizer = self.build_optimizer(fused=not str(self.trainer.precision).startswith("16"))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def build_optimizer(self, fused: bool) -> torch.optim.AdamW:
+        """AdamW with decay on matrices only."""
         named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         decay = [p for name, p in named if p.dim() >= 2 and not _exempt(name)]
         rest = [p for name, p in named if p.dim() < 2 or _exempt(name)]
         groups = [{"params": decay, "weight_decay": self.optim.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-        fp16 = str(self.trainer.precision).startswith("16")  # a gradient scaler must unscale before a fused step
         beta1, beta2 = self.optim.betas
-        optimizer = torch.optim.AdamW(groups, lr=self.optim.lr, betas=(beta1, beta2), fused=not fp16)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return torch.optim.AdamW(groups, lr=self.optim.lr, betas=(beta1, beta2), fused=fused)
 
     def _lr_factor(self, step: int) -> float:
         if step < self.optim.warmup_steps:

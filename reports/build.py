@@ -12,7 +12,7 @@ from experiments.files import atomic_path, atomic_write_json, atomic_write_text
 from reports.figures import default_title, draw
 from reports.formats import to_csv, to_latex, to_markdown, write_parquet
 from reports.page import Picture, render
-from reports.provenance import provenance
+from reports.provenance import origin, provenance
 from reports.samples import Samples, collect_samples, grid_image
 from reports.style import save, to_svg
 from reports.subject import Subject
@@ -53,7 +53,7 @@ def _write(subject: Subject, folder: Path) -> None:
     atomic_write_text(folder / "table.md", to_markdown(table))
     comments = [
         f"{subject.name} at scale {subject.scale}, made again with: {subject.command}",
-        *(f"{record.name}: evaluation {record.eval_id} of run {record.run_id}" for record in subject.records),
+        *(f"{record.name}: {origin(record)}" for record in subject.records),
         "Every number's origin: provenance.json beside this file.",
     ]
     atomic_write_text(folder / "table.tex", to_latex(table, subject.name, comments))

@@ -64,10 +64,9 @@ def report(
 
 def is_current(subject: Subject, index: Path) -> bool:
     """Whether every cell is done and the page was written after the last of their results."""
-    if not index.exists() or any(record.reason or record.run is None for record in subject.records):
+    if not index.exists() or any(record.reason or not record.works for record in subject.records):
         return False
-    results = [record.run.result_path for record in subject.records if record.run]
-    results += [r.run.evaluation(r.eval_id).result_path for r in subject.records if r.run]
+    results = [work.result_path for record in subject.records for work in record.works]
     return all(path.exists() and path.stat().st_mtime < index.stat().st_mtime for path in results)
 
 

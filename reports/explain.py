@@ -56,8 +56,6 @@ def explain(subject: Subject, word: str) -> Explanation:
         difference=difference,
         flags=tuple(flag.text for flag in subject.flags if flag.row == place),
         origin=tuple(origin_lines(record)),
-        folder=str(
-            record.evaluation.folder if record.evaluation and record.metrics else record.run and record.run.folder
-        ),
+        folder=str(record.works[-1 if record.metrics else 0].folder) if record.works else "",
         reproduce=reproduce(subject, record),
     )

@@ -80,6 +80,7 @@ def facts(record: Record) -> dict[str, str]:
         "code version of the evaluation": "that of the training" if evaluated == trained else evaluated,
         "torch": origin.get("versions", {}).get("torch"),
         "hardware": ", ".join(hardware.get("gpus") or [hardware.get("cpu") or ""]) or None,
+        "threads": protocol.get("threads"),
     }
     recorded |= {f"sampler.{key}": value for key, value in protocol.get("sampler", {}).items()}
     recorded |= {f"kernel {op}": name for op, name in origin.get("backends", {}).items()}

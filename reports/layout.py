@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from experiments.errors import UserError, unknown
 from lightning_modules.metrics.config import METRICS
+from reports.crossing import Crossing, parse_crossing
 from reports.quantities import STAND_INS, Better, quantity
 from reports.reference import Checked, Claim, ReferenceTable, load_table, parse_claim
 
@@ -75,6 +76,7 @@ class Layout:
     footnotes: tuple[str, ...] = ()
     samples: int = 9
     """Images per row of the sample grid; 0 = no grid."""
+    crossings: tuple[Crossing, ...] = ()
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -94,7 +96,7 @@ def parse_layout(report: Mapping[str, Any], axes: Mapping[str, Sequence[str]]) -
     body = Checked(report, "report").keys(
         "rows",
         "columns",
-        optional=("group", "spread", "baseline", "figure", "reference", "claims", "footnotes", "samples"),
+        optional=("group", "spread", "baseline", "figure", "reference", "claims", "footnotes", "samples", "crossing"),
     )
     raw = body.raw
     rows = (raw["rows"],) if isinstance(raw["rows"], str) else tuple(raw["rows"])
@@ -121,6 +123,7 @@ def parse_layout(report: Mapping[str, Any], axes: Mapping[str, Sequence[str]]) -
         claims=_claims(raw.get("claims"), reference),
         footnotes=tuple(raw.get("footnotes", ())),
         samples=int(raw.get("samples", 9)),
+        crossings=tuple(parse_crossing(item, axes) for item in raw.get("crossing", ())),
     )
 
 

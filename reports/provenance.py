@@ -27,6 +27,7 @@ def provenance(subject: Subject) -> dict[str, Any]:
                 "config": record.config,
             }
             for record in measured
+            if record.evaluation
         },
         "runs": {
             record.run_id: {
@@ -35,6 +36,17 @@ def provenance(subject: Subject) -> dict[str, Any]:
                 "provenance": record.run_result.get("provenance", {}),
             }
             for record in measured
+            if record.run
+        },
+        "benchmarks": {
+            record.eval_id: {
+                "protocol": dict(record.protocol),
+                "seconds": record.run_result.get("seconds", {}),
+                "provenance": record.run_result.get("provenance", {}),
+                "config": record.config,
+            }
+            for record in measured
+            if record.benchmark
         },
         "missing": [
             {"labels": dict(r.labels), "seed": r.seed, "run_id": r.run_id, "eval_id": r.eval_id, "reason": r.reason}
@@ -80,6 +92,13 @@ def numbers(subject: Subject) -> list[dict[str, Any]]:
     return result
 
 
+def origin(record: Record) -> str:
+    """The ids behind one record, in words."""
+    if record.benchmark:
+        return f"benchmark {record.eval_id}"
+    return f"evaluation {record.eval_id} of run {record.run_id}"
+
+
 def reproduce(subject: Subject, record: Record) -> str:
     """The command that makes this record's number again."""
     words = [f"{axis}={label}" for axis, label in record.labels.items()]
@@ -98,9 +117,11 @@ def origin_lines(record: Record) -> list[tuple[str, str]]:
     commit = origin.get("git_commit")
     changed = " with uncommitted changes" if origin.get("git_dirty") else ""
     seconds = record.metrics.get("train_seconds")
+    ids = [("benchmark", record.eval_id)] if record.benchmark else [("run", record.run_id)]
+    ids += [] if record.benchmark else [("evaluation", record.eval_id)]
+    trained = f"{record.run_result.get('step', '-')} steps" + (f", {seconds:.0f} s" if seconds else "")
     lines = [
-        ("run", record.run_id),
-        ("evaluation", record.eval_id),
+        *ids,
         ("code", f"{commit[:10]}{changed}" if commit else "not under version control"),
         ("data", str(origin.get("data_fingerprint", "-"))[:16]),
         ("tokenizer", str(origin.get("tokenizer_fingerprint", "-"))[:16]),
@@ -109,7 +130,7 @@ def origin_lines(record: Record) -> list[tuple[str, str]]:
         ("precision", str(origin.get("precision", "-"))),
         ("versions", ", ".join(f"{name} {number}" for name, number in versions.items()) or "-"),
         ("attempts", str(origin.get("attempts", "-"))),
-        ("training", f"{record.run_result.get('step', '-')} steps" + (f", {seconds:.0f} s" if seconds else "")),
+        *([] if record.benchmark else [("training", trained)]),
         ("command", str(origin.get("command", "-"))),
     ]
     return lines

@@ -46,6 +46,11 @@ PRINTED: dict[str, tuple[str, str, float]] = {
     "flops": ("G", ".2f", 1e-9),
     "train_seconds": ("min", ".1f", 1 / 60),
     "peak_memory_bytes": ("GB", ".2f", 1e-9),
+    "step_seconds": ("ms", ".1f", 1e3),
+    "forward_seconds": ("ms", ".2f", 1e3),
+    "training_seconds": ("ms", ".2f", 1e3),
+    "forward_memory_bytes": ("GB", ".3f", 1e-9),
+    "training_memory_bytes": ("GB", ".3f", 1e-9),
 }
 """Quantity -> unit, format and factor of the printed number, where they are not the stored one's."""
 EXACT = frozenset({"parameters", "flops"})

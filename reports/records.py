@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from experiments.errors import UserError
-from experiments.store import Evaluation, Run, RunStore
+from experiments.store import Benchmark, Evaluation, Run, RunStore
 from experiments.work import Status, Work
 from sweeps.planner import Cell
 from sweeps.state import CellState, cell_states
@@ -23,7 +23,7 @@ BOOKKEEPING = ("schema", "step", "max_steps")
 
 @dataclass(frozen=True)
 class Record:
-    """One cell: one training and one evaluation of it."""
+    """One cell: one training and one evaluation of it, or one benchmark."""
 
     cell: str
     """The cell's name in its sweep, e.g. "hybrid_scheme=serial_v2,seed=0"."""
@@ -38,9 +38,16 @@ class Record:
     """Why there is no measurement, e.g. "running 43 %"; "" = there is one."""
     state: CellState = CellState(Status(), "training")
     run_result: Mapping[str, Any] = field(default_factory=dict)
+    """Of the training, or of the benchmark."""
     evaluation_result: Mapping[str, Any] = field(default_factory=dict)
     run: Run | None = None
     evaluation: Evaluation | None = None
+    benchmark: Benchmark | None = None
+
+    @property
+    def works(self) -> tuple[Work, ...]:
+        """The folders behind the cell, in the order in which they get done."""
+        return tuple(work for work in (self.run, self.evaluation, self.benchmark) if work is not None)
 
     @property
     def name(self) -> str:
@@ -50,13 +57,13 @@ class Record:
     @property
     def protocol(self) -> Mapping[str, Any]:
         """How the evaluation measured."""
-        return self.evaluation_result.get("protocol", {})
+        return self.evaluation_result.get("protocol") or self.run_result.get("protocol", {})
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The stored configuration (of the evaluation, else of the run), flat, by dotted key; {} if there is none."""
-        for work in (self.evaluation, self.run):
-            if work is not None and (raw := _read_yaml(work.config_path)):
+        """The stored configuration (of the last work that has one), flat, by dotted key; {} if there is none."""
+        for work in reversed(self.works):
+            if raw := _read_yaml(work.config_path):
                 return dict(flatten(raw))
         return {}
 
@@ -74,9 +81,11 @@ def collect(cells: Iterable[Cell], root: Path) -> list[Record]:
 
 
 def _look(cell: Cell, store: RunStore, state: CellState) -> Record:
-    run = store.run(cell.run_id)
-    evaluation = run.evaluation(cell.eval_id)
-    reason, run_result, measured = "", _result(run), {}
+    timed = cell.measure == "benchmark"
+    run = None if timed else store.run(cell.run_id)
+    benchmark = store.benchmark(cell.eval_id) if timed else None
+    evaluation = run.evaluation(cell.eval_id) if run else None
+    reason, run_result, measured = "", _result(run or benchmark), {}
     if state.state == "done":
         measured = _result(evaluation)
     else:
@@ -95,13 +104,14 @@ def _look(cell: Cell, store: RunStore, state: CellState) -> Record:
         evaluation_result=measured,
         run=run,
         evaluation=evaluation,
+        benchmark=benchmark,
     )
 
 
-def _result(work: Work) -> dict[str, Any]:
+def _result(work: Work | None) -> dict[str, Any]:
     """The result of finished work, {} where there is none or it is damaged (the state says so)."""
     try:
-        return work.result() or {}
+        return (work.result() if work else None) or {}
     except UserError:
         return {}
 

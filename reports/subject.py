@@ -12,6 +12,7 @@ from pathlib import Path
 from experiments.errors import UserError, unknown
 from reports.aggregate import Row, row_name, rows_of
 from reports.claims import Verdict, agreement, judge
+from reports.crossing import crossing_notes
 from reports.guard import ISO, Flag, OneFactor, guard, one_factor
 from reports.layout import Layout, parse_layout
 from reports.quantities import quantity
@@ -72,6 +73,7 @@ class Subject:
             *self.layout.footnotes,
             *protocol_notes(self.records),
             *self._sizes(),
+            *self._crossings(),
             *self._agreements(),
             *self.remarks,
         ]
@@ -118,6 +120,9 @@ class Subject:
                 base = ", ".join(self.layout.baseline.values())
                 notes.append(f"Not equal in {metric} to the baseline, {base}: {', '.join(named)}.")
         return notes
+
+    def _crossings(self) -> list[str]:
+        return [note for crossing in self.layout.crossings for note in crossing_notes(crossing, self.rows)]
 
     def _agreements(self) -> list[str]:
         table, found = self.layout.reference, []
@@ -205,6 +210,9 @@ def protocol_notes(records: Sequence[Record]) -> list[str]:
         protocol = record.protocol
         if not protocol:
             continue
+        if record.benchmark:
+            notes.append(_timing_note(record))
+            continue
         parts = [f"N = {protocol.get('num_samples', '?')} samples against {protocol.get('reference', '?')}"]
         if extractor := protocol.get("extractor"):
             parts.append(f"features: {extractor} ({str(protocol.get('extractor_sha256', ''))[:8]})")
@@ -218,6 +226,13 @@ def protocol_notes(records: Sequence[Record]) -> list[str]:
         if any(metric.startswith("fd_") for metric in record.metrics):
             notes.append("FD on these features is not FID and compares with no published FID.")
     return list(dict.fromkeys(notes))
+
+
+def _timing_note(record: Record) -> str:
+    """How a benchmark was timed, and on what."""
+    hardware = record.run_result.get("provenance", {}).get("hardware", {})
+    processor = ", ".join(hardware.get("gpus") or [f"{hardware.get('cpu')}, {record.protocol.get('threads')} threads"])
+    return f"Medians of 3 to 41 repetitions, in turns where rows are compared, with random weights, on {processor}."
 
 
 def _words(labels: Mapping[str, str]) -> str:

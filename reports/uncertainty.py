@@ -9,8 +9,8 @@ from reports.aggregate import Row, Value
 from reports.quantities import EXACT, quantity
 
 CONFIDENCE = 0.95
-COSTS = frozenset({"seconds_per_image", "seconds", "train_seconds", "samples_per_s", "peak_memory_bytes"})
-"""Quantities that the random seed of a training has no part in."""
+COST_WORDS = ("seconds", "_per_s", "_memory_bytes")
+"""Parts of the names of quantities that the random seed of a training has no part in."""
 STAND_IN_FOR_NOISE = {"fd_efflite0": "kid_efflite0", "fid": "kid"}
 """Where a distance carries no interval of its own, the kernel distance on the same features is asked instead."""
 
@@ -51,7 +51,8 @@ def compare(left: Row, right: Row, metric: str) -> Difference | None:
         difference = Difference(delta, margin, abs(delta) > margin, f"one seed; {a.error_source}")
     else:
         difference = _through_stand_in(left, right, metric, delta)
-    trained = metric not in COSTS and {r.run_id for r in left.measured} != {r.run_id for r in right.measured}
+    seeded = not any(word in metric for word in COST_WORDS)
+    trained = seeded and {r.run_id for r in left.measured} != {r.run_id for r in right.measured}
     return replace(difference, one_training_each=bool(difference.distinguishable and trained))
 
 

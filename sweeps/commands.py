@@ -151,6 +151,9 @@ def _launch(planned: Plan, launcher: str, jobs: int, worker: tuple[str, ...], dr
         return _submit(planned, jobs, worker)
     else:
         groups = planned.groups()
+        if planned.is_timed and jobs > 1:
+            raise UserError(f"{planned.sweep.name} takes times, one at a time: leave --jobs {jobs} out.")
+        jobs = 1 if planned.is_timed else jobs
         slots = Slots(jobs, len(groups), groups[0].cells[0].config.runtime)
         LocalLauncher(planned, slots, Progress(planned, _console()), worker).launch()
         states = planned.states()

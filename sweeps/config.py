@@ -114,7 +114,10 @@ class SweepConfig:
     zip: list[list[str]] = field(default_factory=list)
     """Groups of axes that advance together instead of being multiplied."""
     exclude: list[ExcludeConfig] = field(default_factory=list)
-    measure: Literal["evaluation"] = "evaluation"
-    """What a cell holds: samples of the trained run and their metrics."""
+    measure: Literal["evaluation", "benchmark"] = "evaluation"
+    """What a cell holds: samples of a trained run and their metrics, or a timing of what `benchmark.*` describes."""
+    in_turns: list[str] = field(default_factory=list)
+    """Axes whose cells one process measures in turns, so that their ratios survive a machine that is slow for a while;
+    for `measure: benchmark` only."""
     report: dict[str, Any] = field(default_factory=dict)
     """Layout of the table; see reports/README.md."""

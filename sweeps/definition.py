@@ -177,6 +177,7 @@ def _check(config: SweepConfig, path: Path) -> Sweep:
         scale.only = {name: _labels(axes, name, wanted) for name, wanted in scale.only.items()}
         if not scale.seeds or len(set(scale.seeds)) < len(scale.seeds):
             raise UserError(f"seeds={scale.seeds} must be one or more different numbers.")
+    _check_in_turns(config, axes)
     _check_report(config.report, axes)
     return Sweep(config, path, tuple(axes), exclude)
 
@@ -229,6 +230,14 @@ def _check_zip(axes: list[Axis], group: list[str]) -> None:
         raise UserError(f"zip needs axes of equal length, but they have {counts}.")
     if len({json.dumps(dict(found[name].when)) for name in group}) > 1:
         raise UserError(f"zip needs axes with the same 'when': {', '.join(group)}.")
+
+
+def _check_in_turns(config: SweepConfig, axes: list[Axis]) -> None:
+    for name in config.in_turns:
+        if name not in [axis.name for axis in axes]:
+            raise unknown("axis in in_turns", name, [axis.name for axis in axes])
+    if config.in_turns and config.measure != "benchmark":
+        raise UserError("in_turns is for timings; it goes with measure: benchmark.")
 
 
 def _check_report(report: Mapping[str, Any], axes: list[Axis]) -> None:

@@ -52,9 +52,8 @@ def clear_failures(plan: Plan, cells: Iterable[Cell]) -> None:
     """Make failed cells open again."""
     store = RunStore(plan.root)
     for cell in cells:
-        run = store.run(cell.run_id)
-        run.clear_failure()
-        run.evaluation(cell.eval_id).clear_failure()
+        for work in cell.works(store):
+            work.clear_failure()
 
 
 def amend(plan: Plan, cells: Iterable[Cell], change: Iterable[str], again: Callable[[], Plan]) -> Plan:

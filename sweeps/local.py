@@ -167,8 +167,7 @@ class LocalLauncher:
             self.pending.append(replace(worker.group, cells=left))
 
     def _record_death(self, worker: Worker, code: int) -> None:
-        run = self.store.run(worker.group.run_id)
-        parts = [run] if not run.is_done() else [run.evaluation(cell.eval_id) for cell in worker.group.cells]
+        parts = [work for cell in worker.group.cells for work in cell.works(self.store)]
         undone = next((part for part in parts if not part.is_done()), None)
         if undone is None:
             return

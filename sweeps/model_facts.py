@@ -44,8 +44,9 @@ class FactBook:
         self._sources = [[path.name, path.stat().st_mtime_ns, path.stat().st_size] for path in sources]
 
     def facts(self, config: RunConfig) -> ModelFacts:
-        """The facts of what the run trains."""
+        """The facts of what the run trains, or of the layer that it times."""
         part = config.tokenizer if config.objective.name == "reconstruction" else config.generator
+        part = config.benchmark if config.benchmark.name == "layer" else part
         text = json.dumps([asdict(part), self._sources], sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         if key not in self._known:
@@ -72,7 +73,12 @@ def build_facts(config: RunConfig) -> ModelFacts:
     from torch.utils.flop_counter import FlopCounterMode
 
     with FakeTensorMode(), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        if config.objective.name == "reconstruction":
+        if config.benchmark.name == "layer":
+            from experiments.benchmarks.cells.layer import build_layer
+
+            model = build_layer(config.benchmark).eval()
+            model(torch.zeros(1, config.benchmark.length, config.benchmark.width))
+        elif config.objective.name == "reconstruction":
             from lightning_modules.tokenizers.config import TOKENIZERS
 
             model = TOKENIZERS.build(replace(config.tokenizer, weights="")).eval()

@@ -6,15 +6,17 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from experiments.config import RunConfig, load_config
 from experiments.errors import UserError
-from experiments.identity import evaluation_id, run_id
+from experiments.identity import benchmark_id, evaluation_id, run_id
 from experiments.store import RunStore
+from experiments.work import Work
 from sweeps import cache
 from sweeps.definition import DEFINITIONS, Choice, Sweep, load_sweep, matches
 from sweeps.request import Request, parse_request
@@ -24,7 +26,7 @@ from sweeps.submissions import places
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry of a sweep's table, for one seed: a training and one evaluation of it."""
+    """One entry of a sweep's table, for one seed: a training and one evaluation of it, or a benchmark."""
 
     sweep: str
     scale: str
@@ -35,15 +37,25 @@ class Cell:
     overrides: Mapping[str, Any]
     """Everything over the preset: the scale's, the axes', the seed, and what was asked for on the command line."""
     run_id: str
+    """Of the training; of a benchmark, what names the cells that are measured in turns with it."""
     eval_id: str
+    """Of the evaluation, or of the benchmark."""
     max_steps: int
     name: str
     """Unique in the sweep, readable, and fit for file names: "hybrid_scheme=group_v1,seed=0"."""
+    measure: Literal["evaluation", "benchmark"] = "evaluation"
 
     @cached_property
     def config(self) -> RunConfig:
         """The resolved configuration."""
         return load_config(self.preset, self.overrides)
+
+    def works(self, store: RunStore) -> tuple[Work, ...]:
+        """The folders of work behind the cell, in the order in which they get done; the last one holds its numbers."""
+        if self.measure == "benchmark":
+            return (store.benchmark(self.eval_id),)
+        run = store.run(self.run_id)
+        return run, run.evaluation(self.eval_id)
 
 
 @dataclass(frozen=True)
@@ -56,11 +68,11 @@ class Excluded:
 
 @dataclass(frozen=True)
 class Group:
-    """Cells that share a training: one worker trains it, then evaluates each."""
+    """Cells that share a training, which one worker trains and then evaluates each; or that it measures in turns."""
 
     run_id: str
     cells: tuple[Cell, ...]
-    """With different evaluations."""
+    """With different evaluations, or benchmarks."""
 
     @property
     def name(self) -> str:
@@ -93,6 +105,11 @@ class Plan:
     def folder(self) -> Path:
         """Where the sweep's plan, job files and logs lie; configuration overrides make another sweep of it."""
         return sweep_folder(self.root, self.sweep.name, self.scale, self.request)
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether cells are timings, which must not disturb each other."""
+        return self.sweep.config.measure == "benchmark"
 
     @property
     def duplicates(self) -> list[tuple[Cell, Cell]]:
@@ -198,9 +215,7 @@ def _expand(
                     seed=seed,
                     preset=config.preset,
                     overrides={**base, **(amended or {}), "seed": seed},
-                    run_id=run_id(built),
-                    eval_id=evaluation_id(built),
-                    max_steps=built.trainer.max_steps,
+                    **_identity(sweep, request, labels, built),
                     name=name,
                 )
             )
@@ -208,6 +223,24 @@ def _expand(
     if not cells:
         raise UserError(f"Sweep {sweep.name} at scale {scale} has no cell left after exclusions and restrictions.")
     return tuple(cells), tuple(excluded)
+
+
+def _identity(sweep: Sweep, request: Request, labels: Mapping[str, str], config: RunConfig) -> dict[str, Any]:
+    """The part of a `Cell` that follows from its configuration."""
+    if sweep.config.measure == "evaluation":
+        if config.benchmark.name != "none":
+            raise UserError(f"Sweep {sweep.name} sets benchmark.name; it needs measure: benchmark.")
+        return {"run_id": run_id(config), "eval_id": evaluation_id(config), "max_steps": config.trainer.max_steps}
+    if config.benchmark.name == "none":
+        raise UserError(f"Sweep {sweep.name} has measure: benchmark but does not say which; set benchmark.name.")
+    shared = {axis: label for axis, label in labels.items() if axis not in sweep.config.in_turns}
+    digest = sha256(repr((sweep.name, request.digest, sorted(shared.items()), config.seed)).encode()).hexdigest()
+    return {
+        "run_id": f"{config.benchmark.name}-{digest[:8]}",
+        "eval_id": benchmark_id(config),
+        "max_steps": 0,
+        "measure": "benchmark",
+    }
 
 
 def _name(labels: Mapping[str, str], seed: int | None, sweep: str) -> str:

@@ -12,7 +12,7 @@ from rich.text import Text
 from experiments.errors import UserError
 from experiments.store import RunStore
 from sweeps.model_facts import FactBook, ModelFacts
-from sweeps.planner import Plan
+from sweeps.planner import Cell, Plan
 from sweeps.state import CellState
 from sweeps.table import STYLES, cell_json, duration, summary
 
@@ -20,20 +20,25 @@ from sweeps.table import STYLES, cell_json, duration, summary
 def preview(plan: Plan) -> dict[str, Any]:
     """Everything `ablate plan` tells, as plain data with exact integers."""
     states, book = plan.states(), FactBook(plan.root)
-    facts = {group.run_id: book.facts(group.cells[0].config) for group in plan.groups()}
+    facts = {_built(cell): book.facts(cell.config) for cell in {_built(cell): cell for cell in plan.cells}.values()}
     cells = []
     for cell in plan.cells:
-        fact = facts[cell.run_id]
+        fact = facts[_built(cell)]
         cells.append({**cell_json(cell, states[cell.name]), "parameters": fact.parameters, "flops": fact.flops})
     return {
         "sweep": plan.sweep.name,
         "scale": plan.scale,
         "cells": cells,
-        "trainings": len(facts),
+        "trainings": 0 if plan.is_timed else len(facts),
         "excluded": [{"labels": dict(item.labels), "reason": item.reason} for item in plan.excluded],
         "duplicates": [[left.name, right.name] for left, right in plan.duplicates],
         "cost": cost(plan, states, facts),
     }
+
+
+def _built(cell: Cell) -> str:
+    """What tells the networks of cells apart."""
+    return cell.eval_id if cell.measure == "benchmark" else cell.run_id
 
 
 def cost(plan: Plan, states: dict[str, CellState], facts: dict[str, ModelFacts]) -> dict[str, Any] | None:
@@ -42,6 +47,8 @@ def cost(plan: Plan, states: dict[str, CellState], facts: dict[str, ModelFacts])
     Trainings of this sweep that are done tell how fast this hardware is; otherwise, on GPUs, the resources' peak and
     efficiency are assumed.
     """
+    if plan.is_timed:
+        return None
     resources = plan.request.resources
     groups = plan.groups()
     todo = [group for group in groups if states[group.cells[0].name].part == "training"]
@@ -79,11 +86,12 @@ def print_preview(plan: Plan, console: Console) -> None:
             cell["run_id"],
             f"{cell['parameters']:,}",
             f"{cell['flops'] / 1e9:,.3f}",
-            f"{cell['max_steps']:,}",
+            f"{cell['max_steps']:,}" if cell["max_steps"] else "",
             Text(state.describe(), style=STYLES[state.state]),
         )
     console.print(table)
-    lines = [f"{len(found['cells'])} cells, {found['trainings']} trainings. {summary(states)}"]
+    what = "timed without training" if plan.is_timed else f"{found['trainings']} trainings"
+    lines = [f"{len(found['cells'])} cells, {what}. {summary(states)}"]
     for item in found["excluded"]:
         lines.append(f"Left out: {', '.join(f'{k}={v}' for k, v in item['labels'].items())}: {item['reason']}")
     for left, right in found["duplicates"]:

@@ -12,7 +12,7 @@ from typing import Any
 from experiments.errors import UserError
 from experiments.files import atomic_write_text, read_json
 from experiments.store import RunStore
-from sweeps.planner import Plan
+from sweeps.planner import Cell, Plan
 
 
 def register(plan: Plan) -> None:
@@ -43,7 +43,7 @@ def needed_elsewhere(plan: Plan) -> dict[str, str]:
         if record["folder"] == plan.folder:
             continue
         for cell in record["cells"]:
-            if cell["run_id"] not in result and not store.run(cell["run_id"]).evaluation(cell["eval_id"]).is_done():
+            if cell["run_id"] not in result and not Cell(**cell).works(store)[-1].is_done():
                 result[cell["run_id"]] = f"{record['sweep']} --scale {record['scale']}"
     return result
 

@@ -102,7 +102,7 @@ class SlurmLauncher:
         """Leave out, as failed, what was begun too often."""
         store, kept = RunStore(self.plan.root), []
         for group in groups:
-            run = store.run(group.run_id)
+            run = group.cells[0].works(store)[0]
             if not run.is_done() and run.attempts >= self.resources.max_attempts:
                 reason = f"given up after {run.attempts} attempts (resources.max_attempts)"
                 run.record_failure("other", reason)
@@ -128,6 +128,7 @@ class SlurmLauncher:
             logs=self.folder / "logs",
             code=code,
             worker=self.worker,
+            exclusive=self.plan.is_timed,
         )
         atomic_write_text(script, text)
         # Noted before it is submitted: if this process dies in between, the next one finds the job by its comment.
@@ -154,7 +155,7 @@ class SlurmLauncher:
         sbatch(script)
 
     def _processes(self, group: Group) -> int:
-        return self.resources.gpus or group.cells[0].config.runtime.devices
+        return 1 if self.plan.is_timed else self.resources.gpus or group.cells[0].config.runtime.devices
 
     def _write_config(self, cell: Cell) -> Path:
         path = self.jobs / cell.run_id / f"{cell.eval_id}.yaml"

@@ -11,7 +11,7 @@ from sweeps.config import ResourcesConfig
 
 ARRAY = """\
 #!/bin/bash
-# {title}: {count} trainings and their evaluations, one per array task. Written by `ablate run`.
+# {title}: {count} {what}, one per array task. Written by `ablate run`.
 {directives}
 
 set -u
@@ -71,6 +71,7 @@ def array_script(
     logs: Path,
     code: Path,
     worker: Sequence[str],
+    exclusive: bool = False,
 ) -> str:
     """The script of an array of `count` tasks.
 
@@ -78,6 +79,7 @@ def array_script(
         uid: marks the job in the queue, so that it is found again if its id was lost.
         parallel: tasks at once; 0 = no limit.
         processes: per node.
+        exclusive: nothing else may run on the nodes.
     """
     array = f"0-{count - 1}{f'%{parallel}' if parallel else ''}"
     directives = {
@@ -92,6 +94,7 @@ def array_script(
         "ntasks-per-node": str(processes),
         **_shared(resources),
         **({"gres": f"gpu:{resources.gpus}"} if resources.gpus else {}),
+        **({"exclusive": ""} if exclusive else {}),
     }
     # srun does not take over --cpus-per-task from sbatch since Slurm 22.05.
     srun = ["--kill-on-bad-exit=1", *([f"--cpus-per-task={resources.cpus}"] if resources.cpus else [])]
@@ -100,6 +103,7 @@ def array_script(
     return ARRAY.format(
         title=title,
         count=count,
+        what="timings" if exclusive else "trainings and their evaluations",
         directives=_directives(directives),
         setup="\n".join(resources.setup),
         code=shlex.quote(str(code)),

@@ -21,7 +21,7 @@ class CellState:
     """A cell's status and which of its two parts it speaks of."""
 
     status: Status
-    part: Literal["training", "evaluation"]
+    part: Literal["training", "evaluation", "benchmark"]
     queue: Place | None = None
     """Where it stands in Slurm's queue, if it is not done and was submitted."""
 
@@ -72,10 +72,11 @@ class CellState:
         if self.state == "failed":
             return f"failed: {self.status.reason or self.status.cause}"
         if self.state == "missing":
-            return "missing" if self.part == "training" else "trained, not evaluated"
+            return "trained, not evaluated" if self.part == "evaluation" else "missing"
         if self.state == "done":
             return "done"
-        doing = "" if self.part == "training" else " sampling" if self.status.phase == "sample" else " evaluating"
+        doing = {"training": "", "benchmark": " measuring"}.get(self.part, " evaluating")
+        doing = " sampling" if self.status.phase == "sample" else doing
         word = {"running": "running", "stale": "interrupted", "stopped": "stopped"}[self.state]
         why = f" ({self.status.reason})" if self.state == "stale" and self.status.reason else ""
         return f"{word}{doing} {self.percent:.0f} %{why}"
@@ -96,7 +97,7 @@ def with_queue(
             status = replace(status, state="failed", cause=cause, reason=reason)
         elif cause:
             status = replace(status, cause=cause, reason=reason)
-        elif place.state == "FAILED" and state.state == "missing" and state.part == "training":
+        elif place.state == "FAILED" and state.state == "missing" and state.part != "evaluation":
             reason = f"job {place.job} failed before the run began; see its log"
             status = replace(status, state="failed", cause="killed", reason=reason)
         result[cell.name] = replace(state, status=status, queue=place)
@@ -104,11 +105,15 @@ def with_queue(
 
 
 def cell_states(cells: Iterable[Cell], store: RunStore) -> dict[str, CellState]:
-    """The state of every cell by its name. A cell is done if its evaluation is, whatever became of the training."""
+    """The state of every cell by its name. A cell is done if its evaluation is, whatever became of the training, or
+    its benchmark."""
     trainings: dict[str, Status] = {}
     evaluations: dict[tuple[str, str], Status] = {}
     result: dict[str, CellState] = {}
     for cell in cells:
+        if cell.measure == "benchmark":
+            result[cell.name] = CellState(store.benchmark(cell.eval_id).inspect(), "benchmark")
+            continue
         run = store.run(cell.run_id)
         key = (cell.run_id, cell.eval_id)
         if key not in evaluations:

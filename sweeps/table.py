@@ -63,8 +63,10 @@ def _row(cell: Cell, state: CellState) -> list[Text | str]:
 
 
 def _steps(cell: Cell, state: CellState) -> str:
-    """Of the training; while it is evaluated, images."""
+    """Of the training; while it is evaluated, images; of a benchmark that is measured, rounds."""
     if state.state == "done":
+        if not cell.max_steps:
+            return ""
         return f"{cell.max_steps}/{cell.max_steps}"
     return f"{state.status.step}/{state.status.max_steps}" if state.status.max_steps else ""
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import platform
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,7 @@ def interleave(
     Whatever slows the machine for a while slows all contenders of a round, so ratios within rounds survive it.
     """
     peaks = {name: peak_memory(call) if memory else None for name, call in contenders.items()}
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    deadline = time.perf_counter() + seconds
-    for done in range(MOST_ROUNDS):
-        if done >= FEWEST_ROUNDS and time.perf_counter() > deadline:
-            break
-        for name, call in contenders.items():
-            times[name].append(_milliseconds(call))
+    times = in_turns(contenders, seconds)
     rows = []
     for name, values in times.items():
         quartiles = statistics.quantiles(values, n=4)
@@ -63,25 +58,68 @@ def interleave(
     return rows
 
 
-def peak_memory(call: Callable[[], Any]) -> int | None:
-    """Most memory held during `call` beyond what was held before it; None where the system does not tell."""
+def in_turns(
+    contenders: Contenders, seconds: float, progress: Callable[[int, int], None] = lambda done, most: None
+) -> dict[str, list[float]]:
+    """Milliseconds of every contender in every round, round after round, for about `seconds`.
+
+    Args:
+        progress: told how many rounds are done, and how many there will be at most.
+    """
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    deadline = time.perf_counter() + seconds
+    for done in range(MOST_ROUNDS):
+        if done >= FEWEST_ROUNDS and time.perf_counter() > deadline:
+            break
+        for name, call in contenders.items():
+            times[name].append(_milliseconds(call))
+        progress(done + 1, MOST_ROUNDS)
+    return times
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """A 95 % interval of the median from ranks alone (sign test); the extremes where there are fewer than 6 values."""
+    ordered, count = sorted(values), len(values)
+    below, cut = 0.0, 0  # probability that at most `cut` values lie on one side of the median
+    while cut < count // 2 and below + math.comb(count, cut) * 0.5**count <= 0.025:
+        below += math.comb(count, cut) * 0.5**count
+        cut += 1
+    rank = max(0, cut - 1)
+    return ordered[rank], ordered[count - 1 - rank]
+
+
+def memory_held() -> int | None:
+    """Bytes held now, on the GPU where there is one, else resident; None where the system does not tell."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
+        return torch.cuda.memory_allocated()
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # give freed memory back, so that the call's own shows
-        Path("/proc/self/clear_refs").write_text("5")  # reset the peak
-        before = _resident("VmRSS")
-        call()
-        return max(0, _resident("VmHWM") - before)
+        ctypes.CDLL(None).malloc_trim(0)  # give freed memory back, so that what comes next shows
+        return _resident("VmRSS")
     except (OSError, AttributeError):
+        return None
+
+
+def peak_memory(call: Callable[[], Any], before: int | None = None) -> int | None:
+    """Most memory held during `call` beyond `before`, by default what is held now; None where nobody tells."""
+    held = memory_held()
+    before = held if before is None else before
+    if held is None or before is None:
         call()
         return None
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        torch.cuda.synchronize()
+        return max(0, torch.cuda.max_memory_allocated() - before)
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # reset the peak
+    except OSError:
+        call()
+        return None
+    call()
+    return max(0, _resident("VmHWM") - before)
 
 
 def machine(threads: int) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def evaluate_command(run: str, overrides: tuple[str, ...], root: str) -> None:
     found = RunStore(root).find(run)
     config = _evaluation_config(found, overrides, root)
     configure_logging()
-    from experiments.run import evaluate
+    from experiments.evaluation import evaluate
 
     evaluation = evaluate(config, found)
     for key, value in (evaluation.result() or {}).get("metrics", {}).items():
@@ -106,16 +106,18 @@ def sample_command(
 @click.command("execute", hidden=True)
 @click.argument("configs", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def execute_command(configs: tuple[Path, ...]) -> None:
-    """Train and evaluate what the CONFIGS describe; they share one training. What launchers start."""
+    """Train and evaluate what the CONFIGS describe, which share one training, or measure it. What launchers start."""
     loaded = [read_config(path) for path in configs]
     for config in loaded:
         config.runtime.progress = False
     configure_logging()
-    from experiments.run import execute
-
+    if loaded[0].benchmark.name != "none":
+        from experiments.benchmarks.contest import measure as work_on
+    else:
+        from experiments.run import execute as work_on
     try:
-        execute(loaded)
-    except UserError:
+        work_on(loaded)
+    except (UserError, CellError):
         raise
     except Exception as error:  # recorded in the run's status by its claim; the log keeps the traceback
         logging.getLogger("ablate").exception("failed")

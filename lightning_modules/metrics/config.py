@@ -39,11 +39,40 @@ METRICS: dict[str, MetricSpec] = {
     "kid_efflite0_std": MetricSpec(
         "KID-EffLite0 std", "none", ".4f", "", "Standard deviation of KID-EffLite0 over random subsets."
     ),
+    "precision_efflite0": MetricSpec(
+        "Precision-EffLite0",
+        "higher",
+        ".3f",
+        "",
+        "Share of samples in the k-NN manifold of real EfficientNet-Lite0 features.",
+    ),
+    "recall_efflite0": MetricSpec(
+        "Recall-EffLite0",
+        "higher",
+        ".3f",
+        "",
+        "Share of real images in the k-NN manifold of the samples' EfficientNet-Lite0 features.",
+    ),
+    "class_accuracy_efflite0": MetricSpec(
+        "Class accuracy",
+        "higher",
+        ".3f",
+        "",
+        "Share of samples that a linear probe on EfficientNet-Lite0 features takes for the class they were asked for.",
+    ),
     "fid": MetricSpec("FID", "lower", ".2f", "", "Fréchet distance of Inception-v3 (2015-12-05) features."),
     "kid": MetricSpec("KID", "lower", ".5f", "", "Unbiased squared MMD of Inception-v3 features, cubic kernel."),
     "kid_std": MetricSpec("KID std", "none", ".5f", "", "Standard deviation of KID over random subsets."),
     "is": MetricSpec("IS", "higher", ".2f", "", "Inception score, mean over 10 splits."),
     "is_std": MetricSpec("IS std", "none", ".2f", "", "Standard deviation of the Inception score over 10 splits."),
+    "sfid": MetricSpec("sFID", "lower", ".2f", "", "Fréchet distance of spatial Inception-v3 features (mixed_6/conv)."),
+    "precision": MetricSpec(
+        "Precision", "higher", ".3f", "", "Share of samples in the k-NN manifold of real Inception-v3 features."
+    ),
+    "recall": MetricSpec(
+        "Recall", "higher", ".3f", "", "Share of real images in the k-NN manifold of samples' Inception-v3 features."
+    ),
+    "fd_dinov2": MetricSpec("FD-DINOv2", "lower", ".1f", "", "Fréchet distance of DINOv2 class tokens."),
     "memorisation_rate": MetricSpec(
         "Memorised", "lower", ".3f", "", "Share of samples nearer to a training image than 90 % of held-out images are."
     ),
@@ -59,19 +88,42 @@ METRICS: dict[str, MetricSpec] = {
     "flops": MetricSpec("FLOPs", "none", ".3g", "", "Floating-point operations of one forward pass, one image."),
     "train_seconds": MetricSpec("Training time", "lower", ".0f", "s", "Time in training steps, all attempts together."),
     "samples_per_s": MetricSpec("Training rate", "higher", ".0f", "1/s", "Training samples per second, median."),
-    "peak_memory_bytes": MetricSpec("Peak memory", "lower", ".3g", "B", "Largest memory held while training."),
+    "peak_memory_bytes": MetricSpec("Peak memory", "lower", ".3g", "B", "Largest memory held while it ran."),
+    "images_per_s": MetricSpec("Images per second", "higher", ".3g", "1/s", "Sampling without decoding, per batch."),
+    "step_seconds": MetricSpec("Time per step", "lower", ".4f", "s", "A training step, without loading and logging."),
+    "forward_seconds": MetricSpec("Forward", "lower", ".5f", "s", "Forward pass of one layer, median."),
+    "training_seconds": MetricSpec("Forward + backward", "lower", ".5f", "s", "Forward and backward of one layer."),
+    "forward_memory_bytes": MetricSpec("Memory, forward", "lower", ".3g", "B", "Most held in a forward pass."),
+    "training_memory_bytes": MetricSpec("Memory, training", "lower", ".3g", "B", "Most held in forward and backward."),
+}
+RESAMPLED = ("fd_efflite0", "class_accuracy_efflite0", "fid", "sfid", "is", "fd_dinov2")
+"""Metrics with a bootstrap interval of their sampling noise: `<metric>_low` to `<metric>_high`, 95 %."""
+METRICS |= {
+    f"{name}_{end}": MetricSpec(
+        f"{METRICS[name].label} {end}",
+        "none",
+        METRICS[name].format,
+        METRICS[name].unit,
+        f"{word} end of the 95 % interval of {METRICS[name].label} over other samples of the same generator.",
+    )
+    for name in RESAMPLED
+    for end, word in (("low", "Lower"), ("high", "Upper"))
 }
 
 
 @dataclass
 class MetricsConfig:
-    """Settings of a measurement. Only `inception_weights`, `kid_subsets` and `seed` change its results."""
+    """Settings of a measurement. Device, batch size and cache do not change its results."""
 
     inception_weights: str = ""
-    """Local file of the 2015-12-05 Inception weights in torch-fidelity's layout; empty = no FID, KID and IS."""
+    """Local file of the 2015-12-05 Inception weights in torch-fidelity's layout; empty = no FID, sFID and IS."""
     kid_subsets: int = 100
     seed: int = 0
-    """Of the images drawn for the real-vs-real floor and of the subsets and splits."""
+    """Of the images drawn for the real-vs-real floor and of subsets, splits and resamples."""
+    dinov2_weights: str = ""
+    """Local file of DINOv2 weights as published; empty = no FD-DINOv2."""
+    bootstrap: int = 200
+    """Resamples behind the intervals; 0 = none."""
     cache_dir: str = "outputs/cache"
     """Where features of real images are kept, by content; empty = nowhere."""
     batch_size: int = 64

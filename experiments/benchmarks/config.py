@@ -1,0 +1,108 @@
+"""Configurations of the benchmarks that a sweep can hold as cells. Torch-free.
+
+A sweep with `measure: benchmark` varies these and the sections that they measure; nothing is trained. `measures` names
+the keys of the run's configuration that change what is timed: they, and no others, identify the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from lightning_modules.registry import Entry, Registry
+
+Layer = Literal["transformer", "attention", "bi_mamba", "bi_mamba_v2"]
+
+
+@dataclass
+class NoBenchmarkConfig:
+    """No benchmark: the run is trained and evaluated."""
+
+    measures: ClassVar[tuple[str, ...]] = ()
+
+    name: str = "none"
+
+
+@dataclass
+class _BenchmarkConfig:
+    """What all benchmarks share."""
+
+    batch_size: int = 1
+    seconds: float = 4.0
+    """Time for the repetitions of each phase, after one untimed call; at least 3 and at most 41 are taken."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.seconds < 0:
+            raise ValueError(
+                f"benchmark.batch_size={self.batch_size} must be at least 1, benchmark.seconds={self.seconds} not "
+                "negative."
+            )
+
+
+@dataclass
+class LayerBenchmarkConfig(_BenchmarkConfig):
+    """One layer by itself, forward and in training: time and memory (MaskMamba, Figure 7)."""
+
+    measures: ClassVar[tuple[str, ...]] = ("trainer.precision", "trainer.compile")
+
+    name: str = "layer"
+    layer: Layer = "transformer"
+    """transformer: attention and MLP; attention: without the MLP; bi_mamba (Vim) and bi_mamba_v2 (Eq. 1)."""
+    length: int = 256
+    """Sequence length: (pixels / 16) ** 2 with the usual tokenizers."""
+    width: int = 1024
+    heads: int = 16
+    mlp_ratio: float = 4.0
+    """Of the Transformer layer."""
+    mamba_mlp_ratio: float = 0.0
+    """Of an MLP behind the Mamba mixers; 0 = none."""
+    match: Literal["width", "parameters"] = "width"
+    """Mamba layers at their own expansion, or expanded inside until they hold a Transformer layer's parameters."""
+    attention: Literal["auto", "flash", "cudnn", "efficient", "math"] = "auto"
+    """Back end of PyTorch's scaled dot product: its own choice, or exactly this one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.length < 1 or self.width < 1 or self.width % self.heads:
+            raise ValueError(
+                f"benchmark.length={self.length} must be at least 1 and benchmark.width={self.width} a multiple of "
+                f"benchmark.heads={self.heads}."
+            )
+
+
+@dataclass
+class GenerationBenchmarkConfig(_BenchmarkConfig):
+    """Sampling from a generator with random weights, without decoding to pixels: time and memory per image.
+
+    The size of the token grid is the tokenizer's (`tokenizer.image_size`, `tokenizer.downsample`).
+    """
+
+    measures: ClassVar[tuple[str, ...]] = ("generator", "sampler", "trainer.precision", "trainer.compile")
+
+    name: str = "generation"
+
+
+@dataclass
+class TrainingBenchmarkConfig(_BenchmarkConfig):
+    """A training step of a generator on random data: forward, backward, optimiser and averaged weights."""
+
+    measures: ClassVar[tuple[str, ...]] = (
+        "generator",
+        "objective",
+        "trainer.precision",
+        "trainer.compile",
+        "trainer.ema_decay",
+    )
+
+    name: str = "training"
+
+
+BENCHMARK_CELLS = Registry(
+    "benchmark",
+    {
+        "none": Entry(NoBenchmarkConfig, ""),
+        "layer": Entry(LayerBenchmarkConfig, "experiments.benchmarks.cells.layer:LayerCell"),
+        "generation": Entry(GenerationBenchmarkConfig, "experiments.benchmarks.cells.generation:GenerationCell"),
+        "training": Entry(TrainingBenchmarkConfig, "experiments.benchmarks.cells.training:TrainingCell"),
+    },
+)

@@ -1,0 +1,173 @@
+"""Measures benchmark cells side by side in one process, and leaves a result for each.
+
+What slows the machine for a while slows all contenders of a round, so that ratios between them survive it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from experiments.benchmarks.alone import alone
+from experiments.benchmarks.cells.base import BenchmarkCell, Phase
+from experiments.benchmarks.config import BENCHMARK_CELLS
+from experiments.benchmarks.measure import in_turns, median_interval, memory_held, peak_memory
+from experiments.config import RunConfig
+from experiments.errors import CellError
+from experiments.process import device_of, prepare_process
+from experiments.provenance import provenance
+from experiments.store import Benchmark, RunStore
+from lightning_modules.kernels import backends_used, reset_backends_used
+
+log = logging.getLogger("ablate")
+
+
+@dataclass
+class Contender:
+    """A claimed benchmark on its way to a result."""
+
+    config: RunConfig
+    work: Benchmark
+    cell: BenchmarkCell | None = None
+    peaks: dict[str, int | None] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    backends: dict[str, str] = field(default_factory=dict)
+    error: Exception | None = None
+
+
+def measure(configs: Sequence[RunConfig], wait: bool = True) -> None:
+    """Measure what is not measured yet, in turns; a contender that fails leaves the others alone.
+
+    Raises:
+        CellError: a contender failed; its status says why.
+    """
+    prepare_process(configs[0])
+    store = RunStore(configs[0].root)
+    works = [(config, store.prepare_benchmark(config)) for config in configs]
+    with alone(store.root):
+        failed = _claim_all(works, [], wait)
+    if failed:
+        raise CellError("; ".join(f"{contender.work.id}: {contender.error}" for contender in failed))
+
+
+def _claim_all(
+    works: Sequence[tuple[RunConfig, Benchmark]], contenders: list[Contender], wait: bool
+) -> list[Contender]:
+    """Claim the first, then the rest, measure all in the innermost call; returns those that failed."""
+    if not works:
+        _measure(contenders)
+        return []
+    (config, work), *rest = works
+    failed: list[Contender] = []
+    contender = Contender(config, work)
+    try:
+        with work.claim(wait=wait) as mine:
+            failed += _claim_all(rest, [*contenders, contender] if mine else contenders, wait)
+            if mine and contender.error:
+                raise contender.error
+    except Exception as error:
+        if error is not contender.error:
+            raise
+        failed.append(contender)
+    return failed
+
+
+def _measure(contenders: list[Contender]) -> None:
+    started = time.time()
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    for contender in contenders:
+        contender.work.update(phase="warm up")
+        _guarded(contender, lambda contender=contender: _build(contender))
+    names = dict.fromkeys(name for c in contenders if c.cell for name in c.cell.phases)
+    for name in names:
+        _time_phase(name, [c for c in contenders if c.cell and not c.error and name in c.cell.phases])
+    together = [contender.work.id for contender in contenders]
+    for contender in contenders:
+        if contender.error is None:
+            contender.work.write_result(_result(contender, started, together, load))
+
+
+def _build(contender: Contender) -> None:
+    """Build, and run every phase: first compiled, tuned and allocated, then watched for its peak of memory."""
+    device = device_of(contender.config)
+    target = BENCHMARK_CELLS.target(contender.config.benchmark.name)
+    reset_backends_used()
+    before = memory_held()
+    contender.cell = target(contender.config, device)
+    for name, phase in contender.cell.phases.items():
+        phase.call()
+        contender.peaks[name] = peak_memory(phase.call, before)
+    contender.backends = backends_used()
+
+
+def _guarded(contender: Contender, action: Callable[[], Any]) -> None:
+    """A failure ends this contender alone; what it held is freed, so that it does not end the others."""
+    try:
+        action()
+    except Exception as error:
+        log.exception("%s failed", contender.work.id)
+        contender.error, contender.cell = error.with_traceback(None), None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _time_phase(name: str, contenders: list[Contender]) -> None:
+    if not contenders:
+        return
+
+    def progress(done: int, most: int) -> None:
+        for contender in contenders:
+            contender.work.update(phase=name, step=done, max_steps=most)
+
+    calls = {c.work.id: c.cell.phases[name].call for c in contenders if c.cell}
+    seconds = sum(c.config.benchmark.seconds for c in contenders)
+    times = in_turns(calls, seconds, progress)
+    for contender in contenders:
+        contender.seconds[name] = [milliseconds / 1e3 for milliseconds in times[contender.work.id]]
+        log.info("%s %s: %.3g s, %d rounds", contender.work.id, name, *_median_and_count(contender.seconds[name]))
+
+
+def _median_and_count(values: Sequence[float]) -> tuple[float, int]:
+    return statistics.median(values), len(values)
+
+
+def _result(contender: Contender, started: float, together: list[str], load: float | None) -> dict[str, Any]:
+    assert contender.cell is not None
+    metrics: dict[str, float] = {}
+    for name, phase in contender.cell.phases.items():
+        metrics |= _metrics(phase, contender.seconds[name], contender.peaks[name])
+    return {
+        "schema": 1,
+        "bench_id": contender.work.id,
+        "metrics": metrics,
+        "parameters": contender.cell.parameters,
+        "seconds": contender.seconds,
+        "protocol": {
+            "rounds": {name: len(values) for name, values in contender.seconds.items()},
+            "in_turns_with": [name for name in together if name != contender.work.id],
+            "threads": torch.get_num_threads(),
+            "device": device_of(contender.config).type,
+            "load_before": load,
+        },
+        "provenance": provenance(contender.config, contender.backends, started, contender.work.attempts),
+    }
+
+
+def _metrics(phase: Phase, seconds: Sequence[float], peak: int | None) -> dict[str, float]:
+    """Median and its interval; the rate; the peak where the system tells it."""
+    share = phase.items if phase.per_item else 1
+    low, high = median_interval(seconds)
+    median = statistics.median(seconds)
+    found = {phase.seconds: median / share, f"{phase.seconds}_low": low / share, f"{phase.seconds}_high": high / share}
+    if phase.rate:
+        found[phase.rate] = phase.items / median
+    if peak is not None:
+        found[phase.memory] = float(peak)
+    return found
