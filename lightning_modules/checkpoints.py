@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,6 +31,39 @@ def load_safetensors(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Te
         raise ValueError(f"{file} is damaged or not a safetensors file ({error}).") from error
     check_keys(file, found, expected)
     return {key: value.to(expected[key].dtype) for key, value in found.items()}
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """Read a state dictionary that somebody published: safetensors, or a torch archive, bare or under "model".
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: damaged, of another kind, or without a state dictionary.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"Weights {file} not found.")
+    with open(file, "rb") as stream:
+        start = stream.read(9)
+    try:
+        if start[8:] == b"{":  # eight bytes of length, then a JSON header
+            return load_file(file)
+        found = torch.load(file, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{file} is damaged or not a torch file ({type(error).__name__}).") from error
+    if isinstance(found, dict) and "model" in found:
+        found = found["model"]
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise ValueError(f"{file} holds no state dictionary, neither bare nor under 'model'.")
+    return found
+
+
+def split_unused(
+    file: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Weights that a network takes, and the keys that it has no use for. Raises ValueError as `check_keys` does."""
+    kept = {key: value for key, value in found.items() if key in expected}
+    check_keys(file, kept, expected)
+    return kept, sorted(found.keys() - expected.keys())
 
 
 def check_keys(file: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

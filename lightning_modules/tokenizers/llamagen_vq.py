@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lightning_modules.checkpoints import check_keys
+from lightning_modules.checkpoints import check_keys, read_weights
 from lightning_modules.tokenizers.config import LlamaGenVQConfig
 from lightning_modules.tokenizers.vq import VQAutoencoder
 
@@ -31,22 +30,24 @@ class LlamaGenVQ(VQAutoencoder):
                 f"The tokenizer {config.name} has no weights of its own; name the published file with "
                 "tokenizer.weights=vq_ds16_c2i.pt."
             )
-        super().__init__(config.channels, BLOCKS, LATENT_WIDTH, config.codebook_size, config.code_width, GROUPS)
+        super().__init__(*_sizes(config))
         self.load_state_dict(read_published(file, self.state_dict()))
 
 
+def layout(config: LlamaGenVQConfig) -> dict[str, Tensor]:
+    """Keys and shapes of a published file (tensors without storage), but for `TRAINING_ONLY`."""
+    with torch.device("meta"):
+        return VQAutoencoder(*_sizes(config)).state_dict()
+
+
+def _sizes(config: LlamaGenVQConfig) -> tuple:
+    return config.channels, BLOCKS, LATENT_WIDTH, config.codebook_size, config.code_width, GROUPS
+
+
 def read_published(file: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Read a LlamaGen file: a torch archive with the weights under "model" (as released) or bare, every key checked."""
+    """Read a file of weights, every key checked. Raises FileNotFoundError or ValueError as `read_weights` does."""
     if not file.is_file():
         raise FileNotFoundError(f"Tokenizer weights {file} not found; name a file with tokenizer.weights=FILE.")
-    try:
-        found = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{file} is damaged or not a torch file ({type(error).__name__}).") from error
-    if isinstance(found, dict) and "model" in found:
-        found = found["model"]
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise ValueError(f"{file} holds no state dictionary, neither bare nor under 'model'.")
-    found = {key: value for key, value in found.items() if key not in TRAINING_ONLY}
+    found = {key: value for key, value in read_weights(file).items() if key not in TRAINING_ONLY}
     check_keys(file, found, expected)
     return found

@@ -1,0 +1,47 @@
+"""`ablate import-checkpoint`: published weights become a finished run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from experiments.commands.single import ROOT_OPTION
+from experiments.config import parse_overrides
+from experiments.errors import UserError
+
+KINDS = ("aim", "llamagen-vq")
+SHOWN = 5
+
+
+@click.command("import-checkpoint")
+@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1)
+@click.option("--preset", default="aim/paper", show_default=True, help="What FILE does not say: data, sampler, ...")
+@ROOT_OPTION
+def import_command(kind: str, file: Path, overrides: tuple[str, ...], preset: str, root: str) -> None:
+    """Check the published weights in FILE key by key and make a finished run of them.
+
+    \b
+    aim          a checkpoint of AiM, with or without its tokenizer; KEY=VALUE overrides go into the run
+    llamagen-vq  LlamaGen's vq_ds16_c2i.pt or vq_ds8_c2i.pt: becomes a file for tokenizer.weights=FILE
+    """
+    from experiments.imports import import_aim, import_llamagen_vq
+
+    if kind == "llamagen-vq":
+        if overrides:
+            raise UserError(f"import-checkpoint llamagen-vq takes no overrides such as {overrides[0]}.")
+        result = import_llamagen_vq(file, Path(root))
+    else:
+        result = import_aim(file, preset, {"runtime.root": root, **parse_overrides(overrides)})
+    click.echo(f"{result.keys} tensors taken over and checked.")
+    if result.unused:
+        more = f", and {len(result.unused) - SHOWN} more" if len(result.unused) > SHOWN else ""
+        click.echo(f"{len(result.unused)} not used: {', '.join(result.unused[:SHOWN])}{more}.")
+    for note in result.notes:
+        click.echo(f"Note: {note}")
+    if result.run_id:
+        click.echo(f"In {result.path}. Sample from it with: ablate sample {result.run_id}")
+    else:
+        click.echo(f"Wrote {result.path}. Use it with tokenizer.weights={result.path}.")

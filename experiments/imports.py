@@ -1,0 +1,127 @@
+"""Published weights become finished runs, which `ablate sample` and `ablate evaluate` take like any other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from experiments.config import RunConfig, load_config
+from experiments.files import atomic_path
+from experiments.provenance import provenance
+from experiments.store import Run, RunStore
+from lightning_modules.checkpoints import read_weights, save_safetensors, split_unused
+from lightning_modules.generators.config import GENERATORS
+from lightning_modules.hashing import file_sha256
+from lightning_modules.published.aim import read_aim
+from lightning_modules.tokenizers.config import LlamaGenVQConfig
+from lightning_modules.tokenizers.llamagen_vq import layout
+
+
+@dataclass
+class Imported:
+    """What came of an import."""
+
+    path: Path
+    """Folder of the run, or the tokenizer's file."""
+    run_id: str = ""
+    """Empty for a tokenizer."""
+    keys: int = 0
+    """Tensors that were taken over."""
+    unused: list[str] = field(default_factory=list)
+    """Keys of the file that the network has no use for."""
+    notes: list[str] = field(default_factory=list)
+    """What to know about these weights."""
+
+
+def import_aim(file: Path, preset: str, overrides: Mapping[str, Any]) -> Imported:
+    """Turn a published AiM checkpoint into a finished run.
+
+    Args:
+        file: `model.safetensors`, or a torch file of the generator with or without its tokenizer.
+        preset: what the file does not say: data, objective, sampler.
+        overrides: dotted keys of the run's configuration; `tokenizer.weights` where the file holds no tokenizer.
+
+    Raises:
+        UserError, ValueError, FileNotFoundError: not an AiM checkpoint, keys missing, or parts that do not fit.
+    """
+    started = time.time()
+    state = read_weights(file)
+    published = read_aim(state, load_config(preset, overrides).tokenizer.grid_size)
+    values = {**_flatten(asdict(published.config), "generator"), **overrides, "imported": file_sha256(file)}
+    config = load_config(preset, values)
+    with torch.device("meta"):
+        expected = GENERATORS.build(config.generator).state_dict()
+    weights, unused = split_unused(file, published.weights, expected)
+    result = Imported(Path(), "", len(weights), unused, published.notes)
+    if published.tokenizer is not None and config.tokenizer.name == "llamagen_vq" and not config.tokenizer.weights:
+        inside = _store_tokenizer(file, published.tokenizer, config.tokenizer, config.root)
+        values["tokenizer.weights"] = str(inside.path)
+        config = load_config(preset, values)
+        result.keys, result.unused = result.keys + inside.keys, unused + [f"vqvae.{key}" for key in inside.unused]
+    run = RunStore(config.root).prepare(config, [f"{key}={value}" for key, value in values.items()])
+    result.path, result.run_id = run.folder, run.id
+    with run.claim() as mine:
+        if mine:
+            _write(config, run, weights, {"file": file.name, "notes": result.notes, "unused": result.unused}, started)
+    return result
+
+
+def import_llamagen_vq(file: Path, root: Path) -> Imported:
+    """Turn LlamaGen's `vq_ds16_c2i.pt` or `vq_ds8_c2i.pt` into a safetensors file under the root's tokenizers/.
+
+    Raises:
+        ValueError, FileNotFoundError: not such a file, or keys missing.
+    """
+    found = read_weights(file)
+    levels = len({key.split(".")[2] for key in found if key.startswith("encoder.conv_blocks.")})
+    if levels not in (4, 5):
+        raise ValueError(
+            f"{file} is no LlamaGen tokenizer: it has {levels} resolutions instead of 5 (VQ-16) or 4 (VQ-8)."
+        )
+    return _store_tokenizer(file, found, LlamaGenVQConfig(downsample=16 if levels == 5 else 8), root)
+
+
+def _store_tokenizer(file: Path, found: Mapping[str, Tensor], config: LlamaGenVQConfig, root: Path) -> Imported:
+    """Write checked weights to root/tokenizers/; the name tells the content, wherever it came from."""
+    weights, unused = split_unused(file, found, layout(config))
+    target = root.resolve() / "tokenizers" / f"{config.name}{config.downsample}.safetensors"
+    with atomic_path(target) as temporary:
+        save_safetensors(temporary, weights, {})
+        named = target.with_name(f"{config.name}{config.downsample}-{file_sha256(temporary)[:8]}.safetensors")
+    target.replace(named)
+    return Imported(named, "", len(weights), unused)
+
+
+def _write(config: RunConfig, run: Run, weights: Mapping[str, Tensor], origin: dict[str, Any], started: float) -> None:
+    """Write the weights, then the result, in this order: a result promises weights."""
+    with atomic_path(run.final_weights) as temporary:
+        save_safetensors(temporary, weights, {"run_id": run.id, "imported": config.imported})
+    run.write_result(
+        {
+            "schema": 1,
+            "run_id": run.id,
+            "step": config.trainer.max_steps,
+            "max_steps": config.trainer.max_steps,
+            "metrics": {},
+            "parameters": sum(weight.numel() for weight in weights.values()),
+            "train_seconds": None,
+            "samples_per_s": None,
+            "peak_memory_bytes": None,
+            "imported": {"sha256": config.imported, **origin},
+            "provenance": provenance(config, {}, started, run.attempts),
+        }
+    )
+
+
+def _flatten(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Nested mappings -> dotted keys."""
+    result: dict[str, Any] = {}
+    for key, value in node.items():
+        result.update(_flatten(value, f"{prefix}.{key}") if isinstance(value, dict) else {f"{prefix}.{key}": value})
+    return result
