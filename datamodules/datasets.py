@@ -5,6 +5,7 @@ Shapes: B batch, L tokens, V views, H, W pixels. Rows are index * V + view, see 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,17 +14,23 @@ import torch
 from datamodules.store import TokenStore
 from datamodules.text_store import TextStore
 
+CAPTION_DRAWS = 420
+"""Values of a random number that picks one of an image's captions: divisible by 1 to 7, so that each is as likely."""
+
 
 class TokenDataset:
-    """Batches {"tokens": (B, L) int64, "label": (B,) int64} from a token store.
+    """Batches {"tokens": (B, L) int64, "label": (B,) int64} from a token store, "latents" (B, C, h, w) float32 from one
+    of latents.
 
-    With captions there is also "caption", a list of B strings, and with features of them "text", `TextFeatures`.
+    With captions there is also "caption", a list of B strings, and with features of them "text", `TextFeatures`. Where
+    images have several captions, the sampler's draw of a variant decides on view and caption together.
 
     Args:
         store: the store, with all of its V views.
         index: (N',) the samples of the store that take part, or None for all.
         captions: whether batches carry captions.
         text: features of all captions of the store, in its order.
+        views: which of the stored views take part, or None for all.
     """
 
     def __init__(
@@ -32,26 +39,38 @@ class TokenDataset:
         index: np.ndarray | None = None,
         captions: bool = False,
         text: TextStore | None = None,
+        views: Sequence[int] | None = None,
     ):
         self.store = store
         self.index = np.arange(len(store)) if index is None else index
-        self.views = store.meta.views
+        self.stored_views = np.arange(store.meta.views) if views is None else np.asarray(views)
         self.captions = captions
         self.text = text
+        self.caption_draws = CAPTION_DRAWS if captions and store.several_captions else 1
+        self.views = len(self.stored_views) * self.caption_draws
 
     def __len__(self) -> int:
         return len(self.index) * self.views
 
     def __getitem__(self, rows: np.ndarray) -> dict[str, Any]:
-        samples, views = self.index[rows // self.views], rows % self.views
+        samples, (views, draws) = self.index[rows // self.views], np.divmod(rows % self.views, self.caption_draws)
+        codes = self.store.codes[samples, self.stored_views[views]]
         batch: dict[str, Any] = {
-            "tokens": torch.from_numpy(self.store.tokens[samples, views].astype(np.int64)),
+            **(
+                {"latents": torch.from_numpy(codes.astype(np.float32))}
+                if self.store.meta.latent_shape
+                else {"tokens": torch.from_numpy(codes.astype(np.int64))}
+            ),
             "label": torch.from_numpy(self.store.labels[samples].astype(np.int64)),
         }
         if self.captions:
-            batch["caption"] = [self.store.caption(int(sample)) for sample in samples]
-        if self.text is not None:
-            batch["text"] = self.text.batch([self.store.caption_row(int(sample)) for sample in samples])
+            chosen = [
+                (int(sample), int(draw) * self.store.caption_count(int(sample)) // self.caption_draws)
+                for sample, draw in zip(samples, draws, strict=True)
+            ]
+            batch["caption"] = [self.store.caption(sample, which) for sample, which in chosen]
+            if self.text is not None:
+                batch["text"] = self.text.batch([self.store.caption_row(sample, which) for sample, which in chosen])
         return batch
 
 

@@ -7,7 +7,6 @@ is done is never done again.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,28 +15,24 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from datamodules.encoder import ImageEncoder
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from datamodules.config import DATASETS
-from datamodules.emoji.datamodule import ImageEncoder
 from experiments.callbacks import Checkpoints, Heartbeat, SampleGrid
-from experiments.conditions import GRID_ROWS, build_text_encoder, evaluation_conditions, grid_columns
-from experiments.config import RunConfig, to_dict
+from experiments.conditions import build_text_encoder
+from experiments.config import RunConfig
 from experiments.errors import UserError
 from experiments.files import atomic_path
 from experiments.identity import run_id
-from experiments.pictures import captioned_grid, write_png
 from experiments.process import device_of, peak_memory_bytes, prepare_process
 from experiments.provenance import provenance
-from experiments.sampling import sample_images
-from experiments.store import Evaluation, Run, RunStore
+from experiments.store import Run, RunStore
 from lightning_modules.base import TrainingModule
 from lightning_modules.checkpoints import load_safetensors, save_safetensors
 from lightning_modules.config import OBJECTIVES
 from lightning_modules.generators.config import GENERATORS
 from lightning_modules.kernels import backends_used, reset_backends_used
-from lightning_modules.metrics.config import MetricsConfig
-from lightning_modules.metrics.evaluate import evaluate_images
 from lightning_modules.tokenizers.config import TOKENIZERS
 
 log = logging.getLogger("ablate")
@@ -220,7 +215,7 @@ def _median_rate(run: Run) -> float | None:
     return float(np.median(rates)) if rates else None
 
 
-# --- evaluation -------------------------------------------------------------------------------------------------------
+# --- after training ---------------------------------------------------------------------------------------------------
 
 
 def load_generator(config: RunConfig, run: Run, device: torch.device) -> torch.nn.Module:
@@ -230,74 +225,12 @@ def load_generator(config: RunConfig, run: Run, device: torch.device) -> torch.n
     return generator.to(device).eval().requires_grad_(False)
 
 
-def evaluate(config: RunConfig, run: Run, wait: bool = False) -> Evaluation:
-    """Sample from a finished run and measure the samples, or find it done.
-
-    Raises:
-        UserError: the run is not trained yet, or its weights are damaged.
-    """
-    prepare_process(config)
-    if not run.is_done():
-        raise UserError(f"Run {run.id} is not trained yet; train it first: ablate train {config.preset}.")
-    evaluation = run.prepare_evaluation(config)
-    with evaluation.claim(wait=wait) as mine:
-        if mine:
-            _evaluate(config, run, evaluation)
-    return evaluation
-
-
-def _evaluate(config: RunConfig, run: Run, evaluation: Evaluation) -> None:
-    started, device = time.time(), device_of(config)
-    reset_backends_used()
-    conditions = evaluation_conditions(config, device)
-    count = len(conditions)
-    generator, tokenizer = load_generator(config, run, device), build_tokenizer(config).to(device)
-    log.info("sampling %d images from %s", count, run.id)
-    samples = sample_images(
-        config,
-        generator,
-        tokenizer,
-        conditions,
-        seed=config.evaluation.seed,
-        batch_size=config.evaluation.batch_size,
-        device=device,
-        progress=lambda done: evaluation.update(phase="sample", step=done, max_steps=count),
-    )
-    with atomic_path(evaluation.samples_path) as temporary, open(temporary, "wb") as file:
-        captions = {"captions": np.array(conditions.captions)} if conditions.captions else {}
-        np.savez_compressed(file, arr_0=samples.images, labels=conditions.labels, **captions)
-    columns = grid_columns(config)
-    shown = GRID_ROWS * columns
-    grid = captioned_grid(samples.images[:shown], conditions.captions[:shown], columns, scale=2)
-    write_png(grid, evaluation.grid_path)
-    evaluation.update(phase="evaluate", step=count, max_steps=count)
-    log.info("measuring %d images", count)
-    settings = MetricsConfig(
-        inception_weights=config.evaluation.inception_weights,
-        cache_dir=str(config.root / "cache"),
-        device=str(device),
-    )
-    reference = DATASETS.target(config.data.name).reference(config.data)
-    metrics, protocol = evaluate_images(samples.images, conditions.labels, reference, settings)
-    if conditions.captions:
-        protocol["prompts"] = conditions.origin
-    metrics["seconds_per_image"] = samples.seconds / count
-    evaluation.write_result(
-        {
-            "schema": 1,
-            "eval_id": evaluation.id,
-            "run_id": run.id,
-            "metrics": {key: float(value) for key, value in metrics.items() if math.isfinite(value)},
-            "protocol": {"num_samples": count, **protocol, "sampler": to_dict(config)["sampler"]},
-            "provenance": provenance(config, backends_used(), started, evaluation.attempts),
-        }
-    )
-
-
 def execute(configs: list[RunConfig], wait: bool = True) -> None:
     """Train the run that the configurations share, unless it is done, then evaluate each of them."""
     if len({run_id(config) for config in configs}) != 1:
         raise UserError("The configurations of one worker must share their training.")
+    from experiments.evaluation import evaluate  # which builds on this module
+
     run = train(configs[0], wait=wait)
     for config in configs if not is_stage1(configs[0]) else ():
         evaluate(config, run, wait=wait)

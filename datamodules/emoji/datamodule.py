@@ -8,88 +8,41 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
-from torch import Tensor
-from torch.utils.data import DataLoader
 
+from datamodules.base import StreamDataModule
 from datamodules.config import EmojiConfig
 from datamodules.datasets import ImageDataset, TokenDataset
 from datamodules.emoji.data import EmojiImages, Split, load_emoji
 from datamodules.emoji.reference import emoji_reference
-from datamodules.emoji.subset import choose_subset
+from datamodules.encoder import ImageEncoder
 from datamodules.files import work_lock
-from datamodules.loader import BatchedDataset, ResumableLoader, sequential_loader
-from datamodules.sampler import EpochSampler, SequentialSampler
 from datamodules.store import TokenStore, write_store
+from datamodules.subset import choose_subset
 from datamodules.text_store import TextStore, cached_text_store
 from lightning_modules.metrics.reference import ReferenceSet
-from lightning_modules.text_encoders.ragged import TextEncoder
 
 log = logging.getLogger(__name__)
 ENCODE_BATCH = 128
 
 
-@dataclass(frozen=True)
-class ImageEncoder:
-    """The half of a frozen tokenizer that a data module needs.
-
-    Attributes:
-        encode: images (B, H, W, 3) uint8 -> tokens (B, L) int64, on any device.
-        fingerprint: identifies the weights; a token store belongs to one fingerprint.
-        vocab_size: tokens are in [0, vocab_size).
-    """
-
-    encode: Callable[[Tensor], Tensor]
-    fingerprint: str
-    vocab_size: int
-
-
-class EmojiDataModule(LightningDataModule):
+class EmojiDataModule(StreamDataModule):
     """Train and validation batches of the emoji data.
 
     With an encoder, every image is tokenised once into a store under `cache_dir` (shared by runs, safe when several
-    start at once) and batches are {"tokens": (B, L) int64, "label": (B,) int64}; with `config.condition` caption also
+    start at once) and batches are {"tokens": (B, L) int64, "label": (B,) int64}, or for a tokenizer without vocabulary
+    {"latents": (B, C, h, w) float32, "label"}; with `config.condition` caption also
     "caption", a list of strings, and, given a text encoder, "text", `TextFeatures`, out of a text store in `cache_dir`.
     Without an encoder, {"image": (B, 3, H, W) float32 in [-1, 1], "label": (B,) int64}.
 
-    The order of the training batches depends on (seed, epoch) alone and resumes exactly. Use with
-    `Trainer(use_distributed_sampler=False)`, and do not read `trainer.estimated_stepping_batches`: it makes Lightning
-    build the loader early and drop the resumed position.
-
-    Args:
-        config: what to load.
-        batch_size: samples per process and batch.
-        seed: of the order of samples and the choice of mirrored ones.
-        num_workers: loader processes; batches are the same for any number.
-        encoder: the tokenizer, or None for pixels.
-        cache_dir: where token and text stores are kept.
-        text_encoder: what makes features of captions.
+    Arguments are those of `StreamDataModule`. `cache_dir` holds the token and text stores.
     """
 
-    def __init__(
-        self,
-        config: EmojiConfig,
-        batch_size: int,
-        seed: int = 0,
-        num_workers: int = 0,
-        encoder: ImageEncoder | None = None,
-        cache_dir: Path | str = "outputs/cache",
-        text_encoder: TextEncoder | None = None,
-    ):
-        super().__init__()
-        self.config = config
-        self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
-        self.encoder = encoder
-        self.cache_dir = Path(cache_dir)
-        self.text_encoder = text_encoder if config.condition == "caption" else None
-        self._datasets: dict[str, BatchedDataset] = {}
+    config: EmojiConfig
 
     def prepare_data(self) -> None:
         """Encode what is not in the cache yet (on one process per node; the others wait)."""
@@ -101,19 +54,6 @@ class EmojiDataModule(LightningDataModule):
         """Open the data of both splits."""
         for split in ("train", "val"):
             self._datasets[split] = self._token_dataset(split) if self.encoder else self._image_dataset(split)
-
-    def train_dataloader(self) -> ResumableLoader:
-        """Shuffled, endless over epochs, resumable."""
-        dataset = self._datasets["train"]
-        count = len(dataset) // dataset.views
-        sampler = EpochSampler(count, self.batch_size, self.seed, dataset.views, *self._process())
-        return ResumableLoader(dataset, sampler, self.num_workers, torch.cuda.is_available())
-
-    def val_dataloader(self) -> DataLoader:
-        """Every validation image once, unmirrored, always in the same order."""
-        dataset = self._datasets["val"]
-        sampler = SequentialSampler(len(dataset), self.batch_size, dataset.views, *self._process())
-        return sequential_loader(dataset, sampler, self.num_workers, torch.cuda.is_available())
 
     @staticmethod
     def reference(config: EmojiConfig) -> ReferenceSet:
@@ -190,18 +130,18 @@ class EmojiDataModule(LightningDataModule):
             self.config.resolve()
         return self.config.fingerprint
 
-    def _process(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
 
 @torch.inference_mode()
 def _encode(encoder: ImageEncoder, images: np.ndarray) -> np.ndarray:
-    """(N, H, W, 3) uint8 -> (N, L) int64."""
+    """(N, H, W, 3) uint8 -> tokens (N, L) int64, or latents (N, C, h, w)."""
     parts = []
     for start in range(0, len(images), ENCODE_BATCH):
         batch = torch.from_numpy(np.ascontiguousarray(images[start : start + ENCODE_BATCH]))
         tokens = encoder.encode(batch)
-        if tokens.ndim != 2 or len(tokens) != len(batch):
-            raise ValueError(f"The tokenizer made {tuple(tokens.shape)} of {len(batch)} images; (B, L) was expected.")
+        if tokens.ndim != (2 if encoder.vocab_size else 4) or len(tokens) != len(batch):
+            expected = "(B, L)" if encoder.vocab_size else "(B, C, h, w)"
+            raise ValueError(
+                f"The tokenizer made {tuple(tokens.shape)} of {len(batch)} images; {expected} was expected."
+            )
         parts.append(tokens.cpu().numpy())
     return np.concatenate(parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datamodules.config import EmojiConfig
 from datamodules.emoji.data import load_emoji
 from datamodules.emoji.labels import concept_family
-from datamodules.emoji.subset import choose_subset
+from datamodules.subset import choose_subset
 from lightning_modules.metrics.reference import ReferenceSet, split_reference
 
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from datamodules.config import DATASETS, EmojiConfig
 from datamodules.emoji.data import load_emoji
-from datamodules.emoji.datamodule import EmojiDataModule, ImageEncoder
+from datamodules.emoji.datamodule import EmojiDataModule
+from datamodules.encoder import ImageEncoder
 
 VOCAB = 64
 
