@@ -10,6 +10,7 @@ import warnings
 import torch
 
 from experiments.config import RunConfig
+from experiments.ranks import local_rank
 
 EXPECTED = (
     ".*LeafSpec.*is deprecated.*",  # Lightning's own use of PyTorch
@@ -34,10 +35,13 @@ def prepare_process(config: RunConfig) -> None:
 
 
 def device_of(config: RunConfig) -> torch.device:
-    """Where sampling, evaluation and benchmarks run."""
-    if config.runtime.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(config.runtime.device)
+    """Where sampling, evaluation and benchmarks run: of several processes on one machine, each on its own GPU."""
+    name = config.runtime.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.device_count() > 1:
+        return torch.device("cuda", local_rank() % torch.cuda.device_count())
+    return torch.device(name)
 
 
 def peak_memory_bytes() -> int:

@@ -5,11 +5,31 @@ from __future__ import annotations
 import os
 
 
+def rank() -> int:
+    """The number of this process among those that srun, torchrun or Lightning started together; 0 alone."""
+    return _number("RANK", "SLURM_PROCID", "LOCAL_RANK") or 0
+
+
+def local_rank() -> int:
+    """The number of this process among those on its machine: which GPU is its own."""
+    return _number("LOCAL_RANK", "SLURM_LOCALID") or 0
+
+
+def world_size() -> int:
+    """How many processes were started together; 1 alone."""
+    return _number("WORLD_SIZE", "SLURM_NTASKS") or 1
+
+
 def is_leader() -> bool:
-    """Whether this process is rank 0, of those that srun, torchrun or Lightning started together; alone it is, too."""
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
-        if name == "SLURM_PROCID" and "SLURM_STEP_ID" not in os.environ:
-            continue  # a batch script, not something that srun started
+    """Whether this process is rank 0, of those that were started together; alone it is, too."""
+    return rank() == 0
+
+
+def _number(*names: str) -> int | None:
+    """The first of these variables that is set; Slurm's count only in what srun started, not in a batch script."""
+    for name in names:
+        if name.startswith("SLURM_") and "SLURM_STEP_ID" not in os.environ:
+            continue
         if value := os.environ.get(name):
-            return int(value) == 0
-    return True
+            return int(value)
+    return None

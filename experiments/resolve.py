@@ -30,9 +30,11 @@ def resolve(config: RunConfig) -> RunConfig:
             config.tokenizer.fingerprint = _fingerprint(weights, "tokenizer.weights")
         config.data.resolve()
         config.text_encoder.resolve()
-        if config.evaluation.inception_weights:
-            inception = Path(config.evaluation.inception_weights)
-            config.evaluation.inception_fingerprint = _fingerprint(inception, "evaluation.inception_weights")
+        for network in ("inception", "dinov2"):
+            key = f"{network}_weights"
+            if weights := getattr(config.evaluation, key):
+                fingerprint = _fingerprint(Path(weights), f"evaluation.{key}")
+                setattr(config.evaluation, f"{network}_fingerprint", fingerprint)
     except FileNotFoundError as error:
         raise UserError(str(error)) from error
     if config.objective.name != "reconstruction":

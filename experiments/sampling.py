@@ -38,16 +38,18 @@ def sample_images(
     tokenizer: Any,
     conditions: Conditions,
     *,
+    span: range | None = None,
     seed: int,
     batch_size: int,
     device: torch.device,
     progress: Callable[[int], None] = lambda done: None,
     known: Tensor | None = None,
 ) -> Samples:
-    """Sample one image per condition.
+    """Sample one image per condition, or a part of them.
 
     Args:
         generator, tokenizer: on `device`; the generator is put in eval mode and back.
+        span: draw these images only, by their number; None = all.
         seed: image i depends on (seed, i) and its condition alone.
         progress: called with the number of images done, after every batch.
         known: (L,) tokens that every image keeps, `mask_token` where one is to be drawn; None = all are.
@@ -55,17 +57,18 @@ def sample_images(
     sampler = SAMPLERS.build(config.sampler)
     was_training = generator.training
     generator.eval()
+    span = range(len(conditions)) if span is None else span
     parts, seconds = [], 0.0
     bf16 = config.trainer.precision != "fp32"
     try:
-        for start in range(0, len(conditions), batch_size):
+        for start in range(span.start, span.stop, batch_size):
             began = time.perf_counter()
-            indices = torch.arange(start, min(start + batch_size, len(conditions)), device=device)
+            indices = torch.arange(start, min(start + batch_size, span.stop), device=device)
             condition = conditions.batch(indices.cpu().numpy(), device)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 parts.append(_sample_batch(sampler, generator, tokenizer, condition, Noise(seed, indices), known))
             seconds += time.perf_counter() - began
-            progress(start + len(indices))
+            progress(start + len(indices) - span.start)
     finally:
         generator.train(was_training)
     return Samples(np.concatenate(parts), conditions, seconds)

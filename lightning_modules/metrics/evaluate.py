@@ -7,106 +7,144 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
-from lightning_modules.metrics import efficientnet, inception
+from lightning_modules.metrics import efficientnet
+from lightning_modules.metrics.bootstrap import intervals, mean_deviations, resamples
 from lightning_modules.metrics.config import MetricsConfig
-from lightning_modules.metrics.distribution import frechet_distance, inception_score, kernel_distance
-from lightning_modules.metrics.features import Extractor, efficientnet_extractor, inception_extractor
+from lightning_modules.metrics.distribution import NEIGHBOURS
+from lightning_modules.metrics.features import Extractor, dinov2_extractor, efficientnet_extractor, inception_extractor
+from lightning_modules.metrics.measures import deviations, distances, splits, subset_size
 from lightning_modules.metrics.memorisation import HELDOUT_SHARE, SIZE, memorisation
+from lightning_modules.metrics.probe import PENALTY, fit_probe
 from lightning_modules.metrics.reference import ReferenceSet
 
 log = logging.getLogger(__name__)
-IS_SPLITS = 10
-KID_SUBSET = 1000
+CLASS_ACCURACY = "class_accuracy_efflite0"
+DIGITS = 5
+"""Significant digits that replicates are kept with."""
+
+
+class Measurement(NamedTuple):
+    """What `evaluate_images` finds."""
+
+    metrics: dict[str, float]
+    """Name -> value, names as in `lightning_modules.metrics.config.METRICS`."""
+    protocol: dict[str, Any]
+    """JSON-ready: N, reference set, extractors and their checksums, settings, and under "floor" the value of every
+    measure for real images instead of samples (see `ReferenceSet`); empty if there are too few."""
+    replicates: dict[str, list[float]]
+    """Metric -> deviations of its bootstrap replicates; the k-th is of the same resample in every metric, and in every
+    evaluation of equal N and seed."""
 
 
 def evaluate_images(
     images: np.ndarray, labels: np.ndarray, reference: ReferenceSet, config: MetricsConfig
-) -> tuple[dict[str, float], dict[str, Any]]:
+) -> Measurement:
     """Measure samples. The same samples give the same numbers.
 
-    FD and KID of EfficientNet-Lite0 features always; FID, KID and IS of Inception features if
-    `config.inception_weights` names a file, and never otherwise.
+    FD, KID, precision and recall of EfficientNet-Lite0 features and, where the reference has labels, class accuracy
+    always; FID, sFID, KID, IS, precision and recall of Inception features, and FD of DINOv2 features, if
+    `config.inception_weights` and `config.dinov2_weights` name files, and never otherwise.
 
     Args:
         images: (N, H, W, 3) uint8.
         labels: (N,) integers, what each sample was conditioned on.
 
-    Returns:
-        metrics: name -> value, names as in `lightning_modules.metrics.config.METRICS`.
-        protocol: JSON-ready: N, reference set, extractors and their checksums, settings, and under "floor" the value
-            of every distance for real images instead of samples (see `ReferenceSet`); empty if there are too few.
-
     Raises:
-        ValueError: images that do not fit the reference, fewer than 4 of them, or a wrong file of Inception weights.
-        FileNotFoundError: no file of Inception weights.
+        ValueError: images that do not fit the reference, fewer than 4 of them, or a wrong file of weights.
+        FileNotFoundError: no such file of weights.
     """
     _check(images, labels, reference)
-    extractors = [efficientnet_extractor()]
-    if config.inception_weights:  # before any work: a wrong file is refused at once
-        extractors.append(inception_extractor(Path(config.inception_weights)))
+    extractors = _extractors(config)
     real = reference.draw_real(labels, config.seed)
     if real is None:
         log.warning("Too few real images for a floor at N = %d with these labels.", len(images))
 
+    weights = resamples(len(images), config.bootstrap, config.seed) if config.bootstrap else None
     metrics: dict[str, float] = {}
     floor: dict[str, float] = {}
-    cache = Path(config.cache_dir) if config.cache_dir else None
-    for extractor in extractors:
-        expected = extractor.cached(reference.images, config.batch_size, config.device, cache)
-        metrics |= _distances(extractor, extractor(images, config.batch_size, config.device), expected, config)
-        if real is not None:
-            found = extractor.cached(real, config.batch_size, config.device, cache)
-            floor |= _distances(extractor, found, expected, config)
+    replicates: dict[str, np.ndarray] = {}
+    for extractor in extractors.values():
+        found, its_floor, its_replicates = _measure(extractor, images, labels, real, reference, config, weights)
+        metrics, floor, replicates = metrics | found, floor | its_floor, replicates | its_replicates
     copies = memorisation(images, reference.train, reference.heldout)
     metrics["memorisation_rate"] = copies.rate
-    protocol = {
-        "num_samples": len(images),
+    metrics |= intervals(metrics, replicates)
+    protocol = _protocol(len(images), reference, extractors, config)
+    protocol["floor"] = {name: value for name, value in floor.items() if not name.endswith("_std")}
+    protocol["memorisation"]["threshold"] = copies.threshold
+    short = {name: [float(f"{value:.{DIGITS}g}") for value in values] for name, values in replicates.items()}
+    return Measurement(metrics, protocol, short)
+
+
+def _measure(
+    extractor: Extractor,
+    images: np.ndarray,
+    labels: np.ndarray,
+    real: np.ndarray | None,
+    reference: ReferenceSet,
+    config: MetricsConfig,
+    weights: np.ndarray | None,
+) -> tuple[dict[str, float], dict[str, float], dict[str, np.ndarray]]:
+    """Metrics, floor and replicates by the features of one extractor."""
+    cache = Path(config.cache_dir) if config.cache_dir else None
+    expected = extractor.cached(reference.images, config.batch_size, config.device, cache)
+    found = extractor(images, config.batch_size, config.device)
+    again = None if real is None else extractor.cached(real, config.batch_size, config.device, cache)
+    metrics = distances(found, expected, config)
+    floor = {} if again is None else distances(again, expected, config)
+    replicates = {} if weights is None else deviations(found, expected, config, weights)
+    if extractor.name == efficientnet.NAME and reference.labels is not None:
+        probe, layer = fit_probe(expected[efficientnet.LAYER].numpy(), reference.labels), efficientnet.LAYER
+        hits = probe.hits(found[layer].numpy(), labels)
+        metrics[CLASS_ACCURACY] = float(hits.mean())
+        if again is not None:
+            floor[CLASS_ACCURACY] = float(probe.hits(again[layer].numpy(), labels).mean())
+        if weights is not None:
+            replicates[CLASS_ACCURACY] = mean_deviations(hits, weights)
+    return metrics, floor, replicates
+
+
+def _extractors(config: MetricsConfig) -> dict[str, Extractor]:
+    """What takes features, by its section of the protocol. Made before any work: a wrong file is refused at once."""
+    result = {"": efficientnet_extractor()}
+    if config.inception_weights:
+        result["inception"] = inception_extractor(Path(config.inception_weights))
+    if config.dinov2_weights:
+        result["dinov2"] = dinov2_extractor(Path(config.dinov2_weights))
+    return result
+
+
+def _protocol(
+    count: int, reference: ReferenceSet, extractors: dict[str, Extractor], config: MetricsConfig
+) -> dict[str, Any]:
+    protocol: dict[str, Any] = {
+        "num_samples": count,
         "reference": f"{reference.name} ({len(reference.images)} images)",
         "reference_fingerprint": reference.fingerprint,
-        **_describe(extractors[0]),
-        "floor": {name: value for name, value in floor.items() if not name.endswith("_std")},
-        "kid": {"subsets": config.kid_subsets, "subset_size": _subset_size(len(images), len(reference.images))},
+        **_describe(extractors[""]),
+        "kid": {"subsets": config.kid_subsets, "subset_size": subset_size(count, len(reference.images))},
+        "precision_recall": {"neighbours": NEIGHBOURS},
         "memorisation": {
             "distance": f"RMS of {SIZE}x{SIZE} pixels, mirrored images included",
-            "threshold": copies.threshold,
             "heldout_share": HELDOUT_SHARE,
             "train_images": len(reference.train),
         },
         "seed": config.seed,
     }
-    if len(extractors) > 1:
-        protocol["inception"] = _describe(extractors[1]) | {"is_splits": _splits(len(images))}
-    return metrics, protocol
-
-
-def _distances(
-    extractor: Extractor, found: dict[str, Tensor], expected: dict[str, Tensor], config: MetricsConfig
-) -> dict[str, float]:
-    """All measures of one extractor: {layer: (N, D)} against {layer: (M, D)}."""
-    is_inception = extractor.name == inception.NAME
-    layer = inception.LAYER if is_inception else efficientnet.LAYER
-    fd, kid = ("fid", "kid") if is_inception else ("fd_efflite0", "kid_efflite0")
-    left, right = found[layer], expected[layer]
-    estimate = kernel_distance(left, right, config.kid_subsets, _subset_size(len(left), len(right)), config.seed)
-    result = {fd: frechet_distance(left, right), kid: estimate.mean, f"{kid}_std": estimate.std}
-    if is_inception:
-        score = inception_score(found[inception.LOGITS], _splits(len(left)), config.seed)
-        result |= {"is": score.mean, "is_std": score.std}
-    return result
-
-
-def _subset_size(samples: int, references: int) -> int:
-    """Half of the smaller set, so that subsets differ, and no more than the usual 1000."""
-    return min(KID_SUBSET, samples // 2, references // 2)
-
-
-def _splits(samples: int) -> int:
-    return min(IS_SPLITS, samples)
+    if reference.labels is not None:
+        protocol["probe"] = {"images": len(reference.images), "penalty": PENALTY}
+    if config.bootstrap:
+        protocol["bootstrap"] = {"replicates": config.bootstrap}
+    for section, extractor in extractors.items():
+        if section:
+            protocol[section] = _describe(extractor)
+    if "inception" in extractors:
+        protocol["inception"]["is_splits"] = splits(count)
+    return protocol
 
 
 def _describe(extractor: Extractor) -> dict[str, Any]:

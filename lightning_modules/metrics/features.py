@@ -15,11 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+from torch import Tensor, nn
 
 from lightning_modules.hashing import file_sha256
-from lightning_modules.metrics import efficientnet, inception
+from lightning_modules.metrics import dinov2, efficientnet, inception
 from lightning_modules.metrics.reference import array_sha256
 
 
@@ -28,14 +27,14 @@ class Extractor:
     """A frozen network with what identifies its features.
 
     Attributes:
-        name: as registered with torch-fidelity.
+        name: as torch-fidelity calls it.
         network: (B, 3, H, W) uint8 -> a tuple of features, in the order of `network.features_list`.
         sha256: of its weight file.
         resize: preprocessing, in words.
     """
 
     name: str
-    network: FeatureExtractorBase
+    network: nn.Module
     sha256: str
     resize: str
 
@@ -80,6 +79,14 @@ def inception_extractor(path: Path) -> Extractor:
     """Inception-v3 with weights from a file. Raises FileNotFoundError or ValueError as `load_inception` does."""
     sha256 = file_sha256(path) if path.is_file() else ""
     return Extractor(inception.NAME, inception.load_inception(path, sha256), sha256, inception.RESIZE)
+
+
+def dinov2_extractor(path: Path) -> Extractor:
+    """DINOv2 with weights from a file. Raises FileNotFoundError or ValueError as `load_dinov2` does."""
+    network = dinov2.load_dinov2(path)
+    width = network.pos_embed.shape[-1]
+    name = dinov2.NAMES.get(width, f"dinov2-vit-{width}-14")
+    return Extractor(name, network, file_sha256(path), dinov2.RESIZE)
 
 
 def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -28,6 +28,7 @@ class ReferenceSet:
         real, real_labels: (K, H, W, 3) uint8 and (K,), of the same distribution as `images`, but other concepts.
         train: (T, H, W, 3) uint8, everything the generator was trained on, for memorisation.
         heldout: (V, H, W, 3) uint8, images it was not trained on, which calibrate memorisation.
+        labels: (M,), the classes of `images`; without them there is no class accuracy.
     """
 
     name: str
@@ -36,6 +37,7 @@ class ReferenceSet:
     real_labels: np.ndarray
     train: np.ndarray
     heldout: np.ndarray
+    labels: np.ndarray | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -78,7 +80,7 @@ def split_reference(
     shuffled = np.random.default_rng(0).permutation(len(names))
     by_class = shuffled[np.argsort(labels[first_of_group[shuffled]], kind="stable")]
     first = np.isin(np.array(groups), names[by_class[::2]])
-    return ReferenceSet(name, images[first], images[~first], labels[~first], train, heldout)
+    return ReferenceSet(name, images[first], images[~first], labels[~first], train, heldout, labels[first])
 
 
 def array_sha256(array: np.ndarray) -> str:

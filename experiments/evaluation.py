@@ -1,0 +1,174 @@
+"""One evaluation of a trained run: sample, in parts that many processes can share, then measure. Resumable."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from datamodules.config import DATASETS
+from experiments.conditions import GRID_ROWS, Conditions, evaluation_conditions, grid_columns
+from experiments.config import RunConfig, save_config, to_dict
+from experiments.errors import UserError
+from experiments.files import atomic_path
+from experiments.pictures import captioned_grid, write_png
+from experiments.process import device_of, prepare_process
+from experiments.provenance import provenance
+from experiments.ranks import is_leader, rank, world_size
+from experiments.run import build_tokenizer, load_generator
+from experiments.sampling import sample_images
+from experiments.shards import Draw, Shards
+from experiments.store import Evaluation, Run
+from lightning_modules.kernels import backends_used, reset_backends_used
+from lightning_modules.metrics.config import MetricsConfig
+from lightning_modules.metrics.evaluate import Measurement, evaluate_images
+
+log = logging.getLogger("ablate")
+
+
+def evaluate(config: RunConfig, run: Run, wait: bool = False) -> Evaluation:
+    """Sample from a finished run and measure the samples, or find it done.
+
+    Of the ranks of a distributed run, all draw samples and the first one measures. A process that was started alone
+    with `runtime.devices` above 1 starts one more for each further device, for the time of sampling.
+
+    Raises:
+        UserError: the run is not trained yet, or its weights are damaged.
+    """
+    prepare_process(config)
+    check_trained(config, run)
+    evaluation = run.prepare_evaluation(config)
+    if not is_leader():
+        if not evaluation.is_done():
+            draw_share(config, run, evaluation, rank(), world_size())
+        return evaluation
+    with evaluation.claim(wait=wait) as mine:
+        if mine:
+            _evaluate(config, run, evaluation)
+    return evaluation
+
+
+def check_trained(config: RunConfig, run: Run) -> None:
+    """Raise UserError where there is nothing to sample from yet."""
+    if not run.is_done():
+        raise UserError(f"Run {run.id} is not trained yet; train it first: ablate train {config.preset}.")
+
+
+def drawer(config: RunConfig, run: Run, conditions: Conditions, seed: int, progress: Any = lambda done: None) -> Draw:
+    """A function that draws any of the images under `conditions`; the model is built when it is first called."""
+    built: list[Any] = []
+
+    def draw(span: range) -> tuple[np.ndarray, float]:
+        device = device_of(config)
+        if not built:
+            built.extend((load_generator(config, run, device), build_tokenizer(config).to(device)))
+        samples = sample_images(
+            config,
+            *built,
+            conditions,
+            span=span,
+            seed=seed,
+            batch_size=config.evaluation.batch_size,
+            device=device,
+            progress=progress,
+        )
+        return samples.images, samples.seconds
+
+    return draw
+
+
+def draw_share(config: RunConfig, run: Run, evaluation: Evaluation, worker: int, workers: int) -> None:
+    """Draw one worker's share of an evaluation's images, for another process that measures them."""
+    conditions = evaluation_conditions(config, device_of(config))
+    draw = drawer(config, run, conditions, config.evaluation.seed)
+    evaluation_shards(evaluation, config).fill(draw, worker, workers, alone=True)
+
+
+def evaluation_shards(evaluation: Evaluation, config: RunConfig) -> Shards:
+    """The parts that an evaluation's images are drawn in."""
+    return Shards(evaluation.folder / "shards", config.evaluation.num_samples)
+
+
+def _evaluate(config: RunConfig, run: Run, evaluation: Evaluation) -> None:
+    started = time.time()
+    reset_backends_used()
+    conditions = evaluation_conditions(config, device_of(config))
+    count, shards = len(conditions), evaluation_shards(evaluation, config)
+    log.info("sampling %d images from %s", count, run.id)
+
+    def progress(drawn: int) -> None:
+        evaluation.update(phase="sample", step=min(shards.done + drawn, count), max_steps=count)
+
+    with _helpers(config, shards):
+        shards.fill(drawer(config, run, conditions, config.evaluation.seed, progress), 0, world_size())
+    images, seconds = shards.gather()
+    _write_samples(config, evaluation, images, conditions)
+    evaluation.update(phase="evaluate", step=count, max_steps=count)
+    log.info("measuring %d images", count)
+    measured = _measure(config, images, conditions)
+    metrics = {**measured.metrics, "seconds_per_image": seconds / count}
+    evaluation.write_result(
+        {
+            "schema": 1,
+            "eval_id": evaluation.id,
+            "run_id": run.id,
+            "metrics": {key: float(value) for key, value in metrics.items() if math.isfinite(value)},
+            "protocol": {"num_samples": count, **measured.protocol, "sampler": to_dict(config)["sampler"]},
+            "replicates": measured.replicates,
+            "provenance": provenance(config, backends_used(), started, evaluation.attempts),
+        }
+    )
+    shards.remove()
+
+
+def _write_samples(config: RunConfig, evaluation: Evaluation, images: np.ndarray, conditions: Conditions) -> None:
+    with atomic_path(evaluation.samples_path) as temporary, open(temporary, "wb") as file:
+        captions = {"captions": np.array(conditions.captions)} if conditions.captions else {}
+        np.savez_compressed(file, arr_0=images, labels=conditions.labels, **captions)
+    columns = grid_columns(config)
+    shown = GRID_ROWS * columns
+    grid = captioned_grid(images[:shown], conditions.captions[:shown], columns, scale=2)
+    write_png(grid, evaluation.grid_path)
+
+
+def _measure(config: RunConfig, images: np.ndarray, conditions: Conditions) -> Measurement:
+    settings = MetricsConfig(
+        inception_weights=config.evaluation.inception_weights,
+        dinov2_weights=config.evaluation.dinov2_weights,
+        bootstrap=config.evaluation.bootstrap,
+        cache_dir=str(config.root / "cache"),
+        device=str(device_of(config)),
+    )
+    reference = DATASETS.target(config.data.name).reference(config.data)
+    measured = evaluate_images(images, conditions.labels, reference, settings)
+    if conditions.captions:
+        measured.protocol["prompts"] = conditions.origin
+    return measured
+
+
+@contextmanager
+def _helpers(config: RunConfig, shards: Shards) -> Iterator[None]:
+    """Other processes that draw their shares meanwhile, one for each further device that this process may use."""
+    count = min(config.runtime.devices, len(shards.missing())) if world_size() == 1 else 1
+    processes = []
+    if count > 1:
+        path = shards.folder / "config.yaml"
+        save_config(config, path)
+        command = [sys.executable, "-m", "experiments.cli", "execute", str(path)]
+        for number in range(1, count):
+            ranks = {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(count)}
+            processes.append(subprocess.Popen(command, env={**os.environ, **ranks}))
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.terminate()
+            process.wait()

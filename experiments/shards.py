@@ -1,0 +1,80 @@
+"""The images of one evaluation in parts, so that many processes can draw them and none is drawn twice after a kill.
+
+Image i depends on (seed, i) and its condition alone, so a part is the same whoever draws it, and parts need no owner:
+every process draws its own share first, then whatever is still missing, from the end backwards, so that it meets the
+others late. Where two do meet, one file replaces its twin.
+
+Shapes: N images, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from experiments.files import atomic_path
+
+SHARD = 1024
+Draw = Callable[[range], tuple[np.ndarray, float]]
+"""Indices -> images (len, H, W, 3) uint8, and the seconds that drawing them took."""
+
+
+class Shards:
+    """Parts of `SHARD` images, each a file of its own.
+
+    Args:
+        folder: theirs alone.
+        count: N.
+    """
+
+    def __init__(self, folder: Path, count: int):
+        self.folder, self.count = folder, count
+        self.spans = [range(start, min(start + SHARD, count)) for start in range(0, count, SHARD)]
+
+    def path(self, span: range) -> Path:
+        """The file of one part: images (n, H, W, 3) uint8 and seconds."""
+        return self.folder / f"{span.start:08d}-{span.stop:08d}.npz"
+
+    def missing(self) -> list[range]:
+        """The parts that nobody has drawn yet."""
+        return [span for span in self.spans if not self.path(span).exists()]
+
+    @property
+    def done(self) -> int:
+        """Images drawn so far, whoever did."""
+        return self.count - sum(map(len, self.missing()))
+
+    def fill(self, draw: Draw, worker: int = 0, workers: int = 1, alone: bool = False) -> None:
+        """Draw the parts of this worker, then help with those of the others, until none is missing.
+
+        Args:
+            worker, workers: this one's number, and how many there are; part k belongs to worker k mod `workers`.
+            alone: leave the others' parts to them.
+        """
+        own = self.spans[worker::workers]
+        others = [] if alone else [span for span in reversed(self.spans) if span not in own]
+        for span in own + others:
+            if not self.path(span).exists():
+                images, seconds = draw(span)
+                with atomic_path(self.path(span)) as temporary, open(temporary, "wb") as file:
+                    np.savez(file, images=images, seconds=seconds)
+
+    def gather(self) -> tuple[np.ndarray, float]:
+        """All images (N, H, W, 3) uint8 in order, and the seconds of all processes together."""
+        result, seconds = None, 0.0
+        for span in self.spans:
+            with np.load(self.path(span)) as file:
+                part = file["images"]
+                seconds += float(file["seconds"])
+            if result is None:
+                result = np.empty((self.count, *part.shape[1:]), np.uint8)
+            result[span.start : span.stop] = part
+        assert result is not None
+        return result, seconds
+
+    def remove(self) -> None:
+        """Delete the parts."""
+        shutil.rmtree(self.folder, ignore_errors=True)

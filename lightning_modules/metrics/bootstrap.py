@@ -1,0 +1,104 @@
+"""Sampling noise of a measurement: what it would be with other samples of the same generator, by the bootstrap.
+
+Every measure is resampled with the same draws, which depend on (seed, N) alone. Two evaluations of the same labels and
+sampling seeds can therefore be compared pair by pair: the noise that they share, above all the make-up of the classes,
+drops out of the difference of their replicates.
+
+Fréchet distances and Inception scores enter by their first-order expansion in the weights of the samples (the
+influence function, as in the infinitesimal jackknife), for accuracy rather than for speed. A resample holds only 63 %
+different images, and how many varies; a distance that falls with the number of images follows that number, and the
+plain bootstrap takes it for noise. With 324 samples of the reference's own distribution, normal in 1280 dimensions, it
+finds 6 times the true standard deviation, the expansion 1.1 to 1.4 times.
+
+Shapes: N samples, M reference images, D features, C classes, R replicates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from torch import Tensor
+
+NORMAL_95 = 1.96
+
+
+def resamples(count: int, replicates: int, seed: int) -> np.ndarray:
+    """(R, N) float64: how often each sample is drawn in each resample; rows sum to N."""
+    generator = np.random.default_rng([seed, count])
+    return generator.multinomial(count, np.full(count, 1 / count), size=replicates).astype(np.float64)
+
+
+def interval(value: float, deviations: np.ndarray) -> tuple[float, float]:
+    """The 95 % normal interval around a value, from the (R,) deviations of its replicates."""
+    reach = NORMAL_95 * float(np.sqrt(np.square(deviations).sum() / (len(deviations) - 1)))
+    return value - reach, value + reach
+
+
+def intervals(metrics: Mapping[str, float], deviations: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """`<metric>_low` and `<metric>_high` of every metric that has replicates."""
+    result = {}
+    for name, values in deviations.items():
+        result[f"{name}_low"], result[f"{name}_high"] = interval(metrics[name], values)
+    return result
+
+
+def mean_deviations(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Of the mean of N values, such as a share: (N,), (R, N) -> (R,)."""
+    return _centred(weights @ values.astype(np.float64) / len(values))
+
+
+def frechet_deviations(features: Tensor, reference: Tensor, weights: np.ndarray) -> np.ndarray:
+    """Of the Fréchet distance, with the reference held fixed, to first order: (N, D), (M, D), (R, N) -> (R,)."""
+    influence = frechet_influence(features.double().numpy(), reference.double().numpy())
+    return _centred(weights @ influence / len(features))
+
+
+def frechet_influence(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(N,): N times the derivative of the distance of x (N, D) to y (M, D) by the weight of each sample, float64.
+
+    With delta = mean(x) - mean(y), c_i = x_i - mean(x), and T the optimal transport map from N(0, S_x) to N(0, S_y),
+    that is 2 delta.c_i + |c_i|^2 - c_i.T c_i, less its mean, T being S_y^(1/2) (S_y^(1/2) S_x S_y^(1/2))^(-1/2)
+    S_y^(1/2). Where there are fewer samples than features, c_i.T c_i is taken from the N x N side instead: it is
+    (N - 1) times the i-th diagonal element of (C S_y C^T / (N - 1))^(1/2).
+    """
+    count, width = x.shape
+    delta, centred, other = x.mean(0) - y.mean(0), x - x.mean(0), y - y.mean(0)
+    if count <= width:
+        cross = centred @ other.T / np.sqrt((count - 1) * (len(y) - 1))
+        values, vectors = np.linalg.eigh(cross @ cross.T)
+        transported = (count - 1) * (np.square(vectors) @ np.sqrt(values.clip(min=0)))
+    else:
+        values, vectors = np.linalg.eigh(other.T @ other / (len(y) - 1))
+        mapped = centred @ (vectors * np.sqrt(values.clip(min=0)))
+        values, vectors = np.linalg.eigh(mapped.T @ mapped / (count - 1))
+        kept = values > values[-1] * 1e-12
+        transported = np.square(mapped @ (vectors[:, kept] / values[kept] ** 0.25)).sum(1)
+    influence = 2 * centred @ delta + np.square(centred).sum(1) - transported
+    return influence - influence.mean()
+
+
+def inception_score_deviations(logits: Tensor, splits: int, seed: int, weights: np.ndarray) -> np.ndarray:
+    """Of the Inception score over `splits`, to first order in the weights: d exp(KL) = exp(KL) d KL.
+
+    Args:
+        logits: (N, C).
+        seed: of the shuffle, as for `inception_score`.
+        weights: (R, N).
+    """
+    count = len(logits)
+    order = np.random.RandomState(seed).permutation(count)
+    log_p = logits.double().log_softmax(1).numpy()[order]
+    total = np.zeros(len(weights))
+    for part in range(splits):
+        inside = slice(part * count // splits, (part + 1) * count // splits)
+        p = np.exp(log_p[inside])
+        divergence = (p * (log_p[inside] - np.log(p.mean(0)))).sum(1)  # (n,): KL of each image from the mean
+        drawn = weights[:, order[inside]]
+        drift = drawn @ (divergence - divergence.mean()) / len(divergence)
+        total += np.exp(divergence.mean()) * drift
+    return _centred(total / splits)
+
+
+def _centred(replicates: np.ndarray) -> np.ndarray:
+    return replicates - replicates.mean()

@@ -1,0 +1,88 @@
+"""What is measured on the features of each extractor, and by how much it would vary with other samples.
+
+Shapes: N samples, M reference images, D features, R replicates.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from lightning_modules.metrics import dinov2, efficientnet, inception
+from lightning_modules.metrics.bootstrap import frechet_deviations, inception_score_deviations
+from lightning_modules.metrics.config import MetricsConfig
+from lightning_modules.metrics.distribution import (
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+)
+
+IS_SPLITS = 10
+KID_SUBSET = 1000
+
+
+class Names(NamedTuple):
+    """What the measures of one layer of features are called; "" = not measured."""
+
+    frechet: str
+    kernel: str = ""
+    precision: str = ""
+    recall: str = ""
+
+
+LAYERS: dict[str, Names] = {
+    efficientnet.LAYER: Names("fd_efflite0", "kid_efflite0", "precision_efflite0", "recall_efflite0"),
+    inception.LAYER: Names("fid", "kid", "precision", "recall"),
+    inception.SPATIAL: Names("sfid"),
+    dinov2.LAYER: Names("fd_dinov2"),
+}
+"""Layer of features -> its measures. No two extractors name a layer alike."""
+
+
+def distances(found: dict[str, Tensor], expected: dict[str, Tensor], config: MetricsConfig) -> dict[str, float]:
+    """All measures of one extractor: {layer: (N, D)} against {layer: (M, D)}."""
+    result = {}
+    for layer, left in found.items():
+        if layer == inception.LOGITS:
+            score = inception_score(left, splits(len(left)), config.seed)
+            result |= {"is": score.mean, "is_std": score.std}
+            continue
+        names, right = LAYERS[layer], expected[layer]
+        result[names.frechet] = frechet_distance(left, right)
+        if names.kernel:
+            size = subset_size(len(left), len(right))
+            kernel = kernel_distance(left, right, config.kid_subsets, size, config.seed)
+            result |= {names.kernel: kernel.mean, f"{names.kernel}_std": kernel.std}
+        if names.precision:
+            result[names.precision], result[names.recall] = precision_recall(left, right)
+    return result
+
+
+def deviations(
+    found: dict[str, Tensor], expected: dict[str, Tensor], config: MetricsConfig, weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    """(R,) deviations over resamples of every measure that has a bootstrap; see `lightning_modules.metrics.bootstrap`.
+
+    Args:
+        weights: (R, N).
+    """
+    result = {}
+    for layer, left in found.items():
+        if layer == inception.LOGITS:
+            result["is"] = inception_score_deviations(left, splits(len(left)), config.seed, weights)
+        else:
+            result[LAYERS[layer].frechet] = frechet_deviations(left, expected[layer], weights)
+    return result
+
+
+def subset_size(samples: int, references: int) -> int:
+    """Half of the smaller set, so that subsets differ, and no more than the usual 1000."""
+    return min(KID_SUBSET, samples // 2, references // 2)
+
+
+def splits(samples: int) -> int:
+    """Splits of the Inception score: the usual 10, where there are so many images."""
+    return min(IS_SPLITS, samples)
