@@ -21,6 +21,8 @@ SCANS: dict[str, tuple[str, ...]] = {
     "reverse": ("reverse",),
 }
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
+NO_TIME = -1e4
+"""Before the softplus: dt = 0, whatever the bias."""
 
 
 class SelectiveSSM(nn.Module):
@@ -30,7 +32,8 @@ class SelectiveSSM(nn.Module):
         width: D.
         d_state: N.
         dt_rank: R; None = ceil(model_width / 16).
-        directions: "forward" or "reverse" for each of the K directions. Positions are never flipped in memory.
+        directions: "forward" or "reverse" for each of the K directions; with an order in `forward`, only their number
+            counts. Positions are never flipped in memory.
         share_projections: the directions share x_proj, dt_proj and the bias of dt, and D (Vim v1; own A).
         share_decay: they share A as well.
         model_width: width that `dt_rank` is derived from.
@@ -70,8 +73,30 @@ class SelectiveSSM(nn.Module):
         self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus(dt_bias) = dt
         self.A_log.copy_(torch.arange(1, self.d_state + 1).log().expand_as(self.A_log))
 
-    def forward(self, u: Tensor, z: Tensor | None = None) -> Tensor:
-        """u: (B, L, D) or, one input per direction, (B, K, L, D); z: (B, L, D) gate silu(z), or None -> (B, L, D)."""
+    def forward(
+        self,
+        u: Tensor,
+        z: Tensor | None = None,
+        *,
+        order: Tensor | None = None,
+        merge: Literal["sum", "stack"] = "sum",
+        skip: Tensor | None = None,
+        sources: Sequence[Tensor] | None = None,
+    ) -> Tensor | list[Tensor]:
+        """Scan.
+
+        Args:
+            u: (B, L, D) or, one input per direction, (B, K, L, D).
+            z: (B, L, D) gate silu(z).
+            order: int32 (K, L), the position that each direction visits at each step, instead of `directions`.
+            merge: sum the directions, or keep them apart.
+            skip: (B, L) bool, positions that change no state (dt = 0), such as padding.
+            sources: (B, L) bool each. dt, B and C come from all of u; one output per entry, of which only the positions
+                chosen are inputs. Outputs of a partition sum to the output of all, since the scan is linear in them.
+
+        Returns:
+            (B, L, D), with `merge="stack"` (B, K, L, D); a list of these with `sources`.
+        """
         count = len(self.directions)
         if u.dim() == 3 and self.x_proj.shape[0] == count:  # all directions from one product
             projected = (u @ self.x_proj.flatten(0, 1).T.to(u.dtype)).unflatten(-1, (count, -1)).transpose(1, 2)
@@ -80,7 +105,16 @@ class SelectiveSSM(nn.Module):
             projected = torch.einsum("bkld,kcd->bklc", u_k, self.x_proj.to(u.dtype).expand(u_k.shape[1], -1, -1))
         dt, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         delta = torch.einsum("bklr,kdr->bkld", dt, self.dt_proj.to(dt.dtype).expand(dt.shape[1], -1, -1))
+        if skip is not None:
+            delta = delta.masked_fill(skip[:, None, :, None], NO_TIME)
         A = -self.A_log.float().exp()
         delta, B, C = (t.expand(-1, count, -1, -1) for t in (delta, B, C))
         A, D, bias = (t.expand(count, *t.shape[1:]) for t in (A, self.D, self.dt_bias))
-        return selective_scan(u, delta, A, B, C, D, z, bias, directions=self.directions)
+
+        def scan(u: Tensor) -> Tensor:
+            directions = self.directions if order is None else ("forward",)
+            return selective_scan(u, delta, A, B, C, D, z, bias, directions=directions, order=order, merge=merge)
+
+        if sources is None:
+            return scan(u)
+        return [scan(u * chosen.reshape(-1, *[1] * (u.dim() - 3), chosen.shape[-1], 1)) for chosen in sources]
