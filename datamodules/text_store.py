@@ -87,16 +87,21 @@ def cached_text_store(captions: Sequence[str], encoder: TextEncoder, cache_dir: 
         ValueError: it is damaged, or the encoder cannot encode these captions.
     """
     identity, digest = encoder.config.features_id, captions_sha256(captions)
-    name = f"{encoder.config.name}-{hashlib.sha256(f'{identity} {digest}'.encode()).hexdigest()[:16]}"
-    folder = cache_dir / "text" / name
+    folder = text_store_folder(encoder, digest, cache_dir)
     if not folder.exists():
-        with work_lock(folder.with_name(f".{name}.lock")):
+        with work_lock(folder.with_name(f".{folder.name}.lock")):
             if not folder.exists():
                 log.info("Encoding %d captions with %s into %s", len(captions), encoder.config.name, folder)
                 chunks = (encoder.encode(captions[i : i + CHUNK]) for i in range(0, len(captions), CHUNK))
                 write_text_store(folder, chunks, tokens=encoder.config.text_tokens, encoder=identity, captions=digest)
                 encoder.release()
     return TextStore(folder)
+
+
+def text_store_folder(encoder: TextEncoder, captions: str, cache_dir: Path) -> Path:
+    """Where the store of the captions with this checksum belongs."""
+    key = f"{encoder.config.features_id} {captions}"
+    return cache_dir / "text" / f"{encoder.config.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
 
 def write_text_store(

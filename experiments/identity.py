@@ -21,6 +21,8 @@ EVALUATION = ("sampler", "evaluation")
 NOT_SEMANTIC = frozenset(
     {
         "tokenizer.weights",
+        "text_encoder.model",
+        "text_encoder.revision",
         "data.root",
         "evaluation.batch_size",
         "evaluation.inception_weights",

