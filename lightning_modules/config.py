@@ -56,6 +56,25 @@ class AutoregressiveConfig:
 
 
 @dataclass
+class DiffusionConfig:
+    """Diffusion of latents (IDDPM, arXiv 2102.09672). What the network estimates is `generator.prediction`."""
+
+    name: str = "diffusion"
+    timesteps: Literal["uniform", "logit_normal"] = "uniform"
+    """Distribution of training times: uniform, or more in the middle (arXiv 2403.03206, section 3.1)."""
+    variance_weight: float = 1.0
+    """Weight of the variational bound (bits per dimension) that trains a learned variance, beside the squared error."""
+    condition_dropout: float = 0.1
+    """Share of samples trained without their condition, for classifier-free guidance."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.condition_dropout < 1:
+            raise ValueError(f"objective.condition_dropout={self.condition_dropout} must be in [0, 1).")
+        if self.variance_weight < 0:
+            raise ValueError(f"objective.variance_weight={self.variance_weight} must not be negative.")
+
+
+@dataclass
 class ReconstructionConfig:
     """Stage 1: train the tokenizer itself (VQGAN, arXiv 2012.09841; LlamaGen's VQ recipe)."""
 
@@ -98,6 +117,7 @@ OBJECTIVES = Registry(
     {
         "masked": Entry(MaskedConfig, "lightning_modules.masked:MaskedModule"),
         "autoregressive": Entry(AutoregressiveConfig, "lightning_modules.autoregressive:AutoregressiveModule"),
+        "diffusion": Entry(DiffusionConfig, "lightning_modules.diffusion:DiffusionModule"),
         "reconstruction": Entry(ReconstructionConfig, "lightning_modules.tokenizer:TokenizerModule"),
     },
 )

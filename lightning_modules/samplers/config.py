@@ -93,9 +93,31 @@ class AutoregressiveSamplerConfig(_TokenSamplerConfig):
             )
 
 
+@dataclass
+class DPMSolverConfig:
+    """Solving the probability-flow ODE of a diffusion model (DPM-Solver++, arXiv 2211.01095)."""
+
+    objective: ClassVar[str] = "diffusion"
+
+    name: str = "dpm_solver"
+    steps: int = 20
+    """Forward passes (with guidance, of a doubled batch)."""
+    guidance: float = 4.5
+    """Classifier-free guidance scale s in e_u + s (e_c - e_u); 1 = off (a single batch)."""
+    order: Literal[1, 2, 3] = 2
+    """Of the multistep solver; 2 is "2M", 1 is DDIM (arXiv 2010.02502) and, on the straight paths of flow, Euler."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.steps > 1000:
+            raise ValueError(f"sampler.steps={self.steps} must be in 1 .. 1000.")
+        if self.guidance < 0:
+            raise ValueError(f"sampler.guidance={self.guidance} must not be negative.")
+
+
 SAMPLERS = Registry(
     "sampler",
     {
+        "dpm_solver": Entry(DPMSolverConfig, "lightning_modules.samplers.dpm_solver:DPMSolver"),
         "maskgit": Entry(MaskGITConfig, "lightning_modules.samplers.maskgit:MaskGIT"),
         "halton": Entry(HaltonConfig, "lightning_modules.samplers.halton:Halton"),
         "autoregressive": Entry(

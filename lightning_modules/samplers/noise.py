@@ -50,6 +50,10 @@ class Noise:
         bits = _shift(_mix(self.keys[:, None] + counters * _GOLDEN), 41)  # 23 bits: every value is exact in float32
         return (bits.float() + 0.5) * 2.0**-23
 
+    def normal(self, size: int) -> Tensor:
+        """The next draw from the standard normal distribution, (B, size) float32."""
+        return torch.special.ndtri(self.uniform(size))
+
     def gumbel(self, size: int) -> Tensor:
         """The next draw from the standard Gumbel distribution, (B, size) float32."""
         return -torch.log(-torch.log(self.uniform(size)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from lightning_modules.registry import Entry, Registry
 
@@ -92,10 +92,92 @@ class LlamaGenVQConfig:
         return Path(self.weights) if self.weights else None
 
 
+@dataclass
+class EmojiLatentConfig(EmojiVQConfig):
+    """The embedded VQ autoencoder without its quantiser: 32x32 pixels <-> 8x8 latents of 8 channels."""
+
+    name: str = "emoji_latent"
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent."""
+        return self.code_width
+
+    @property
+    def vocab_size(self) -> int:
+        """None: latents are continuous."""
+        return 0
+
+
+@dataclass
+class PixelsConfig:
+    """No autoencoder: diffusion of the pixels themselves."""
+
+    name: str = "pixels"
+    image_size: int = 32
+    downsample: int = 1
+    """Means over squares of so many pixels a side: a data set of lower resolution."""
+    latent_channels: ClassVar[int] = 3
+    vocab_size: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        if self.downsample < 1 or self.image_size % self.downsample:
+            raise ValueError(
+                f"tokenizer.image_size={self.image_size} is not a multiple of tokenizer.downsample={self.downsample}."
+            )
+
+    @property
+    def grid_size(self) -> int:
+        """Side of a latent."""
+        return self.image_size // self.downsample
+
+    @property
+    def fingerprint(self) -> str:
+        """Stands for the weights, of which there are none."""
+        return f"pixels/{self.downsample}"
+
+    def weight_file(self) -> Path | None:
+        """None."""
+        return None
+
+
+@dataclass
+class KLConfig:
+    """A KL-regularised autoencoder in diffusers' format; the defaults are SDXL's (arXiv 2307.01952) at 512 pixels."""
+
+    name: str = "kl"
+    weights: str = ""
+    """Folder of config.json and diffusion_pytorch_model.safetensors. Needed to encode and decode, not to plan."""
+    image_size: int = 512
+    downsample: int = 8
+    latent_channels: int = 4
+    fingerprint: str = ""
+    """sha256 of the weights, filled in when a run is resolved."""
+    vocab_size: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        if self.downsample < 1 or self.image_size % self.downsample:
+            raise ValueError(
+                f"tokenizer.image_size={self.image_size} is not a multiple of tokenizer.downsample={self.downsample}."
+            )
+
+    @property
+    def grid_size(self) -> int:
+        """Side of a latent."""
+        return self.image_size // self.downsample
+
+    def weight_file(self) -> Path | None:
+        """The file of weights, or None."""
+        return Path(self.weights) / "diffusion_pytorch_model.safetensors" if self.weights else None
+
+
 TOKENIZERS = Registry(
     "tokenizer",
     {
+        "emoji_latent": Entry(EmojiLatentConfig, "lightning_modules.tokenizers.emoji_latent:EmojiLatent"),
         "emoji_vq": Entry(EmojiVQConfig, "lightning_modules.tokenizers.emoji_vq:EmojiVQ"),
+        "kl": Entry(KLConfig, "lightning_modules.tokenizers.kl:KLAutoencoder"),
         "llamagen_vq": Entry(LlamaGenVQConfig, "lightning_modules.tokenizers.llamagen_vq:LlamaGenVQ"),
+        "pixels": Entry(PixelsConfig, "lightning_modules.tokenizers.pixels:Pixels"),
     },
 )

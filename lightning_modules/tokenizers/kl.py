@@ -1,0 +1,78 @@
+"""KL-regularised autoencoders in diffusers' format, such as that of SDXL (arXiv 2307.01952): images <-> latents.
+
+Shapes: B batch, H x W pixels, D latent channels, h = H / downsample.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.tokenizers.config import KLConfig
+from lightning_modules.tokenizers.vq import to_uint8
+
+
+class KLAutoencoder(nn.Module):
+    """diffusers' `AutoencoderKL` from a local folder; latents are the posterior's mean times the folder's scaling.
+
+    It computes in float32 even under autocast: SDXL's decoder overflows in half precision.
+
+    Raises:
+        FileNotFoundError: no folder, or one without config.json.
+        ValueError: no folder was named, or its autoencoder has other sizes than the configuration says.
+    """
+
+    def __init__(self, config: KLConfig):
+        super().__init__()
+        if not config.weights:
+            raise ValueError(
+                "The tokenizer kl has no weights of its own; name a folder in diffusers' format (config.json and "
+                "diffusion_pytorch_model.safetensors) with tokenizer.weights=FOLDER."
+            )
+        from diffusers import AutoencoderKL
+
+        folder = Path(config.weights)
+        _check_sizes(folder, config)
+        try:
+            self.autoencoder = AutoencoderKL.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        except (OSError, RuntimeError) as error:
+            raise ValueError(f"{folder} holds no whole AutoencoderKL ({' '.join(str(error).split())}).") from error
+        found = self.autoencoder.config
+        self.scale = found.scaling_factor
+        self.shift = found.shift_factor or 0.0
+
+    @torch.inference_mode()
+    def encode_uint8(self, images: Tensor) -> Tensor:
+        """images: (B, H, W, 3) uint8 -> (B, D, h, w) float32, about unit variance."""
+        with torch.autocast(images.device.type, enabled=False):
+            posterior = self.autoencoder.encode(images.permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist
+        return (posterior.mode() - self.shift) * self.scale
+
+    @torch.inference_mode()
+    def decode_uint8(self, latents: Tensor) -> Tensor:
+        """latents: (B, D, h, w) -> images (B, H, W, 3) uint8."""
+        with torch.autocast(latents.device.type, enabled=False):
+            images = self.autoencoder.decode(latents.float() / self.scale + self.shift).sample
+        return to_uint8(images).permute(0, 2, 3, 1).contiguous()
+
+
+def _check_sizes(folder: Path, config: KLConfig) -> None:
+    """The folder's autoencoder must have the sizes that the generator was planned with."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{folder} has no config.json; tokenizer.weights must be a folder in diffusers' format."
+        )
+    try:
+        found = json.loads(file.read_text())
+        channels, downsample = found["latent_channels"], 2 ** (len(found["block_out_channels"]) - 1)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} does not describe an AutoencoderKL.") from error
+    if (channels, downsample) != (config.latent_channels, config.downsample):
+        raise ValueError(
+            f"{folder} has {channels} latent channels and divides the side by {downsample}; set "
+            f"tokenizer.latent_channels={channels} and tokenizer.downsample={downsample}."
+        )

@@ -1,0 +1,159 @@
+"""Diffusion: the noising process against diffusers, the variational bound, and losses whose optimum is known.
+
+Shapes: B batch, D channels, h x w latent.
+"""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.config import DiffusionConfig, OptimConfig
+from lightning_modules.diffusion import DiffusionModule
+from lightning_modules.generators.configs.dimba import DimbaConfig
+from lightning_modules.generators.dimba import Dimba
+from lightning_modules.noising import add_noise, linear_schedule, start_from, variational_bound
+
+SCHEDULE = linear_schedule()
+MODEL = DimbaConfig(latent_channels=4, grid_size=4, width=16, depth=1, heads=2, condition="class", num_classes=3)
+
+
+def _latents(count: int = 6) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(count, 4, 4, 4, generator=generator), torch.randn(count, 4, 4, 4, generator=generator)
+
+
+def test_the_process_is_that_of_diffusers() -> None:
+    from diffusers import DDPMScheduler
+
+    theirs = DDPMScheduler(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear")
+    x0, noise = _latents()
+    time = torch.tensor([0.0, 0.1234, 0.5, 0.75, 0.9, 0.9999])
+    steps = (time * 1000).long()
+    ours = add_noise(SCHEDULE, "noise", x0, noise, time)
+    torch.testing.assert_close(ours.latents, theirs.add_noise(x0, noise, steps), rtol=1e-5, atol=1e-5)
+    velocity = add_noise(SCHEDULE, "velocity", x0, noise, time)
+    torch.testing.assert_close(velocity.target, theirs.get_velocity(x0, noise, steps), rtol=1e-5, atol=1e-5)
+    assert torch.equal(ours.timesteps, steps) and torch.equal(ours.target, noise)
+
+
+@pytest.mark.parametrize("prediction", ["noise", "velocity"])
+def test_a_perfect_estimate_implies_the_start(prediction: str) -> None:
+    x0, noise = _latents()
+    noised = add_noise(SCHEDULE, prediction, x0, noise, torch.linspace(0, 0.9, len(x0)))
+    found = start_from(SCHEDULE.at(noised.timesteps), prediction, noised.latents, noised.target)
+    torch.testing.assert_close(found, x0, rtol=1e-3, atol=1e-3)
+
+
+def test_flow_runs_straight_from_data_to_noise() -> None:
+    x0, noise = _latents(2)
+    ends = add_noise(SCHEDULE, "flow", x0, noise, torch.tensor([0.0, 1.0]))
+    assert torch.equal(ends.latents[0], x0[0]) and torch.equal(ends.latents[1], noise[1])
+    assert torch.equal(ends.target, noise - x0) and ends.timesteps.tolist() == [0, 1000]
+
+
+def test_the_bound_is_zero_exactly_for_the_true_reverse_step() -> None:
+    x0, noise = _latents()
+    noised = add_noise(SCHEDULE, "noise", x0, noise, torch.linspace(0.1, 0.9, len(x0)))
+
+    def bound(error: float, variance: float) -> Tensor:
+        output = noised.target + error
+        return variational_bound(SCHEDULE, "noise", x0, noised, output, torch.full_like(x0, variance))
+
+    assert bound(0.0, -1.0).abs().max() < 1e-5  # -1: the posterior's own variance
+    assert (bound(0.3, -1.0) > bound(0.0, -1.0)).all()
+    t = noised.timesteps[1]
+    posterior = torch.distributions.Normal(0.0, (0.5 * SCHEDULE.posterior_log_variance[t]).exp())
+    wide = torch.distributions.Normal(0.0, (0.5 * SCHEDULE.log_beta[t]).exp())
+    expected = torch.distributions.kl_divergence(posterior, wide) / math.log(2)
+    assert bound(0.0, 1.0)[1].item() == pytest.approx(expected.item(), rel=1e-3)
+
+
+def test_the_last_step_is_scored_as_a_likelihood_of_eight_bit_values() -> None:
+    x0, noise = torch.zeros(1, 4, 4, 4), torch.randn(1, 4, 4, 4)
+    noised = add_noise(SCHEDULE, "noise", x0, noise, torch.zeros(1))
+    bits = variational_bound(SCHEDULE, "noise", x0, noised, noised.target, torch.zeros_like(x0))
+    # A Gaussian of std 0.00857 (the mean of log beta_0 and the log posterior variance) has 35.3 % within +-1/255.
+    assert bits.item() == pytest.approx(1.50, abs=0.02)
+
+
+class _Constant(nn.Module):
+    """Estimates the same value everywhere."""
+
+    def __init__(self, prediction: str, learned_variance: bool):
+        super().__init__()
+        self.config = SimpleNamespace(prediction=prediction, learned_variance=learned_variance)
+        self.value = nn.Parameter(torch.zeros(()))
+
+    def embed_condition(self, condition: Tensor, drop: Tensor) -> None:
+        return None
+
+    def forward(self, latents: Tensor, context: None, timesteps: Tensor) -> Tensor:
+        channels = latents.shape[1] * (2 if self.config.learned_variance else 1)
+        return self.value.expand(len(latents), channels, *latents.shape[2:])
+
+
+def _module(model: nn.Module, **objective) -> DiffusionModule:
+    module = DiffusionModule(DiffusionConfig(**objective), model, OptimConfig(), max_steps=2, ema_decay=0.0, seed=0)
+    module.logged = {}
+    module.log_dict = lambda values, **kwargs: module.logged.update(values)
+    return module
+
+
+@pytest.mark.parametrize(("prediction", "expected"), [("noise", 1.0), ("velocity", 1.0), ("flow", 2.0)])
+def test_saying_nothing_costs_the_variance_of_the_target(prediction: str, expected: float) -> None:
+    """With data of unit variance: Var(e) = 1, Var(a e - s x) = 1, Var(e - x) = 2."""
+    module = _module(_Constant(prediction, False))
+    batch = {"latents": torch.randn(64, 4, 8, 8), "label": torch.zeros(64, dtype=torch.long)}
+    torch.manual_seed(0)
+    assert module.training_step(batch, 0).item() == pytest.approx(expected, rel=0.03)
+
+
+def test_the_bound_trains_the_variance_and_nothing_else() -> None:
+    torch.manual_seed(0)
+    model = Dimba(MODEL)
+    nn.init.normal_(model.head.linear.weight)
+    batch = {"latents": torch.randn(6, 4, 4, 4), "label": torch.arange(6) % 3}
+    gradients = []
+    for weight in (0.0, 5.0):
+        module = _module(model, variance_weight=weight)
+        model.zero_grad()
+        torch.manual_seed(1)
+        module.training_step(batch, 0).backward()
+        gradients.append(model.head.linear.weight.grad.clone().unflatten(0, (-1, 8)))  # (p p, channels, C)
+    without, with_bound = gradients
+    assert torch.equal(without[:, :4], with_bound[:, :4]) and without[:, 4:].abs().max() == 0
+    assert with_bound[:, 4:].abs().max() > 0
+
+
+def test_validation_is_the_same_every_time_and_counts_every_sample() -> None:
+    module = _module(_Constant("noise", False))
+    batches = [{"latents": torch.randn(n, 4, 4, 4), "label": torch.zeros(n, dtype=torch.long)} for n in (8, 3)]
+    module.all_gather = lambda values: values
+    losses = []
+    for _ in range(2):
+        torch.randn(5)  # whatever else draws random numbers
+        module.on_validation_epoch_start()
+        for i, batch in enumerate(batches):
+            module.validation_step(batch, i)
+        module.on_validation_epoch_end()
+        losses.append(module.logged["val/loss"].item())
+    assert losses[0] == losses[1] and module._sums[2] == 11
+    assert "val/bound" not in module.logged
+
+
+def test_training_times_can_gather_in_the_middle() -> None:
+    seen: list[Tensor] = []
+    for timesteps in ("uniform", "logit_normal"):
+        module = _module(_Constant("flow", False), timesteps=timesteps)
+        model = module.model
+        forward = model.forward
+        model.forward = lambda x, c, t, forward=forward: seen.append(t) or forward(x, c, t)
+        torch.manual_seed(0)
+        module.training_step({"latents": torch.zeros(2000, 1, 1, 1), "label": torch.zeros(2000)}, 0)
+    middle = [((t > 250) & (t < 750)).float().mean().item() for t in seen]
+    assert middle[0] == pytest.approx(0.5, abs=0.05) and middle[1] == pytest.approx(0.728, abs=0.05)
