@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from datamodules.emoji.labels import CATEGORIES, EMOJI_FILE, STYLES
 from lightning_modules.hashing import file_sha256
@@ -50,42 +51,138 @@ class EmojiConfig:
 
 
 @dataclass
-class ImageNetConfig:
-    """ImageNet-1k as tokens that were made beforehand: a folder with one token store per split."""
+class StoreConfig:
+    """Images as tokens or latents that were made beforehand by `ablate tokenize`: a folder with a store per split."""
 
-    name: str = "imagenet"
+    name: str = ""
     root: str = ""
-    """Folder that holds train/ and val/, each a token store (see `datamodules.store`). Not needed to plan."""
+    """Folder that holds train/, val/ and perhaps test/, each a store (see `datamodules.store`)."""
+    condition: Literal["class", "caption"] = "class"
+    """What a batch carries beside its label: nothing more, or captions and their features."""
+    views: list[str] = field(default_factory=list)
+    """Which of the stored views of the training images take part, as `ablate tokenize --crops` named them; all."""
     subset: int = 0
     """Train on this many images only, a fixed random choice; 0 = all."""
     fingerprint: str = ""
-    """sha256 of both stores' meta.json, filled in when a run is resolved: stands for `root` in its identity."""
+    """sha256 of the stores' meta.json, filled in when a run is resolved: stands for `root` in its identity."""
+    possible: ClassVar[tuple[str, ...]] = ("class", "caption")
 
     def __post_init__(self) -> None:
         if self.subset < 0:
             raise ValueError(f"data.subset={self.subset} must be a number of images, or 0 for all.")
+        if self.condition not in self.possible:
+            raise ValueError(
+                f"data.condition={self.condition}: {self.name} has no "
+                f"{'classes' if self.condition == 'class' else 'captions'}; set data.condition={self.possible[0]}."
+            )
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Class numbers, in the sorted order of the synsets."""
+        """Names of the classes in label order; empty where there are none."""
         return tuple(str(i) for i in range(self.num_classes))
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes a generator is conditioned on; 0 where the condition is a caption."""
+        return 0
+
+    def missing(self, split: str) -> str:
+        """The sentence for a store that is not there."""
+        return (
+            f"No store at {Path(self.root) / split}; `ablate tokenize {self.name} --split {split} --source IMAGES "
+            f"--out {self.root}` makes it."
+        )
+
+    def resolve(self) -> None:
+        """Fill in the fingerprint where `root` is given. Raises FileNotFoundError when a store is not there."""
+        if not self.root:
+            return
+        files = [Path(self.root) / split / "meta.json" for split in ("train", "val")]
+        for file in files:
+            if not file.is_file():
+                raise FileNotFoundError(self.missing(file.parent.name))
+        self.fingerprint = "-".join(file_sha256(file)[:32] for file in files)
+
+
+@dataclass
+class ImageNetConfig(StoreConfig):
+    """ImageNet-1k, classes in the sorted order of the synsets."""
+
+    name: str = "imagenet"
+    possible: ClassVar[tuple[str, ...]] = ("class",)
 
     @property
     def num_classes(self) -> int:
         """1,000."""
         return 1000
 
+
+@dataclass
+class CC3MConfig(StoreConfig):
+    """Conceptual Captions 3M: one caption an image."""
+
+    name: str = "cc3m"
+    condition: Literal["class", "caption"] = "caption"
+    possible: ClassVar[tuple[str, ...]] = ("caption",)
+
+
+@dataclass
+class CocoConfig(StoreConfig):
+    """COCO: about five captions an image, one of which is drawn each epoch."""
+
+    name: str = "coco"
+    condition: Literal["class", "caption"] = "caption"
+    possible: ClassVar[tuple[str, ...]] = ("caption",)
+
+
+@dataclass
+class FolderConfig(StoreConfig):
+    """Any collection of images with classes or captions."""
+
+    name: str = "folder"
+    classes: list[str] = field(default_factory=list)
+    """Names of the classes, filled in from the stores when a run is resolved."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes in label order; empty where there are none."""
+        return tuple(self.classes) if self.condition == "class" else ()
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes a generator is conditioned on; 0 where the condition is a caption."""
+        return len(self.class_names)
+
     def resolve(self) -> None:
-        """Fill in the fingerprint where `root` is given. Raises FileNotFoundError when a store is not there."""
-        if self.root:
-            files = [Path(self.root) / split / "meta.json" for split in ("train", "val")]
-            self.fingerprint = "-".join(file_sha256(file)[:32] for file in files)
+        """Fill in fingerprint and classes. Raises FileNotFoundError or ValueError when a store does not fit."""
+        super().resolve()
+        if not self.root or self.condition == "caption":
+            return
+        train, val = (self._classes(split) for split in ("train", "val"))
+        if train != val:
+            raise ValueError(
+                f"The stores train and val in {self.root} have other classes ({len(train)} and {len(val)} of them); "
+                "tokenize both from folders with the same class names."
+            )
+        if not train:
+            raise ValueError(f"The stores in {self.root} have no classes; set data.condition=caption.")
+        self.classes = train
+
+    def _classes(self, split: str) -> list[str]:
+        meta = Path(self.root) / split / "meta.json"
+        try:
+            return list(json.loads(meta.read_text())["source"].get("classes", []))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ValueError(f"{meta} is damaged; delete the folder and tokenize again.") from error
 
 
 DATASETS = Registry(
     "data set",
     {
         "emoji": Entry(EmojiConfig, "datamodules.emoji.datamodule:EmojiDataModule"),
-        "imagenet": Entry(ImageNetConfig, "datamodules.imagenet:ImageNetDataModule"),
+        "imagenet": Entry(ImageNetConfig, "datamodules.stores:StoreDataModule"),
+        "cc3m": Entry(CC3MConfig, "datamodules.stores:StoreDataModule"),
+        "coco": Entry(CocoConfig, "datamodules.stores:StoreDataModule"),
+        "folder": Entry(FolderConfig, "datamodules.stores:StoreDataModule"),
     },
 )

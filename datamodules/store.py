@@ -145,6 +145,13 @@ class TokenStore:
         """Whether images may have other than one caption."""
         return "caption_index.npy" in self._files
 
+    @property
+    def all_captioned(self) -> bool:
+        """Whether every image has a caption that is not empty."""
+        if self.several_captions and np.diff(self._caption_index.astype(np.int64)).min(initial=1) < 1:
+            return False
+        return bool((np.diff(self._ragged["caption"][1].astype(np.int64)) > 0).all())
+
     def key(self, index: int) -> str:
         """Name of image `index` where it came from; its number where names were not kept."""
         return self._text("key", index) if "keys.bin" in self._files else str(index)

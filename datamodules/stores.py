@@ -1,0 +1,134 @@
+"""ImageNet, CC3M, COCO and folders of images as batches out of memory-mapped stores.
+
+Shapes: B batch, L tokens, (C, h, w) latents.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datamodules.base import Split, StreamDataModule
+from datamodules.config import StoreConfig
+from datamodules.datasets import TokenDataset
+from datamodules.store import TokenStore
+from datamodules.subset import choose_subset
+from datamodules.text_store import TextStore, cached_text_store, captions_sha256, text_store_folder
+from lightning_modules.text_encoders.ragged import TextEncoder
+
+
+class StoreDataModule(StreamDataModule):
+    """Batches of the stores `root`/train, `root`/val and, where there is one, `root`/test.
+
+    A batch has "tokens" (B, L) int64 or "latents" (B, C, h, w) float32, and "label" (B,) int64; with captions also
+    "caption", a list of B strings, and, given a text encoder, "text", `TextFeatures`, out of a text store that is made
+    once, beside the stores or, where that folder cannot be written, in `cache_dir`. A store may hold several views of
+    every image (flips, ten crops) and several captions; each epoch draws one of each per image.
+
+    Arguments are those of `StreamDataModule`; the encoder only says which tokenizer the stores must be of.
+
+    Raises:
+        ValueError: no root named; stores that are damaged, of another tokenizer, or without what `config` asks for.
+        FileNotFoundError: no stores under the root.
+    """
+
+    config: StoreConfig
+
+    def __init__(self, config: StoreConfig, *args: Any, **kwargs: Any):
+        super().__init__(config, *args, **kwargs)
+        if not config.root:
+            raise ValueError(
+                f"The data set {config.name} needs data.root=FOLDER with the token stores train/ and val/; "
+                f"`ablate tokenize {config.name} --source IMAGES --out FOLDER` makes them."
+            )
+        if self.encoder is None:
+            raise ValueError(f"The data set {config.name} holds tokens, so it cannot train a tokenizer.")
+        splits: tuple[Split, ...] = ("train", "val", "test")
+        self.stores = {split: self._open(split) for split in splits if split != "test" or self._has(split)}
+        self._texts: dict[str, TextStore] = {}
+
+    def prepare_data(self) -> None:
+        """Encode the captions that are not encoded yet (on one process per node; the others wait)."""
+        if self.text_encoder:
+            for store in self.stores.values():
+                self._text(store)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the data of all splits."""
+        for split, store in self.stores.items():
+            train = split == "train"
+            index = choose_subset(len(store), self.config.subset) if train else None
+            views = self._views(store) if train else None
+            captions = self.config.condition == "caption"
+            self._datasets[split] = TokenDataset(store, index, captions, self._text(store), views)
+
+    @staticmethod
+    def reference(config: StoreConfig) -> Any:
+        """Raises ValueError: real images do not travel with tokens."""
+        raise ValueError(
+            f"The tokens of {config.name} carry no real images to measure against; name reference statistics with "
+            f"evaluation.reference=FILE, from `ablate reference {config.name} --source IMAGES --out FILE` or as "
+            "published for ADM (VIRTUAL_imagenet256_labeled.npz)."
+        )
+
+    @staticmethod
+    def prompts(config: StoreConfig, split: Split) -> tuple[list[str], np.ndarray]:
+        """One caption of every image of a split, chosen once and for all, and the labels (N,).
+
+        Of the train split only those that the generator has seen. For COCO's 30,000-caption protocol take the val split
+        of 2014 with evaluation.num_samples=30000: as many different images, one caption each, in a fixed random order.
+        """
+        store = TokenStore(Path(config.root) / split)
+        index = choose_subset(len(store), config.subset if split == "train" else 0)
+        draws = np.random.default_rng(0).random(len(store))[index]
+        captions = [
+            store.caption(int(i), int(draw * store.caption_count(int(i)))) for i, draw in zip(index, draws, strict=True)
+        ]
+        return captions, store.labels[index].astype(np.int64)
+
+    def _has(self, split: Split) -> bool:
+        return (Path(self.config.root) / split / "meta.json").is_file()
+
+    def _open(self, split: Split) -> TokenStore:
+        assert self.encoder is not None
+        if not self._has(split):
+            raise FileNotFoundError(self.config.missing(split))
+        store = TokenStore(Path(self.config.root) / split)
+        if store.meta.tokenizer != self.encoder.fingerprint:
+            raise ValueError(
+                f"{store.folder} was made with the tokenizer {store.meta.tokenizer[:12] or 'unknown'}, the run has "
+                f"{self.encoder.fingerprint[:12]}; name that file with tokenizer.weights, or tokenize again."
+            )
+        if (classes := self.config.num_classes) and (largest := int(store.labels.max())) >= classes:
+            raise ValueError(f"{store.folder} has the label {largest}, but {self.config.name} has {classes} classes.")
+        if self.config.condition == "caption" and not store.all_captioned:
+            raise ValueError(f"{store.folder} has images without captions, so data.condition=caption is not possible.")
+        return store
+
+    def _views(self, store: TokenStore) -> list[int] | None:
+        """Positions of the views that the configuration names."""
+        names = store.meta.source.get("views", [])
+        for view in self.config.views:
+            if view not in names:
+                known = ", ".join(map(repr, names)) or "none with a name"
+                raise ValueError(f"data.views: {store.folder} has no view '{view}'; it has {known}.")
+        return [names.index(view) for view in self.config.views] or None
+
+    def _text(self, store: TokenStore) -> TextStore | None:
+        """Features of all captions of a store."""
+        if self.text_encoder is None:
+            return None
+        key = str(store.folder)
+        if key not in self._texts:
+            self._texts[key] = text_features(store, self.text_encoder, self.cache_dir)
+        return self._texts[key]
+
+
+def text_features(store: TokenStore, encoder: TextEncoder, cache_dir: Path) -> TextStore:
+    """The text store of a token store's captions: beside it, else in `cache_dir`; made if it is in neither place."""
+    captions, beside = store.captions(), store.folder.parent
+    there = text_store_folder(encoder, captions_sha256(captions), beside).exists()
+    return cached_text_store(captions, encoder, beside if there or os.access(beside, os.W_OK) else cache_dir)
