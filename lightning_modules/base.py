@@ -57,18 +57,22 @@ class TrainingModule(L.LightningModule):
     # --- optimisation ---
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW; linear warm-up, then the configured schedule, both per step."""
+        """The optimiser; linear warm-up, then the configured schedule, both per step."""
         # A gradient scaler must unscale before a fused step.
         optimizer = self.build_optimizer(fused=not str(self.trainer.precision).startswith("16"))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def build_optimizer(self, fused: bool) -> torch.optim.AdamW:
-        """AdamW with decay on matrices only."""
+    def build_optimizer(self, fused: bool) -> torch.optim.Optimizer:
+        """AdamW (`fused` or not) or CAME, with decay on matrices only."""
         named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         decay = [p for name, p in named if p.dim() >= 2 and not _exempt(name)]
         rest = [p for name, p in named if p.dim() < 2 or _exempt(name)]
         groups = [{"params": decay, "weight_decay": self.optim.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        if self.optim.optimizer == "came":
+            from came_pytorch import CAME
+
+            return CAME(groups, lr=self.optim.lr, betas=tuple(self.optim.betas))
         beta1, beta2 = self.optim.betas
         return torch.optim.AdamW(groups, lr=self.optim.lr, betas=(beta1, beta2), fused=fused)
 

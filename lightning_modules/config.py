@@ -92,11 +92,14 @@ class ReconstructionConfig:
 
 @dataclass
 class OptimConfig:
-    """AdamW and its schedule."""
+    """The optimiser and its schedule."""
 
+    optimizer: Literal["adamw", "came"] = "adamw"
+    """AdamW, or CAME (arXiv 2307.02047), whose second moments are stored as sums over rows and columns."""
     lr: float = 4e-4
     """Peak learning rate (papers quote 1e-4 per 256 samples of batch)."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    """Decay of the two moments; CAME has a third, of its confidence: [0.9, 0.999, 0.9999]."""
     weight_decay: float = 0.05
     """On matrices only: biases, norms, tables of positions, and A, D, dt of the SSMs are exempt."""
     warmup_steps: int = 0
@@ -108,8 +111,9 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if self.lr <= 0:
             raise ValueError(f"optim.lr={self.lr} must be positive.")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"optim.betas={self.betas} must be two numbers in [0, 1).")
+        count = {"adamw": 2, "came": 3}[self.optimizer]
+        if len(self.betas) != count or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optim.betas={self.betas} must be {count} numbers in [0, 1) for {self.optimizer}.")
 
 
 OBJECTIVES = Registry(
