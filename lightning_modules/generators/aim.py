@@ -8,6 +8,7 @@ Shapes: B batch, L image tokens, T condition tokens (class: 1), C width, N layer
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.conditions import Condition
 from lightning_modules.generators.configs.aim import AiMConfig
+from lightning_modules.kernels import mamba2_decoder
 from lightning_modules.layers.adaln import AdaLN, modulate
 from lightning_modules.layers.condition import Context, condition_tokens, example_condition
 from lightning_modules.layers.mamba2 import NORM_EPS, Mamba2, Mamba2State
@@ -46,6 +48,7 @@ class State(NamedTuple):
     final_shift: Tensor  # (B, C)
     final_scale: Tensor  # (B, C)
     head: Tensor  # (V, C), in the dtype of decoding
+    decode: Callable[[Tensor], Tensor] | None  # residual stream (B, C) -> logits (B, V); None: layer by layer
 
 
 class Layer(nn.Module):
@@ -193,6 +196,8 @@ class AiM(nn.Module):
                 rows = self.position_embedding.weight
                 r = r + (rows[position] if isinstance(position, int) else F.embedding(position, rows))
             r = r.to(state.final_shift.dtype)
+            if state.decode is not None:
+                return state.decode(r)
             for layer, layer_state in zip(self.layers, state.layers, strict=True):
                 r = layer.step(r, layer_state)
             return self._logits(r, state)
@@ -202,7 +207,14 @@ class AiM(nn.Module):
         wide, width = mixers[0].ssm.dtype, self.config.width
         vectors = self.token_embedding.weight.new_empty(3 * len(mixers) + 2, batch, width, dtype=wide)
         layers = [LayerState(m, *vectors[3 * i : 3 * i + 3].unbind()) for i, m in enumerate(mixers)]
-        return State(layers, vectors[-2], vectors[-1], self._head_weight.detach().to(mixers[0].window.dtype))
+        head = self._head_weight.detach().to(mixers[0].window.dtype)
+        tensors = [
+            layer.mixer.decoding_tensors(s.mixer) | {"shift": s.shift, "scale": s.scale, "gate": s.gate}
+            for layer, s in zip(self.layers, layers, strict=True)
+        ]
+        norm = self.norm.weight.detach().to(wide)
+        decode = mamba2_decoder(tensors, norm, vectors[-2], vectors[-1], head, NORM_EPS)
+        return State(layers, vectors[-2], vectors[-1], head, decode)
 
     def _fold(self, state: State, summary: Tensor) -> None:
         """Write the condition's modulation into the state, with the norms' weights in the scales."""

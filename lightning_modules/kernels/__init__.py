@@ -8,6 +8,7 @@ fits the tensors is chosen unless the call (`backend=`) or the environment (`ABL
 from lightning_modules.kernels.attention import attend
 from lightning_modules.kernels.depthwise_conv import depthwise_conv1d
 from lightning_modules.kernels.dispatch import available, backends_used, reset_backends_used
+from lightning_modules.kernels.mamba2_decode import mamba2_decoder
 from lightning_modules.kernels.selective_scan import selective_scan
 from lightning_modules.kernels.ssd import ssd, ssd_state_update
 from lightning_modules.kernels.state_update import depthwise_conv1d_update, selective_state_update
@@ -18,6 +19,7 @@ __all__ = [
     "backends_used",
     "depthwise_conv1d",
     "depthwise_conv1d_update",
+    "mamba2_decoder",
     "reset_backends_used",
     "selective_scan",
     "selective_state_update",

@@ -101,6 +101,19 @@ class Mamba2(nn.Module):
         ssm = weights[0].new_zeros(batch, self.heads, self.inner // self.heads, self.d_state, dtype=wide)
         return Mamba2State(window, ssm, *(w.to(dtype) for w in weights), -self.A_log.detach().to(wide).exp())
 
+    def decoding_tensors(self, state: Mamba2State) -> dict[str, Tensor]:
+        """What `kernels.mamba2_decoder` asks of a layer's mixer, by name."""
+        wide = {
+            "taps": self.conv.weight.T,
+            "conv_bias": self.conv.bias,
+            "dt_bias": self.dt_bias,
+            "A": state.A,
+            "skip": self.D,
+            "norm": self.norm.weight,
+        }
+        kept = {"in_proj": state.in_proj, "out_proj": state.out_proj, "window": state.window, "state": state.ssm}
+        return kept | {name: tensor.detach().to(state.ssm.dtype).contiguous() for name, tensor in wide.items()}
+
     def _parts(self, xbc: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, B, C = xbc.split([self.inner, self.d_state, self.d_state], dim=-1)
         return x.unflatten(-1, (self.heads, -1)), B, C

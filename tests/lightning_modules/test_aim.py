@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from experiments.config import load_config
 from lightning_modules.conditions import TextFeatures
 from lightning_modules.generators.aim import AiM
 from lightning_modules.generators.config import GENERATORS
@@ -78,6 +79,16 @@ def test_parameter_counts(size: str, adaln: str, groups: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("preset", "size", "adaln"),
+    [("b", "B", "per_layer"), ("l", "L", "group"), ("xl", "XL", "group"), ("1b", "1B", "group")],
+)
+def test_presets_are_the_published_sizes(preset: str, size: str, adaln: str) -> None:
+    config = load_config(f"aim/{preset}").generator
+    with torch.device("meta"):
+        assert sum(p.numel() for p in AiM(config).parameters()) == COUNTS[size, adaln, 4][0]
+
+
+@pytest.mark.parametrize(
     ("adaln", "position_embedding", "millions"), [("none", False, 336.754), ("none", True, 337.017)]
 )
 def test_counts_of_table_4(adaln: str, position_embedding: bool, millions: float) -> None:
@@ -119,7 +130,7 @@ def test_a_state_is_used_again_in_place() -> None:
     model = _build(SMALL)
     other = model.embed_condition(torch.tensor([1, 1]), ~KEEP)
     state, _ = model.start(_context(model), 16, 2)
-    tensors = [t for layer in state.layers for t in (*layer.mixer, *layer[1:])] + list(state[1:])
+    tensors = [t for layer in state.layers for t in (*layer.mixer, *layer[1:])] + list(state[1:4])
     places = [t.data_ptr() for t in tensors]
     assert torch.equal(_decode(model, other, into=state), _decode(model, other))
     assert [t.data_ptr() for t in tensors] == places
