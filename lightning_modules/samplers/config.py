@@ -52,10 +52,24 @@ class MaskGITConfig(_MaskedSamplerConfig):
     """Parallel decoding by confidence (MaskGIT, arXiv 2202.04200, section 3.2)."""
 
     name: str = "maskgit"
-    schedule: Literal["cosine", "linear", "arccos"] = "cosine"
-    """Share of tokens still masked after a step, as a function of progress."""
+    schedule: Literal["cosine", "amused", "linear", "arccos"] = "cosine"
+    """Share of tokens still masked after a step, as a function of progress; amused is a cosine in single precision."""
     confidence_noise: float = 4.5
     """Gumbel noise on the log confidence, annealed linearly to 0 (MaskGIT's choice temperature)."""
+    annealing: Literal["maskgit", "amused"] = "maskgit"
+    """Factor of that noise in step i = 0 .. T - 1: 1 - (i + 1) / T, or 1 - i / (T - 1)."""
+
+
+@dataclass
+class AmusedConfig(MaskGITConfig):
+    """aMUSEd's parallel decoding (arXiv 2401.01808), equal to diffusers' `AmusedScheduler`."""
+
+    name: str = "amused"
+    steps: int = 12
+    guidance: float = 10.0
+    schedule: Literal["cosine", "amused", "linear", "arccos"] = "amused"
+    confidence_noise: float = 2.0
+    annealing: Literal["maskgit", "amused"] = "amused"
 
 
 @dataclass
@@ -119,6 +133,7 @@ SAMPLERS = Registry(
     {
         "dpm_solver": Entry(DPMSolverConfig, "lightning_modules.samplers.dpm_solver:DPMSolver"),
         "maskgit": Entry(MaskGITConfig, "lightning_modules.samplers.maskgit:MaskGIT"),
+        "amused": Entry(AmusedConfig, "lightning_modules.samplers.maskgit:MaskGIT"),
         "halton": Entry(HaltonConfig, "lightning_modules.samplers.halton:Halton"),
         "autoregressive": Entry(
             AutoregressiveSamplerConfig, "lightning_modules.samplers.autoregressive:AutoregressiveSampler"

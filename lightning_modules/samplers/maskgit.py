@@ -53,8 +53,9 @@ class MaskGIT:
             unknown = tokens == generator.mask_token
             reveal = unknown
             if left:
-                anneal = c.confidence_noise * (1 - (step + 1) / c.steps)
-                confidence = (log_p + anneal * noise.gumbel(length)).masked_fill(~unknown, -torch.inf)
+                anneal = 1 - (step + 1) / c.steps if c.annealing == "maskgit" else 1 - progress
+                confidence = log_p + c.confidence_noise * anneal * noise.gumbel(length)
+                confidence = confidence.masked_fill(~unknown, -torch.inf)
                 best = confidence.topk(masked - left, dim=-1).indices
                 reveal = torch.zeros_like(unknown).scatter_(1, best, True)
             tokens = torch.where(reveal, drawn, tokens)
