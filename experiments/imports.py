@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -88,14 +89,18 @@ def import_llamagen_vq(file: Path, root: Path) -> Imported:
 
 
 def _store_tokenizer(file: Path, found: Mapping[str, Tensor], config: LlamaGenVQConfig, root: Path) -> Imported:
-    """Write checked weights to root/tokenizers/; the name tells the content, wherever it came from."""
+    """Write checked weights to root/tokenizers/, once; the name tells the content, wherever it came from."""
     weights, unused = split_unused(file, found, layout(config))
-    target = root.resolve() / "tokenizers" / f"{config.name}{config.downsample}.safetensors"
-    with atomic_path(target) as temporary:
-        save_safetensors(temporary, weights, {})
-        named = target.with_name(f"{config.name}{config.downsample}-{file_sha256(temporary)[:8]}.safetensors")
-    target.replace(named)
-    return Imported(named, "", len(weights), unused)
+    digest = hashlib.sha256()
+    for key in sorted(weights):
+        digest.update(key.encode())
+        digest.update(weights[key].contiguous().numpy())
+    name = f"{config.name}{config.downsample}-{digest.hexdigest()[:8]}.safetensors"
+    target = root.resolve() / "tokenizers" / name
+    if not target.exists():
+        with atomic_path(target) as temporary:
+            save_safetensors(temporary, weights, {})
+    return Imported(target, "", len(weights), unused)
 
 
 def _write(config: RunConfig, run: Run, weights: Mapping[str, Tensor], origin: dict[str, Any], started: float) -> None:
