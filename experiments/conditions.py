@@ -15,6 +15,8 @@ import torch
 from datamodules.config import DATASETS
 from datamodules.text_store import TextStore, cached_text_store
 from experiments.config import RunConfig
+from experiments.errors import UserError
+from experiments.resolve import evaluation_data
 from lightning_modules.conditions import Condition, TextFeatures
 from lightning_modules.text_encoders.config import TEXT_ENCODERS
 
@@ -91,8 +93,9 @@ def evaluation_conditions(config: RunConfig, device: torch.device | str = "cpu")
     if config.generator.condition == "class":
         return Conditions(np.arange(count) % classes)
     split = config.evaluation.prompts
-    captions, labels, available = _choose(config, split, count)
-    origin = f"{available} captions of {config.data.name}/{split}, balanced over classes, in a fixed shuffled order"
+    data = evaluation_data(config)
+    captions, labels, available = _choose(config, data, split, count)
+    origin = f"{available} captions of {data.name}/{split}, balanced over classes, in a fixed shuffled order"
     return caption_conditions(config, captions, labels, device, origin)
 
 
@@ -105,7 +108,7 @@ def grid_conditions(config: RunConfig, device: torch.device | str = "cpu") -> Co
     if config.generator.condition == "class":
         return Conditions(np.arange(GRID_ROWS * columns) % columns)
     half = GRID_ROWS * columns // 2
-    (heldout, a, _), (seen, b, _) = (_choose(config, split, half) for split in ("val", "train"))
+    (heldout, a, _), (seen, b, _) = (_choose(config, config.data, split, half) for split in ("val", "train"))
     return caption_conditions(config, heldout + seen, np.concatenate([a, b]), device)
 
 
@@ -114,9 +117,11 @@ def grid_columns(config: RunConfig) -> int:
     return len(config.data.class_names) or GRID_COLUMNS
 
 
-def _choose(config: RunConfig, split: str, count: int) -> tuple[list[str], np.ndarray, int]:
+def _choose(config: RunConfig, data: Any, split: str, count: int) -> tuple[list[str], np.ndarray, int]:
     """`count` captions of a split with their labels, and how many different ones there are."""
-    captions, labels = DATASETS.target(config.data.name).prompts(config.data, split)
+    if config.evaluation.dataset and not config.evaluation.dataset_root and hasattr(data, "root"):
+        raise UserError(f"evaluation.dataset={data.name} needs evaluation.dataset_root=FOLDER with the store {split}/.")
+    captions, labels = DATASETS.target(data.name).prompts(data, split)
     order = np.random.default_rng(0).permutation(len(captions))
     classes = [order[labels[order] == label] for label in np.unique(labels)]
     chosen = []

@@ -70,6 +70,12 @@ class EvaluationConfig:
     """Images, with labels balanced over the classes."""
     prompts: Literal["val", "train"] = "val"
     """Split whose captions a caption-conditioned run is asked for with: held out, or seen in training."""
+    dataset: str = ""
+    """Another data set to take captions and real images from, such as coco for a run on cc3m; empty = the run's own."""
+    dataset_root: str = ""
+    """Folder of that data set's stores."""
+    dataset_fingerprint: str = ""
+    """sha256 of the split's meta.json in it, filled in when a run is resolved."""
     seed: int = 0
     """Image i depends on (seed, i) alone, whatever the batch size."""
     batch_size: int = 128
@@ -81,6 +87,11 @@ class EvaluationConfig:
     """Local file of DINOv2 weights as published (ViT-L/14 for FD-DINOv2); without it there is no FD-DINOv2."""
     dinov2_fingerprint: str = ""
     """sha256 of that file, filled in when a run is resolved."""
+    clip_weights: str = ""
+    """Local folder of a CLIP as transformers writes it, for the CLIP score of runs on captions; without it there is
+    none."""
+    clip_fingerprint: str = ""
+    """Of its weights and tokenizer, filled in when a run is resolved."""
     bootstrap: int = 200
     """Resamples of the images behind the intervals of single numbers; 0 = no intervals."""
 

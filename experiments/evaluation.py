@@ -23,6 +23,7 @@ from experiments.pictures import captioned_grid, write_png
 from experiments.process import device_of, prepare_process
 from experiments.provenance import provenance
 from experiments.ranks import is_leader, rank, world_size
+from experiments.resolve import evaluation_data
 from experiments.run import build_tokenizer, load_generator
 from experiments.sampling import sample_images
 from experiments.shards import Draw, Shards
@@ -147,7 +148,8 @@ def _measure(config: RunConfig, images: np.ndarray, conditions: Conditions) -> M
         cache_dir=str(config.root / "cache"),
         device=str(device_of(config)),
     )
-    reference = DATASETS.target(config.data.name).reference(config.data)
+    data = evaluation_data(config)
+    reference = DATASETS.target(data.name).reference(data)
     measured = evaluate_images(images, conditions.labels, reference, settings)
     if conditions.captions:
         measured.protocol["prompts"] = conditions.origin

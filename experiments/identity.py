@@ -27,6 +27,8 @@ NOT_SEMANTIC = frozenset(
         "evaluation.batch_size",
         "evaluation.inception_weights",
         "evaluation.dinov2_weights",
+        "evaluation.clip_weights",
+        "evaluation.dataset_root",
     }
 )
 """Keys that never change a result: places and sizes of batches. Files enter by their fingerprint."""

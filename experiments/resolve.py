@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from datamodules.config import DATASETS
 from experiments.errors import UserError
 from lightning_modules.hashing import file_sha256
+from lightning_modules.text_encoders.checkpoint import weights_fingerprint
 
 if TYPE_CHECKING:
     from experiments.config import RunConfig
@@ -35,7 +37,8 @@ def resolve(config: RunConfig) -> RunConfig:
             if weights := getattr(config.evaluation, key):
                 fingerprint = _fingerprint(Path(weights), f"evaluation.{key}")
                 setattr(config.evaluation, f"{network}_fingerprint", fingerprint)
-    except FileNotFoundError as error:
+        _resolve_captions(config)
+    except (FileNotFoundError, ValueError) as error:
         raise UserError(str(error)) from error
     if config.objective.name != "reconstruction":
         _check_objective(config)
@@ -50,6 +53,30 @@ def resolve(config: RunConfig) -> RunConfig:
             f"{config.trainer.accumulate * processes}."
         )
     return config
+
+
+def evaluation_data(config: RunConfig) -> Any:
+    """Configuration of the data that prompts and real images are from: the run's own, or `evaluation.dataset`."""
+    wanted = config.evaluation
+    if not wanted.dataset:
+        return config.data
+    data = DATASETS[wanted.dataset].config(condition="caption")
+    if hasattr(data, "root"):
+        data.root = wanted.dataset_root
+    return data
+
+
+def _resolve_captions(config: RunConfig) -> None:
+    """Fingerprints of what only runs on captions are evaluated with."""
+    wanted = config.evaluation
+    for key in ("dataset", "clip_weights"):
+        if getattr(wanted, key) and config.generator.condition == "class":
+            raise ValueError(f"evaluation.{key} needs a run on captions; this one is conditioned on classes.")
+    if wanted.clip_weights:
+        wanted.clip_fingerprint = weights_fingerprint(Path(wanted.clip_weights))
+    if wanted.dataset and wanted.dataset_root:
+        meta = Path(wanted.dataset_root) / wanted.prompts / "meta.json"
+        wanted.dataset_fingerprint = _fingerprint(meta, "evaluation.dataset_root")
 
 
 def _check_objective(config: RunConfig) -> None:
@@ -99,5 +126,6 @@ def _pass_on(config: RunConfig, section: str, key: str) -> None:
 
 def _fingerprint(path: Path, key: str) -> str:
     if not path.is_file():
-        raise FileNotFoundError(f"{path} not found; name the file with {key}=FILE.")
+        what = "FOLDER" if path.name == "meta.json" else "FILE"
+        raise FileNotFoundError(f"{path} not found; name the {what.lower()} with {key}={what}.")
     return file_sha256(path)
