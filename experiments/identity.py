@@ -23,6 +23,7 @@ NOT_SEMANTIC = frozenset(
         "tokenizer.weights",
         "text_encoder.model",
         "text_encoder.revision",
+        "generator.pretrained_ends",
         "data.root",
         "evaluation.batch_size",
         "evaluation.inception_weights",

@@ -32,6 +32,8 @@ def resolve(config: RunConfig) -> RunConfig:
             config.tokenizer.fingerprint = _fingerprint(weights, "tokenizer.weights")
         config.data.resolve()
         config.text_encoder.resolve()
+        if hasattr(config.generator, "resolve"):
+            config.generator.resolve()
         for network in ("inception", "dinov2"):
             key = f"{network}_weights"
             if weights := getattr(config.evaluation, key):

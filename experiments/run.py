@@ -52,7 +52,10 @@ def build_network(config: RunConfig) -> torch.nn.Module:
     torch.manual_seed(config.seed)
     if is_stage1(config):
         return TOKENIZERS.build(replace(config.tokenizer, weights=""))
-    return GENERATORS.build(config.generator)
+    network = GENERATORS.build(config.generator)
+    if hasattr(network, "start_from_published"):
+        network.start_from_published()
+    return network
 
 
 def build_module(config: RunConfig) -> TrainingModule:

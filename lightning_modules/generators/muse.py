@@ -23,7 +23,8 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.checkpoints import check_keys
 from lightning_modules.conditions import TextFeatures
-from lightning_modules.generators.configs.muse import MuseConfig, published_weights
+from lightning_modules.generators.configs.muse import MuseConfig
+from lightning_modules.published.folders import part_weights
 
 INIT_STD = 0.02
 STACK = "transformer_layers."
@@ -116,7 +117,7 @@ class Muse(nn.Module, ABC):
         Raises:
             FileNotFoundError, ValueError: no weights there, or those of another network.
         """
-        file = published_weights(folder, "transformer")
+        file = part_weights(folder, "transformer", "generator.pretrained_ends")
         found, own = load_file(file), self.amused.state_dict()
         if self.config.ends == "conv":
             found = {key: value for key, value in found.items() if ".attention_blocks." not in key}

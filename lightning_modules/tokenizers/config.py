@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from lightning_modules.published.folders import part_weights
 from lightning_modules.registry import Entry, Registry
 
 EMBEDDED = Path(__file__).parent / "weights" / "emoji_vq.safetensors"
@@ -171,9 +172,44 @@ class KLConfig:
         return Path(self.weights) / "diffusion_pytorch_model.safetensors" if self.weights else None
 
 
+@dataclass
+class AmusedVQConfig:
+    """aMUSEd's tokenizer (arXiv 2401.01808): 16 pixels a side per token, 8,192 codes; diffusers' `VQModel`."""
+
+    name: str = "amused_vq"
+    weights: str = ""
+    """The published folder (amused-256, amused-512, or their vqvae). Needed to tokenise and decode, not to plan."""
+    image_size: int = 256
+    downsample: int = 16
+    codebook_size: int = 8192
+    fingerprint: str = ""
+    """sha256 of the weights, filled in when a run is resolved."""
+
+    def __post_init__(self) -> None:
+        if self.downsample < 1 or self.image_size % self.downsample:
+            raise ValueError(
+                f"tokenizer.image_size={self.image_size} is not a multiple of tokenizer.downsample={self.downsample}."
+            )
+
+    @property
+    def grid_size(self) -> int:
+        """Side of the token grid."""
+        return self.image_size // self.downsample
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of codes."""
+        return self.codebook_size
+
+    def weight_file(self) -> Path | None:
+        """The file of weights, or None."""
+        return part_weights(Path(self.weights), "vqvae", "tokenizer.weights") if self.weights else None
+
+
 TOKENIZERS = Registry(
     "tokenizer",
     {
+        "amused_vq": Entry(AmusedVQConfig, "lightning_modules.tokenizers.amused_vq:AmusedVQ"),
         "emoji_latent": Entry(EmojiLatentConfig, "lightning_modules.tokenizers.emoji_latent:EmojiLatent"),
         "emoji_vq": Entry(EmojiVQConfig, "lightning_modules.tokenizers.emoji_vq:EmojiVQ"),
         "kl": Entry(KLConfig, "lightning_modules.tokenizers.kl:KLAutoencoder"),

@@ -109,7 +109,7 @@ def test_published_folder_loads(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not fit this network"):
         UViT(replace(TINY, end_blocks=1)).load_published(tmp_path)
     with pytest.raises(FileNotFoundError, match="as published"):
-        replace(TINY, pretrained_ends=str(tmp_path / "nowhere")).weight_files()
+        replace(TINY, pretrained_ends=str(tmp_path / "nowhere")).resolve()
 
 
 def test_a_dropped_caption_is_the_null_caption() -> None:

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from lightning_modules.hashing import file_sha256
+from lightning_modules.published.folders import part_weights
+
 ROWS_ROUNDED_TO = 64
 """aMUSEd rounds the rows of its token table, mask included, up to a multiple of this."""
 
@@ -81,26 +84,11 @@ class MuseConfig:
         """Side of the grid that the stack works on."""
         return self.grid_size // 2 if self.resample else self.grid_size
 
-    def weight_files(self) -> dict[str, Path]:
-        """Configuration field of a fingerprint -> file it is taken of."""
-        if not self.pretrained_ends:
-            return {}
-        return {"pretrained_fingerprint": published_weights(Path(self.pretrained_ends), "transformer")}
-
-
-def published_weights(folder: Path, part: str) -> Path:
-    """The weights of one part of a published folder in diffusers' layout; `folder` is the whole or the part itself.
-
-    Raises:
-        FileNotFoundError: there are none.
-    """
-    for place in (folder / part, folder):
-        file = place / "diffusion_pytorch_model.safetensors"
-        if file.is_file():
-            return file
-    raise FileNotFoundError(
-        f"{folder} holds no {part}/diffusion_pytorch_model.safetensors; name a folder as published, such as amused-256."
-    )
+    def resolve(self) -> None:
+        """Fill in the fingerprint. Raises FileNotFoundError where `pretrained_ends` names no published folder."""
+        if self.pretrained_ends:
+            weights = part_weights(Path(self.pretrained_ends), "transformer", "generator.pretrained_ends")
+            self.pretrained_fingerprint = file_sha256(weights)
 
 
 @dataclass
