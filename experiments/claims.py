@@ -32,7 +32,7 @@ class Busy(CellError):
     """Another live process owns the folder."""
 
     def __init__(self, folder: Path, owner: Owner | None):
-        self.owner = owner
+        self.folder, self.owner = folder, owner
         super().__init__(f"{folder} is being worked on by {owner or 'another process'}.")
 
 

@@ -17,6 +17,7 @@ from datamodules.config import DATASETS, EmojiConfig
 from experiments.benchmarks.config import BENCHMARK_CELLS, NoBenchmarkConfig
 from experiments.errors import UserError, unknown
 from experiments.resolve import resolve
+from experiments.search.config import SearchConfig
 from lightning_modules.config import OBJECTIVES, MaskedConfig, OptimConfig
 from lightning_modules.generators.config import GENERATORS
 from lightning_modules.generators.configs.maskmamba import MaskMambaConfig
@@ -51,6 +52,13 @@ class TrainerConfig:
     ema_decay: float = 0.0
     """Decay of the exponential moving average of the weights that samples are drawn from; 0 = none."""
     compile: bool = False
+    init_from: str = ""
+    """Start from the weights of a preset's run (trained first if need be), of a run by its id, or of a safetensors
+    file; positions are resized where the resolution differs."""
+    init_fingerprint: str = ""
+    """Training hash of that run, or sha256 of that file, filled in when a run is resolved."""
+    keep: Literal["last", "best"] = "last"
+    """The weights that a run ends with: the last, or those of the lowest val/loss of all validations (early stopping)."""
 
     def __post_init__(self) -> None:
         if self.max_steps < 1 or self.batch_size < 1 or self.accumulate < 1:
@@ -143,6 +151,8 @@ class RunConfig:
     sampler: Any = field(default_factory=MaskGITConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     benchmark: Any = field(default_factory=NoBenchmarkConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    """Values that are tuned before the run that counts; by itself never part of a run's identity."""
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     @property

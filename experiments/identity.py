@@ -21,12 +21,14 @@ EVALUATION = ("sampler", "evaluation")
 NOT_SEMANTIC = frozenset(
     {
         "tokenizer.weights",
+        "trainer.init_from",
         "text_encoder.model",
         "text_encoder.revision",
         "generator.pretrained_ends",
         "data.root",
         "evaluation.batch_size",
         "evaluation.inception_weights",
+        "search.jobs",
         "evaluation.dinov2_weights",
         "evaluation.clip_weights",
         "evaluation.dataset_root",
@@ -63,6 +65,8 @@ def _collect(node: Any, prefix: str, result: dict[str, Any]) -> None:
 
 def _canonical(value: Any) -> Any:
     """Numbers that are equal hash alike (1 and 1.0), tuples like lists."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
     if isinstance(value, list | tuple):
         return [_canonical(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -99,6 +103,13 @@ def benchmark_id(config: RunConfig) -> str:
     values = semantic(config, dict.fromkeys(key.partition(".")[0] for key in wanted))
     kept = {k: v for k, v in values.items() if any(k == key or k.startswith(f"{key}.") for key in wanted)}
     return f"{config.benchmark.name}-{_digest(kept)[:8]}"
+
+
+def search_id(config: RunConfig) -> str:
+    """Folder name of a search: the run without the keys that are searched, what is searched, and how."""
+    searched = {axis.key for axis in config.search.space}
+    values = {k: v for k, v in semantic(config, TRAINING + EVALUATION).items() if k not in searched}
+    return f"{config.generator.name}-{_digest({**values, **semantic(config, ('search',))})[:8]}"
 
 
 def differences(left: RunConfig, right: RunConfig, sections: Iterable[str] = TRAINING) -> dict[str, tuple[Any, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from datamodules.encoder import ImageEncoder
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from datamodules.config import DATASETS
+from experiments import lineage
 from experiments.callbacks import Checkpoints, Heartbeat, SampleGrid
 from experiments.conditions import build_text_encoder
 from experiments.config import RunConfig
 from experiments.errors import UserError
 from experiments.files import atomic_path
 from experiments.identity import run_id
+from experiments.keep_best import KeepBest
 from experiments.process import device_of, peak_memory_bytes, prepare_process
 from experiments.provenance import provenance
 from experiments.store import Run, RunStore
@@ -100,12 +103,15 @@ def build_data(config: RunConfig, tokenizer: Any) -> L.LightningDataModule:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def train(config: RunConfig, wait: bool = False, overrides: tuple[str, ...] = ()) -> Run:
+def train(
+    config: RunConfig, wait: bool = False, overrides: tuple[str, ...] = (), callbacks: Sequence[L.Callback] = ()
+) -> Run:
     """Train a run, or go on with it, or find it done.
 
     Args:
         wait: wait for another live process that owns the run, instead of raising `Busy`.
         overrides: "key=value" words to keep for the reader.
+        callbacks: further ones, that watch the training.
 
     Raises:
         UserError: a damaged checkpoint, an unwritable folder, data that cannot be read.
@@ -116,11 +122,11 @@ def train(config: RunConfig, wait: bool = False, overrides: tuple[str, ...] = ()
         wait=wait, on_wait=lambda owner: log.info("%s is being trained by %s; waiting", run.id, owner)
     ) as mine:
         if mine:
-            _train(config, run)
+            _train(config, run, callbacks)
     return run
 
 
-def _train(config: RunConfig, run: Run) -> None:
+def _train(config: RunConfig, run: Run, more_callbacks: Sequence[L.Callback]) -> None:
     if config.imported:
         raise UserError(f"The weights of {run.id} were imported, not trained; run ablate import-checkpoint again.")
     started = time.time()
@@ -129,17 +135,24 @@ def _train(config: RunConfig, run: Run) -> None:
     module, data = build_module(config), build_data(config, tokenizer)
     step = _resume_step(run)
     run.truncate_metrics(step)
-    callbacks: list[L.Callback] = [Heartbeat(run, config)]
+    callbacks: list[L.Callback] = [Heartbeat(run, config), *more_callbacks]
     if tokenizer is not None:
         callbacks.append(SampleGrid(run, config, tokenizer, config.runtime.sample_every))
+    keeper = KeepBest(run)
+    if config.trainer.keep == "best":
+        callbacks.append(keeper)
     callbacks.append(Checkpoints(run.last_checkpoint, config.runtime.checkpoint_every))
     trainer = build_trainer(config, run, callbacks, purge_step=step)
+    if config.trainer.init_from and not step:
+        lineage.start(config, module)
     if step < config.trainer.max_steps:
         trainer.fit(module, data, ckpt_path=run.last_checkpoint if step else None, weights_only=False)
     else:
         module.load_state_dict(_load_checkpoint(run.last_checkpoint)["state_dict"])
     if trainer.global_step not in (0, config.trainer.max_steps):
         raise UserError(f"Training of {run.id} ended at step {trainer.global_step} of {config.trainer.max_steps}.")
+    if config.trainer.keep == "best":
+        keeper.restore(module)
     final = trainer.validate(module, data, verbose=False)[0]
     if trainer.is_global_zero:
         _finish_training(config, run, module, final, started)
@@ -207,7 +220,10 @@ def _finish_training(
             "train_seconds": config.trainer.max_steps * config.trainer.batch_size / rate if rate else None,
             "samples_per_s": rate,
             "peak_memory_bytes": peak_memory_bytes(),
-            "provenance": provenance(config, backends_used(), started, run.attempts),
+            "provenance": {
+                **provenance(config, backends_used(), started, run.attempts),
+                **({"started_from": lineage.record(config)} if config.trainer.init_from else {}),
+            },
         }
     )
 

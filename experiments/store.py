@@ -18,7 +18,8 @@ import yaml
 from experiments.config import RunConfig, read_config, save_config, to_dict
 from experiments.errors import UserError, did_you_mean
 from experiments.files import atomic_write_text
-from experiments.identity import EVALUATION, NOT_SEMANTIC, TRAINING, benchmark_id, evaluation_id, run_id
+from experiments.identity import EVALUATION, NOT_SEMANTIC, TRAINING, benchmark_id, evaluation_id, run_id, search_id
+from experiments.search.work import Search
 from experiments.work import Work
 
 
@@ -177,6 +178,16 @@ class RunStore:
         sections = [key for key in config.benchmark.measures if "." not in key]
         _write_or_compare(benchmark.config_path, config, ("seed", "benchmark", *sections))
         return benchmark
+
+    def search(self, identity: str) -> Search:
+        """The search of that id, whether or not it exists yet."""
+        return Search(self.root / "searches" / identity)
+
+    def prepare_search(self, config: RunConfig) -> Search:
+        """The search that `config` asks for, with its configuration written. Raises UserError as `prepare` does."""
+        search = self.search(search_id(config))
+        _write_or_compare(search.config_path, config, ("search",))
+        return search
 
     def find(self, word: str) -> Run:
         """The run that a person means: an id, the unique beginning or end of one, or a path.

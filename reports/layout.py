@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from experiments.errors import UserError, unknown
 from lightning_modules.metrics.config import METRICS
 from reports.crossing import Crossing, parse_crossing
-from reports.quantities import STAND_INS, Better, quantity
+from reports.quantities import CHOSEN, STAND_INS, Better, quantity
 from reports.reference import Checked, Claim, ReferenceTable, load_table, parse_claim
 
 FigureKind = Literal["bars", "curves", "lines", "scatter", "pareto"]
@@ -130,7 +130,7 @@ def parse_layout(report: Mapping[str, Any], axes: Mapping[str, Sequence[str]]) -
 def _column(item: Any, reference: ReferenceTable | None) -> Column:
     body = {"metric": item} if isinstance(item, str) else item
     Checked(body, "report.columns").keys("metric", optional=("label", "best", "format", "scale", "paper"))
-    if body["metric"] not in METRICS:
+    if body["metric"] not in METRICS and not body["metric"].startswith(CHOSEN):
         raise unknown("metric in report.columns:", str(body["metric"]), METRICS)
     known = quantity(body["metric"])
     label: str = body.get("label", known.label)

@@ -37,7 +37,17 @@ class Quantity:
 PRINTED: dict[str, tuple[str, str, float]] = {
     "kid_efflite0": ("x1000", ".1f", 1e3),
     "kid": ("x1000", ".2f", 1e3),
-    "memorisation_rate": ("%", ".1f", 100.0),
+    **dict.fromkeys(
+        (
+            "memorisation_rate",
+            "class_accuracy_efflite0",
+            "class_accuracy_efflite0_low",
+            "class_accuracy_efflite0_high",
+            "precision_efflite0",
+            "recall_efflite0",
+        ),
+        ("%", ".1f", 100.0),
+    ),
     "seconds_per_image": ("ms", ".1f", 1e3),
     "train/accuracy": ("%", ".1f", 100.0),
     "val/accuracy": ("%", ".1f", 100.0),
@@ -55,12 +65,24 @@ PRINTED: dict[str, tuple[str, str, float]] = {
 """Quantity -> unit, format and factor of the printed number, where they are not the stored one's."""
 EXACT = frozenset({"parameters", "flops"})
 """Quantities without noise: any difference is one."""
+COST_WORDS = ("seconds", "_per_s", "memory_bytes")
+"""Parts of the names of quantities that the random seed of a training has no part in."""
+CHOSEN = "chosen/"
+"""What the names of values that a search chose begin with: chosen/sampler.guidance."""
 STAND_INS: dict[str, tuple[str, ...]] = {"fid": ("fd_efflite0",)}
 """What may be looked at in place of a quantity that needs weights which are not at hand, best first."""
 
 
+def is_cost(name: str) -> bool:
+    """Whether a quantity is the same for every training, but for the noise of the machine."""
+    return name in EXACT or any(word in name for word in COST_WORDS)
+
+
 def quantity(name: str) -> Quantity:
     """How to print a quantity; one that nobody described keeps its own name."""
+    if name.startswith(CHOSEN):
+        label = name.rpartition(".")[2].replace("_", " ").capitalize()
+        return Quantity(name, f"{label} chosen", description="The value that a search found best.")
     spec = METRICS.get(name)
     if spec is None:
         return Quantity(name, name)

@@ -11,9 +11,11 @@ from typing import Any
 
 import yaml
 
+from experiments.benchmarks.config import BENCHMARK_CELLS
 from experiments.errors import UserError
 from experiments.store import Benchmark, Evaluation, Run, RunStore
 from experiments.work import Status, Work
+from reports.quantities import CHOSEN
 from sweeps.planner import Cell
 from sweeps.state import CellState, cell_states
 
@@ -43,6 +45,8 @@ class Record:
     run: Run | None = None
     evaluation: Evaluation | None = None
     benchmark: Benchmark | None = None
+    search: Mapping[str, Any] = field(default_factory=dict)
+    """Result of the search that chose some of its values; {} if nothing was searched."""
 
     @property
     def works(self) -> tuple[Work, ...]:
@@ -64,7 +68,8 @@ class Record:
         """The stored configuration (of the last work that has one), flat, by dotted key; {} if there is none."""
         for work in reversed(self.works):
             if raw := _read_yaml(work.config_path):
-                return dict(flatten(raw))
+                flat = dict(flatten(raw))
+                return _timed(flat) if work is self.benchmark else flat
         return {}
 
     def curve(self, key: str) -> list[tuple[int, float]]:
@@ -81,10 +86,12 @@ def collect(cells: Iterable[Cell], root: Path) -> list[Record]:
 
 
 def _look(cell: Cell, store: RunStore, state: CellState) -> Record:
+    cell = cell.settled(store)
     timed = cell.measure == "benchmark"
     run = None if timed else store.run(cell.run_id)
     benchmark = store.benchmark(cell.eval_id) if timed else None
     evaluation = run.evaluation(cell.eval_id) if run else None
+    search = _result(store.search(cell.search_id)) if cell.search_id else {}
     reason, run_result, measured = "", _result(run or benchmark), {}
     if state.state == "done":
         measured = _result(evaluation)
@@ -97,7 +104,7 @@ def _look(cell: Cell, store: RunStore, state: CellState) -> Record:
         seed=cell.seed,
         run_id=cell.run_id,
         eval_id=cell.eval_id,
-        metrics={} if reason else {**numbers(run_result), **numbers(measured)},
+        metrics={} if reason else {**numbers(run_result), **numbers(measured), **_chosen(search)},
         reason=reason,
         state=state,
         run_result=run_result,
@@ -105,6 +112,7 @@ def _look(cell: Cell, store: RunStore, state: CellState) -> Record:
         run=run,
         evaluation=evaluation,
         benchmark=benchmark,
+        search=search,
     )
 
 
@@ -114,6 +122,12 @@ def _result(work: Work | None) -> dict[str, Any]:
         return (work.result() if work else None) or {}
     except UserError:
         return {}
+
+
+def _chosen(search: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers among the values that a search chose, as quantities "chosen/KEY"."""
+    found = search.get("chosen", {}).items()
+    return {f"{CHOSEN}{key}": v for key, v in found if isinstance(v, int | float) and not isinstance(v, bool)}
 
 
 def numbers(result: Mapping[str, Any]) -> dict[str, float]:
@@ -133,6 +147,12 @@ def flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _timed(config: dict[str, Any]) -> dict[str, Any]:
+    """Of a benchmark's configuration, what it times."""
+    kept = ("seed", "benchmark", *getattr(BENCHMARK_CELLS[config["benchmark.name"]].config, "measures", ()))
+    return {key: value for key, value in config.items() if key in kept or key.startswith(tuple(f"{k}." for k in kept))}
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from reports.guard import ISO, Flag, OneFactor, guard, one_factor
 from reports.layout import Layout, parse_layout
 from reports.quantities import quantity
 from reports.records import Record, collect
+from reports.searches import search_notes
 from reports.tables import Table, build_table
 from sweeps.planner import Cell, Plan, plan
 
@@ -71,10 +72,11 @@ class Subject:
             marks[flag.row] = f"{marks[flag.row]}; {flag.text}" if flag.row in marks else f"not comparable: {flag.text}"
         notes = [
             *self.layout.footnotes,
-            *protocol_notes(self.records),
+            *protocol_notes(self.records, {column.metric for column in self.layout.columns}),
             *self._sizes(),
             *self._crossings(),
-            *self._agreements(),
+            *search_notes(self.records),
+            *self.agreements,
             *self.remarks,
         ]
         return build_table(self.title, self.layout, self.rows, marks, notes)
@@ -124,7 +126,9 @@ class Subject:
     def _crossings(self) -> list[str]:
         return [note for crossing in self.layout.crossings for note in crossing_notes(crossing, self.rows)]
 
-    def _agreements(self) -> list[str]:
+    @cached_property
+    def agreements(self) -> list[str]:
+        """Kendall's tau between each published column and ours, in words."""
         table, found = self.layout.reference, []
         for column in self.layout.columns if table else ():
             if table and column.paper:
@@ -162,7 +166,10 @@ def subject_of(planned: Plan) -> Subject:
         root=planned.root,
         report=sweep.report,
         axes={axis.name: axis.labels for axis in sweep.axes},
-        declared=[key for axis in sweep.axes for choice in axis.choices for key in choice.overrides],
+        declared=[
+            *(key for axis in sweep.axes for choice in axis.choices for key in choice.overrides),
+            *(item["key"] for item in sweep.config.search.get("space", [])),
+        ],
         cells=planned.cells,
         remarks=remarks,
         words=[f"{k}={v}" for k, v in planned.request.config.items() if not k.startswith("runtime.")],
@@ -203,8 +210,12 @@ def make_subject(
     )
 
 
-def protocol_notes(records: Sequence[Record]) -> list[str]:
-    """What every number rests on: N, reference, extractor, floor. One note for each protocol in use."""
+def protocol_notes(records: Sequence[Record], shown: Collection[str]) -> list[str]:
+    """What every number rests on: N, reference, extractor, floor. One note for each protocol in use.
+
+    Args:
+        shown: the metrics whose floor is of interest.
+    """
     notes = []
     for record in records:
         protocol = record.protocol
@@ -217,11 +228,10 @@ def protocol_notes(records: Sequence[Record]) -> list[str]:
         if extractor := protocol.get("extractor"):
             parts.append(f"features: {extractor} ({str(protocol.get('extractor_sha256', ''))[:8]})")
         for metric, value in protocol.get("floor", {}).items():
-            if isinstance(value, int | float):
+            if metric in shown and isinstance(value, int | float):
                 known = quantity(metric)
-                parts.append(
-                    f"{known.label} of real images against real at this N: {value * known.scale:{known.format}}"
-                )
+                where = "" if metric.startswith("class_accuracy") else " against real at this N"
+                parts.append(f"{known.label} of real images{where}: {value * known.scale:{known.format}}")
         notes.append("; ".join(parts) + ".")
         if any(metric.startswith("fd_") for metric in record.metrics):
             notes.append("FD on these features is not FID and compares with no published FID.")

@@ -12,7 +12,7 @@ from typing import Literal
 
 from reports.aggregate import Row, Value, select
 from reports.layout import Column, Layout
-from reports.quantities import EXACT
+from reports.quantities import EXACT, is_cost
 from reports.ranking import Rank, rank_rows
 from reports.reference import ReferenceTable
 
@@ -183,6 +183,8 @@ def _entry(row: Row | None, column: Column, notes: Notes) -> Entry:
     text = column.text(value.mean)
     if value.std is not None and column.metric not in EXACT:
         text += f" ± {column.text(value.std)}"
+    elif value.interval and column.better != "none":
+        text += f" [{', '.join(column.text(end) for end in value.interval)}]"
     if value.note:
         text += f" ({value.note})"
     marks = (notes.mark(f"the other seeds: {'; '.join(value.reasons)}"),) if value.note else ()
@@ -206,8 +208,13 @@ def _reading_notes(layout: Layout, rows: Sequence[TableRow]) -> Iterable[str]:
         yield "= is not distinguishable from the best at 95%."
     if any(entry.value and entry.value.n > 1 for entry in entries):
         yield "Mean ± standard deviation over seeds."
-    elif any(entry.value and entry.value.n for entry in entries):
+    elif any(entry.value and entry.value.n and not is_cost(entry.value.metric) for entry in entries):
         yield "One training seed a row: the spread over seeds is not known."
+    if any("[" in entry.text for entry in entries if entry.kind == "measured"):
+        yield (
+            "[low, high]: 95% interval over other samples of the same training, by the bootstrap; the spread over "
+            "training seeds is not in it."
+        )
     if layout.reference and any(column.paper for column in layout.columns):
         table = layout.reference
         protocol = f"; {table.protocol}" if table.protocol else ""

@@ -6,11 +6,10 @@ import math
 from dataclasses import dataclass, replace
 
 from reports.aggregate import Row, Value
-from reports.quantities import EXACT, quantity
+from reports.quantities import EXACT, is_cost, quantity
+from reports.resampling import paired_margin
 
 CONFIDENCE = 0.95
-COST_WORDS = ("seconds", "_per_s", "_memory_bytes")
-"""Parts of the names of quantities that the random seed of a training has no part in."""
 STAND_IN_FOR_NOISE = {"fd_efflite0": "kid_efflite0", "fid": "kid"}
 """Where a distance carries no interval of its own, the kernel distance on the same features is asked instead."""
 
@@ -47,12 +46,13 @@ def compare(left: Row, right: Row, metric: str) -> Difference | None:
         return Difference(delta, 0.0, delta != 0, "exact")
     if a.n > 1 and b.n > 1:
         return _over_seeds(a, b, delta)
-    if (margin := _margin_of_one(a, b)) is not None:
+    if (margin := paired_margin(left, right, metric)) is not None:
+        difference = Difference(delta, margin, abs(delta) > margin, "one seed; paired bootstrap over samples")
+    elif (margin := _margin_of_one(a, b)) is not None:
         difference = Difference(delta, margin, abs(delta) > margin, f"one seed; {a.error_source}")
     else:
         difference = _through_stand_in(left, right, metric, delta)
-    seeded = not any(word in metric for word in COST_WORDS)
-    trained = seeded and {r.run_id for r in left.measured} != {r.run_id for r in right.measured}
+    trained = not is_cost(metric) and {r.run_id for r in left.measured} != {r.run_id for r in right.measured}
     return replace(difference, one_training_each=bool(difference.distinguishable and trained))
 
 

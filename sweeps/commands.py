@@ -179,7 +179,7 @@ def _submit(planned: Plan, parallel: int, worker: tuple[str, ...]) -> int:
     words = ("report", planned.name_or_path, "--scale", planned.scale, "--root", str(planned.root.resolve()))
     new = SlurmLauncher(planned, parallel, (*words, *planned.request.words), worker).launch()
     for item in new:
-        _say(f"Submitted job {item.job}: {len(item.runs)} training(s). Scripts: {planned.folder / 'jobs'}")
+        _say(f"Submitted job {item.job}: {len(item.groups)} task(s). Scripts: {planned.folder / 'jobs'}")
     _say(f"{summary(planned.states())} Watch: ablate status {planned.title}")
     return 0
 

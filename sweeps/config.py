@@ -77,6 +77,8 @@ class ValueConfig:
     """Its name in tables and file names; by default the value itself."""
     set: dict[str, Any] = field(default_factory=dict)
     """Further dotted keys that belong to this value."""
+    when: dict[str, Any] = field(default_factory=dict)
+    """Earlier axis -> labels: elsewhere this value does not exist. Values of disjoint conditions may share a label."""
 
 
 @dataclass
@@ -119,5 +121,8 @@ class SweepConfig:
     in_turns: list[str] = field(default_factory=list)
     """Axes whose cells one process measures in turns, so that their ratios survive a machine that is slow for a while;
     for `measure: benchmark` only."""
+    search: dict[str, Any] = field(default_factory=dict)
+    """Values that are tuned for each cell before it is run: `search.*` of the run's configuration
+    (experiments/search/config.py)."""
     report: dict[str, Any] = field(default_factory=dict)
     """Layout of the table; see reports/README.md."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ class Choice:
 
     label: str
     overrides: Mapping[str, Any]
+    when: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Axis:
     @property
     def labels(self) -> tuple[str, ...]:
         """The labels of all values, in the order of the definition."""
-        return tuple(choice.label for choice in self.choices)
+        return tuple(dict.fromkeys(choice.label for choice in self.choices))
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,8 @@ def _combine(
         return
     for row in zip(*(axis.choices for axis in unit), strict=True):
         values = {axis.name: choice for axis, choice in zip(unit, row, strict=True)}
+        if not all(matches(labels, choice.when) for choice in row):
+            continue
         if all(choice.label in only.get(name, (choice.label,)) for name, choice in values.items()):
             yield from _combine(units[1:], {**chosen, **values}, only)
 
@@ -169,7 +173,7 @@ def _check(config: SweepConfig, path: Path) -> Sweep:
         if item.name in [axis.name for axis in axes]:
             raise UserError(f"axis '{item.name}' is there twice.")
         when = {name: _labels(axes, name, wanted) for name, wanted in item.when.items()}
-        axes.append(Axis(item.name, _choices(item.name, item.key, item.values), when))
+        axes.append(Axis(item.name, _choices(axes, item.name, item.key, item.values), when))
     exclude = tuple(({n: _labels(axes, n, w) for n, w in e.when.items()}, e.reason) for e in config.exclude)
     for group in config.zip:
         _check_zip(axes, group)
@@ -182,7 +186,7 @@ def _check(config: SweepConfig, path: Path) -> Sweep:
     return Sweep(config, path, tuple(axes), exclude)
 
 
-def _choices(axis: str, key: str, values: list[Any]) -> tuple[Choice, ...]:
+def _choices(before: list[Axis], axis: str, key: str, values: list[Any]) -> tuple[Choice, ...]:
     choices: list[Choice] = []
     for value in values:
         if not isinstance(value, dict):
@@ -194,13 +198,19 @@ def _choices(axis: str, key: str, values: list[Any]) -> tuple[Choice, ...]:
         if not key and "value" in value and not item.set:
             raise UserError(f"axis '{axis}' has no key, so its value {item.value!r} needs a 'set' of its own.")
         overrides = ({key: item.value} if key and "value" in value else {}) | item.set
-        choices.append(Choice(item.label or label_of(item.value), overrides))
-    labels = [choice.label for choice in choices]
-    if not labels or len(set(labels)) < len(labels):
+        when = {name: _labels(before, name, wanted) for name, wanted in item.when.items()}
+        choices.append(Choice(item.label or label_of(item.value), overrides, when))
+    if not choices or any(_both(a, b) for a, b in combinations(choices, 2)):
+        labels = [choice.label for choice in choices]
         raise UserError(f"axis '{axis}' needs one or more values with different labels; it has {labels}.")
     if any("seed" in choice.overrides for choice in choices):
         raise UserError(f"axis '{axis}' varies the seed; list seeds under the scales instead.")
     return tuple(choices)
+
+
+def _both(a: Choice, b: Choice) -> bool:
+    """Whether two values of an axis share a label and can be met in one place."""
+    return a.label == b.label and all(set(a.when[name]) & set(b.when[name]) for name in a.when.keys() & b.when.keys())
 
 
 def label_of(value: Any) -> str:
@@ -238,6 +248,8 @@ def _check_in_turns(config: SweepConfig, axes: list[Axis]) -> None:
             raise unknown("axis in in_turns", name, [axis.name for axis in axes])
     if config.in_turns and config.measure != "benchmark":
         raise UserError("in_turns is for timings; it goes with measure: benchmark.")
+    if config.search and config.measure == "benchmark":
+        raise UserError("search tunes what is evaluated; it does not go with measure: benchmark.")
 
 
 def _check_report(report: Mapping[str, Any], axes: list[Axis]) -> None:

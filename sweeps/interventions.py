@@ -15,7 +15,7 @@ from sweeps.planner import Cell, Plan
 from sweeps.registry import needed_elsewhere
 from sweeps.slurm import scancel
 from sweeps.state import CellState
-from sweeps.submissions import places
+from sweeps.submissions import active_jobs
 
 
 def failed_cells(plan: Plan, where: Iterable[str]) -> tuple[Cell, ...]:
@@ -80,7 +80,7 @@ def cancel_plan(plan: Plan, confirm: Callable[[str], bool], say: Callable[[str],
     """Stop a sweep's running and queued trainings in good order, but none that another begun sweep still needs."""
     states = plan.states()
     active = {
-        cell.run_id: cell for cell in plan.cells if states[cell.name].state == "running" or states[cell.name].is_queued
+        cell.group: cell for cell in plan.cells if states[cell.name].state == "running" or states[cell.name].is_queued
     }
     shared = {identity: sweep for identity, sweep in needed_elsewhere(plan).items() if identity in active}
     for identity, sweep in shared.items():
@@ -93,8 +93,7 @@ def cancel_plan(plan: Plan, confirm: Callable[[str], bool], say: Callable[[str],
         say("Nothing was stopped; --yes stops without asking.")
         return 2
     request_cancel(plan.folder, keep=shared)
-    found = places(plan.folder, max_age=0.0) or {}
-    if jobs := [found[identity].job for identity in stop if identity in found and found[identity].is_active]:
+    if jobs := active_jobs(plan.folder, stop):
         scancel(jobs)
     say(f"Asked {len(stop)} training(s) to stop; ablate run {plan.title} goes on from there.")
     return 0

@@ -132,7 +132,7 @@ class LocalLauncher:
         return Worker(group, process, log, gpus, time.monotonic())
 
     def _write_config(self, cell: Cell) -> Path:
-        path = self.plan.folder / "jobs" / cell.run_id / f"{cell.eval_id}.yaml"
+        path = self.plan.folder / "jobs" / cell.group / f"{cell.eval_id or cell.search_id}.yaml"
         threads = cell.config.runtime.threads or self.slots.threads
         runtime = replace(cell.config.runtime, threads=threads, progress=False)
         save_config(replace(cell.config, runtime=runtime), path)
@@ -181,9 +181,9 @@ class LocalLauncher:
     def _heed_cancel(self) -> None:
         if not self.progress.due("cancel", 1.0) or (keep := self._cancel.requested()) is None:
             return
-        self.pending = [group for group in self.pending if group.run_id in keep]
-        self.elsewhere = [group for group in self.elsewhere if group.run_id in keep]
-        self._interrupt([worker for worker in self.workers if worker.group.run_id not in keep])
+        self.pending = [group for group in self.pending if group.id in keep]
+        self.elsewhere = [group for group in self.elsewhere if group.id in keep]
+        self._interrupt([worker for worker in self.workers if worker.group.id not in keep])
 
     def _interrupt(self, workers: Sequence[Worker]) -> None:
         """Interrupt workers and wait; kill those that take too long, or all on a second Ctrl-C."""

@@ -13,7 +13,7 @@ from sweeps.submissions import read_submissions
 
 def log_path(plan: Plan, cell: Cell) -> Path:
     """Where the worker that runs this cell prints to; cells that share a training share a log."""
-    first = next(group for group in plan.groups() if group.run_id == cell.run_id)
+    first = next(group for group in plan.groups() if group.id == cell.group)
     return plan.folder / "logs" / f"{first.name}.log"
 
 
@@ -39,6 +39,6 @@ def newest_log(plan: Plan, cell: Cell) -> Path | None:
     """The log of the latest attempt at this cell, local or in a job; None if there is none."""
     paths = [log_path(plan, cell)]
     for item in read_submissions(plan.folder):
-        if cell.run_id in item.runs:
-            paths.append(plan.folder / "logs" / f"slurm-{item.job}_{item.runs.index(cell.run_id)}.log")
+        tasks = [index for index, group in enumerate(item.groups) if group == cell.group]
+        paths += [plan.folder / "logs" / f"slurm-{item.job}_{index}.log" for index in tasks]
     return max((path for path in paths if path.exists()), key=lambda path: path.stat().st_mtime, default=None)

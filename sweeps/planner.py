@@ -5,79 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
-from experiments.config import RunConfig, load_config
+from experiments.config import RunConfig, build_config, load_config, to_dict
 from experiments.errors import UserError
-from experiments.identity import benchmark_id, evaluation_id, run_id
+from experiments.identity import benchmark_id, evaluation_id, run_id, search_id
 from experiments.store import RunStore
-from experiments.work import Work
 from sweeps import cache
+from sweeps.cell import Cell, Excluded, Group
 from sweeps.definition import DEFINITIONS, Choice, Sweep, load_sweep, matches
 from sweeps.request import Request, parse_request
 from sweeps.state import CellState, cell_states, with_queue
 from sweeps.submissions import places
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One entry of a sweep's table, for one seed: a training and one evaluation of it, or a benchmark."""
-
-    sweep: str
-    scale: str
-    labels: Mapping[str, str]
-    """Axis -> label."""
-    seed: int
-    preset: str
-    overrides: Mapping[str, Any]
-    """Everything over the preset: the scale's, the axes', the seed, and what was asked for on the command line."""
-    run_id: str
-    """Of the training; of a benchmark, what names the cells that are measured in turns with it."""
-    eval_id: str
-    """Of the evaluation, or of the benchmark."""
-    max_steps: int
-    name: str
-    """Unique in the sweep, readable, and fit for file names: "hybrid_scheme=group_v1,seed=0"."""
-    measure: Literal["evaluation", "benchmark"] = "evaluation"
-
-    @cached_property
-    def config(self) -> RunConfig:
-        """The resolved configuration."""
-        return load_config(self.preset, self.overrides)
-
-    def works(self, store: RunStore) -> tuple[Work, ...]:
-        """The folders of work behind the cell, in the order in which they get done; the last one holds its numbers."""
-        if self.measure == "benchmark":
-            return (store.benchmark(self.eval_id),)
-        run = store.run(self.run_id)
-        return run, run.evaluation(self.eval_id)
-
-
-@dataclass(frozen=True)
-class Excluded:
-    """A combination that is left out on purpose."""
-
-    labels: Mapping[str, str]
-    reason: str
-
-
-@dataclass(frozen=True)
-class Group:
-    """Cells that share a training, which one worker trains and then evaluates each; or that it measures in turns."""
-
-    run_id: str
-    cells: tuple[Cell, ...]
-    """With different evaluations, or benchmarks."""
-
-    @property
-    def name(self) -> str:
-        """Name of its first cell, which its log is called after."""
-        return self.cells[0].name
 
 
 @dataclass(frozen=True)
@@ -115,13 +58,14 @@ class Plan:
     def duplicates(self) -> list[tuple[Cell, Cell]]:
         """Pairs of cells whose labels differ but whose configurations do not: the axis between them changes nothing."""
         first: dict[str, Cell] = {}
-        return [(first[cell.eval_id], cell) for cell in self.cells if first.setdefault(cell.eval_id, cell) is not cell]
+        ids = [(cell.search_id or cell.eval_id, cell) for cell in self.cells]
+        return [(first[name], cell) for name, cell in ids if first.setdefault(name, cell) is not cell]
 
     def groups(self) -> list[Group]:
-        """The trainings, each with its different evaluations: what is actually run."""
+        """The trainings, each with its different evaluations, or the timings: what is actually run."""
         found: dict[str, dict[str, Cell]] = {}
         for cell in self.cells:
-            found.setdefault(cell.run_id, {}).setdefault(cell.eval_id, cell)
+            found.setdefault(cell.group, {}).setdefault(cell.search_id or cell.eval_id, cell)
         return [Group(identity, tuple(cells.values())) for identity, cells in found.items()]
 
     def states(self) -> dict[str, CellState]:
@@ -167,10 +111,11 @@ def plan(name: str, scale: str = "", overrides: Iterable[str] = (), root: Path |
     if (stored := cache.read_plan(path, key)) is not None:
         cells = tuple(Cell(**item) for item in stored["cells"])
         excluded = tuple(Excluded(**item) for item in stored["excluded"])
-        return Plan(sweep, scale, request, request.root, cells, excluded)
-    cells, excluded = _expand(sweep, scale, request, amendments)
-    cache.write_plan(path, key, cells, excluded, _files(sweep, cells))
-    return Plan(sweep, scale, request, request.root, cells, excluded)
+    else:
+        cells, excluded = _expand(sweep, scale, request, amendments)
+        cache.write_plan(path, key, cells, excluded, _files(sweep, cells))
+    store = RunStore(request.root)
+    return Plan(sweep, scale, request, request.root, tuple(cell.settled(store) for cell in cells), excluded)
 
 
 def count_cells(sweep: Sweep, scale: str) -> int:
@@ -199,7 +144,8 @@ def _expand(
         varied = {key: value for choice in choices.values() for key, value in choice.overrides.items()}
         if clash := sorted(varied.keys() & request.config.keys()):
             raise UserError(f"{clash[0]} is what sweep {sweep.name} varies; take a part of it with AXIS=LABEL instead.")
-        base = {**config.overrides, **request.config, **varied, "runtime.root": str(request.root)}
+        searched = {f"search.{key}": value for key, value in sweep.config.search.items()}
+        base = {**searched, **config.overrides, **request.config, **varied, "runtime.root": str(request.root)}
         built: RunConfig | None = None
         for seed in seeds:
             name = _name(labels, seed if len(config.seeds) > 1 or request.seeds else None, sweep.name)
@@ -230,17 +176,31 @@ def _identity(sweep: Sweep, request: Request, labels: Mapping[str, str], config:
     if sweep.config.measure == "evaluation":
         if config.benchmark.name != "none":
             raise UserError(f"Sweep {sweep.name} sets benchmark.name; it needs measure: benchmark.")
-        return {"run_id": run_id(config), "eval_id": evaluation_id(config), "max_steps": config.trainer.max_steps}
+        run, steps = run_id(config), config.trainer.max_steps
+        if not config.search.space:
+            return {"group": run, "run_id": run, "eval_id": evaluation_id(config), "max_steps": steps}
+        search = _checked_search(config)
+        run = "" if config.search.trains else run
+        return {"group": search, "run_id": run, "eval_id": "", "max_steps": steps, "search_id": search}
     if config.benchmark.name == "none":
         raise UserError(f"Sweep {sweep.name} has measure: benchmark but does not say which; set benchmark.name.")
     shared = {axis: label for axis, label in labels.items() if axis not in sweep.config.in_turns}
     digest = sha256(repr((sweep.name, request.digest, sorted(shared.items()), config.seed)).encode()).hexdigest()
     return {
-        "run_id": f"{config.benchmark.name}-{digest[:8]}",
+        "group": f"{config.benchmark.name}-{digest[:8]}",
+        "run_id": "",
         "eval_id": benchmark_id(config),
         "max_steps": 0,
         "measure": "benchmark",
     }
+
+
+def _checked_search(config: RunConfig) -> str:
+    """The id of the configuration's search. Raises UserError if a value that it may try cannot be built."""
+    for end in (0, -1):
+        ends = {a.key: a.values[end] if a.values else (a.low, a.high)[end] for a in config.search.space}
+        build_config(to_dict(config), {**config.search.overrides, **ends, "search.space": []})
+    return search_id(config)
 
 
 def _name(labels: Mapping[str, str], seed: int | None, sweep: str) -> str:

@@ -38,7 +38,13 @@ def preview(plan: Plan) -> dict[str, Any]:
 
 def _built(cell: Cell) -> str:
     """What tells the networks of cells apart."""
-    return cell.eval_id if cell.measure == "benchmark" else cell.run_id
+    return cell.eval_id if cell.measure == "benchmark" else cell.run_id or cell.search_id
+
+
+def _trials(cell: Cell) -> int:
+    """Trainings that a cell still takes at most: with a search over training keys, one per trial."""
+    searching = cell.search_id and not cell.eval_id and cell.config.search.trains
+    return cell.config.search.trials if searching else 1
 
 
 def cost(plan: Plan, states: dict[str, CellState], facts: dict[str, ModelFacts]) -> dict[str, Any] | None:
@@ -51,18 +57,20 @@ def cost(plan: Plan, states: dict[str, CellState], facts: dict[str, ModelFacts])
         return None
     resources = plan.request.resources
     groups = plan.groups()
-    todo = [group for group in groups if states[group.cells[0].name].part == "training"]
-    flops = sum(facts[group.run_id].training_flops(group.cells[0].config) for group in todo)
+    todo = [group for group in groups if states[group.cells[0].name].part == "training" or _trials(group.cells[0]) > 1]
+    flops = sum(
+        facts[_built(group.cells[0])].training_flops(group.cells[0].config) * _trials(group.cells[0]) for group in todo
+    )
     rates = []
     for group in groups:
         try:
-            result = RunStore(plan.root).run(group.run_id).result() or {}
+            result = RunStore(plan.root).run(group.cells[0].run_id).result() if group.cells[0].run_id else None
         except UserError:
             continue  # a damaged result is shown with its cell
-        if seconds := result.get("train_seconds"):
+        if seconds := (result or {}).get("train_seconds"):
             runtime = group.cells[0].config.runtime
             devices = runtime.devices * runtime.num_nodes
-            rates.append(facts[group.run_id].training_flops(group.cells[0].config) / seconds / devices)
+            rates.append(facts[_built(group.cells[0])].training_flops(group.cells[0].config) / seconds / devices)
     if rates:
         rate, basis = sum(rates) / len(rates), f"measured on {len(rates)} finished training(s)"
     elif resources.gpus:
@@ -83,7 +91,7 @@ def print_preview(plan: Plan, console: Console) -> None:
         state = states[cell["cell"]]
         table.add_row(
             cell["cell"],
-            cell["run_id"],
+            cell["run_id"] or cell["eval_id"] or cell["search_id"],
             f"{cell['parameters']:,}",
             f"{cell['flops'] / 1e9:,.3f}",
             f"{cell['max_steps']:,}" if cell["max_steps"] else "",

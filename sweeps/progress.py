@@ -52,7 +52,7 @@ class Progress:
     def started(self, group: Group) -> None:
         """A worker began."""
         extra = f" and {len(group.cells) - 1} more" if len(group.cells) > 1 else ""
-        self.say(f"{group.name}{extra}: started ({group.run_id})")
+        self.say(f"{group.name}{extra}: started ({group.id})")
 
     def finished(self, group: Group, states: dict[str, CellState], seconds: float) -> None:
         """A worker ended."""

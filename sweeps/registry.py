@@ -37,14 +37,14 @@ def begun(root: Path) -> list[dict[str, Any]]:
 
 
 def needed_elsewhere(plan: Plan) -> dict[str, str]:
-    """Trainings that another begun sweep still waits for: run id -> that sweep, as a person would type it."""
+    """Groups of cells that another begun sweep still waits for: id -> that sweep, as a person would type it."""
     store, result = RunStore(plan.root), {}
     for record in begun(plan.root):
         if record["folder"] == plan.folder:
             continue
         for cell in record["cells"]:
-            if cell["run_id"] not in result and not Cell(**cell).works(store)[-1].is_done():
-                result[cell["run_id"]] = f"{record['sweep']} --scale {record['scale']}"
+            if cell["group"] not in result and not Cell(**cell).works(store)[-1].is_done():
+                result[cell["group"]] = f"{record['sweep']} --scale {record['scale']}"
     return result
 
 

@@ -54,7 +54,7 @@ class SlurmLauncher:
             found = [states[cell.name] for cell in group.cells]
             cells = tuple(cell for cell in group.cells if states[cell.name].is_open)
             if cells and not any(state.state == "running" or state.is_queued for state in found):
-                groups.append(replace(group, cells=cells))
+                groups += [replace(group, cells=cells)] * _tasks(cells[0])
         return groups
 
     def launch(self) -> list[Submission]:
@@ -132,7 +132,7 @@ class SlurmLauncher:
         )
         atomic_write_text(script, text)
         # Noted before it is submitted: if this process dies in between, the next one finds the job by its comment.
-        submission = Submission(uid, "", [group.run_id for group in groups], time.time())
+        submission = Submission(uid, "", [group.id for group in groups], time.time())
         write_submissions(self.folder, [*known, submission])
         submission = replace(submission, job=sbatch(script))
         write_submissions(self.folder, [*known, submission])
@@ -158,7 +158,7 @@ class SlurmLauncher:
         return 1 if self.plan.is_timed else self.resources.gpus or group.cells[0].config.runtime.devices
 
     def _write_config(self, cell: Cell) -> Path:
-        path = self.jobs / cell.run_id / f"{cell.eval_id}.yaml"
+        path = self.jobs / cell.group / f"{cell.eval_id or cell.search_id}.yaml"
         runtime = replace(
             cell.config.runtime,
             root=str(self.plan.root.resolve()),
@@ -176,6 +176,11 @@ class SlurmLauncher:
             )
         save_config(replace(cell.config, runtime=runtime), path)
         return path
+
+
+def _tasks(cell: Cell) -> int:
+    """How many array tasks work on a cell's group at once: several only while values are searched."""
+    return cell.config.search.jobs if cell.search_id and not cell.eval_id else 1
 
 
 def clean_environment() -> dict[str, str]:

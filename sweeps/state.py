@@ -13,7 +13,7 @@ from experiments.store import RunStore
 from sweeps.submissions import ENDINGS, Place
 
 if TYPE_CHECKING:
-    from sweeps.planner import Cell
+    from sweeps.cell import Cell
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class CellState:
     """A cell's status and which of its two parts it speaks of."""
 
     status: Status
-    part: Literal["training", "evaluation", "benchmark"]
+    part: Literal["training", "search", "evaluation", "benchmark"]
     queue: Place | None = None
     """Where it stands in Slurm's queue, if it is not done and was submitted."""
 
@@ -72,10 +72,10 @@ class CellState:
         if self.state == "failed":
             return f"failed: {self.status.reason or self.status.cause}"
         if self.state == "missing":
-            return "trained, not evaluated" if self.part == "evaluation" else "missing"
+            return {"evaluation": "trained, not evaluated", "search": "not searched"}.get(self.part, "missing")
         if self.state == "done":
             return "done"
-        doing = {"training": "", "benchmark": " measuring"}.get(self.part, " evaluating")
+        doing = {"training": "", "search": " searching", "benchmark": " measuring"}.get(self.part, " evaluating")
         doing = " sampling" if self.status.phase == "sample" else doing
         word = {"running": "running", "stale": "interrupted", "stopped": "stopped"}[self.state]
         why = f" ({self.status.reason})" if self.state == "stale" and self.status.reason else ""
@@ -88,7 +88,7 @@ def with_queue(
     """Add what Slurm knows: places in the queue, and how jobs ended whose runs could not say it themselves."""
     result = dict(states)
     for cell in cells:
-        state, place = states[cell.name], found.get(cell.run_id)
+        state, place = states[cell.name], found.get(cell.group)
         if place is None or state.state in ("done", "failed", "running"):
             continue
         status = state.status
@@ -114,17 +114,21 @@ def cell_states(cells: Iterable[Cell], store: RunStore) -> dict[str, CellState]:
         if cell.measure == "benchmark":
             result[cell.name] = CellState(store.benchmark(cell.eval_id).inspect(), "benchmark")
             continue
-        run = store.run(cell.run_id)
-        key = (cell.run_id, cell.eval_id)
-        if key not in evaluations:
-            evaluations[key] = run.evaluation(cell.eval_id).inspect()
-        if evaluations[key].state != "missing":
+        now = cell.settled(store)
+        run = store.run(now.run_id)
+        key = (now.run_id, now.eval_id)
+        if now.eval_id and key not in evaluations:
+            evaluations[key] = run.evaluation(now.eval_id).inspect()
+        if now.eval_id and evaluations[key].state != "missing":
             result[cell.name] = CellState(evaluations[key], "evaluation")
             continue
-        if cell.run_id not in trainings:
-            trainings[cell.run_id] = run.inspect()
-        training = trainings[cell.run_id]
-        result[cell.name] = (
-            CellState(Status(), "evaluation") if training.state == "done" else CellState(training, "training")
-        )
+        if now.run_id and now.run_id not in trainings:
+            trainings[now.run_id] = run.inspect()
+        training = trainings.get(now.run_id)
+        if training and training.state != "done":
+            result[cell.name] = CellState(training, "training")
+        elif now.eval_id:
+            result[cell.name] = CellState(Status(), "evaluation")
+        else:
+            result[cell.name] = CellState(store.search(now.search_id).inspect(), "search")
     return result

@@ -29,14 +29,14 @@ class Submission:
     """Its comment in the queue."""
     job: str
     """Its id; "" as long as it is not known to have been accepted."""
-    runs: list[str]
-    """Run of each array task."""
+    groups: list[str]
+    """Group of cells of each array task."""
     at: float
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run stands in the queue."""
+    """Where a group of cells stands in the queue."""
 
     job: str
     """Task of the array, e.g. "187_3"."""
@@ -71,7 +71,7 @@ def write_submissions(folder: Path, submissions: Iterable[Submission]) -> None:
 
 
 def places(folder: Path, max_age: float = 5.0) -> dict[str, Place] | None:
-    """The latest place of every run that was submitted, by run id; None if Slurm does not answer.
+    """The latest place of every group of cells that was submitted, by its id; None if Slurm does not answer.
 
     Args:
         max_age: as in `slurm.job_states`.
@@ -84,12 +84,23 @@ def places(folder: Path, max_age: float = 5.0) -> dict[str, Place] | None:
         return None
     found: dict[str, Place] = {}
     for item in submissions:
-        for index, run in enumerate(item.runs if item.job else ()):
+        for index, group in enumerate(item.groups if item.job else ()):
             job = f"{item.job}_{index}"
             place = Place(job, *states.get(job, ("", "")))
-            if place.is_active or not (run in found and found[run].is_active):
-                found[run] = place
+            if place.is_active or not (group in found and found[group].is_active):
+                found[group] = place
     return found
+
+
+def active_jobs(folder: Path, groups: Iterable[str]) -> list[str]:
+    """All tasks that wait or run for these groups of cells; a search may have several."""
+    states, wanted = slurm.job_states(0.0) or {}, set(groups)
+    tasks = [
+        (group, f"{item.job}_{index}")
+        for item in read_submissions(folder)
+        for index, group in enumerate(item.groups if item.job else ())
+    ]
+    return [job for group, job in tasks if group in wanted and Place(job, *states.get(job, ("", ""))).is_active]
 
 
 def recover(submissions: Iterable[Submission]) -> list[Submission]:

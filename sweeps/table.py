@@ -120,6 +120,7 @@ def cell_json(cell: Cell, state: CellState) -> dict[str, Any]:
         "seed": cell.seed,
         "run_id": cell.run_id,
         "eval_id": cell.eval_id,
+        "search_id": cell.search_id,
         "state": state.state,
         "part": state.part,
         "phase": status.phase,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +14,9 @@ from experiments.errors import CellError, UserError
 from experiments.failures import classify
 from experiments.identity import run_id
 from experiments.store import Run, RunStore
+
+if TYPE_CHECKING:
+    from experiments.export import Kind
 
 ROOT_OPTION = click.option("--root", envvar="ABLATE_ROOT", default="outputs", show_default=True, help="Output folder.")
 
@@ -68,6 +72,13 @@ def evaluate_command(run: str, overrides: tuple[str, ...], root: str) -> None:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--known-from", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Keep this image...")
 @click.option("--mask", help="...but for this box of pixels, LEFT,TOP,RIGHT,BOTTOM, which is drawn anew.")
+@click.option(
+    "--export",
+    type=(click.Choice(["npz", "png"]), click.Path(file_okay=False, path_type=Path)),
+    metavar="npz|png DIR",
+    help="Write --count images for other evaluators: one file as ADM's takes it, or PNGs.",
+)
+@click.option("--shard", metavar="I/K", help="Draw one of K shares of --export, or of what `ablate evaluate` measures.")
 @ROOT_OPTION
 def sample_command(
     run: str,
@@ -79,14 +90,25 @@ def sample_command(
     seed: int,
     known_from: Path | None,
     mask: str | None,
+    export: tuple[Kind, Path] | None,
+    shard: str | None,
     root: str,
 ) -> None:
-    """Sample images from RUN into a PNG. With --known-from and --mask, fill in a part of a given image."""
+    """Sample images from RUN into a PNG. With --known-from and --mask, fill in a part of a given image.
+
+    --export writes the images themselves, any number of them; with --shard, several jobs share the work and a killed
+    one goes on where it stopped.
+    """
     found = RunStore(root).find(run)
     config = _evaluation_config(found, overrides, root)
     if (known_from is None) != (mask is None):
         raise UserError("--known-from IMAGE and --mask LEFT,TOP,RIGHT,BOTTOM belong together; give both or neither.")
     configure_logging()
+    if export or shard:
+        if class_name or prompts or known_from:
+            raise UserError("--export and --shard draw what an evaluation draws: without --class, --prompt and --mask.")
+        _sample_share(config, found, export, count, seed, shard)
+        return
     from experiments.inpaint import sample_to_file
 
     sample_to_file(
@@ -113,6 +135,8 @@ def execute_command(configs: tuple[Path, ...]) -> None:
     configure_logging()
     if loaded[0].benchmark.name != "none":
         from experiments.benchmarks.contest import measure as work_on
+    elif loaded[0].search.space:
+        from experiments.search.run import search_and_execute as work_on
     else:
         from experiments.run import execute as work_on
     try:
@@ -122,6 +146,23 @@ def execute_command(configs: tuple[Path, ...]) -> None:
     except Exception as error:  # recorded in the run's status by its claim; the log keeps the traceback
         logging.getLogger("ablate").exception("failed")
         raise CellError(f"{run_id(loaded[0])}: {classify(error)[1]}") from error
+
+
+def _sample_share(
+    config: RunConfig, run: Run, export: tuple[Kind, Path] | None, count: int | None, seed: int, shard: str | None
+) -> None:
+    """--export and --shard of `sample`."""
+    from experiments.export import export_samples, parse_share, share_of_evaluation
+
+    share = parse_share(shard) if shard else None
+    if export is None:
+        assert share is not None
+        share_of_evaluation(config, run, share)
+        click.echo(f"Drew share {shard}. Measure the evaluation with: ablate evaluate {run.id}")
+        return
+    kind, folder = export
+    written = export_samples(config, run, kind, folder, count or config.evaluation.num_samples, seed, share)
+    click.echo(f"Wrote {len(written)} files to {folder}." if written else f"Drew share {shard}; others are missing.")
 
 
 def _evaluation_config(run: Run, overrides: tuple[str, ...], root: str) -> RunConfig:

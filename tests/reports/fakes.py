@@ -39,6 +39,7 @@ REPORT: dict[str, Any] = {
 def cell_of(labels: Mapping[str, str], seed: int = 0, overrides: Mapping[str, Any] | None = None) -> Cell:
     """A planned cell with readable ids."""
     name = ",".join([*(f"{axis}={label}" for axis, label in labels.items()), f"seed={seed}"])
+    run_id = "-".join(["fake", *labels.values(), f"s{seed}"])
     return Cell(
         sweep="fake-hybrid-schemes",
         scale="demo",
@@ -46,7 +47,8 @@ def cell_of(labels: Mapping[str, str], seed: int = 0, overrides: Mapping[str, An
         seed=seed,
         preset="maskmamba/demo",
         overrides={**(overrides or {}), "seed": seed},
-        run_id="-".join(["fake", *labels.values(), f"s{seed}"]),
+        group=run_id,
+        run_id=run_id,
         eval_id=f"{hash_text(name):08x}",
         max_steps=400,
         name=name,

@@ -69,7 +69,7 @@ def task(path: str, cell: str) -> str:
     """The array task of a cell."""
     planned = plan(path)
     item = read_submissions(planned.folder)[-1]
-    return f"{item.job}_{item.runs.index(planned.find(cell).run_id)}"
+    return f"{item.job}_{item.groups.index(planned.find(cell).group)}"
 
 
 def test_array_runs_once_with_limited_parallelism(
@@ -170,7 +170,7 @@ def test_arrays_are_split_and_lost_ids_found_again(
     submit(path)
     folder = plan(path).folder
     known = read_submissions(folder)
-    assert [len(item.runs) for item in known] == [4, 2]
+    assert [len(item.groups) for item in known] == [4, 2]
     # As if the submitter had died between sbatch and noting the id, and once before sbatch.
     from dataclasses import replace
 

@@ -1,0 +1,51 @@
+"""Real trials: trainings and evaluations; then the chosen values are trained and evaluated like any other run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import lightning as L
+import optuna
+
+from experiments.config import RunConfig
+from experiments.evaluation import evaluate
+from experiments.run import train
+from experiments.search.loop import Pruned, chosen_config, take_part, trial_config
+
+
+class Pruning(L.Callback):
+    """Reports the validation loss of a trial's training, and ends it where Optuna finds it hopeless."""
+
+    def __init__(self, trial: optuna.Trial):
+        self._trial = trial
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Report, and ask."""
+        if trainer.state.fn == "fit" and "val/loss" in trainer.callback_metrics:
+            self._trial.report(float(trainer.callback_metrics["val/loss"]), trainer.global_step)
+            if trainer.global_step < trainer.max_steps and self._trial.should_prune():
+                raise Pruned(1)
+
+
+def search_and_execute(configs: Sequence[RunConfig]) -> None:
+    """Search for the values of each configuration, then train and evaluate what was found.
+
+    Raises:
+        CellError: no trial succeeded.
+    """
+    for config in configs:
+        if not config.search.trains:
+            train(trial_config(config, {}), wait=True)
+        search = take_part(config, measure)
+        chosen = chosen_config(config, (search.result() or {})["chosen"])
+        evaluate(chosen, train(chosen, wait=True), wait=True)
+
+
+def measure(config: RunConfig, trial: optuna.Trial) -> dict[str, float]:
+    """The metrics of one trial. Raises Pruned."""
+    watch = [Pruning(trial)] if config.search.pruner != "none" else []
+    run = train(config, wait=True, callbacks=watch)
+    metrics = dict((run.result() or {})["metrics"])
+    if config.search.evaluates:
+        metrics |= (evaluate(config, run, wait=True).result() or {})["metrics"]
+    return metrics

@@ -1,0 +1,90 @@
+"""The units of a sweep: cells of its table, and groups of cells that one worker does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from experiments.config import RunConfig, load_config
+from experiments.errors import UserError
+from experiments.store import RunStore
+from experiments.work import Work
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of a sweep's table, for one seed: a training and one evaluation of it, or a benchmark."""
+
+    sweep: str
+    scale: str
+    labels: Mapping[str, str]
+    """Axis -> label."""
+    seed: int
+    preset: str
+    overrides: Mapping[str, Any]
+    """Everything over the preset: the scale's, the axes', the seed, and what was asked for on the command line."""
+    group: str
+    """Shared by the cells that one worker does: the training they share, or those that are measured in turns."""
+    run_id: str
+    """Of the training; "" if there is none."""
+    eval_id: str
+    """Of the evaluation, or of the benchmark."""
+    max_steps: int
+    name: str
+    """Unique in the sweep, readable, and fit for file names: "hybrid_scheme=group_v1,seed=0"."""
+    measure: Literal["evaluation", "benchmark"] = "evaluation"
+    search_id: str = ""
+    """Of the search for some of its values; as long as that is under way, `eval_id` is "", and `run_id` too if every
+    trial is a training."""
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The resolved configuration."""
+        return load_config(self.preset, self.overrides)
+
+    def settled(self, store: RunStore) -> Cell:
+        """The cell with the values that its search has found; itself if nothing is searched, or not yet found."""
+        if not self.search_id or self.eval_id:
+            return self
+        try:
+            found = store.search(self.search_id).result()
+        except UserError:
+            return self  # a damaged result is shown with its state
+        if found is None:
+            return self
+        overrides = {**self.overrides, "search.space": [], **found["chosen"]}
+        return replace(self, overrides=overrides, run_id=found["run_id"], eval_id=found["eval_id"])
+
+    def works(self, store: RunStore) -> tuple[Work, ...]:
+        """The folders of work behind the cell, in the order in which they get done; the last one holds its numbers."""
+        if self.measure == "benchmark":
+            return (store.benchmark(self.eval_id),)
+        cell = self.settled(store)
+        works = [store.run(cell.run_id)] if cell.run_id else []
+        if cell.eval_id:
+            return (*works, works[0].evaluation(cell.eval_id))
+        return (*works, store.search(cell.search_id))
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A combination that is left out on purpose."""
+
+    labels: Mapping[str, str]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cells that share a training, which one worker trains and then evaluates each; or that it measures in turns."""
+
+    id: str
+    cells: tuple[Cell, ...]
+    """With different evaluations, or benchmarks."""
+
+    @property
+    def name(self) -> str:
+        """Name of its first cell, which its log is called after."""
+        return self.cells[0].name

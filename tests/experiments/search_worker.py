@@ -1,0 +1,43 @@
+"""Stands in for `ablate execute` on a search: the trials of the real one, with a formula in place of trainings.
+
+SEARCH_WORKER_SECONDS says how long a trial takes. Every trial that begins is noted in the file SEARCH_WORKER_LOG.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import optuna
+
+from experiments.config import RunConfig, read_config
+from experiments.search.loop import chosen_config, take_part
+from experiments.store import RunStore
+
+
+def measure(config: RunConfig, trial: optuna.Trial) -> dict[str, float]:
+    """Best at guidance 2.5."""
+    with open(os.environ["SEARCH_WORKER_LOG"], "a") as log:
+        log.write(f"{trial.number} {os.getpid()}\n")
+    time.sleep(float(os.environ.get("SEARCH_WORKER_SECONDS", "0.01")))
+    return {"fd_efflite0": (config.sampler.guidance - 2.5) ** 2}
+
+
+def main() -> None:
+    for config in [read_config(Path(path)) for path in sys.argv[1:]]:
+        search = take_part(config, measure)
+        chosen = chosen_config(config, (search.result() or {})["chosen"])
+        run = RunStore(config.root).prepare(chosen)
+        with run.claim(wait=True) as mine:
+            if mine:
+                run.write_result({"step": 1, "max_steps": 1, "metrics": {}})
+        evaluation = run.prepare_evaluation(chosen)
+        with evaluation.claim(wait=True) as mine:
+            if mine:
+                evaluation.write_result({"metrics": {"fd_efflite0": chosen.sampler.guidance}})
+
+
+if __name__ == "__main__":
+    main()

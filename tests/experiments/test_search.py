@@ -1,0 +1,201 @@
+"""Searches: many processes on one study, kills, choices, and sweeps that take them over."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.config import RunConfig, load_config, save_config
+from experiments.errors import CellError, UserError
+from experiments.identity import evaluation_id, run_id, search_id
+from experiments.search.loop import Pruned, chosen_config, take_part, trial_config
+from experiments.search.study import finished
+from experiments.search.work import Search
+from experiments.store import RunStore
+from reports.records import collect
+from reports.searches import search_notes
+from sweeps import commands
+from sweeps.planner import plan
+from tests.sweeps.conftest import make_sweep, root  # noqa: F401
+
+WORKER = (sys.executable, str(Path(__file__).with_name("search_worker.py")))
+GUIDANCE = {"key": "sampler.guidance", "low": 1.0, "high": 9.0}
+TRIALS = 12
+
+
+def config(root: Path, **overrides: Any) -> RunConfig:  # noqa: F811
+    search = {"search.space": [GUIDANCE], "search.trials": TRIALS, "runtime.root": str(root)}
+    return load_config("maskmamba/demo", {**search, **overrides})
+
+
+def start(path: Path, seconds: float) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "SEARCH_WORKER_LOG": str(path.with_name("log")), "SEARCH_WORKER_SECONDS": str(seconds)}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    return subprocess.Popen([*WORKER, str(path)], env=environment)
+
+
+def check(search: Search, trials: int) -> None:
+    """Every trial once, in the folders and in the journal."""
+    results = [trial.result() for trial in search.trials()]
+    assert len(results) == trials and all(result and result["outcome"] == "complete" for result in results)
+    numbers = [result["number"] for result in results if result]
+    assert len(set(numbers)) == trials
+    journal = finished(search.journal_path)
+    complete = {number: value for number, (state, value) in journal.items() if state == "COMPLETE"}
+    assert complete == {r["number"]: r["metrics"]["fd_efflite0"] for r in results if r}
+    assert {state for state, _ in journal.values()} <= {"COMPLETE", "FAIL"}, "no trial is left running"
+
+
+def test_four_processes_share_the_trials_and_a_killed_one_loses_none(tmp_path: Path) -> None:
+    made = config(tmp_path)
+    path, log = tmp_path / "config.yaml", tmp_path / "log"
+    save_config(made, path)
+    workers = [start(path, 0.3) for _ in range(4)]
+    deadline = time.monotonic() + 60
+    while not log.exists() or len(log.read_text().split()) < 6:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    victim = int(log.read_text().split()[-1])
+    os.kill(victim, signal.SIGKILL)
+    assert sorted(worker.wait(120) for worker in workers) == [-9, 0, 0, 0]
+    search = RunStore(tmp_path).search(search_id(made))
+    check(search, TRIALS)
+    begun = [line.split() for line in log.read_text().splitlines()]
+    assert len(begun) == TRIALS + 1, "only the trial of the killed process was begun twice"
+    assert len({pid for _, pid in begun}) > 1
+    result = search.result()
+    assert result and abs(result["chosen"]["sampler.guidance"] - 2.5) == min(
+        abs(trial["params"]["sampler.guidance"] - 2.5) for trial in result["trials"]
+    )
+    assert RunStore(tmp_path).run(result["run_id"]).evaluation(result["eval_id"]).is_done()
+
+
+def test_a_torn_journal_is_mended_and_finished_trials_stay(tmp_path: Path) -> None:
+    made, seen = config(tmp_path, **{"search.trials": 4}), []
+
+    def measure(trial_config: RunConfig, trial: Any) -> dict[str, float]:
+        seen.append(trial.number)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return {"fd_efflite0": trial_config.sampler.guidance}
+
+    with pytest.raises(KeyboardInterrupt):
+        take_part(made, measure)
+    search = RunStore(tmp_path).search(search_id(made))
+    assert search.inspect().state == "stopped" and search.inspect().step == 2
+    with open(search.journal_path, "a") as file:
+        file.write('{"op_code": 4, "worker_')
+    assert take_part(made, measure).is_done()
+    assert sorted(seen) == [0, 1, 2, 2, 3], "the interrupted trial goes on with its values"
+    check(search, 4)
+
+
+def test_failed_and_pruned_trials_do_not_end_a_search_unless_all_do(tmp_path: Path) -> None:
+    first = [{"sampler.guidance": value} for value in (1.0, 2.0, 3.0)]
+
+    def measure(made: RunConfig, trial: Any) -> dict[str, float]:
+        if made.sampler.guidance == 1.0:
+            raise MemoryError("out of memory")
+        if made.sampler.guidance == 2.0:
+            raise Pruned(1)
+        return {"fd_efflite0": 7.0}
+
+    found = take_part(config(tmp_path, **{"search.trials": 3, "search.first": first}), measure).result()
+    assert found and [t["outcome"] for t in found["trials"]] == ["failed", "pruned", "complete"]
+    assert found["chosen"] == {"sampler.guidance": 3.0}
+    hopeless = config(tmp_path, **{"search.trials": 1, "search.first": first[:1]})
+    with pytest.raises(CellError, match="None of 1 trials succeeded.*out of memory"):
+        take_part(hopeless, measure)
+    search = RunStore(tmp_path).search(search_id(hopeless))
+    assert search.inspect().cause == "oom"
+    search.clear_failure()
+    assert search.inspect().state == "stopped" and search.trials()[0].proposal() is None
+
+
+def test_kinds_of_values(tmp_path: Path) -> None:
+    space = [
+        {"key": "sampler.steps", "low": 2, "high": 8, "step": 2},
+        {"key": "sampler.temperature", "values": [0.5, 1.0]},
+        {"key": "optim.lr", "low": 1e-4, "high": 1e-2, "log": True},
+    ]
+    made = config(tmp_path, **{"search.space": space, "search.trials": 6, "search.sampler": "random"})
+    found = take_part(made, lambda c, t: {"fd_efflite0": c.optim.lr}).result()
+    assert found and made.search.trains
+    for trial in found["trials"]:
+        steps, temperature, lr = trial["params"].values()
+        assert steps in (2, 4, 6, 8) and isinstance(steps, int) and temperature in (0.5, 1.0) and 1e-4 <= lr <= 1e-2
+    assert found["chosen"]["optim.lr"] == min(t["params"]["optim.lr"] for t in found["trials"])
+
+
+def test_trials_are_judged_on_other_samples_than_the_table(tmp_path: Path) -> None:
+    made = config(tmp_path, **{"search.overrides": {"evaluation.num_samples": 36}})
+    trial, chosen = trial_config(made, {"sampler.guidance": 4.0}), chosen_config(made, {"sampler.guidance": 4.0})
+    assert (trial.evaluation.seed, trial.evaluation.num_samples) == (1000, 36)
+    assert (chosen.evaluation.seed, chosen.evaluation.num_samples) == (0, 324)
+    assert run_id(trial) == run_id(chosen) == run_id(made) and evaluation_id(trial) != evaluation_id(chosen)
+    other = config(tmp_path, **{"sampler.guidance": 7.0, "search.jobs": 3})
+    assert search_id(other) == search_id(config(tmp_path)), "neither the start nor the number of jobs matters"
+
+
+def test_a_sweep_takes_the_chosen_values_over(
+    make_sweep: Callable[..., str],  # noqa: F811
+    root: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SEARCH_WORKER_LOG", str(tmp_path / "log"))
+    space = [{"key": "sampler.guidance", "low": 1.0, "high": 4.0, "step": 0.5}]
+    first = [{"sampler.guidance": 2.5}]
+    path = make_sweep(
+        axes=[{"name": "scheme", "key": "generator.hybrid_scheme", "values": ["serial_v2"]}],
+        search={"space": space, "first": first, "trials": 3},
+        report={"rows": "scheme", "columns": ["chosen/sampler.guidance"]},
+    )
+    planned = plan(path)
+    assert [(state.state, state.part) for state in planned.states().values()] == [("missing", "training")]
+    run = RunStore(root).prepare(planned.cells[0].config)
+    with run.claim():
+        run.write_result({"step": 10, "max_steps": 10, "metrics": {}})
+    assert [state.describe() for state in plan(path).states().values()] == ["not searched"]
+    assert commands.run(path, worker=WORKER) == 0
+    (cell,) = plan(path).cells
+    assert cell.config.sampler.guidance == 2.5 and cell.run_id == run.id and cell.eval_id
+    (record,) = collect([cell], root)
+    assert record.metrics == {"fd_efflite0": 2.5, "chosen/sampler.guidance": 2.5}
+    assert search_notes([record]) == [
+        "serial_v2 seed0: guidance 2.5, the best of 3 trials (FD-EffLite0 0.0 on other samples than the table's)."
+    ]
+    assert commands.run(path, worker=WORKER) == 0, "and is not searched again"
+    assert len((tmp_path / "log").read_text().splitlines()) == 3
+    assert json.loads((plan(path).folder / "plan.json").read_text())["cells"][0]["search_id"]
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ({"space": [{"key": "sampler.guidence", "values": [1, 2]}]}, "Did you mean: 'guidance'"),
+        ({"space": [{"key": "sampler.guidance"}]}, "needs either 'values', or numbers"),
+        ({"space": [GUIDANCE], "pruner": "median"}, "nothing of the training is searched"),
+        ({"space": [GUIDANCE], "metric": "parameters"}, "not a metric that is better lower or higher"),
+        ({"space": [GUIDANCE], "first": [{"sampler.steps": 1}]}, "must give a value to each of sampler.guidance"),
+        ({"space": [{"key": "sampler.steps", "low": 0, "high": 3}]}, "must be at least 1"),
+        ({"spaec": []}, "spaec"),
+    ],
+)
+def test_wrong_searches_are_one_sentence(
+    make_sweep: Callable[..., str],  # noqa: F811
+    root: Path,  # noqa: F811
+    search: dict,
+    message: str,
+) -> None:
+    with pytest.raises(UserError, match=message):
+        plan(make_sweep(search=search))
