@@ -1,0 +1,43 @@
+"""Two evaluations compared sample by sample: the noise that they share drops out of their difference.
+
+An evaluation keeps, of every metric that it resampled, the deviations of its bootstrap replicates; the k-th replicate
+of any evaluation with as many samples draws the same indices. Image i of two evaluations has the same class and, with
+the same sampling seed, the same random numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from reports.aggregate import Row
+from reports.records import Record
+
+NORMAL_95 = 1.96
+
+
+def paired_margin(left: Row, right: Row, metric: str) -> float | None:
+    """Half-width of the 95 % interval of left - right over samples.
+
+    None unless each row is one training, with replicates of the same resamples.
+    """
+    found = [[record for record in row.measured if metric in record.metrics] for row in (left, right)]
+    if any(len(records) != 1 for records in found):
+        return None
+    (a,), (b,) = found
+    first, second = replicates(a, metric), replicates(b, metric)
+    if len(first) < 2 or len(first) != len(second) or _draws(a) != _draws(b):
+        return None
+    return NORMAL_95 * math.sqrt(sum((x - y) ** 2 for x, y in zip(first, second, strict=True)) / (len(first) - 1))
+
+
+def replicates(record: Record, metric: str) -> Sequence[float]:
+    """The deviations of a metric's replicates; () where the evaluation has none."""
+    found: Mapping[str, Any] = record.evaluation_result.get("replicates", {})
+    return found.get(metric, ())
+
+
+def _draws(record: Record) -> tuple[Any, Any]:
+    """What the resampled indices depend on."""
+    return record.protocol.get("num_samples"), record.protocol.get("seed")
