@@ -45,7 +45,7 @@ def evaluate_images(
 ) -> Measurement:
     """Measure samples. The same samples give the same numbers.
 
-    FD, KID, precision and recall of EfficientNet-Lite0 features and, where the reference has labels, class accuracy
+    FD, KID, precision and recall of EfficientNet-Lite0 features and, where the reference has classes, class accuracy
     always; FID, sFID, KID, IS, precision and recall of Inception features, and FD of DINOv2 features, if
     `config.inception_weights` and `config.dinov2_weights` name files, and never otherwise.
 
@@ -97,8 +97,9 @@ def _measure(
     metrics = distances(found, expected, config)
     floor = {} if again is None else distances(again, expected, config)
     replicates = {} if weights is None else deviations(found, expected, config, weights)
-    if extractor.name == efficientnet.NAME and reference.labels is not None:
-        probe, layer = fit_probe(expected[efficientnet.LAYER].numpy(), reference.labels), efficientnet.LAYER
+    if extractor.name == efficientnet.NAME and reference.has_classes:
+        layer = efficientnet.LAYER
+        probe = fit_probe(expected[layer].numpy(), np.asarray(reference.labels))
         hits = probe.hits(found[layer].numpy(), labels)
         metrics[CLASS_ACCURACY] = float(hits.mean())
         if again is not None:
@@ -135,7 +136,7 @@ def _protocol(
         },
         "seed": config.seed,
     }
-    if reference.labels is not None:
+    if reference.has_classes:
         protocol["probe"] = {"images": len(reference.images), "penalty": PENALTY}
     if config.bootstrap:
         protocol["bootstrap"] = {"replicates": config.bootstrap}

@@ -28,7 +28,7 @@ class ReferenceSet:
         real, real_labels: (K, H, W, 3) uint8 and (K,), of the same distribution as `images`, but other concepts.
         train: (T, H, W, 3) uint8, everything the generator was trained on, for memorisation.
         heldout: (V, H, W, 3) uint8, images it was not trained on, which calibrate memorisation.
-        labels: (M,), the classes of `images`; without them there is no class accuracy.
+        labels: (M,), the classes of `images`; None, or one class alone, means that there is no class accuracy.
     """
 
     name: str
@@ -43,6 +43,11 @@ class ReferenceSet:
     def fingerprint(self) -> str:
         """Hex sha256 of `images`."""
         return array_sha256(self.images)
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether there is more than one class to tell apart."""
+        return self.labels is not None and len(np.unique(self.labels)) > 1
 
     def draw_real(self, labels: np.ndarray, seed: int) -> np.ndarray | None:
         """(N, H, W, 3): different real images with these labels, or None where there are too few of some label.

@@ -7,7 +7,12 @@ import torch
 import torch_fidelity
 
 from lightning_modules.metrics import efficientnet
-from lightning_modules.metrics.distribution import frechet_distance, inception_score, kernel_distance
+from lightning_modules.metrics.distribution import (
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+)
 from lightning_modules.metrics.features import efficientnet_extractor
 
 
@@ -56,6 +61,22 @@ def test_kernel_distance_depends_on_the_seed_alone():
     left, right = features(80, 16, 0), features(90, 16, 1)
     a, b, c = (kernel_distance(left, right, 10, 40, seed) for seed in (0, 0, 1))
     assert a == b != c and a.std > 0
+
+
+def test_precision_and_recall_by_definition():
+    left, right = features(40, 8, 0), features(60, 8, 1)
+    x, y = left.double().numpy(), right.double().numpy()
+
+    def inside(points, manifold):
+        """Share of points within the third-neighbour ball of some point of the manifold."""
+        found = 0
+        for p in points:
+            radii = [np.sort(np.linalg.norm(manifold - m, axis=1))[3] for m in manifold]
+            found += any(np.linalg.norm(p - m) <= r for m, r in zip(manifold, radii, strict=True))
+        return found / len(points)
+
+    assert precision_recall(left, right) == pytest.approx((inside(x, y), inside(y, x)))
+    assert precision_recall(left, left) == (1, 1)
 
 
 def test_inception_score_by_definition():

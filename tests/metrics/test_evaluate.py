@@ -1,5 +1,6 @@
 """evaluate_images: numbers, protocol, floor, and what is refused."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from datamodules.emoji.data import load_emoji
-from lightning_modules.metrics.config import METRICS, MetricsConfig
+from lightning_modules.metrics.config import METRICS, RESAMPLED, MetricsConfig
 from lightning_modules.metrics.distribution import frechet_distance
 from lightning_modules.metrics.evaluate import evaluate_images
 from lightning_modules.metrics.features import efficientnet_extractor
@@ -26,7 +27,7 @@ def reference() -> ReferenceSet:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> MetricsConfig:
-    return MetricsConfig(cache_dir=str(tmp_path_factory.mktemp("cache")), kid_subsets=20)
+    return MetricsConfig(cache_dir=str(tmp_path_factory.mktemp("cache")), kid_subsets=20, bootstrap=50)
 
 
 LABELS = np.repeat([0, 3, 8], 30)
@@ -43,16 +44,22 @@ def measured(reference, config, real):
 
 
 def test_metrics_and_protocol(reference, config, real, measured):
-    metrics, protocol = measured
-    assert set(metrics) == {"fd_efflite0", "kid_efflite0", "kid_efflite0_std", "memorisation_rate"} <= set(METRICS)
+    metrics, protocol, replicates = measured
+    names = {"fd_efflite0", "kid_efflite0", "kid_efflite0_std", "precision_efflite0", "recall_efflite0"}
+    resampled = {"fd_efflite0", "class_accuracy_efflite0"}
+    ends = {f"{name}_{end}" for name in resampled for end in ("low", "high")}
+    assert set(metrics) == names | resampled | ends | {"memorisation_rate"} <= set(METRICS)
+    assert set(replicates) == resampled <= set(RESAMPLED) and {len(values) for values in replicates.values()} == {50}
     assert all(np.isfinite(value) and isinstance(value, float) for value in metrics.values())
     assert json.loads(json.dumps(protocol)) == protocol
     assert protocol["num_samples"] == 90 and protocol["reference"] == "toy (120 images)"
     assert protocol["reference_fingerprint"] == reference.fingerprint
     assert protocol["extractor"] == "efficientnet-lite0" and len(protocol["extractor_sha256"]) == 64
-    assert set(protocol["floor"]) == {"fd_efflite0", "kid_efflite0"}
+    assert set(protocol["floor"]) == names - {"kid_efflite0_std"} | {"class_accuracy_efflite0"}
     assert metrics["memorisation_rate"] == 1  # they are training images
-    assert evaluate_images(real, LABELS, reference, config) == (metrics, protocol)
+    assert evaluate_images(real, LABELS, reference, config) == measured
+    for name in resampled:
+        assert metrics[f"{name}_low"] < metrics[name] < metrics[f"{name}_high"]
 
 
 def test_fid_is_not_mentioned_without_its_weights(measured):
@@ -61,15 +68,15 @@ def test_fid_is_not_mentioned_without_its_weights(measured):
 
 
 def test_floor_is_the_distance_of_real_images_at_the_same_n(reference, config, real, measured):
-    metrics, protocol = measured
+    metrics, protocol, _ = measured
     assert protocol["floor"]["fd_efflite0"] == pytest.approx(metrics["fd_efflite0"], rel=0.15)  # other draws, same N
     drawn = reference.draw_real(LABELS, config.seed)
-    again, _ = evaluate_images(drawn, LABELS, reference, config)
+    again, _, _ = evaluate_images(drawn, LABELS, reference, config)
     assert protocol["floor"]["fd_efflite0"] == pytest.approx(again["fd_efflite0"], rel=1e-5)
     extractor = efficientnet_extractor()
     independent = frechet_distance(*(extractor(x, 32, "cpu")["1280"] for x in (drawn, reference.images)))
     assert protocol["floor"]["fd_efflite0"] == pytest.approx(independent, rel=1e-5)
-    _, smaller = evaluate_images(real[::3], LABELS[::3], reference, config)
+    _, smaller, _ = evaluate_images(real[::3], LABELS[::3], reference, config)
     assert smaller["floor"]["fd_efflite0"] > protocol["floor"]["fd_efflite0"]  # fewer images, higher floor
 
 
@@ -85,13 +92,29 @@ def test_distances_grow_with_damage(reference, config, real, measured):
 
 
 def test_one_image_repeated_is_worse_than_variety(reference, config, real, measured):
-    collapsed, _ = evaluate_images(real[[0] * 90], LABELS, reference, config)
+    collapsed, _, _ = evaluate_images(real[[0] * 90], LABELS, reference, config)
     assert collapsed["fd_efflite0"] > 1.5 * measured[0]["fd_efflite0"]
+    assert collapsed["recall_efflite0"] < 0.1 < 0.3 < measured[0]["recall_efflite0"]
+
+
+def test_class_accuracy_falls_when_labels_are_mixed_up(reference, config, real, measured):
+    metrics, protocol, _ = measured
+    assert metrics["class_accuracy_efflite0"] > 0.7 and protocol["floor"]["class_accuracy_efflite0"] > 0.7
+    shifted, _, _ = evaluate_images(real, np.roll(LABELS, 30), reference, config)
+    assert shifted["class_accuracy_efflite0"] < 0.3
+
+
+def test_what_is_not_asked_for_is_not_measured(reference, config, real):
+    unlabelled = dataclasses.replace(reference, labels=None)
+    plain = dataclasses.replace(config, bootstrap=0)
+    metrics, protocol, replicates = evaluate_images(real, LABELS, unlabelled, plain)
+    assert not replicates and not any(name.endswith(("_low", "_high")) or "class" in name for name in metrics)
+    assert "probe" not in protocol and "bootstrap" not in protocol
 
 
 def test_no_floor_where_real_images_are_too_few(reference, config):
     labels = np.zeros(50, int)
-    metrics, protocol = evaluate_images(reference.images[:50], labels, reference, config)
+    metrics, protocol, _ = evaluate_images(reference.images[:50], labels, reference, config)
     assert protocol["floor"] == {} and "fd_efflite0" in metrics
 
 

@@ -1,11 +1,24 @@
-"""The path to true FID and IS, with random weights in the published layout."""
+"""The path to true FID, sFID and IS, with random weights in the published layout."""
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
+import torch_fidelity
 from torch_fidelity import feature_extractor_inceptionv3 as published
+from torch_fidelity.metric_fid import fid_features_to_statistics
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.inception import InceptionScore
+from torchmetrics.image.kid import KernelInceptionDistance
 
+from lightning_modules.metrics import inception
 from lightning_modules.metrics.config import METRICS, MetricsConfig
+from lightning_modules.metrics.distribution import (
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+)
 from lightning_modules.metrics.evaluate import evaluate_images
 from lightning_modules.metrics.features import inception_extractor
 from lightning_modules.metrics.inception import PUBLISHED
@@ -34,19 +47,121 @@ def reference():
 def test_fid_and_is(weights, reference, tmp_path, caplog):
     config = MetricsConfig(str(weights), kid_subsets=3, cache_dir=str(tmp_path))
     images = np.random.default_rng(1).integers(0, 256, (6, 32, 32, 3)).astype(np.uint8)
-    metrics, protocol = evaluate_images(images, np.zeros(6, int), reference, config)
-    assert {"fid", "kid", "kid_std", "is", "is_std", "fd_efflite0", "kid_efflite0"} <= set(metrics) <= set(METRICS)
+    metrics, protocol, replicates = evaluate_images(images, np.zeros(6, int), reference, config)
+    names = {"fid", "sfid", "kid", "is", "precision", "recall"}
+    assert names | {"kid_std", "is_std", "fid_low", "sfid_high", "is_low", "fd_efflite0"} <= set(metrics)
+    assert set(metrics) <= set(METRICS) and {"fid", "sfid", "is"} <= set(replicates)
     assert metrics["fid"] > 0 and metrics["is"] >= 1
-    assert set(protocol["floor"]) == {"fid", "kid", "is", "fd_efflite0", "kid_efflite0"}
+    assert names <= set(protocol["floor"])
     assert protocol["inception"]["extractor"] == "inception-v3-compat"
     assert len(protocol["inception"]["extractor_sha256"]) == 64
     assert "checksum of the published" in caplog.text
 
     theirs = published.FeatureExtractorInceptionV3("check", ["2048"], feature_extractor_weights_path=str(weights))
-    x, y = (theirs(torch.from_numpy(a).permute(0, 3, 1, 2))[0].double().numpy() for a in (images, reference.images))
+    spatial = []
+    theirs.Mixed_6d.register_forward_hook(lambda _, __, out: spatial.append(out[:, :7].permute(0, 2, 3, 1).flatten(1)))
+    pooled = [theirs(torch.from_numpy(a).permute(0, 3, 1, 2))[0] for a in (images, reference.images)]
+    assert metrics["fid"] == pytest.approx(frechet_float64(*pooled), rel=1e-3, abs=1e-6)
+    assert spatial[0].shape == (6, 2023)  # as ADM flattens them: height, width, channel
+    assert metrics["sfid"] == pytest.approx(frechet_float64(*spatial), rel=1e-3, abs=1e-6)
+
+
+def frechet_float64(left, right):
+    """The distance of two sets of features by singular values, where there are fewer images than features."""
+    x, y = left.double().numpy(), right.double().numpy()
     a, b = (x - x.mean(0)) / np.sqrt(len(x) - 1), (y - y.mean(0)) / np.sqrt(len(y) - 1)
-    expected = np.sum((x.mean(0) - y.mean(0)) ** 2) + np.sum(a**2) + np.sum(b**2) - 2 * np.linalg.norm(a @ b.T, "nuc")
-    assert metrics["fid"] == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    return np.sum((x.mean(0) - y.mean(0)) ** 2) + np.sum(a**2) + np.sum(b**2) - 2 * np.linalg.norm(a @ b.T, "nuc")
+
+
+class OneLayer(torch.nn.Module):
+    """One layer of our extractor, as torchmetrics takes it."""
+
+    def __init__(self, extractor, layer):
+        super().__init__()
+        self.network, self.place = extractor.network, extractor.network.features_list.index(layer)
+
+    def forward(self, images):
+        return self.network(images)[self.place]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torch_fidelity_and_torchmetrics_agree(weights):
+    """Three implementations, the same images, the same (random) weights: FID, KID, IS, precision and recall."""
+    generator = np.random.default_rng(3)
+    left, right = (generator.integers(0, level, (16, 32, 32, 3)).astype(np.uint8) for level in (256, 200))
+    extractor = inception_extractor(weights)
+    ours = [extractor(images, 16, "cpu") for images in (left, right)]
+    x, y = (found[inception.LAYER] for found in ours)
+    fid, kid = frechet_distance(x, y), kernel_distance(x, y, subsets=4, subset_size=8, seed=0)
+    score = inception_score(ours[0][inception.LOGITS], splits=4, seed=0)
+
+    theirs = torch_fidelity.calculate_metrics(
+        input1=Images(left),
+        input2=Images(right),
+        feature_extractor=inception.NAME,
+        feature_extractor_weights_path=str(weights),
+        **dict.fromkeys(["fid", "kid", "isc", "prc"], True),
+        kid_subsets=4,
+        kid_subset_size=8,
+        isc_splits=4,
+        rng_seed=0,
+        cuda=False,
+        cache=False,
+        verbose=False,
+    )
+    assert theirs["frechet_inception_distance"] == pytest.approx(fid, rel=1e-4)
+    assert theirs["kernel_inception_distance_mean"] == pytest.approx(kid.mean, rel=1e-4)
+    assert theirs["inception_score_mean"] == pytest.approx(score.mean, rel=1e-5)
+    assert (theirs["precision"], theirs["recall"]) == pytest.approx(precision_recall(x, y))
+
+    batches = [torch.from_numpy(images).permute(0, 3, 1, 2) for images in (left, right)]
+    features, logits = OneLayer(extractor, inception.LAYER), OneLayer(extractor, inception.LOGITS)
+    metric = FrechetInceptionDistance(feature=features).set_dtype(torch.float64)
+    metric.update(batches[0], real=False)
+    metric.update(batches[1], real=True)
+    assert metric.compute().item() == pytest.approx(fid, rel=1e-3)
+    metric = KernelInceptionDistance(feature=features, subsets=1, subset_size=16)  # every image: no choice of subsets
+    metric.update(batches[0], real=False)
+    metric.update(batches[1], real=True)
+    whole = kernel_distance(x, y, subsets=1, subset_size=16, seed=0)
+    assert metric.compute()[0].item() == pytest.approx(whole.mean, rel=1e-2, abs=1e-6)
+    metric = InceptionScore(feature=logits, splits=1)
+    metric.update(batches[0])
+    assert metric.compute()[0].item() == pytest.approx(
+        inception_score(ours[0][inception.LOGITS], splits=1, seed=0).mean, rel=1e-5
+    )
+
+
+def test_statistics_as_adm_stores_them(weights):
+    """Mean and covariance (N - 1, float64), compared by a matrix square root as in ADM's evaluator."""
+    generator = np.random.default_rng(4)
+    extractor = inception_extractor(weights)
+    features = [
+        extractor(generator.integers(0, level, (14, 16, 16, 3)).astype(np.uint8), 14, "cpu")[inception.LAYER][:, :8]
+        for level in (256, 180)
+    ]
+    statistics = [fid_features_to_statistics(f.double()) for f in features]
+    for found, f in zip(statistics, features, strict=True):
+        x = f.numpy().astype(np.longdouble)
+        centred = x - x.sum(0) / len(x)
+        np.testing.assert_allclose(found["mu"], (x.sum(0) / len(x)).astype(float), rtol=1e-13)
+        exact = np.einsum("ni,nj->ij", centred, centred) / (len(x) - 1)
+        np.testing.assert_allclose(found["sigma"], exact.astype(float), rtol=1e-9, atol=1e-15 * float(exact.max()))
+    (mu1, s1), (mu2, s2) = ((s["mu"], s["sigma"]) for s in statistics)
+    root = scipy.linalg.sqrtm(s1 @ s2).real
+    adm = np.sum((mu1 - mu2) ** 2) + np.trace(s1) + np.trace(s2) - 2 * np.trace(root)
+    assert frechet_distance(*features) == pytest.approx(adm, rel=1e-7)
+
+
+class Images(torch.utils.data.Dataset):
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return torch.from_numpy(self.images[index]).permute(2, 0, 1)
 
 
 def test_wrong_weight_files_are_refused(tmp_path, reference):

@@ -1,0 +1,117 @@
+"""Samples for other people's evaluators: one .npz in ADM's layout, or a folder of PNG files.
+
+Drawn in parts that several jobs can share and that survive a kill; whoever draws the last one puts them together.
+
+Shapes: N images, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from experiments.conditions import Conditions, evaluation_conditions
+from experiments.config import RunConfig, to_dict
+from experiments.errors import UserError
+from experiments.evaluation import check_trained, draw_share, drawer
+from experiments.files import atomic_path, atomic_write_json, atomic_write_text, read_json
+from experiments.pictures import write_png
+from experiments.process import device_of, prepare_process
+from experiments.shards import Shards
+from experiments.store import Run
+
+Kind = Literal["npz", "png"]
+
+
+def parse_share(word: str) -> tuple[int, int]:
+    """ "2/8" -> (2, 8): the third of eight shares. Raises UserError for anything else."""
+    first, _, second = word.partition("/")
+    if first.isdecimal() and second.isdecimal() and int(first) < int(second):
+        return int(first), int(second)
+    raise UserError(f"--shard '{word}' is not I/K with I from 0 to K - 1, for example 0/8 for the first of eight.")
+
+
+def share_of_evaluation(config: RunConfig, run: Run, share: tuple[int, int]) -> None:
+    """Draw one share of the images that `ablate evaluate` measures; it finds them when it comes to sampling."""
+    prepare_process(config)
+    check_trained(config, run)
+    evaluation = run.prepare_evaluation(config)
+    if not evaluation.is_done():
+        draw_share(config, run, evaluation, *share)
+
+
+def export_samples(
+    config: RunConfig, run: Run, kind: Kind, folder: Path, count: int, seed: int, share: tuple[int, int] | None = None
+) -> list[Path]:
+    """Draw images 0 to count - 1, labels balanced over the classes, and write them.
+
+    Args:
+        kind: "npz": samples_<N>x<H>x<W>x3.npz with arr_0 uint8 (N, H, W, 3) and, of classes, arr_1 int64 (N,), as ADM's
+            scripts write and its evaluator reads; "png": 000000.png and so on. Captions, or the labels of PNG files,
+            stand beside them in samples.csv.
+        seed: image i depends on (seed, i) and its condition alone.
+        share: (i, k): draw the i-th of k shares only, the others being drawn elsewhere; None = all.
+
+    Returns:
+        What was written; nothing as long as other shares are missing.
+
+    Raises:
+        UserError: the run is not trained, or `folder` holds parts of other samples.
+    """
+    prepare_process(config)
+    check_trained(config, run)
+    config.evaluation.num_samples = count
+    shards = Shards(folder / "shards", count)
+    _check_origin(shards.folder / "origin.json", config, run, seed)
+    conditions = evaluation_conditions(config, device_of(config))
+    worker, workers = share or (0, 1)
+    shards.fill(drawer(config, run, conditions, seed), worker, workers, alone=True)
+    if shards.missing():
+        return []
+    images, _ = shards.gather()
+    written = _write_npz(folder, images, conditions) if kind == "npz" else _write_pngs(folder, images, conditions)
+    shards.remove()
+    return written
+
+
+def _check_origin(path: Path, config: RunConfig, run: Run, seed: int) -> None:
+    origin = {
+        "run": run.id,
+        "sampler": to_dict(config)["sampler"],
+        "seed": seed,
+        "count": config.evaluation.num_samples,
+    }
+    if path.exists() and read_json(path) != origin:
+        raise UserError(f"{path.parent} holds parts of other samples (see {path.name}); name another folder.")
+    atomic_write_json(path, origin)
+
+
+def _write_npz(folder: Path, images: np.ndarray, conditions: Conditions) -> list[Path]:
+    path = folder / f"samples_{'x'.join(map(str, images.shape))}.npz"
+    arrays = (images,) if conditions.captions else (images, conditions.labels)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, *arrays)
+    return [path, *(_write_list(folder, conditions, []) if conditions.captions else ())]
+
+
+def _write_pngs(folder: Path, images: np.ndarray, conditions: Conditions) -> list[Path]:
+    names = [f"{i:06d}.png" for i in range(len(images))]
+    for name, image in zip(names, images, strict=True):
+        write_png(image, folder / name)
+    return [*(folder / name for name in names), *_write_list(folder, conditions, names)]
+
+
+def _write_list(folder: Path, conditions: Conditions, names: list[str]) -> list[Path]:
+    """samples.csv: image by image its file (of PNGs), label and caption (where there are captions)."""
+    columns = {"file": names, "label": conditions.labels.tolist(), "caption": list(conditions.captions)}
+    columns = {name: values for name, values in columns.items() if values}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    atomic_write_text(folder / "samples.csv", text.getvalue())
+    return [folder / "samples.csv"]

@@ -1,0 +1,161 @@
+"""Images drawn in parts: the same whoever draws them, resumable, and exported in others' formats."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import evaluation as evaluation_module
+from experiments import shards as sharding
+from experiments.config import RunConfig, build_config
+from experiments.errors import UserError
+from experiments.evaluation import evaluate, evaluation_shards
+from experiments.export import export_samples, parse_share, share_of_evaluation
+from experiments.run import build_network
+from experiments.shards import Shards
+from experiments.store import Evaluation, Run, RunStore
+from lightning_modules.checkpoints import save_safetensors
+from lightning_modules.metrics.evaluate import Measurement
+
+COUNT = 22
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharding, "SHARD", 8)  # three parts, the last one shorter
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with one run that passes for trained: random weights and a result."""
+    root = tmp_path_factory.mktemp("trained")
+    config = config_in(root)
+    run = RunStore(root).prepare(config)
+    run.checkpoints.mkdir()
+    save_safetensors(run.final_weights, build_network(config).state_dict(), {})
+    result = {"step": config.trainer.max_steps, "max_steps": config.trainer.max_steps, "metrics": {}}
+    run.result_path.write_text(json.dumps(result))
+    return root
+
+
+def config_in(root: Path, batch_size: int = 4) -> RunConfig:
+    """A tiny generator with the embedded tokenizer."""
+    raw = {
+        "generator": {"width": 16, "heads": 2, "depth": 2},
+        "sampler": {"steps": 2},
+        "evaluation": {"num_samples": COUNT, "batch_size": batch_size},
+        "runtime": {"root": str(root), "threads": 1},
+    }
+    return build_config(raw)
+
+
+def only_run(root: Path) -> Run:
+    (run,) = RunStore(root).runs()
+    return run
+
+
+@pytest.fixture
+def expected(trained: Path, tmp_path: Path) -> np.ndarray:
+    """All images by one process, in one batch."""
+    (path,) = export_samples(config_in(trained, COUNT), only_run(trained), "npz", tmp_path / "whole", COUNT, seed=0)
+    with np.load(path) as file:
+        assert path.name == f"samples_{COUNT}x32x32x3.npz" and set(file) == {"arr_0", "arr_1"}
+        assert file["arr_0"].dtype == np.uint8 and file["arr_1"].tolist() == [i % 9 for i in range(COUNT)]
+        return file["arr_0"]
+
+
+def test_any_sharding_draws_the_same_images(trained: Path, tmp_path: Path, expected: np.ndarray) -> None:
+    config, run = config_in(trained), only_run(trained)
+    folder = tmp_path / "shared"
+    assert export_samples(config, run, "png", folder, COUNT, 0, share=(1, 2)) == []
+    assert not list(folder.glob("*.png"))
+    written = export_samples(config, run, "png", folder, COUNT, 0, share=(0, 2))
+    pictures = sorted(folder.glob("*.png"))
+    assert len(written) == COUNT + 1 and len(pictures) == COUNT and not (folder / "shards").exists()
+    assert np.array_equal(np.stack([np.asarray(Image.open(path)) for path in pictures]), expected)
+    with open(folder / "samples.csv") as file:
+        assert list(csv.DictReader(file))[10] == {"file": "000010.png", "label": "1"}
+    other = export_samples(config, run, "npz", tmp_path / "other", COUNT, seed=1)
+    with np.load(other[0]) as file:
+        assert not np.array_equal(file["arr_0"], expected)
+
+
+def test_parts_of_other_samples_are_not_mixed_in(trained: Path, tmp_path: Path) -> None:
+    config, run = config_in(trained), only_run(trained)
+    export_samples(config, run, "npz", tmp_path, COUNT, 0, share=(0, 3))
+    with pytest.raises(UserError, match="parts of other samples"):
+        export_samples(config, run, "npz", tmp_path, COUNT, 7, share=(1, 3))
+
+
+def test_an_evaluation_takes_up_what_others_drew(
+    trained: Path, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One part is drawn by another job, one by a first attempt that is then killed, the last one by the second."""
+    measured = Measurement({"fd_efflite0": 1.0}, {}, {"fd_efflite0": [0.5, -0.5]})
+    monkeypatch.setattr(evaluation_module, "evaluate_images", lambda *_: measured)
+    config, run = config_in(trained), only_run(trained)
+    share_of_evaluation(config, run, (2, 3))
+    evaluation = run.prepare_evaluation(config)
+    parts = evaluation_shards(evaluation, config)
+    assert [span.start for span in parts.missing()] == [0, 8] and parts.done == 6
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluation, "update", lambda self, **now: killed() if now.get("step", 0) > 6 + 8 + 4 else None)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(config, run)
+    assert len(parts.missing()) == 1
+    before = {path: path.stat().st_mtime_ns for path in parts.folder.glob("*.npz")}
+    with monkeypatch.context() as patch:
+        kept = {}
+        patch.setattr(Shards, "remove", lambda self: kept.update({p: p.stat().st_mtime_ns for p in before}))
+        evaluate(config, run)
+    assert kept == before and len(before) == 2
+    result = evaluation.result()
+    assert result and result["metrics"]["seconds_per_image"] > 0 and result["replicates"] == measured.replicates
+    with np.load(evaluation.samples_path) as file:
+        assert np.array_equal(file["arr_0"], expected)
+
+
+def test_other_ranks_draw_and_do_not_measure(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, run = config_in(trained), only_run(trained)
+    config.evaluation.seed = 5
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    evaluation = evaluate(config, run)
+    parts = evaluation_shards(evaluation, config)
+    assert [span.start for span in parts.missing()] == [0, 16] and evaluation.result() is None
+    assert not evaluation.status_path.exists()
+
+
+def test_workers_meet_without_drawing_twice(tmp_path: Path) -> None:
+    drawn: list[int] = []
+
+    def draw(span: range) -> tuple[np.ndarray, float]:
+        drawn.append(span.start)
+        return np.full((len(span), 2, 2, 3), span.start, np.uint8), 0.5
+
+    parts = Shards(tmp_path, 40)
+    parts.fill(draw, 0, 2, alone=True)
+    assert drawn == [0, 16, 32]
+    parts.fill(draw, 1, 2)
+    assert drawn == [0, 16, 32, 8, 24] and not parts.missing()
+    images, seconds = parts.gather()
+    assert images[:, 0, 0, 0].tolist() == [i // 8 * 8 for i in range(40)] and seconds == 2.5
+    parts.path(range(16, 24)).unlink()
+    parts.fill(draw, 1, 2)
+    assert drawn[5:] == [16], "a worker that is through helps with what is missing"
+
+
+@pytest.mark.parametrize("word", ["3", "2/2", "a/b", "-1/2", "1/0"])
+def test_shares_are_written_i_of_k(word: str) -> None:
+    assert parse_share("0/8") == (0, 8)
+    with pytest.raises(UserError, match="I/K"):
+        parse_share(word)
