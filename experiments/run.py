@@ -16,10 +16,10 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from datamodules.encoder import ImageEncoder
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from datamodules.config import DATASETS
+from datamodules.encoder import ImageEncoder
 from experiments import lineage
 from experiments.callbacks import Checkpoints, Heartbeat, SampleGrid
 from experiments.conditions import build_text_encoder
