@@ -7,7 +7,6 @@ broken is refused with a reason.
 from __future__ import annotations
 
 import io
-import struct
 import warnings
 from pathlib import PurePath
 
@@ -45,10 +44,14 @@ def decode_image(content: bytes, name: str = "", exif: bool = True) -> tuple[Ima
             if image.getexif().get(ORIENTATION, 1) != 1:
                 notes.append("EXIF rotation " + ("applied" if exif else "ignored"))
                 image = ImageOps.exif_transpose(image) if exif else image
+            if image.mode == "F":
+                raise ValueError("floating-point pixels, whose range is not known")
             image = _to_rgb(image)
     except UnidentifiedImageError as error:
         raise ValueError("not an image") from error
-    except (OSError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise whatever malformed bytes lead them to
         raise ValueError(f"damaged image: {error}") from error
     if min(image.size) < SMALLEST:
         raise ValueError(f"{image.width} x {image.height} pixels are too few")
@@ -72,8 +75,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in SIXTEEN_BIT:  # PIL's own conversion clips at 255
         values = np.asarray(image).astype(np.int64)
         image = Image.fromarray((values >> (8 if values.max() > 255 else 0)).clip(0, 255).astype(np.uint8))
-    if image.mode == "F":
-        raise ValueError("floating-point pixels, whose range is not known")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
