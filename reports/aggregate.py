@@ -28,6 +28,8 @@ class Value:
     """Standard error of each sample as its evaluation reports it (bootstrap, subsets); None = not reported."""
     error_source: str = ""
     """Where `errors` come from, in words."""
+    interval: tuple[float, float] | None = None
+    """Of a single training, the 95 % interval over its samples that the evaluation reports."""
 
     @property
     def n(self) -> int:
@@ -70,6 +72,7 @@ class Row:
         reasons = [record.reason for record in self.records if record.reason]
         reasons += ["not measured"] * (len(self.measured) - len(have))
         errors = [standard_error(record, metric) for record in have]
+        ends = [have[0].metrics.get(f"{metric}_{end}") for end in ("low", "high")] if len(have) == 1 else [None]
         return Value(
             metric=metric,
             samples=tuple(record.metrics[metric] for record in have),
@@ -78,6 +81,7 @@ class Row:
             reasons=tuple(dict.fromkeys(reasons)),
             errors=tuple(error for error, _ in errors),
             error_source=errors[0][1] if errors else "",
+            interval=None if None in ends else (ends[0] or 0.0, ends[1] or 0.0),
         )
 
 
@@ -92,9 +96,12 @@ def rows_of(records: Iterable[Record]) -> list[Row]:
 def standard_error(record: Record, metric: str) -> tuple[float | None, str]:
     """The noise that an evaluation reports of one number, as a standard error, and where it comes from.
 
-    A bootstrap interval (`<metric>_low` and `<metric>_high`, 95%) counts as 1.96 standard errors either way. Else
-    `<metric>_std`, the spread over subsets or splits, is taken as it is, which is on the cautious side.
+    That of the bootstrap replicates where they are kept; else a bootstrap interval (`<metric>_low` and `<metric>_high`,
+    95%) counts as 1.96 standard errors either way; else `<metric>_std`, the spread over subsets or splits, is taken as
+    it is, which is on the cautious side.
     """
+    if len(deviations := record.replicates(metric)) > 1:
+        return statistics.stdev(deviations), "bootstrap interval"
     low, high = record.metrics.get(f"{metric}_low"), record.metrics.get(f"{metric}_high")
     if low is not None and high is not None:
         return (high - low) / (2 * 1.96), "bootstrap interval"

@@ -100,12 +100,13 @@ def rich_table(table: Table) -> RichTable:
     from rich.table import Table as RichTable
 
     result = RichTable(title=table.title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
-    for head in table.heads:
+    for place, head in enumerate(table.heads):
         text = f"{head.over}\n{head.text}" if head.over else head.text
         if head.kind == "label":
             result.add_column(_plain(text), no_wrap=True)
         else:
-            result.add_column(_plain(text), justify="right", min_width=max(map(len, text.split())))
+            widest = max((len(row.entries[place].text) for row in table.rows if row.entries[place].rank), default=0)
+            result.add_column(_plain(text), justify="right", min_width=max(widest, *map(len, text.split())))
     group = ""
     for row in table.rows:
         if row.group != group:
@@ -120,6 +121,67 @@ def _rich_entry(entry: Entry) -> str:
     mark = {"best": "bold", "second": "underline"}.get(entry.rank, "dim" if entry.kind in ("missing", "paper") else "")
     text = f"[{mark}]{text}[/]" if mark else text
     return text + (" =" if entry.tied else "") + (f" [dim]{','.join(entry.marks)}[/]" if entry.marks else "")
+
+
+def overview(root: Path | str | None = None, out: Path | None = None, as_json: bool = False) -> Path:
+    """Bring the reports of all begun sweeps up to date and write one page over them; print where it lies.
+
+    Raises:
+        UserError: nothing was begun, or `out` cannot be written.
+    """
+    from reports.overview import build_overview
+
+    page, entries = build_overview(Path(root or "outputs"), out)
+    if as_json:
+        print(json.dumps({"index": str(page), "sweeps": [e.as_json() for e in entries]}, indent=2, ensure_ascii=False))
+        return page
+    from rich.table import Table as RichTable
+
+    table = RichTable("sweep", "scale", "cells", "claims", box=None, pad_edge=False)
+    for entry in entries:
+        words = [verdict.judgement for verdict in entry.verdicts]
+        claims = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
+        table.add_row(entry.subject.name, entry.subject.scale, f"{entry.done}/{len(entry.subject.records)}", claims)
+    console = _console()
+    console.print(table)
+    console.print(f"\nWrote {page}.", soft_wrap=True, highlight=False)
+    return page
+
+
+def reproduce(
+    sweep: str,
+    cell: str,
+    scale: str = "",
+    overrides: Sequence[str] = (),
+    root: Path | str | None = None,
+    into: Path | None = None,
+    tolerance: float = 0.01,
+    as_json: bool = False,
+) -> int:
+    """Run a finished cell again in another root, print both results, and return 0 if they agree, else 1.
+
+    Raises:
+        UserError: no such cell, or it is not finished.
+    """
+    from reports.reproduce import reproduce as run_again
+
+    found = run_again(load_subject(sweep, scale, overrides, root), cell, into, tolerance)
+    if as_json:
+        print(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
+        return 1 if found.differing else 0
+    from rich.table import Table as RichTable
+
+    table = RichTable("metric", "stored", "again", "difference", "", box=None, pad_edge=False)
+    for line in found.lines:
+        table.add_row(line.name, *line.shown, "[red]differs[/]" if line.differs else line.remark)
+    console = _console()
+    console.print(table)
+    for name, (then, now) in found.surroundings.items():
+        console.print(f"[dim]{_plain(name)}: {_plain(then)} then, {_plain(now)} now[/]")
+    names = ", ".join(line.name for line in found.differing)
+    verdict = f"Differs beyond {tolerance:.1%}: {names}." if names else f"Agrees within {tolerance:.1%}."
+    console.print(f"{verdict} Again: {found.folder}", soft_wrap=True, highlight=False)
+    return 1 if names else 0
 
 
 def explain(

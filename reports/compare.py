@@ -53,7 +53,7 @@ def compare_runs(left: str, right: str, root: Path, out: Path | None = None) -> 
         UserError: no such run.
     """
     store = RunStore(root)
-    records = [_record(store.find(word)) for word in (left, right)]
+    records = [record_of(store.find(word)) for word in (left, right)]
     rows = [Row({"run": record.run_id}, (record,)) for record in records]
     first, second = records
     folder = out or root / "reports" / f"compare-{first.run_id}-{second.run_id}"
@@ -72,8 +72,8 @@ def compare_runs(left: str, right: str, root: Path, out: Path | None = None) -> 
     return found, folder
 
 
-def _record(run: Run) -> Record:
-    """The run with the newest of its finished evaluations."""
+def record_of(run: Run) -> Record:
+    """A run with the newest of its finished evaluations."""
     done = [evaluation for evaluation in run.evaluations() if evaluation.is_done()]
     newest = max(done, key=lambda evaluation: evaluation.result_path.stat().st_mtime, default=None)
     result, measured = run.result() or {}, (newest.result() or {}) if newest else {}

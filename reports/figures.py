@@ -110,6 +110,7 @@ def _curves(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
         axes.plot(steps, means, color=colour(place), label=row_name(row, rows))
     if drawn:
         axes.set_xlabel("Step")
+        axes.locator_params(axis="x", integer=True)
         axes.set_ylabel(quantity(figure.y).label)
         axes.legend()
     return drawn

@@ -146,8 +146,14 @@ def grouped(rows: Sequence[TableRow]) -> list[tuple[str, list[TableRow]]]:
 
 
 def to_data(table: Table) -> list[dict[str, Any]]:
-    """One dictionary a row with unrounded, unscaled numbers: labels, and mean, std, n and note of each quantity."""
+    """One dictionary a row with unrounded, unscaled numbers: labels, and mean, std, n and note of each quantity.
+
+    Quantities with a bootstrap interval in some row have its ends as well.
+    """
     letters = dict(table.notes)
+    resampled = {
+        entry.value.metric for row in table.rows for entry in row.entries if entry.value and entry.value.interval
+    }
     result = []
     for row in table.rows:
         line: dict[str, Any] = dict(row.labels)
@@ -164,6 +170,9 @@ def to_data(table: Table) -> list[dict[str, Any]]:
             value = entry.value
             line[f"{prefix}{column.metric}"] = value.mean if value else None
             line[f"{prefix}{column.metric}_std"] = value.std if value else None
+            if column.metric in resampled:
+                low, high = (value and value.interval) or (None, None)
+                line |= {f"{prefix}{column.metric}_low": low, f"{prefix}{column.metric}_high": high}
             line[f"{prefix}{column.metric}_n"] = value.n if value else 0
             line[f"{prefix}{column.metric}_note"] = value.note if value else "not part of this sweep"
         result.append(line)

@@ -16,10 +16,11 @@ from experiments.identity import NOT_SEMANTIC
 from reports.aggregate import Row, select
 from reports.records import Record
 
+AS_PLANNED = "as planned"
 ISO = 0.05
 """Relative deviation of parameters or FLOPs from the baseline's beyond which a row is not called equal in size."""
-NOT_COMPARED = ("runtime.", "preset", "seed")
-"""Configuration that changes no result, and the seed, which a row averages over."""
+NOT_COMPARED = ("runtime.", "preset", "seed", "evaluation.bootstrap")
+"""Configuration that changes no result, and the seed, which a row averages over and which is held against the plan."""
 FOLLOWS = {"data.": ("data.fingerprint", "reference images"), "tokenizer.": ("tokenizer.fingerprint",)}
 """Facts that follow from any key of a section: declared along with it."""
 
@@ -67,7 +68,9 @@ def facts(record: Record) -> dict[str, str]:
     origin = run.get("provenance", {})
     hardware = origin.get("hardware", {})
     trained, evaluated = _code(origin), _code(record.evaluation_result.get("provenance", {}))
+    seed = origin.get("seed", record.config.get("seed"))
     recorded = {
+        "seed": None if seed is None else AS_PLANNED if seed == record.seed else f"{seed} (planned: {record.seed})",
         "trainer.max_steps": run.get("step"),
         "trainer.precision": origin.get("precision"),
         "data.fingerprint": _short(origin.get("data_fingerprint")),

@@ -21,7 +21,7 @@ from reports.reference import ReferenceTable
 from reports.samples import Samples, strip
 from reports.subject import Subject
 from reports.tables import DASH, Entry, Head, Table, TableRow
-from reports.uncertainty import compare
+from reports.uncertainty import Difference, compare
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -48,12 +48,9 @@ class Picture:
 
 def render(subject: Subject, pictures: Sequence[Picture], samples: Samples | None) -> str:
     """The page as HTML text."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
-    )
     content: dict[str, Any] = {
         "subject": subject,
-        "css": Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
+        "css": stylesheet(),
         "facts": _facts(subject),
         "table": table_html(subject.table),
         "flags": [(row_name(subject.rows[flag.row], subject.rows), flag.text) for flag in subject.flags],
@@ -70,7 +67,19 @@ def render(subject: Subject, pictures: Sequence[Picture], samples: Samples | Non
         "provenance": _provenance(subject),
     }
     content["sections"] = _sections(content)
-    return environment.get_template("page.html").render(content)
+    return environment().get_template("page.html").render(content)
+
+
+def environment() -> Environment:
+    """Where the templates are, strict about names and escaping everything."""
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
+    )
+
+
+def stylesheet() -> Markup:
+    """The style of all pages."""
+    return Markup((TEMPLATES / "page.css").read_text(encoding="utf-8"))
 
 
 def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -160,7 +169,8 @@ def _differences(subject: Subject) -> list[dict[str, Any]]:
             deltas.append(
                 {
                     "text": text,
-                    "faint": found is None or not found.distinguishable,
+                    "faint": found is None or not found.distinguishable or found.one_training_each,
+                    "verdict": _verdict(found),
                     "method": found.text if found else "not measured",
                 }
             )
@@ -174,6 +184,17 @@ def _differences(subject: Subject) -> list[dict[str, Any]]:
             }
         )
     return lines
+
+
+def _verdict(found: Difference | None) -> str:
+    """A difference's verdict in the few words that fit below a number."""
+    if found is None or found.method == "exact":
+        return ""
+    if found.distinguishable is None:
+        return "noise unknown"
+    if not found.distinguishable:
+        return "not distinguishable"
+    return "in these samples" if found.one_training_each else "distinguishable"
 
 
 def _run_line(subject: Subject, index: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -71,6 +71,10 @@ class Record:
                 flat = dict(flatten(raw))
                 return _timed(flat) if work is self.benchmark else flat
         return {}
+
+    def replicates(self, metric: str) -> Sequence[float]:
+        """The deviations of a metric's bootstrap replicates; () where the evaluation has none."""
+        return self.evaluation_result.get("replicates", {}).get(metric, ())
 
     def curve(self, key: str) -> list[tuple[int, float]]:
         """(step, value) of one key of metrics.jsonl, in order."""

@@ -8,7 +8,6 @@ the same sampling seed, the same random numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reports.aggregate import Row
@@ -26,16 +25,10 @@ def paired_margin(left: Row, right: Row, metric: str) -> float | None:
     if any(len(records) != 1 for records in found):
         return None
     (a,), (b,) = found
-    first, second = replicates(a, metric), replicates(b, metric)
+    first, second = a.replicates(metric), b.replicates(metric)
     if len(first) < 2 or len(first) != len(second) or _draws(a) != _draws(b):
         return None
     return NORMAL_95 * math.sqrt(sum((x - y) ** 2 for x, y in zip(first, second, strict=True)) / (len(first) - 1))
-
-
-def replicates(record: Record, metric: str) -> Sequence[float]:
-    """The deviations of a metric's replicates; () where the evaluation has none."""
-    found: Mapping[str, Any] = record.evaluation_result.get("replicates", {})
-    return found.get(metric, ())
 
 
 def _draws(record: Record) -> tuple[Any, Any]:

@@ -1,13 +1,16 @@
-"""Samples side by side: the same classes and the same seeds, one row per configuration.
+"""Samples side by side: the same classes or captions and the same seeds, one row per configuration.
 
 Shapes: images (n, H, W, 3) uint8, labels (n,).
 """
 
 from __future__ import annotations
 
+import math
 import textwrap
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,13 +35,30 @@ class SampleRow:
 
 @dataclass(frozen=True)
 class Samples:
-    """Rows of images under shared class names."""
+    """Rows of images under shared heads."""
 
     rows: tuple[SampleRow, ...]
-    classes: tuple[str, ...]
+    heads: tuple[str, ...]
+    """What each column was asked for: the name of its class, or its caption."""
+    captioned: bool
     seeds: str
     """Which seeds the images were drawn with, in words."""
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What one evaluation drew."""
+
+    name: str
+    record: Record
+    path: Path
+    labels: np.ndarray
+    captions: np.ndarray | None
+
+    def asked(self, picks: np.ndarray) -> list[Any]:
+        """What these images were asked for."""
+        return (self.labels if self.captions is None else self.captions)[picks].tolist()
 
 
 def collect_samples(rows: Sequence[Row], count: int) -> Samples | None:
@@ -51,24 +71,40 @@ def collect_samples(rows: Sequence[Row], count: int) -> Samples | None:
     for row in rows:
         record = next((r for r in row.measured if r.evaluation and r.evaluation.samples_path.exists()), None)
         if record is not None and record.evaluation is not None:
-            with np.load(record.evaluation.samples_path) as file:
-                drawn.append((row_name(row, rows), record, file["arr_0"], file["labels"]))
+            path = record.evaluation.samples_path
+            with np.load(path) as file:
+                captions = file["captions"] if "captions" in file else None
+                drawn.append(_Drawn(row_name(row, rows), record, path, file["labels"], captions))
     if not drawn or count < 1:
         return None
-    _, first, _, labels = drawn[0]
-    picks = _picks(labels, count)
+    first = drawn[0]
+    picks = _picks(first.labels, count)
     result, notes = [], []
-    for name, record, images, own in drawn:
+    for own in drawn:
         chosen = picks
-        if len(own) < len(labels) or not np.array_equal(own[picks], labels[picks]):
-            chosen = _picks(own, count)
-            notes.append(f"{name}: other labels than the first row, so not image by image comparable.")
-        if (seed := record.config.get("evaluation.seed")) != first.config.get("evaluation.seed"):
-            notes.append(f"{name}: sampled with seed {seed}.")
-        result.append(SampleRow(name, images[chosen]))
-    names = class_names(first)
-    classes = tuple(names[label] if label < len(names) else f"class {label}" for label in labels[picks].tolist())
-    return Samples(tuple(result), classes, f"evaluation.seed={first.config.get('evaluation.seed', 0)}", tuple(notes))
+        if len(own.labels) < len(first.labels) or own.asked(picks) != first.asked(picks):
+            chosen = _picks(own.labels, count)
+            what = "labels" if own.captions is None else "captions"
+            notes.append(f"{own.name}: other {what} than the first row, so not image by image comparable.")
+        if (seed := own.record.config.get("evaluation.seed")) != first.record.config.get("evaluation.seed"):
+            notes.append(f"{own.name}: sampled with seed {seed}.")
+        result.append(SampleRow(own.name, read_images(own.path, int(chosen.max()) + 1)[chosen]))
+    heads = first.asked(picks)
+    if first.captions is None:
+        names = class_names(first.record)
+        heads = [names[label] if label < len(names) else f"class {label}" for label in heads]
+    seeds = f"evaluation.seed={first.record.config.get('evaluation.seed', 0)}"
+    return Samples(tuple(result), tuple(heads), first.captions is not None, seeds, tuple(notes))
+
+
+def read_images(path: Path, count: int) -> np.ndarray:
+    """The first `count` images of a samples.npz, (count, H, W, 3) uint8, without reading the others."""
+    with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        count = min(count, shape[0])
+        size = count * math.prod(shape[1:]) * dtype.itemsize
+        return np.frombuffer(file.read(size), dtype).reshape(count, *shape[1:])
 
 
 def _picks(labels: np.ndarray, count: int) -> np.ndarray:
@@ -102,14 +138,14 @@ def strip(images: np.ndarray) -> np.ndarray:
 
 
 def grid_image(samples: Samples) -> Image.Image:
-    """The whole grid as one picture: class names on top, row names at the left."""
+    """The whole grid as one picture: classes or captions on top, row names at the left."""
     name_font, class_font = _font(15), _font(12)
     left = int(max(name_font.getlength(row.name) for row in samples.rows)) + 3 * MARGIN
     tiles = [enlarge(row.images) for row in samples.rows]
     height, width = tiles[0].shape[1:3]
-    heads = [textwrap.wrap(name, max(6, width // 8))[:3] for name in samples.classes]
+    heads = [textwrap.wrap(name, max(6, width // 8))[:3] for name in samples.heads]
     top = max(len(lines) for lines in heads) * 15 + 2 * MARGIN
-    size = (left + len(samples.classes) * (width + MARGIN), top + len(tiles) * (height + MARGIN))
+    size = (left + len(samples.heads) * (width + MARGIN), top + len(tiles) * (height + MARGIN))
     picture = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(picture)
     for column, lines in enumerate(heads):

@@ -7,22 +7,68 @@ from pathlib import Path
 import click
 
 from experiments.commands.single import ROOT_OPTION
-from experiments.commands.sweep import JSON_OPTION, SCALE_OPTION, sweep_options
+from experiments.commands.sweep import JSON_OPTION, SCALE_OPTION
+from experiments.errors import UserError
 
 OUT_OPTION = click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder to write.")
 
 
 @click.command("report")
-@sweep_options
+@click.argument("sweep", default="")
+@click.argument("overrides", nargs=-1)
+@SCALE_OPTION
+@ROOT_OPTION
+@click.option("--all", "everything", is_flag=True, help="Every sweep that was begun, and one page over all of them.")
 @OUT_OPTION
 @JSON_OPTION
 def report_command(
-    sweep: str, overrides: tuple[str, ...], scale: str, root: str, out: Path | None, as_json: bool
+    sweep: str,
+    overrides: tuple[str, ...],
+    scale: str,
+    root: str,
+    everything: bool,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
     """Tables, figures, samples and index.html of SWEEP, from whatever has run so far."""
-    from reports.commands import report
+    from reports.commands import overview, report
 
-    report(sweep, scale, overrides, root, out, as_json)
+    if everything == bool(sweep):
+        raise UserError("Name a sweep (ablate list shows them), or say --all for every one that was begun.")
+    if everything:
+        overview(root, out, as_json)
+    else:
+        report(sweep, scale, overrides, root, out, as_json)
+
+
+@click.command("reproduce")
+@click.argument("sweep")
+@click.argument("cell")
+@click.argument("overrides", nargs=-1)
+@SCALE_OPTION
+@ROOT_OPTION
+@click.option("--into", type=click.Path(file_okay=False, path_type=Path), help="Root to run in; default: a new one.")
+@click.option("--tolerance", default=0.01, show_default=True, help="Relative difference that still agrees.")
+@JSON_OPTION
+def reproduce_command(
+    sweep: str,
+    cell: str,
+    overrides: tuple[str, ...],
+    scale: str,
+    root: str,
+    into: Path | None,
+    tolerance: float,
+    as_json: bool,
+) -> int:
+    """Run one finished CELL of SWEEP again from its stored configuration, elsewhere, and compare what is measured.
+
+    Exits with 1 if a metric comes out differently.
+    """
+    from experiments.commands.single import configure_logging
+    from reports.commands import reproduce
+
+    configure_logging()
+    return reproduce(sweep, cell, scale, overrides, root, into, tolerance, as_json)
 
 
 @click.command("explain")

@@ -21,6 +21,8 @@ import numpy as np
 from torch import Tensor
 
 NORMAL_95 = 1.96
+SHARES = frozenset({"class_accuracy_efflite0"})
+"""Metrics that lie between 0 and 1, and their intervals with them."""
 
 
 def resamples(count: int, replicates: int, seed: int) -> np.ndarray:
@@ -39,7 +41,10 @@ def intervals(metrics: Mapping[str, float], deviations: Mapping[str, np.ndarray]
     """`<metric>_low` and `<metric>_high` of every metric that has replicates."""
     result = {}
     for name, values in deviations.items():
-        result[f"{name}_low"], result[f"{name}_high"] = interval(metrics[name], values)
+        low, high = interval(metrics[name], values)
+        if name in SHARES:
+            low, high = max(low, 0.0), min(high, 1.0)
+        result |= {f"{name}_low": low, f"{name}_high": high}
     return result
 
 

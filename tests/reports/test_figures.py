@@ -10,7 +10,8 @@ from PIL import Image
 
 from reports.figures import draw, floors
 from reports.layout import Figure
-from reports.samples import class_names, collect_samples, enlarge, grid_image
+from reports.page import render
+from reports.samples import class_names, collect_samples, enlarge, grid_image, read_images
 from reports.style import GRID, PALETTE, save, to_svg
 from tests.reports import fakes
 
@@ -94,11 +95,34 @@ def test_colours_differ_for_colour_blind_readers() -> None:
 # --- samples ----------------------------------------------------------------------------------------------------------
 
 
+def test_captions_stand_over_the_images_that_they_asked_for(tmp_path: Path) -> None:
+    subject = fakes.finished(tmp_path)
+    captions = [f"caption {i} of class {i % 9}" for i in range(36)]
+    for cell in fakes.cells_of():
+        path = tmp_path / "runs" / cell.run_id / "evaluations" / cell.eval_id / "samples.npz"
+        with np.load(path) as file:
+            mixed = captions[::-1] if "group_v2" in cell.run_id else captions
+            np.savez_compressed(path, arr_0=file["arr_0"], labels=file["labels"], captions=np.array(mixed))
+    samples = collect_samples(subject.rows, 12)
+    assert samples is not None and samples.captioned
+    assert samples.heads[:4] == tuple(captions[i] for i in (0, 9, 1, 10))
+    assert [note.split(":")[0] for note in samples.notes] == ["group_v2"] and "other captions" in samples.notes[0]
+    page = render(subject, [], samples)
+    assert "The same captions" in page and "caption 10 of class 1" in page
+
+
+def test_only_the_images_that_are_shown_are_read(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), dtype=np.uint8)
+    np.savez_compressed(tmp_path / "a.npz", arr_0=images)
+    assert np.array_equal(read_images(tmp_path / "a.npz", 7), images[:7])
+    assert np.array_equal(read_images(tmp_path / "a.npz", 99), images)
+
+
 def test_samples_are_the_first_of_each_class_in_every_row(tmp_path: Path) -> None:
     samples = collect_samples(fakes.finished(tmp_path).rows, 9)
     assert samples is not None and samples.notes == ()
     assert [row.name for row in samples.rows] == list(fakes.SCHEMES)
-    assert samples.classes[0] == "Smileys & Emotion" and len(set(samples.classes)) == 9
+    assert samples.heads[0] == "Smileys & Emotion" and len(set(samples.heads)) == 9
     cell = fakes.cells_of()[2]
     path = tmp_path / "runs" / cell.run_id / "evaluations" / cell.eval_id / "samples.npz"
     assert np.array_equal(samples.rows[2].images, np.load(path)["arr_0"][:9])
@@ -107,7 +131,7 @@ def test_samples_are_the_first_of_each_class_in_every_row(tmp_path: Path) -> Non
 def test_more_columns_than_classes_keep_a_class_together(tmp_path: Path) -> None:
     samples = collect_samples(fakes.finished(tmp_path).rows, 18)
     assert samples is not None
-    assert samples.classes[0] == samples.classes[1] != samples.classes[2]
+    assert samples.heads[0] == samples.heads[1] != samples.heads[2]
 
 
 def test_other_labels_or_seeds_are_noted(tmp_path: Path) -> None:

@@ -66,7 +66,18 @@ def spread(root: Path) -> Subject:
     return fakes.subject(root, cells, report=report, axes=axes, declared=declared, title="adaLN of AiM")
 
 
-CASES = {"finished": fakes.finished, "partial": partial, "spread": spread}
+def resampled(root: Path) -> Subject:
+    """One training a row, with bootstrap intervals; two rows within each other's noise."""
+    for cell in fakes.cells_of():
+        scheme = cell.labels["hybrid_scheme"]
+        fd = 114.0 if scheme == "serial_v1" else fakes.FD[scheme]
+        noise = [(5 if i % 2 else -5) * (1 if scheme == "serial_v1" else -1) for i in range(40)]
+        changes = {"evaluation__metrics__fd_efflite0_low": fd - 9.8, "evaluation__metrics__fd_efflite0_high": fd + 9.8}
+        fakes.write_run(root, cell, fd, **changes, evaluation__replicates={"fd_efflite0": noise})
+    return fakes.subject(root)
+
+
+CASES = {"finished": fakes.finished, "partial": partial, "spread": spread, "resampled": resampled}
 FORMATS = {
     "md": lambda subject: to_markdown(subject.table),
     "tex": lambda subject: to_latex(subject.table, "golden", ["made by a test"]),
@@ -114,6 +125,17 @@ def test_csv_holds_unrounded_numbers_and_leaves_missing_ones_empty(tmp_path: Pat
     assert "kernel selective_scan" in by_scheme["group_v1"]["flags"]
 
 
+def test_intervals_stand_beside_single_trainings_and_say_what_they_cover(tmp_path: Path) -> None:
+    table = resampled(tmp_path).table
+    by_scheme = {row.labels["hybrid_scheme"]: row.entries[2] for row in table.rows}
+    assert by_scheme["serial_v2"].text == "112.0 [102.2, 121.8]" and by_scheme["serial_v1"].tied
+    assert not by_scheme["group_v1"].tied
+    assert any("spread over training seeds is not in it" in text for _, text in table.notes)
+    (line,) = (x for x in csv.DictReader(io.StringIO(to_csv(table))) if x["hybrid_scheme"] == "serial_v2")
+    assert (float(line["fd_efflite0_low"]), float(line["fd_efflite0_high"])) == (102.2, 121.8)
+    assert "kid_efflite0_low" not in line
+
+
 def test_fd_and_fid_stand_in_columns_of_their_own(tmp_path: Path) -> None:
     table = spread(tmp_path).table
     heads = [(head.text, head.kind) for head in table.heads]
@@ -133,3 +155,8 @@ def test_parquet_is_written_only_where_pyarrow_is_installed(tmp_path: Path) -> N
     path = tmp_path / "table.parquet"
     written = write_parquet(fakes.finished(tmp_path / "root").table, path)
     assert written == path.exists() == (find_spec("pyarrow") is not None)
+    if written:
+        import pandas
+
+        frame = pandas.read_parquet(path)
+        assert frame.set_index("hybrid_scheme").fd_efflite0["serial_v2"] == 112.0 and len(frame) == 4

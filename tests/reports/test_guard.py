@@ -34,6 +34,8 @@ MUTATIONS: dict[str, tuple[dict[str, Any], str]] = {
     "precision": ({"run__provenance__precision": "bf16"}, "trainer.precision"),
     "hardware": ({"run__provenance__hardware__gpus": ["A100"]}, "hardware"),
     "torch": ({"run__provenance__versions__torch": "2.8.0"}, "torch"),
+    "seed": ({"run__provenance__seed": 7, "config__seed": 7}, "seed"),
+    "seed of the samples": ({"config__evaluation__seed": 7}, "evaluation.seed"),
     "learning rate": ({"config__optim": {"lr": 0.1}}, "optim.lr"),
 }
 
@@ -71,6 +73,12 @@ def test_in_a_tie_the_baseline_is_right(tmp_path: Path) -> None:
         fakes.write_run(tmp_path, cell, config__trainer__max_steps=steps, run__step=steps, run__max_steps=steps)
     flags = fakes.subject(tmp_path, cells).flags
     assert [(flag.row, flag.value, flag.usual) for flag in flags] == [(0, "300", "400")]
+
+
+def test_seeds_are_held_against_the_plan_and_resamples_change_nothing(tmp_path: Path) -> None:
+    (flag,) = mutated(tmp_path / "seed", MUTATIONS["seed"][0]).flags
+    assert flag.text == "seed is 7 (planned: 0), elsewhere as planned"
+    assert mutated(tmp_path / "bootstrap", {"config__evaluation__bootstrap": 0}).flags == []
 
 
 def test_what_the_sweep_declares_is_not_flagged(tmp_path: Path) -> None:

@@ -46,6 +46,26 @@ def test_one_seed_is_judged_by_its_bootstrap_interval() -> None:
     assert compare(left, far, "fd_efflite0").distinguishable is True
 
 
+def test_single_trainings_are_compared_sample_by_sample() -> None:
+    """Intervals that overlap widely, and noise that the two share: only the pairs can tell them apart."""
+    draw = random.Random(2)
+    shared = [draw.gauss(0, 5) for _ in range(200)]
+    ends = {"fd_efflite0_low": 90.0, "fd_efflite0_high": 110.0}
+
+    def evaluated(name: str, value: float, n: int = 512) -> Row:
+        deviations = [s + draw.gauss(0, 0.3) for s in shared]
+        result = {"replicates": {"fd_efflite0": deviations}, "protocol": {"num_samples": n, "seed": 0}}
+        record = Record(name, {}, {}, 0, f"run-{name}", name, {"fd_efflite0": value, **ends}, evaluation_result=result)
+        return Row({"scheme": name}, (record,))
+
+    found = compare(evaluated("a", 100.0), evaluated("b", 102.0), "fd_efflite0")
+    assert found.distinguishable and "paired bootstrap" in found.text and "one training each" in found.text
+    assert found.margin == pytest.approx(1.96 * 0.3 * 2**0.5, rel=0.15)
+    assert compare(evaluated("a", 100.0), evaluated("b", 100.5), "fd_efflite0").distinguishable is False
+    other = compare(evaluated("a", 100.0), evaluated("b", 102.0, n=324), "fd_efflite0")
+    assert other.distinguishable is False and "paired" not in other.method
+
+
 def test_without_an_interval_the_kernel_distance_is_asked_and_named() -> None:
     left = row("a", [100.0], kid_efflite0=0.050, kid_efflite0_std=0.002)
     far = row("b", [110.0], kid_efflite0=0.060, kid_efflite0_std=0.002)

@@ -1,0 +1,130 @@
+"""Run a finished cell again from its stored configuration, under another root, and compare what is measured."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.errors import UserError
+from experiments.identity import evaluation_id, run_id
+from experiments.store import RunStore
+from reports.aggregate import standard_error
+from reports.compare import record_of
+from reports.guard import facts
+from reports.quantities import EXACT, is_cost, quantity
+from reports.records import Record
+from reports.subject import Subject
+
+
+@dataclass(frozen=True)
+class Line:
+    """One metric, then and now."""
+
+    name: str
+    then: float | None
+    now: float | None
+    differs: bool
+    remark: str = ""
+
+    @property
+    def shown(self) -> tuple[str, str, str]:
+        """Both numbers and their difference, as printed."""
+        known = quantity(self.name)
+        both = ["-" if value is None else known.text(value) for value in (self.then, self.now)]
+        change = "-" if self.then is None or self.now is None else f"{(self.now - self.then) * known.scale:+.3g}"
+        return both[0], both[1], change
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """Both results."""
+
+    cell: str
+    folder: Path
+    """Of the new evaluation."""
+    lines: tuple[Line, ...]
+    surroundings: dict[str, tuple[str, str]]
+    """What was not the same around the two runs: code, libraries, hardware, kernels."""
+
+    @property
+    def differing(self) -> list[Line]:
+        """The metrics that came out differently."""
+        return [line for line in self.lines if line.differs]
+
+    def as_json(self) -> dict[str, Any]:
+        """For `ablate reproduce --json`."""
+        return {
+            "cell": self.cell,
+            "folder": str(self.folder),
+            "metrics": {
+                line.name: {"then": line.then, "now": line.now, "differs": line.differs} for line in self.lines
+            },
+            "differing": [line.name for line in self.differing],
+            "surroundings": self.surroundings,
+        }
+
+
+def reproduce(subject: Subject, word: str, into: Path | None = None, tolerance: float = 0.01) -> Reproduction:
+    """Train, sample and measure the cell that `word` names again, and compare.
+
+    Args:
+        into: root of the new run; by default a new folder in reproduced/ under the subject's root. A run that was
+            interrupted there goes on.
+        tolerance: relative difference that still agrees; of numbers near zero, relative to their standard error.
+
+    Raises:
+        UserError: no such cell, or no finished one; a benchmark; `into` is where the cell is, or holds its twin.
+    """
+    record = subject.find(word)
+    if record.benchmark is not None:
+        raise UserError(f"{record.cell} is a benchmark: its timings are taken again with {subject.command}.")
+    if record.reason or record.evaluation is None:
+        raise UserError(f"{record.cell} is not finished ({record.reason or 'not run'}): there is nothing to reproduce.")
+    root = into or _fresh(subject.root / "reproduced", record)
+    if root.resolve() == subject.root.resolve():
+        raise UserError(f"{root} is where the cell itself is; name another folder with --into.")
+    config = record.evaluation.config()
+    config.runtime.root = str(root)
+    if (run_id(config), evaluation_id(config)) != (record.run_id, record.eval_id):
+        raise UserError(
+            f"{record.cell}: its stored configuration means another run today; a default has changed since."
+        )
+    run = RunStore(root).run(record.run_id)
+    if run.evaluation(record.eval_id).is_done():
+        raise UserError(f"{root} holds this evaluation already; name another folder with --into.")
+    from experiments.run import execute
+
+    execute([config])
+    again = record_of(run)
+    return Reproduction(
+        record.cell, run.evaluation(record.eval_id).folder, _compare(record, again, tolerance), _around(record, again)
+    )
+
+
+def _compare(then: Record, now: Record, tolerance: float) -> tuple[Line, ...]:
+    lines = []
+    for name in dict.fromkeys([*then.metrics, *now.metrics]):
+        a, b = then.metrics.get(name), now.metrics.get(name)
+        if a is None or b is None:
+            lines.append(Line(name, a, b, False, "not measured " + ("then" if a is None else "now")))
+        elif is_cost(name) and name not in EXACT:
+            lines.append(Line(name, a, b, False, "cost, not compared"))
+        else:
+            allowed = tolerance * max(abs(a), abs(b), standard_error(then, name)[0] or 0.0)
+            lines.append(Line(name, a, b, abs(a - b) > allowed, "equal" if a == b else "agrees"))
+    return tuple(lines)
+
+
+def _around(then: Record, now: Record) -> dict[str, tuple[str, str]]:
+    a, b = facts(then), facts(now)
+    return {name: (a.get(name, "-"), b.get(name, "-")) for name in {**a, **b} if a.get(name) != b.get(name)}
+
+
+def _fresh(folder: Path, record: Record) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f"{record.run_id}-", dir=folder))
+    except OSError as error:
+        raise UserError(f"Cannot write {folder}: {error.strerror}; name another folder with --into.") from error

@@ -1,0 +1,60 @@
+"""One page for all sweeps: what was begun is on it, with its state, its claims and a link that leads somewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from experiments.cli import main
+from experiments.errors import UserError
+from reports import commands
+from reports.overview import Entry, build_overview, find_subjects, render_overview
+from sweeps.planner import plan
+from sweeps.registry import register
+from tests.reports import fakes
+
+
+def test_nothing_begun_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="ablate run NAME"):
+        build_overview(tmp_path)
+
+
+def test_every_begun_sweep_is_there_and_gone_ones_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    register(plan("maskmamba-mask-ratio", "demo", ["seeds=0,1"], tmp_path))
+    register(plan("maskmamba-hybrid-schemes", "demo", ["hybrid_scheme=serial_v1"], tmp_path))
+    lost = tmp_path / "sweeps" / "old-demo"
+    lost.mkdir()
+    (lost / "plan.json").write_text(json.dumps({"sweep": "old", "scale": "demo", "words": [], "cells": []}))
+    subjects, gone = find_subjects(tmp_path)
+    cells = {subject.name: len(subject.records) for subject in subjects}
+    assert cells["maskmamba-hybrid-schemes"] > 1, "the last request picked one row; the page shows the sweep"
+    assert {record.seed for s in subjects if s.name == "maskmamba-mask-ratio" for record in s.records} == {0, 1}
+    assert len(gone) == 1 and gone[0].startswith("old-demo: Unknown sweep")
+    page = commands.overview(tmp_path)
+    text = page.read_text()
+    assert page == tmp_path / "reports" / "index.html" and "Unknown sweep" in text
+    links = [link for link in re.findall(r'href="([^"]+)"', text) if not link.startswith("data:")]
+    assert len(links) == 2 and all((page.parent / link).is_file() for link in links)
+    capsys.readouterr()
+    commands.overview(tmp_path, as_json=True)
+    assert {entry["sweep"] for entry in json.loads(capsys.readouterr().out)["sweeps"]} == set(cells)
+
+
+def test_the_page_shows_best_rows_claims_and_tau(tmp_path: Path) -> None:
+    entry = Entry(fakes.finished(tmp_path, (0, 1, 2)), tmp_path / "reports" / "x")
+    assert entry.best[0][0].startswith("FD-EffLite0") and entry.best[0][1:] == ("serial_v2", "113.5")
+    page = render_overview([entry], [], tmp_path / "reports")
+    for text in ("x/index.html", "serial_v2: <b>113.5</b>", "supported", "12 of 12 cells done", "MaskMamba"):
+        assert text in page
+    assert "τ" in page and "<script" not in page
+    assert entry.as_json()["claims"][0]["judgement"] in ("supported", "contradicted", "undecided")
+
+
+@pytest.mark.parametrize("words", [[], ["maskmamba-mask-ratio", "--all"]])
+def test_a_sweep_or_all_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["report", *words, "--root", str(tmp_path)])
+    assert caught.value.code == 2 and "--all" in capsys.readouterr().err
