@@ -58,7 +58,7 @@ class TrainerConfig:
     init_fingerprint: str = ""
     """Training hash of that run, or sha256 of that file, filled in when a run is resolved."""
     keep: Literal["last", "best"] = "last"
-    """The weights that a run ends with: the last, or those of the lowest val/loss of all validations (early stopping)."""
+    """Weights that a run ends with: the last, or those of the lowest val/loss of all validations (early stopping)."""
 
     def __post_init__(self) -> None:
         if self.max_steps < 1 or self.batch_size < 1 or self.accumulate < 1:

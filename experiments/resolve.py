@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datamodules.config import DATASETS
+from experiments import lineage
 from experiments.errors import UserError
 from lightning_modules.hashing import file_sha256
 from lightning_modules.text_encoders.checkpoint import weights_fingerprint
@@ -40,6 +41,8 @@ def resolve(config: RunConfig) -> RunConfig:
                 fingerprint = _fingerprint(Path(weights), f"evaluation.{key}")
                 setattr(config.evaluation, f"{network}_fingerprint", fingerprint)
         _resolve_captions(config)
+        if config.trainer.init_from:
+            config.trainer.init_fingerprint = lineage.fingerprint(config)
     except (FileNotFoundError, ValueError) as error:
         raise UserError(str(error)) from error
     if config.objective.name != "reconstruction":
