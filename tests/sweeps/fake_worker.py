@@ -1,7 +1,8 @@
 """Stands in for `ablate execute`: claims, "trains" and "evaluates" as the real one does, without torch.
 
 FAKE_WORKER (JSON) says how long a step takes ("steps": seconds) and what happens to a hybrid scheme: one of "fail",
-"die", "crash", "fail_evaluation". Every training that begins is noted in the file FAKE_WORKER_LOG.
+"die", "crash", "fail_evaluation". Every training that begins is noted in the file FAKE_WORKER_LOG. Of a benchmark it
+writes a result without measuring.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ import sys
 import time
 from pathlib import Path
 
-from experiments.config import read_config
+from experiments.config import RunConfig, read_config
 from experiments.store import RunStore
 
 
 def main() -> None:
     behaviour = json.loads(os.environ.get("FAKE_WORKER", "{}"))
     configs = [read_config(Path(path)) for path in sys.argv[1:]]
+    if configs[0].benchmark.name != "none":
+        measure(configs)
+        return
     scheme = configs[0].generator.hybrid_scheme
     todo = behaviour.get(scheme, "")
     if todo == "crash":
@@ -48,6 +52,19 @@ def main() -> None:
                 if todo == "fail_evaluation" and config.sampler.guidance > 2:
                     raise FloatingPointError("The samples are not finite.")
                 evaluation.write_result({"metrics": {"fd_efflite0": config.sampler.guidance}})
+
+
+def measure(configs: list[RunConfig]) -> None:
+    """Note which benchmarks were given together, and "measure" each."""
+    with open(os.environ["FAKE_WORKER_LOG"], "a") as log:
+        log.write(" ".join(f"{config.benchmark.layer}@{config.benchmark.length}" for config in configs) + "\n")
+    for config in configs:
+        benchmark = RunStore(config.root).prepare_benchmark(config)
+        with benchmark.claim(wait=True) as mine:
+            if mine:
+                hardware = {"cpu": os.environ.get("FAKE_CPU", "some"), "gpus": []}
+                result = {"metrics": {"forward_seconds": 1e-6 * config.benchmark.length**2}, "seconds": {}}
+                benchmark.write_result({**result, "provenance": {"hardware": hardware}, "protocol": {"threads": 1}})
 
 
 if __name__ == "__main__":
