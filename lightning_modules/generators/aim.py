@@ -129,6 +129,8 @@ class AiM(nn.Module):
         embedding, mask = self.condition(condition, drop)
         if mask is None:
             return Context(embedding, None)
+        if self.config.caption_prefix == "mean":
+            return Context(_summary(Context(embedding, mask))[:, None], None)
         order = mask.long().argsort(dim=1, stable=True)
         return Context(embedding.gather(1, order[..., None].expand_as(embedding)), mask.gather(1, order))
 

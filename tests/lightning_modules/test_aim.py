@@ -177,6 +177,15 @@ def test_padding_of_a_caption_leaves_no_trace() -> None:
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_the_mean_of_a_caption_stands_in_for_it() -> None:
+    model = _build(replace(TEXT, caption_prefix="mean"))
+    features, mask, _ = _captions([2, 5])
+    context = model.embed_condition(TextFeatures(features, mask), KEEP)
+    assert context.embedding.shape == (2, 1, 32)
+    torch.testing.assert_close(context.embedding[0, 0], model.condition.project(features[0, :2]).mean(0))
+    torch.testing.assert_close(_decode(model, context), model(TOKENS, context), rtol=1e-5, atol=1e-5)
+
+
 def test_a_dropped_caption_is_the_learned_null() -> None:
     model = _build(TEXT)
     logits = model(TOKENS[:1].expand(2, -1), model.embed_condition(_captions([2, 5]), ~KEEP))

@@ -63,6 +63,8 @@ class AiMConfig:
     condition: Literal["class", "text"] = "class"
     """Class: its embedding is the start token and the input of the adaLN. Text: the caption's projected features are a
     prefix, their mean is the input of the adaLN."""
+    caption_prefix: Literal["tokens", "mean"] = "tokens"
+    """What of a caption stands in front of the image: all its tokens, or their mean alone, as a class would."""
     num_classes: int = 0
     """Classes of the data set; 0 = take them from the data."""
     text_tokens: int = 0
