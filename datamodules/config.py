@@ -24,6 +24,10 @@ class EmojiConfig:
     """Mirror a random half of the training images, drawn anew each epoch (letters and flags are mirrored too)."""
     subset: int = 0
     """Train on this many images only, a fixed random choice; 0 = all."""
+    best_share: float = 1.0
+    """Train and validate on this share of the images, those of the highest `score` (quality tuning)."""
+    score: Literal["colourfulness", "edge_density"] = "edge_density"
+    """See `datamodules.quality`."""
     fingerprint: str = ""
     """sha256 of the data file, filled in when a run is resolved: it stands for the data in the run's identity."""
 
@@ -34,6 +38,7 @@ class EmojiConfig:
             )
         if self.subset < 0:
             raise ValueError(f"data.subset={self.subset} must be a number of images, or 0 for all.")
+        _check_share(self.best_share)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -63,6 +68,9 @@ class StoreConfig:
     """Which of the stored views of the training images take part, as `ablate tokenize --crops` named them; all."""
     subset: int = 0
     """Train on this many images only, a fixed random choice; 0 = all."""
+    best_share: float = 1.0
+    """Train and validate on this share of the images (quality tuning): the highest of the store's scores.npy, (N,)
+    numbers of any predictor, in the order of its images."""
     fingerprint: str = ""
     """sha256 of the stores' meta.json, filled in when a run is resolved: stands for `root` in its identity."""
     possible: ClassVar[tuple[str, ...]] = ("class", "caption")
@@ -70,6 +78,7 @@ class StoreConfig:
     def __post_init__(self) -> None:
         if self.subset < 0:
             raise ValueError(f"data.subset={self.subset} must be a number of images, or 0 for all.")
+        _check_share(self.best_share)
         if self.condition not in self.possible:
             raise ValueError(
                 f"data.condition={self.condition}: {self.name} has no "
@@ -101,7 +110,18 @@ class StoreConfig:
         for file in files:
             if not file.is_file():
                 raise FileNotFoundError(self.missing(file.parent.name))
+        if self.best_share < 1:
+            scores = [file.with_name("scores.npy") for file in files]
+            for file in scores:
+                if not file.is_file():
+                    raise FileNotFoundError(f"data.best_share={self.best_share} needs the images' scores in {file}.")
+            files += scores
         self.fingerprint = "-".join(file_sha256(file)[:32] for file in files)
+
+
+def _check_share(share: float) -> None:
+    if not 0 < share <= 1:
+        raise ValueError(f"data.best_share={share} must be in (0, 1].")
 
 
 @dataclass

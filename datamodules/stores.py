@@ -14,6 +14,7 @@ import numpy as np
 from datamodules.base import Split, StreamDataModule
 from datamodules.config import StoreConfig
 from datamodules.datasets import TokenDataset
+from datamodules.quality import best
 from datamodules.store import TokenStore
 from datamodules.subset import choose_subset
 from datamodules.text_store import TextStore, cached_text_store, captions_sha256, text_store_folder
@@ -60,7 +61,7 @@ class StoreDataModule(StreamDataModule):
         """Open the data of all splits."""
         for split, store in self.stores.items():
             train = split == "train"
-            index = choose_subset(len(store), self.config.subset) if train else None
+            index = self._index(store, split)
             views = self._views(store) if train else None
             captions = self.config.condition == "caption"
             self._datasets[split] = TokenDataset(store, index, captions, self._text(store), views)
@@ -107,6 +108,16 @@ class StoreDataModule(StreamDataModule):
         if self.config.condition == "caption" and not store.all_captioned:
             raise ValueError(f"{store.folder} has images without captions, so data.condition=caption is not possible.")
         return store
+
+    def _index(self, store: TokenStore, split: str) -> np.ndarray:
+        """The images of a split that take part: the best-scoring share, and of the train split the subset of these."""
+        index = np.arange(len(store))
+        if self.config.best_share < 1 and split != "test":
+            scores = np.load(store.folder / "scores.npy")
+            if scores.shape != (len(store),):
+                raise ValueError(f"{store.folder / 'scores.npy'} has the shape {scores.shape}, not ({len(store)},).")
+            index = best(scores, self.config.best_share)
+        return index[choose_subset(len(index), self.config.subset)] if split == "train" else index
 
     def _views(self, store: TokenStore) -> list[int] | None:
         """Positions of the views that the configuration names."""

@@ -21,6 +21,7 @@ from datamodules.emoji.data import EmojiImages, Split, load_emoji
 from datamodules.emoji.reference import emoji_reference
 from datamodules.encoder import ImageEncoder
 from datamodules.files import work_lock
+from datamodules.quality import SCORES, best
 from datamodules.store import TokenStore, write_store
 from datamodules.subset import choose_subset
 from datamodules.text_store import TextStore, cached_text_store
@@ -111,16 +112,22 @@ class EmojiDataModule(StreamDataModule):
 
     def _token_dataset(self, split: Split) -> TokenDataset:
         store = self.store(split)
-        index = choose_subset(len(store), self.config.subset) if split == "train" else None
-        return TokenDataset(store, index, self.config.condition == "caption", self._text(store))
+        return TokenDataset(store, self._index(split), self.config.condition == "caption", self._text(store))
 
     def _text(self, store: TokenStore) -> TextStore | None:
         return self.text_encoder and cached_text_store(store.captions(), self.text_encoder, self.cache_dir)
 
     def _image_dataset(self, split: Split) -> ImageDataset:
-        data = self._images(split)
-        index = choose_subset(len(data), self.config.subset) if split == "train" else np.arange(len(data))
+        data, index = self._images(split), self._index(split)
         return ImageDataset(data.images[index], data.labels[index], 2 if self.config.flip and split == "train" else 1)
+
+    def _index(self, split: Split) -> np.ndarray:
+        """The images of a split that take part: the best-scoring share, and of the train split the subset of these."""
+        images = self._images(split).images
+        index = np.arange(len(images))
+        if self.config.best_share < 1:
+            index = best(SCORES[self.config.score](images), self.config.best_share)
+        return index[choose_subset(len(index), self.config.subset)] if split == "train" else index
 
     def _images(self, split: Split) -> EmojiImages:
         return load_emoji(self.config.styles, split)
