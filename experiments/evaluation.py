@@ -90,7 +90,8 @@ def draw_share(config: RunConfig, run: Run, evaluation: Evaluation, worker: int,
     """Draw one worker's share of an evaluation's images, for another process that measures them."""
     conditions = evaluation_conditions(config, device_of(config))
     draw = drawer(config, run, conditions, config.evaluation.seed)
-    evaluation_shards(evaluation, config).fill(draw, worker, workers, alone=True)
+    gathered = evaluation.samples_path.exists  # by a process that drew the rest of this share as well
+    evaluation_shards(evaluation, config).fill(draw, worker, workers, alone=True, needless=gathered)
 
 
 def evaluation_shards(evaluation: Evaluation, config: RunConfig) -> Shards:

@@ -47,16 +47,26 @@ class Shards:
         """Images drawn so far, whoever did."""
         return self.count - sum(map(len, self.missing()))
 
-    def fill(self, draw: Draw, worker: int = 0, workers: int = 1, alone: bool = False) -> None:
+    def fill(
+        self,
+        draw: Draw,
+        worker: int = 0,
+        workers: int = 1,
+        alone: bool = False,
+        needless: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Draw the parts of this worker, then help with those of the others, until none is missing.
 
         Args:
             worker, workers: this one's number, and how many there are; part k belongs to worker k mod `workers`.
             alone: leave the others' parts to them.
+            needless: asked before every part; once it says so, no more are drawn.
         """
         own = self.spans[worker::workers]
         others = [] if alone else [span for span in reversed(self.spans) if span not in own]
         for span in own + others:
+            if needless():
+                return
             if not self.path(span).exists():
                 images, seconds = draw(span)
                 with atomic_path(self.path(span)) as temporary, open(temporary, "wb") as file:

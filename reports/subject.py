@@ -13,12 +13,13 @@ from experiments.errors import UserError, unknown
 from reports.aggregate import Row, row_name, rows_of
 from reports.claims import Verdict, agreement, judge
 from reports.crossing import crossing_notes
-from reports.guard import ISO, Flag, OneFactor, guard, one_factor
+from reports.guard import ISO, Flag, OneFactor, baseline_of, guard, one_factor
 from reports.layout import Layout, parse_layout
 from reports.quantities import quantity
 from reports.records import Record, collect
 from reports.searches import search_notes
 from reports.tables import Table, build_table
+from reports.uncertainty import compare
 from sweeps.planner import Cell, Plan, plan
 
 
@@ -76,6 +77,7 @@ class Subject:
             *self._sizes(),
             *self._crossings(),
             *search_notes(self.records),
+            *self._ties(),
             *self.agreements,
             *self.remarks,
         ]
@@ -125,6 +127,21 @@ class Subject:
 
     def _crossings(self) -> list[str]:
         return [note for crossing in self.layout.crossings for note in crossing_notes(crossing, self.rows)]
+
+    def _ties(self) -> list[str]:
+        """Rows whose numbers cannot be told from the baseline's."""
+        found = []
+        for column in self.layout.columns:
+            names = []
+            for item in self.one_factor if column.better != "none" else ():
+                row = self.rows[item.row]
+                base = baseline_of(row, self.rows, self.layout.baseline)
+                difference = compare(row, base, column.metric) if base else None
+                if difference and difference.distinguishable is False:
+                    names.append(row_name(row, self.rows))
+            found += [f"{column.label} of {', '.join(names)}"] if names else []
+        name = ", ".join(self.layout.baseline.values())
+        return [f"Not distinguishable from the baseline, {name}, at 95%: {'; '.join(found)}."] if found else []
 
     @cached_property
     def agreements(self) -> list[str]:

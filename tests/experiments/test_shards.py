@@ -152,6 +152,9 @@ def test_workers_meet_without_drawing_twice(tmp_path: Path) -> None:
     parts.path(range(16, 24)).unlink()
     parts.fill(draw, 1, 2)
     assert drawn[5:] == [16], "a worker that is through helps with what is missing"
+    parts.remove()
+    parts.fill(draw, 0, 2, needless=lambda: len(drawn) > 6)
+    assert drawn[6:] == [0], "the others were gathered meanwhile"
 
 
 @pytest.mark.parametrize("word", ["3", "2/2", "a/b", "-1/2", "1/0"])

@@ -14,6 +14,7 @@ import pytest
 from experiments.errors import UserError
 from reports import build as building
 from reports.build import build
+from reports.overview import Entry, render_overview
 from tests.reports import fakes
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -109,15 +110,27 @@ def test_a_failure_half_way_leaves_the_old_report(tmp_path: Path, monkeypatch: p
     assert (out / "index.html").read_text() == before and not list(tmp_path.glob(".out*"))
 
 
+@pytest.fixture(scope="module")
+def pages(report: Path) -> dict[str, Path]:
+    """A sweep's page, and the one over all sweeps."""
+    overview = report.parent / "overview.html"
+    entry = Entry(fakes.subject(report.parent), report)
+    overview.write_text(render_overview([entry], ["gone-demo: Unknown sweep 'gone'."], report.parent))
+    return {"sweep": report / "index.html", "overview": overview}
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 @pytest.mark.parametrize("width", [1200, 500])
-def test_a_browser_lays_it_out_without_sideways_scrolling(report: Path, tmp_path: Path, width: int) -> None:
+@pytest.mark.parametrize("kind", ["sweep", "overview"])
+def test_a_browser_lays_it_out_without_sideways_scrolling(
+    pages: dict[str, Path], tmp_path: Path, kind: str, width: int
+) -> None:
     probe = (
         "<script>onload = () => document.title = [document.documentElement.scrollWidth, innerWidth,"
         " [...document.images].every(i => i.complete && i.naturalWidth)].join(' ')</script>"
     )
     page = tmp_path / "probe.html"
-    page.write_text((report / "index.html").read_text().replace("</body>", f"{probe}</body>"))
+    page.write_text(pages[kind].read_text().replace("</body>", f"{probe}</body>"))
     command = [str(CHROMIUM), *FLAGS.split(), f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900"]
     done = subprocess.run([*command, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=60)
     title = re.search(r"<title>(\d+) (\d+) (\w+)</title>", done.stdout)
