@@ -28,6 +28,7 @@ COMMANDS = {
     "import-checkpoint": "experiments.commands.checkpoint:import_command",
     "execute": "experiments.commands.single:execute_command",
     "tokenize": "experiments.commands.data:tokenize_command",
+    "reference": "experiments.commands.data:reference_command",
     "bench": "experiments.commands.tools:bench_command",
     "doctor": "experiments.commands.tools:doctor_command",
 }
@@ -52,6 +53,7 @@ HELP = {
     "import-checkpoint": "Published weights become a finished run, or a tokenizer's file.",
     "execute": "Worker: train and evaluate the given configuration files.",
     "tokenize": "Turn ImageNet, CC3M, COCO or any folder of images into a token store.",
+    "reference": "Statistics of real images, once, that FID is measured against.",
     "bench": "Measure kernels, layers and samplers; ratios in one run.",
     "doctor": "What works on this machine, what does not, and what mends it.",
 }

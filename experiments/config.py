@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from datamodules.config import DATASETS, EmojiConfig
 from experiments.benchmarks.config import BENCHMARK_CELLS, NoBenchmarkConfig
 from experiments.errors import UserError, unknown
+from experiments.presets import PRESETS, preset_names, read_chain
 from experiments.resolve import resolve
 from experiments.search.config import SearchConfig
 from lightning_modules.config import OBJECTIVES, MaskedConfig, OptimConfig
@@ -26,7 +27,6 @@ from lightning_modules.samplers.config import SAMPLERS, MaskGITConfig
 from lightning_modules.text_encoders.config import TEXT_ENCODERS, NoTextEncoderConfig
 from lightning_modules.tokenizers.config import TOKENIZERS, EmojiVQConfig
 
-PRESETS = Path(__file__).parent / "configs"
 SECTIONS: dict[str, Registry] = {
     "data": DATASETS,
     "tokenizer": TOKENIZERS,
@@ -84,6 +84,10 @@ class EvaluationConfig:
     """Folder of that data set's stores."""
     dataset_fingerprint: str = ""
     """sha256 of the split's meta.json in it, filled in when a run is resolved."""
+    reference: str = ""
+    """File of reference statistics (`ablate reference`, or ADM's npz) to measure against; empty = the data's images."""
+    reference_fingerprint: str = ""
+    """sha256 of that file, filled in when a run is resolved."""
     seed: int = 0
     """Image i depends on (seed, i) alone, whatever the batch size."""
     batch_size: int = 128
@@ -130,6 +134,8 @@ class RuntimeConfig:
     val_every: int = 200
     sample_every: int = 200
     checkpoint_every: int = 100
+    most_equal_failures: int = 5
+    """Give a training up that failed so often in the same way without getting further; 0 = never."""
     progress: bool = True
 
 
@@ -164,11 +170,6 @@ class RunConfig:
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 
-def preset_names() -> list[str]:
-    """All presets, e.g. "maskmamba/demo"."""
-    return sorted(str(path.relative_to(PRESETS).with_suffix("")) for path in PRESETS.rglob("*.yaml"))
-
-
 def load_config(preset: str, overrides: Mapping[str, Any] | Iterable[str] = ()) -> RunConfig:
     """Load a preset (a name, or a path to a YAML file), apply overrides, resolve and check.
 
@@ -185,7 +186,7 @@ def load_config(preset: str, overrides: Mapping[str, Any] | Iterable[str] = ()) 
         path = PRESETS / f"{preset}.yaml"
     else:
         raise unknown("preset", preset, names)
-    raw = _read_chain(path)
+    raw = read_chain(path)
     raw["preset"] = preset
     return build_config(raw, overrides if isinstance(overrides, Mapping) else parse_overrides(overrides))
 
@@ -247,34 +248,6 @@ def _explain(error: Exception) -> str:
     return lines[0].rstrip(".") + (f" (at {where})." if where and where not in lines[0] else ".")
 
 
-def _read_chain(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read a YAML file and, beneath it, the files its `base:` names, relative to itself."""
-    if path.resolve() in seen:
-        raise UserError(f"{path} includes itself through 'base:'.")
-    try:
-        raw = yaml.safe_load(path.read_text()) or {}
-    except OSError as error:
-        raise UserError(f"Cannot read preset {path}: {error.strerror}.") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(raw, dict):
-        raise UserError(f"{path} must hold a mapping of configuration keys.")
-    base = raw.pop("base", None)
-    return _deep_merge(_read_chain(path.parent / base, (*seen, path.resolve())), raw) if base else raw
-
-
-def _deep_merge(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
-    """`high` over `low`; a section whose `name` changes starts afresh."""
-    result = dict(low)
-    for key, value in high.items():
-        old = result.get(key)
-        if isinstance(old, dict) and isinstance(value, dict) and value.get("name", old.get("name")) == old.get("name"):
-            result[key] = _deep_merge(old, value)
-        else:
-            result[key] = value
-    return result
-
-
 # --- storing ---------------------------------------------------------------------------------------------------------
 
 
@@ -292,4 +265,4 @@ def save_config(config: RunConfig, path: Path) -> None:
 
 def read_config(path: Path) -> RunConfig:
     """Read back what `save_config` wrote."""
-    return build_config(_read_chain(path))
+    return build_config(read_chain(path))

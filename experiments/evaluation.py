@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,11 @@ from experiments.sampling import sample_images
 from experiments.shards import Draw, Shards
 from experiments.store import Evaluation, Run
 from lightning_modules.kernels import backends_used, reset_backends_used
+from lightning_modules.metrics.against import evaluate_against
 from lightning_modules.metrics.config import MetricsConfig
 from lightning_modules.metrics.evaluate import Measurement, evaluate_images
+from lightning_modules.metrics.reference import ReferenceSet
+from lightning_modules.metrics.statistics import ReferenceStatistics, read_statistics
 
 log = logging.getLogger("ablate")
 
@@ -51,7 +55,7 @@ def evaluate(config: RunConfig, run: Run, wait: bool = False) -> Evaluation:
         if not evaluation.is_done():
             draw_share(config, run, evaluation, rank(), world_size())
         return evaluation
-    with evaluation.claim(wait=wait) as mine:
+    with evaluation.claim(wait=wait, devices=config.runtime.devices) as mine:
         if mine:
             _evaluate(config, run, evaluation)
     return evaluation
@@ -102,6 +106,7 @@ def evaluation_shards(evaluation: Evaluation, config: RunConfig) -> Shards:
 def _evaluate(config: RunConfig, run: Run, evaluation: Evaluation) -> None:
     started = time.time()
     reset_backends_used()
+    reference = _reference(config)  # before any work: a file that is not there, or data that has no images
     conditions = evaluation_conditions(config, device_of(config))
     count, shards = len(conditions), evaluation_shards(evaluation, config)
     log.info("sampling %d images from %s", count, run.id)
@@ -115,7 +120,7 @@ def _evaluate(config: RunConfig, run: Run, evaluation: Evaluation) -> None:
     _write_samples(config, evaluation, images, conditions)
     evaluation.update(phase="evaluate", step=count, max_steps=count)
     log.info("measuring %d images", count)
-    measured = _measure(config, images, conditions)
+    measured = _measure(config, images, conditions, reference)
     metrics = {**measured.metrics, "seconds_per_image": seconds / count}
     evaluation.write_result(
         {
@@ -141,7 +146,17 @@ def _write_samples(config: RunConfig, evaluation: Evaluation, images: np.ndarray
     write_png(grid, evaluation.grid_path)
 
 
-def _measure(config: RunConfig, images: np.ndarray, conditions: Conditions) -> Measurement:
+def _reference(config: RunConfig) -> ReferenceSet | ReferenceStatistics:
+    """What samples are measured against."""
+    if config.evaluation.reference:
+        return read_statistics(Path(config.evaluation.reference))
+    data = evaluation_data(config)
+    return DATASETS.target(data.name).reference(data)
+
+
+def _measure(
+    config: RunConfig, images: np.ndarray, conditions: Conditions, reference: ReferenceSet | ReferenceStatistics
+) -> Measurement:
     settings = MetricsConfig(
         inception_weights=config.evaluation.inception_weights,
         dinov2_weights=config.evaluation.dinov2_weights,
@@ -149,9 +164,10 @@ def _measure(config: RunConfig, images: np.ndarray, conditions: Conditions) -> M
         cache_dir=str(config.root / "cache"),
         device=str(device_of(config)),
     )
-    data = evaluation_data(config)
-    reference = DATASETS.target(data.name).reference(data)
-    measured = evaluate_images(images, conditions.labels, reference, settings)
+    if isinstance(reference, ReferenceStatistics):
+        measured = evaluate_against(images, reference, settings)
+    else:
+        measured = evaluate_images(images, conditions.labels, reference, settings)
     if conditions.captions:
         measured.protocol["prompts"] = conditions.origin
     return measured

@@ -32,6 +32,7 @@ NOT_SEMANTIC = frozenset(
         "evaluation.dinov2_weights",
         "evaluation.clip_weights",
         "evaluation.dataset_root",
+        "evaluation.reference",
     }
 )
 """Keys that never change a result: places and sizes of batches. Files enter by their fingerprint."""

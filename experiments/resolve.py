@@ -40,6 +40,9 @@ def resolve(config: RunConfig) -> RunConfig:
             if weights := getattr(config.evaluation, key):
                 fingerprint = _fingerprint(Path(weights), f"evaluation.{key}")
                 setattr(config.evaluation, f"{network}_fingerprint", fingerprint)
+        if config.evaluation.reference:
+            reference = Path(config.evaluation.reference)
+            config.evaluation.reference_fingerprint = _fingerprint(reference, "evaluation.reference")
         _resolve_captions(config)
         if config.trainer.init_from:
             config.trainer.init_fingerprint = lineage.fingerprint(config)

@@ -58,7 +58,7 @@ def evaluate_images(
         FileNotFoundError: no such file of weights.
     """
     _check(images, labels, reference)
-    extractors = _extractors(config)
+    extractors = make_extractors(config)
     real = reference.draw_real(labels, config.seed)
     if real is None:
         log.warning("Too few real images for a floor at N = %d with these labels.", len(images))
@@ -109,7 +109,7 @@ def _measure(
     return metrics, floor, replicates
 
 
-def _extractors(config: MetricsConfig) -> dict[str, Extractor]:
+def make_extractors(config: MetricsConfig) -> dict[str, Extractor]:
     """What takes features, by its section of the protocol. Made before any work: a wrong file is refused at once."""
     result = {"": efficientnet_extractor()}
     if config.inception_weights:
@@ -126,7 +126,7 @@ def _protocol(
         "num_samples": count,
         "reference": f"{reference.name} ({len(reference.images)} images)",
         "reference_fingerprint": reference.fingerprint,
-        **_describe(extractors[""]),
+        **describe(extractors[""]),
         "kid": {"subsets": config.kid_subsets, "subset_size": subset_size(count, len(reference.images))},
         "precision_recall": {"neighbours": NEIGHBOURS},
         "memorisation": {
@@ -142,13 +142,14 @@ def _protocol(
         protocol["bootstrap"] = {"replicates": config.bootstrap}
     for section, extractor in extractors.items():
         if section:
-            protocol[section] = _describe(extractor)
+            protocol[section] = describe(extractor)
     if "inception" in extractors:
         protocol["inception"]["is_splits"] = splits(count)
     return protocol
 
 
-def _describe(extractor: Extractor) -> dict[str, Any]:
+def describe(extractor: Extractor) -> dict[str, Any]:
+    """An extractor in the protocol."""
     return {"extractor": extractor.name, "extractor_sha256": extractor.sha256, "resize": extractor.resize}
 
 

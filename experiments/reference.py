@@ -1,0 +1,125 @@
+"""Reference statistics out of a collection of images, or out of the reconstructions of a store.
+
+Shapes: B images, S pixels.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from datamodules.sources.open import open_source
+from datamodules.sources.records import Record, Refused, Source
+from datamodules.store import TokenStore
+from datamodules.tokenize.crops import Crops
+from datamodules.tokenize.prepare import Preparation, Prepared, preparer
+from datamodules.tokenize.progress import counting
+from lightning_modules.metrics.features import efficientnet_extractor, inception_extractor
+from lightning_modules.metrics.statistics import ReferenceStatistics, collect_statistics, write_statistics
+
+log = logging.getLogger("ablate")
+
+
+@dataclass(frozen=True)
+class ReferenceJob:
+    """What statistics are made of; see the options of `ablate reference`."""
+
+    dataset: str
+    source: Path
+    out: Path
+    split: str = "val"
+    size: int = 256
+    crop: str = "adm"
+    exif: bool | None = None
+    count: int = 0
+    seed: int = 0
+    keep: int = 10_000
+    inception_weights: Path | None = None
+    batch_size: int = 64
+    workers: int = 0
+    device: str = "cpu"
+
+
+def make_reference(job: ReferenceJob, decode: Callable[[Any], Any] | None = None) -> ReferenceStatistics:
+    """Compute and write the statistics.
+
+    Args:
+        decode: of the tokenizer of a store, (B, L) or (B, C, h, w) -> (B, S, S, 3) uint8; for `dataset` store.
+
+    Raises:
+        ValueError, FileNotFoundError: a source that does not fit, more images asked for than there are.
+    """
+    extractors = [efficientnet_extractor()]
+    if job.inception_weights:
+        extractors.append(inception_extractor(job.inception_weights))
+    else:
+        log.warning("Without --inception-weights the reference serves FD-EffLite0 only, not FID.")
+    if job.dataset == "store":
+        assert decode is not None
+        name, batches = f"reconstructions of {job.source.name}/{job.split}", _decoded(job, decode)
+    else:
+        name = f"{job.dataset}/{job.split}, {job.crop} crop, {job.size} pixels"
+        name += f", {job.count} images by seed {job.seed}" if job.count else ""
+        batches = _cropped(job)
+    made = collect_statistics(name, batches, extractors, job.keep, job.batch_size, job.device)
+    write_statistics(job.out, made)
+    return made
+
+
+def _cropped(job: ReferenceJob) -> Iterator[np.ndarray]:
+    """(B, S, S, 3) uint8 batches of the images; broken ones are left out and named in the log."""
+    exif = job.dataset != "imagenet" if job.exif is None else job.exif
+    preparation = Preparation(Crops((job.crop,), False, job.size), exif, captioned=False)
+    source = open_source(job.dataset, job.source, job.split, classes=1000)
+    waiting: list[np.ndarray] = []
+    total = job.count or sum(unit.count or 0 for unit in source.units) or None
+    with preparer(preparation, job.workers) as prepare, counting(f"{job.dataset}/{job.split}", total) as counter:
+        for image in prepare(_chosen(source, job)):
+            counter.add(1, int(isinstance(image, Refused)))
+            if isinstance(image, Prepared):
+                waiting.append(image.views[0])
+            else:
+                log.warning("left out: %s: %s", image.key, image.reason)
+            if len(waiting) == job.batch_size:
+                yield np.stack(waiting)
+                waiting.clear()
+    if waiting:
+        yield np.stack(waiting)
+
+
+def _chosen(source: Source, job: ReferenceJob) -> Iterator[Record | Refused]:
+    """All records, or `job.count` of them drawn without replacement, in the order of the source."""
+    records = (record for unit in range(len(source.units)) for record in source.read(unit))
+    if not job.count:
+        yield from records
+        return
+    usable = sum(isinstance(r, Record) for unit in range(len(source.units)) for r in source.read(unit))
+    if job.count > usable:
+        raise ValueError(f"--count {job.count} is more than the {usable} images of {job.dataset}/{job.split}.")
+    wanted = set(np.random.default_rng(job.seed).permutation(usable)[: job.count].tolist())
+    number = 0
+    for record in records:
+        if isinstance(record, Record):
+            if number in wanted:
+                yield record
+            number += 1
+
+
+def _decoded(job: ReferenceJob, decode: Callable[[Any], Any]) -> Iterator[np.ndarray]:
+    """(B, S, S, 3) uint8 batches of what a store's first views decode to."""
+    store = TokenStore(job.source / job.split)
+    index = np.arange(len(store))
+    if job.count:
+        index = np.sort(np.random.default_rng(job.seed).permutation(len(store))[: job.count])
+    with counting(f"{job.source.name}/{job.split}", len(index)) as counter:
+        for start in range(0, len(index), job.batch_size):
+            codes = np.asarray(store.codes[index[start : start + job.batch_size], 0])
+            codes = codes.astype(np.float32 if store.meta.latent_shape else np.int64)
+            yield decode(torch.from_numpy(codes).to(job.device)).cpu().numpy()
+            counter.add(len(codes))

@@ -1,0 +1,135 @@
+"""Measure a set of samples against reference statistics, where the real images themselves are not at hand.
+
+Shapes: N samples, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightning_modules.metrics import inception
+from lightning_modules.metrics.bootstrap import frechet_deviations, inception_score_deviations, intervals, resamples
+from lightning_modules.metrics.config import MetricsConfig
+from lightning_modules.metrics.distribution import (
+    NEIGHBOURS,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+)
+from lightning_modules.metrics.evaluate import DIGITS, Measurement, describe, make_extractors
+from lightning_modules.metrics.features import Extractor
+from lightning_modules.metrics.measures import LAYERS, splits, subset_size
+from lightning_modules.metrics.statistics import ReferenceStatistics
+
+
+def evaluate_against(images: np.ndarray, reference: ReferenceStatistics, config: MetricsConfig) -> Measurement:
+    """Fréchet distances to the moments in the file (to its images, where it has no moments of these features); KID,
+    precision and recall to its images, if any; Inception score. There is no floor, and memorisation is not measured:
+    both need more real images.
+
+    Args:
+        images: (N, H, W, 3) uint8.
+
+    Raises:
+        ValueError: images of another size, too few, or statistics of another extractor.
+        FileNotFoundError: no such file of weights.
+    """
+    if (
+        images.dtype != np.uint8
+        or images.ndim != 4
+        or (reference.image_size and images.shape[1] != reference.image_size)
+    ):
+        raise ValueError(
+            f"Samples are {images.dtype} {images.shape}, the reference {reference.name} is of "
+            f"{reference.image_size} x {reference.image_size} pixels."
+        )
+    if len(images) < 4:
+        raise ValueError(f"{len(images)} samples are too few; 4 is least.")
+    weights = resamples(len(images), config.bootstrap, config.seed) if config.bootstrap else None
+    metrics: dict[str, float] = {}
+    replicates: dict[str, np.ndarray] = {}
+    extractors = make_extractors(config)
+    for extractor in extractors.values():
+        found, deviations = _measure(extractor, images, reference, config, weights)
+        metrics, replicates = metrics | found, replicates | deviations
+    metrics |= intervals(metrics, replicates)
+    short = {name: [float(f"{value:.{DIGITS}g}") for value in values] for name, values in replicates.items()}
+    return Measurement(metrics, _protocol(len(images), reference, extractors, config), short)
+
+
+def _measure(
+    extractor: Extractor,
+    images: np.ndarray,
+    reference: ReferenceStatistics,
+    config: MetricsConfig,
+    weights: np.ndarray | None,
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Metrics and replicates by the features of one extractor."""
+    cache = Path(config.cache_dir) if config.cache_dir else None
+    real = None
+    if reference.images is not None:
+        real = extractor.cached(reference.images, config.batch_size, config.device, cache)
+    metrics: dict[str, float] = {}
+    replicates: dict[str, np.ndarray] = {}
+    for layer, left in extractor(images, config.batch_size, config.device).items():
+        if layer == inception.LOGITS:
+            score = inception_score(left, splits(len(left)), config.seed)
+            metrics |= {"is": score.mean, "is_std": score.std}
+            if weights is not None:
+                replicates["is"] = inception_score_deviations(left, splits(len(left)), config.seed, weights)
+            continue
+        names = LAYERS[layer]
+        if layer in reference.moments or real is not None:
+            _check_extractor(extractor, layer, reference)
+            right = reference.stand_in(layer) if layer in reference.moments else (real or {})[layer]
+            metrics[names.frechet] = frechet_distance(left, right)
+            if weights is not None:
+                replicates[names.frechet] = frechet_deviations(left, right, weights)
+        if real is not None and names.kernel:
+            size = subset_size(len(left), len(real[layer]))
+            kernel = kernel_distance(left, real[layer], config.kid_subsets, size, config.seed)
+            metrics |= {names.kernel: kernel.mean, f"{names.kernel}_std": kernel.std}
+        if real is not None and names.precision:
+            metrics[names.precision], metrics[names.recall] = precision_recall(left, real[layer])
+    return metrics, replicates
+
+
+def _check_extractor(extractor: Extractor, layer: str, reference: ReferenceStatistics) -> None:
+    expected = reference.extractors.get(layer)
+    if expected not in (None, extractor.fingerprint):
+        raise ValueError(
+            f"The reference {reference.name} was made with other weights or another preprocessing of {extractor.name} "
+            f"({expected[:12]}) than this evaluation uses ({extractor.fingerprint[:12]}); make it anew with "
+            "`ablate reference`."
+        )
+
+
+def _protocol(
+    count: int, reference: ReferenceStatistics, extractors: dict[str, Extractor], config: MetricsConfig
+) -> dict[str, Any]:
+    kept = 0 if reference.images is None else len(reference.images)
+    of = f" of {reference.count:,} images" if reference.count else ""
+    protocol: dict[str, Any] = {
+        "num_samples": count,
+        "reference": f"{reference.name} (statistics{of}, {kept:,} images kept)",
+        "reference_fingerprint": reference.fingerprint,
+        **describe(extractors[""]),
+        "moments": sorted(LAYERS[layer].frechet for layer in reference.moments),
+        "floor": {},
+        "seed": config.seed,
+    }
+    if kept:
+        protocol["kid"] = {"subsets": config.kid_subsets, "subset_size": subset_size(count, kept)}
+        protocol["precision_recall"] = {"neighbours": NEIGHBOURS}
+    if config.bootstrap:
+        protocol["bootstrap"] = {"replicates": config.bootstrap}
+    for section, extractor in extractors.items():
+        if section:
+            protocol[section] = describe(extractor)
+    if "inception" in extractors:
+        protocol["inception"]["is_splits"] = splits(count)
+    return protocol

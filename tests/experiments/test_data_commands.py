@@ -1,0 +1,92 @@
+"""From images to a measured run: ablate tokenize, reference, train on the store, evaluate against the statistics."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datamodules.emoji.data import load_emoji
+from experiments.cli import main
+
+
+@pytest.fixture
+def ablate(capsys):
+    """Run the command in this process: words -> exit code, standard output, standard error."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main([str(word) for word in words])
+        output = capsys.readouterr()
+        return int(caught.value.code or 0), output.out, output.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Emoji as PNG files in class folders, 48 for training and 12 for validation."""
+    folder = tmp_path_factory.mktemp("pictures")
+    data = load_emoji(["noto"])
+    for i in range(60):
+        path = folder / ("val" if i % 5 == 4 else "train") / f"class{i % 3}" / f"{i:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(data.images[i * 25]).save(path)
+    return folder
+
+
+def test_images_to_a_measured_run(ablate, pictures, tmp_path):
+    stores, root = tmp_path / "stores", tmp_path / "out"
+    tokenize = ("tokenize", "folder", "--source", pictures, "--out", stores, "--tokenizer", "emoji_vq", "--workers", 0)
+    for shard in (0, 1):
+        code, out, _ = ablate(*tokenize, "--flip", "--shard", f"{shard}/2")
+        assert code == 0 and "ablate tokenize merge" in out
+    assert "48 images" in ablate("tokenize", "merge", "--out", stores)[1]
+    code, out, _ = ablate(*tokenize, "--split", "val", "--verify")
+    assert code == 0 and "in order. 12 images x 1 views" in out and (stores / "val.png").is_file()
+
+    reference = tmp_path / "reference.npz"
+    made = ("reference", "folder", "--source", pictures, "--size", 32, "--out", reference, "--workers", 0)
+    assert "folder/val, adm crop, 32 pixels, 12 images" in ablate(*made)[1]
+    again = ("reference", "store", "--source", stores, "--tokenizer", "emoji_vq", "--out", tmp_path / "rec.npz")
+    assert "reconstructions of stores/val, 12 images" in ablate(*again)[1]
+
+    train = ["train", "maskmamba/demo", "data.name=folder", f"data.root={stores}", f"runtime.root={root}"]
+    train += ["generator.width=32", "generator.depth=2", "generator.heads=2", "trainer.max_steps=2"]
+    train += ["trainer.batch_size=16", "runtime.threads=1", "runtime.val_every=2", "runtime.sample_every=100"]
+    train += ["sampler.steps=2", "evaluation.num_samples=6", "evaluation.bootstrap=4"]
+    code, _, err = ablate(*train)
+    assert code == 0, err
+    run = next((root / "runs").iterdir())
+    code, _, err = ablate("evaluate", run.name, "--root", root)
+    assert code == 2 and "evaluation.reference=FILE" in err
+    code, _, err = ablate("evaluate", run.name, f"evaluation.reference={reference}", "--root", root)
+    assert code == 0, err
+    result = json.loads(next(run.glob("evaluations/*/result.json")).read_text())
+    assert (
+        result["protocol"]["reference"] == "folder/val, adm crop, 32 pixels (statistics of 12 images, 12 images kept)"
+    )
+    assert np.isfinite(result["metrics"]["fd_efflite0"])
+
+
+@pytest.mark.parametrize(
+    "words,message",
+    [
+        (["folder", "--source", "absent", "--tokenizer", "emoji_vq"], "source folder absent does not exist"),
+        (["folder", "--source", "."], "has no weights of its own; name the published file with weights=FILE"),
+        (["folder", "--source", ".", "weights=absent.pt"], "weights absent.pt not found"),
+        (["folder", "--source", ".", "--tokenizer", "emoji_vk"], "Did you mean 'emoji_vq'"),
+        (["folder", "--source", ".", "--tokenizer", "emoji_vq", "wieghts=x"], "wieghts"),
+        (["folder", "--tokenizer", "emoji_vq"], "--source"),
+        (["folder", "--source", ".", "--tokenizer", "emoji_vq", "--crops", "adm,half"], "Unknown crop 'half'"),
+        (["folder", "--source", ".", "--tokenizer", "emoji_vq", "--shard", "3"], "write I/N"),
+        (["folder", "--source", ".", "--tokenizer", "emoji_vq", "--shard", "slurm"], "job array"),
+        (["merge"], "no tokenization to go on with"),
+    ],
+)
+def test_wrong_requests(ablate, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = ablate("tokenize", *words, "--out", "out", "--workers", 0)
+    assert code == 2 and message in err and not (tmp_path / "out/train").exists()

@@ -1,0 +1,116 @@
+"""Reference statistics: exact moments, ADM's file layout, and the same distances as against the images themselves."""
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_modules.metrics import efficientnet, inception
+from lightning_modules.metrics.against import evaluate_against
+from lightning_modules.metrics.config import METRICS, MetricsConfig
+from lightning_modules.metrics.distribution import frechet_distance
+from lightning_modules.metrics.evaluate import evaluate_images
+from lightning_modules.metrics.features import efficientnet_extractor
+from lightning_modules.metrics.reference import ReferenceSet
+from lightning_modules.metrics.statistics import (
+    Moments,
+    ReferenceStatistics,
+    collect_statistics,
+    read_statistics,
+    write_statistics,
+)
+
+CONFIG = MetricsConfig(kid_subsets=3, cache_dir="", bootstrap=8)
+
+
+def noise(seed: int, count: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def real():
+    return noise(0, 20)
+
+
+@pytest.fixture(scope="module")
+def made(real, tmp_path_factory):
+    """A file of statistics of 20 images in batches of 8, 6 of them kept."""
+    path = tmp_path_factory.mktemp("statistics") / "reference.npz"
+    batches = [real[:8], real[8:16], real[16:]]
+    write_statistics(path, collect_statistics("toy/val", batches, [efficientnet_extractor()], 6, 8, "cpu"))
+    return path
+
+
+def test_running_moments_are_those_of_numpy():
+    features = np.random.default_rng(0).normal(100, 1, (50, 7))
+    moments = Moments()
+    for part in np.split(features, [3, 20, 49]):
+        moments.add(torch.from_numpy(part))
+    mean, covariance = moments.result()
+    np.testing.assert_allclose(mean, features.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(covariance, np.cov(features.T), rtol=1e-9, atol=1e-12)
+
+
+def test_the_stand_in_has_exactly_these_moments():
+    features = np.random.default_rng(0).normal(5, 2, (4, 7))  # fewer points than dimensions
+    statistics = ReferenceStatistics("x", 4, {"layer": (features.mean(0), np.cov(features.T))})
+    stand_in = statistics.stand_in("layer").numpy()
+    np.testing.assert_allclose(stand_in.mean(0), features.mean(0), atol=1e-12)
+    np.testing.assert_allclose(np.cov(stand_in.T), np.cov(features.T), atol=1e-10)
+
+
+def test_distances_are_those_to_the_images(real, made):
+    statistics = read_statistics(made)
+    assert (statistics.name, statistics.count, statistics.image_size) == ("toy/val", 20, 32)
+    assert statistics.images.shape == (6, 32, 32, 3)
+    assert {image.tobytes() for image in statistics.images} <= {image.tobytes() for image in real}
+    samples, labels = noise(1, 12), np.zeros(12, int)
+    expected = evaluate_images(samples, labels, ReferenceSet("toy", real, real, np.zeros(20), real, real), CONFIG)
+    found = evaluate_against(samples, statistics, CONFIG)
+    assert found.metrics["fd_efflite0"] == pytest.approx(expected.metrics["fd_efflite0"], rel=1e-4)
+    for name in ("fd_efflite0_low", "fd_efflite0_high"):
+        assert found.metrics[name] == pytest.approx(expected.metrics[name], rel=1e-2)
+    assert set(found.metrics) <= set(METRICS) and "kid_efflite0" in found.metrics
+    assert "memorisation_rate" not in found.metrics and found.protocol["floor"] == {}
+    assert found.protocol["reference"] == "toy/val (statistics of 20 images, 6 images kept)"
+    assert found.protocol["reference_fingerprint"] == statistics.fingerprint
+
+
+def test_layout_of_adm(tmp_path):
+    """As guided-diffusion publishes it: no names, no count, moments and images."""
+    mean, covariance = np.zeros(2048), np.eye(2048)
+    spatial = {"mu_s": np.zeros(2023, np.float32), "sigma_s": np.eye(2023, dtype=np.float32)}
+    np.savez(tmp_path / "VIRTUAL_imagenet256_labeled.npz", arr_0=noise(0, 5), mu=mean, sigma=covariance, **spatial)
+    statistics = read_statistics(tmp_path / "VIRTUAL_imagenet256_labeled.npz")
+    assert set(statistics.moments) == {inception.LAYER, inception.SPATIAL}
+    assert statistics.name == "VIRTUAL_imagenet256_labeled.npz" and statistics.image_size == 32
+    other = torch.randn(5000, 40, generator=torch.Generator().manual_seed(0)).double()
+    small = ReferenceStatistics("s", 0, {"layer": (np.zeros(40), np.eye(40))})
+    assert abs(frechet_distance(other + 1, small.stand_in("layer")) - 40) < 3  # |shift|^2 = 40
+    found = evaluate_against(noise(1, 8), statistics, CONFIG)
+    assert found.metrics["fd_efflite0"] > 0  # to the images, since the file has no moments of these features
+
+
+def test_what_does_not_fit_is_refused(made, tmp_path):
+    statistics = read_statistics(made)
+    with pytest.raises(ValueError, match="32 x 32 pixels"):
+        evaluate_against(np.zeros((8, 64, 64, 3), np.uint8), statistics, CONFIG)
+    with pytest.raises(ValueError, match="too few"):
+        evaluate_against(noise(0, 3), statistics, CONFIG)
+    statistics.extractors[efficientnet.LAYER] = "another"
+    with pytest.raises(ValueError, match="make it anew"):
+        evaluate_against(noise(0, 8), statistics, CONFIG)
+    with pytest.raises(FileNotFoundError, match="ablate reference"):
+        read_statistics(tmp_path / "absent.npz")
+    (tmp_path / "damaged.npz").write_bytes(made.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="damaged or no npz file"):
+        read_statistics(tmp_path / "damaged.npz")
+    for arrays, message in (
+        ({"x": np.zeros(3)}, "neither mu and sigma nor images"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3)}, "width 2048"),
+        ({"arr_0": np.zeros((2, 8, 8, 3))}, "uint8 images"),
+    ):
+        np.savez(tmp_path / "other.npz", **arrays)
+        with pytest.raises(ValueError, match=message):
+            read_statistics(tmp_path / "other.npz")
+    with pytest.raises(ValueError, match="too few for statistics"):
+        collect_statistics("toy", [noise(0, 1)], [], 1, 8, "cpu")
