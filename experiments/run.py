@@ -119,7 +119,10 @@ def train(
     prepare_process(config)
     run = RunStore(config.root).prepare(config, overrides)
     with run.claim(
-        wait=wait, on_wait=lambda owner: log.info("%s is being trained by %s; waiting", run.id, owner)
+        wait=wait,
+        on_wait=lambda owner: log.info("%s is being trained by %s; waiting", run.id, owner),
+        devices=config.runtime.devices * config.runtime.num_nodes,
+        most_repeats=config.runtime.most_equal_failures,
     ) as mine:
         if mine:
             _train(config, run, callbacks)
@@ -216,7 +219,7 @@ def _finish_training(
             "step": config.trainer.max_steps,
             "max_steps": config.trainer.max_steps,
             "metrics": {key: float(value) for key, value in metrics.items()},
-            "parameters": sum(p.numel() for p in module.model.parameters()),
+            **count_parameters(module.model),
             "train_seconds": config.trainer.max_steps * config.trainer.batch_size / rate if rate else None,
             "samples_per_s": rate,
             "peak_memory_bytes": peak_memory_bytes(),
@@ -226,6 +229,13 @@ def _finish_training(
             },
         }
     )
+
+
+def count_parameters(network: torch.nn.Module) -> dict[str, int]:
+    """All parameters, and those outside the tables (of tokens, positions, classes) that papers leave out at times."""
+    total = sum(p.numel() for p in network.parameters())
+    tables = {m.weight for m in network.modules() if isinstance(m, torch.nn.Embedding)}
+    return {"parameters": total, "non_embedding_parameters": total - sum(table.numel() for table in tables)}
 
 
 def _median_rate(run: Run) -> float | None:

@@ -53,8 +53,10 @@ PRINTED: dict[str, tuple[str, str, float]] = {
     "val/accuracy": ("%", ".1f", 100.0),
     "val/codebook_usage": ("%", ".1f", 100.0),
     "parameters": ("M", ".2f", 1e-6),
+    "non_embedding_parameters": ("M", ".2f", 1e-6),
     "flops": ("G", ".2f", 1e-9),
     "train_seconds": ("min", ".1f", 1 / 60),
+    "device_seconds": ("h", ".2f", 1 / 3600),
     "peak_memory_bytes": ("GB", ".2f", 1e-9),
     "step_seconds": ("ms", ".1f", 1e3),
     "forward_seconds": ("ms", ".2f", 1e3),
@@ -63,7 +65,7 @@ PRINTED: dict[str, tuple[str, str, float]] = {
     "training_memory_bytes": ("GB", ".3f", 1e-9),
 }
 """Quantity -> unit, format and factor of the printed number, where they are not the stored one's."""
-EXACT = frozenset({"parameters", "flops"})
+EXACT = frozenset({"parameters", "non_embedding_parameters", "flops"})
 """Quantities without noise: any difference is one."""
 COST_WORDS = ("seconds", "_per_s", "memory_bytes")
 """Parts of the names of quantities that the random seed of a training has no part in."""

@@ -85,8 +85,12 @@ METRICS: dict[str, MetricSpec] = {
     "val/psnr": MetricSpec("PSNR", "higher", ".2f", "dB", "Peak signal-to-noise ratio of reconstructions, validation."),
     "val/codebook_usage": MetricSpec("Codebook usage", "higher", ".3f", "", "Share of codes in use, validation."),
     "parameters": MetricSpec("Parameters", "none", ".3g", "", "Trainable parameters of the generator."),
+    "non_embedding_parameters": MetricSpec(
+        "Non-embedding parameters", "none", ".3g", "", "Parameters without the tables of tokens, positions and classes."
+    ),
     "flops": MetricSpec("FLOPs", "none", ".3g", "", "Floating-point operations of one forward pass, one image."),
     "train_seconds": MetricSpec("Training time", "lower", ".0f", "s", "Time in training steps, all attempts together."),
+    "device_seconds": MetricSpec("Device time", "lower", ".0f", "s", "Wall time of all attempts, times devices held."),
     "samples_per_s": MetricSpec("Training rate", "higher", ".0f", "1/s", "Training samples per second, median."),
     "peak_memory_bytes": MetricSpec("Peak memory", "lower", ".3g", "B", "Largest memory held while it ran."),
     "images_per_s": MetricSpec("Images per second", "higher", ".3g", "1/s", "Sampling without decoding, per batch."),

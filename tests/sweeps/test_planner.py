@@ -68,6 +68,19 @@ def test_labelled_values_set_several_keys(make_sweep: Make) -> None:
     assert [cell.config.generator.depth for cell in plan(path).cells] == [2, 4]
 
 
+def test_values_exist_only_where_they_apply(make_sweep: Make) -> None:
+    sizes = [
+        {"label": "S", "when": {"mixer": "attention"}, "set": {"generator.width": 32}},
+        {"label": "S", "when": {"mixer": "bi_mamba_v2"}, "set": {"generator.width": 48}},
+        {"label": "L", "when": {"mixer": "attention"}, "set": {"generator.width": 64}},
+    ]
+    path = make_sweep(axes=[MIXER, {"name": "size", "values": sizes}], report={})
+    assert labels(path) == ["bi_mamba_v2 S", "attention S", "attention L"]
+    assert [cell.config.generator.width for cell in plan(path).cells] == [48, 32, 64]
+    assert load_sweep(path).axis("size").labels == ("S", "L")
+    assert labels(path, "demo", "size=L") == ["attention L"]
+
+
 def test_conditional_axes_exist_only_where_they_apply(make_sweep: Make) -> None:
     conv = axis("conv", "generator.bi_mamba_v2.conv", "standard", "causal", when={"mixer": "bi_mamba_v2"})
     path = make_sweep(axes=[MIXER, conv], report={})
@@ -170,6 +183,8 @@ def test_wrong_requests_make_one_clear_sentence(make_sweep: Make, root: Path, wo
         ({"axes": [axis("seed", "seed", 0, 1)]}, "seeds under the scales"),
         ({"axes": [axis("width", "", 32)]}, "has no key"),
         ({"axes": [{**WIDTH, "when": {"depth": 2}}, DEPTH]}, "Unknown axis 'depth'"),
+        ({"axes": [axis("a", "seed", {"value": 1, "when": {"b": 2}})]}, "Unknown axis 'b'"),
+        ({"axes": [DEPTH, axis("a", "x", 1, {"value": 1, "when": {"depth": 2}})]}, "different labels"),
         ({"axes": [WIDTH], "exclude": [{"when": {"width": 48}, "reason": "x"}]}, "Unknown value of axis 'width' '48'"),
         ({"axes": [WIDTH, GUIDANCE], "zip": [["width", "guidance"]]}, "equal length"),
         ({"axes": [WIDTH], "scales": {}}, "at least one scale"),
