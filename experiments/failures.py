@@ -20,6 +20,7 @@ CAUSES = {
     "checkpoint": "checkpoint",
     "disk": "disk",
     "damaged": "damaged file",
+    "repeated": "given up after equal failures",
     "other": "other",
 }
 """Cause -> what it is called in tables."""
@@ -45,6 +46,8 @@ def classify(error: BaseException) -> tuple[str, str]:
 
 
 def _cause(error: BaseException) -> str:
+    if type(error).__name__ == "GivenUp":
+        return "repeated"
     chain = list(_chain(error))
     for link in chain:
         if isinstance(link, MemoryError) or type(link).__name__ == "OutOfMemoryError":

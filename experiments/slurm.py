@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Iterable
 
 ALIVE = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "CONFIGURING", "STAGE_OUT", "SIGNALING"})
 """States in which a job's processes may still exist."""
@@ -39,6 +40,31 @@ def job_states(max_age: float = 5.0) -> dict[str, tuple[str, str]] | None:
     if time.monotonic() - _cache[0] > max_age:
         _cache = (time.monotonic(), _query())
     return _cache[1]
+
+
+def ended_jobs(jobs: Iterable[str]) -> dict[str, str]:
+    """How jobs ended that the controller has forgotten, from the accounting where there is one: id -> state.
+
+    What an accounting does not know, or where there is none, is left out; one call for all of them.
+    """
+    wanted = sorted(set(jobs))
+    if not wanted or not shutil.which("sacct"):
+        return {}
+    command = [
+        "sacct",
+        "--allocations",
+        "--noheader",
+        "--parsable2",
+        "--format=JobID,State",
+        f"--jobs={','.join(wanted)}",
+    ]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    except (subprocess.SubprocessError, OSError):
+        return {}
+    rows = (line.strip().split("|") for line in answer.splitlines())
+    # "CANCELLED by 1000" is CANCELLED.
+    return {row[0]: row[1].split()[0] for row in rows if len(row) == 2 and row[0] in wanted and row[1]}
 
 
 def _query() -> dict[str, tuple[str, str]] | None:

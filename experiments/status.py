@@ -34,6 +34,14 @@ class Status:
     pid: int = 0
     job: str = ""
     """Slurm job, or ""."""
+    device_seconds: float = 0.0
+    """Of all attempts: the time of each, up to its last sign of life, times the devices it held."""
+    failed_as: str = ""
+    """Cause of the latest failure; "" if there was none since the work last got further."""
+    failed_at: int = 0
+    """The farthest step that a failed attempt reached."""
+    repeats: int = 0
+    """Failures of that cause in a row, none of which got further."""
 
     @classmethod
     def read(cls, path: Path) -> Status:

@@ -7,8 +7,6 @@ is there and fits; exit codes and scheduler states never count.
 from __future__ import annotations
 
 import math
-import os
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from experiments.attempts import check_attempt, forgiven, next_attempt
 from experiments.claims import Busy, Claim, ClaimLost, Owner, acquire, newest_claim
 from experiments.errors import UserError
 from experiments.failures import classify
@@ -39,6 +38,8 @@ class Work:
         self._claim: Claim | None = None
         self._status = Status()
         self._written = 0.0
+        self._devices = 1
+        self._counted = 0.0
 
     @property
     def config_path(self) -> Path:
@@ -81,12 +82,19 @@ class Work:
         if self._follows:
             return
         self._check_claim()
-        atomic_write_json(self.result_path, result)
+        self._write_status()
+        atomic_write_json(self.result_path, {**result, "device_seconds": self._status.device_seconds})
 
     # --- claim and status ---------------------------------------------------------------------------------------------
 
     @contextmanager
-    def claim(self, wait: bool = False, on_wait: Callable[[Owner | None], None] | None = None) -> Iterator[bool]:
+    def claim(
+        self,
+        wait: bool = False,
+        on_wait: Callable[[Owner | None], None] | None = None,
+        devices: int = 1,
+        most_repeats: int = 0,
+    ) -> Iterator[bool]:
         """Own the folder inside the block; yields False, owning nothing, if the work is done already.
 
         However the block ends, its outcome goes to status.json: done, failed (with cause and reason), or stopped (no
@@ -95,9 +103,12 @@ class Work:
         Args:
             wait: while another live process owns the folder, wait until it finishes, fails or dies.
             on_wait: called once, with the owner, before waiting.
+            devices: that are held meanwhile, for the sum of device hours.
+            most_repeats: give up instead if so many attempts failed in the same way without getting further; 0 = never.
 
         Raises:
             Busy: another live process owns it and `wait` is off.
+            GivenUp: it failed in the same way too often.
         """
         if not is_leader():
             with self._follow() as mine:
@@ -107,11 +118,12 @@ class Work:
         if claim is None:
             yield False
             return
-        self._claim = claim
-        self._status = Status(
-            "running", attempt=claim.generation, host=socket.gethostname(), pid=os.getpid(), job=Owner.here().job
-        )
+        self._claim, self._devices, self._counted = claim, devices, time.time()
+        with suppress(UserError):
+            self._status = self.status()
+        self._status = next_attempt(self._status, claim)
         try:
+            check_attempt(self._status, most_repeats)
             self._write_status()
             yield True
             done = self.is_done()
@@ -216,7 +228,7 @@ class Work:
                 if damaged:
                     path.unlink()
         if (status := self.status()).state == "failed":
-            self._status = replace(status, state="stopped", cause="", reason="to be tried again")
+            self._status = forgiven(status)
             self._write_status()
 
     def status(self) -> Status:
@@ -272,7 +284,10 @@ class Work:
                 self._write_status()
 
     def _write_status(self) -> None:
-        self._status = replace(self._status, updated_at=time.time())
+        now = time.time()
+        spent = (now - self._counted) * self._devices if self._claim else 0.0
+        self._counted = now
+        self._status = replace(self._status, updated_at=now, device_seconds=self._status.device_seconds + spent)
         record = asdict(self._status)
         for key in ("loss", "steps_per_s"):
             value = record[key]

@@ -92,14 +92,15 @@ def collect(cells: Iterable[Cell], root: Path) -> list[Record]:
 def _look(cell: Cell, store: RunStore, state: CellState) -> Record:
     cell = cell.settled(store)
     timed = cell.measure == "benchmark"
-    run = None if timed else store.run(cell.run_id)
+    run = store.run(cell.run_id) if cell.run_id else None
     benchmark = store.benchmark(cell.eval_id) if timed else None
     evaluation = run.evaluation(cell.eval_id) if run else None
     search = _result(store.search(cell.search_id)) if cell.search_id else {}
     reason, run_result, measured = "", _result(run or benchmark), {}
     if state.state == "done":
         measured = _result(evaluation)
-    else:
+    results = (run_result, measured)
+    if state.state != "done":
         reason = "not run" if state.describe() == "missing" else state.describe()
     return Record(
         cell=cell.name,
@@ -108,7 +109,7 @@ def _look(cell: Cell, store: RunStore, state: CellState) -> Record:
         seed=cell.seed,
         run_id=cell.run_id,
         eval_id=cell.eval_id,
-        metrics={} if reason else {**numbers(run_result), **numbers(measured), **_chosen(search)},
+        metrics={} if reason else {**numbers(run_result), **numbers(measured), **_chosen(search), **_spent(results)},
         reason=reason,
         state=state,
         run_result=run_result,
@@ -126,6 +127,12 @@ def _result(work: Work | None) -> dict[str, Any]:
         return (work.result() if work else None) or {}
     except UserError:
         return {}
+
+
+def _spent(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Device time of all attempts at all that the cell took."""
+    seconds = [result["device_seconds"] for result in results if "device_seconds" in result]
+    return {"device_seconds": sum(seconds)} if seconds else {}
 
 
 def _chosen(search: Mapping[str, Any]) -> dict[str, float]:

@@ -22,7 +22,7 @@ from sweeps.planner import Plan, count_cells, plan
 from sweeps.progress import Progress
 from sweeps.registry import begun, register
 from sweeps.state import CellState
-from sweeps.table import cell_json, failure_lines, failures, status_table, summary
+from sweeps.table import cell_json, device_time, duration, failure_lines, failures, status_table, summary
 
 LAUNCHERS = ("local", "slurm")
 Words = Iterable[str]
@@ -95,11 +95,15 @@ def status(
     console = _console()
     if as_json:
         cells = [cell_json(cell, states[cell.name]) for cell in planned.cells]
-        _print_json({"sweep": planned.sweep.name, "scale": planned.scale, "cells": cells, "failures": failures(states)})
+        hours = device_time(planned, states) / 3600
+        whole = {"sweep": planned.sweep.name, "scale": planned.scale, "device_hours": round(hours, 4)}
+        _print_json({**whole, "cells": cells, "failures": failures(states)})
         return _exit_code(states)
     if watch and console.is_terminal:
         states = _watch(planned, console)
     console.print(status_table(planned, states))
+    if seconds := device_time(planned, states):
+        _say(f"Device time so far, all attempts: {duration(seconds)}.")
     for line in failure_lines(states):
         _say(line)
     return _exit_code(states)

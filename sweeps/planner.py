@@ -20,7 +20,7 @@ from sweeps.cell import Cell, Excluded, Group
 from sweeps.definition import DEFINITIONS, Choice, Sweep, load_sweep, matches
 from sweeps.request import Request, parse_request
 from sweeps.state import CellState, cell_states, with_queue
-from sweeps.submissions import places
+from sweeps.submissions import places, with_accounting
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,9 @@ class Plan:
     def states(self) -> dict[str, CellState]:
         """The state of every cell by its name, looked up now."""
         states = cell_states(self.cells, RunStore(self.root))
-        return with_queue(states, self.cells, places(self.folder) or {})
+        found = places(self.folder) or {}
+        unsaid = {cell.group for cell in self.cells if states[cell.name].state in ("missing", "stale")}
+        return with_queue(states, self.cells, with_accounting(found, unsaid))
 
     def find(self, word: str) -> Cell:
         """The cell that a person means: its name, or the only one whose name contains the word."""

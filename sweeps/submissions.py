@@ -92,6 +92,14 @@ def places(folder: Path, max_age: float = 5.0) -> dict[str, Place] | None:
     return found
 
 
+def with_accounting(found: Mapping[str, Place], groups: Iterable[str]) -> dict[str, Place]:
+    """The same, with how jobs of these groups ended that only the accounting still knows."""
+    forgotten = {group: found[group] for group in groups if group in found and not found[group].state}
+    ended = slurm.ended_jobs(place.job for place in forgotten.values())
+    known = {g: replace(place, state=ended[place.job]) for g, place in forgotten.items() if place.job in ended}
+    return {**found, **known}
+
+
 def active_jobs(folder: Path, groups: Iterable[str]) -> list[str]:
     """All tasks that wait or run for these groups of cells; a search may have several."""
     states, wanted = slurm.job_states(0.0) or {}, set(groups)

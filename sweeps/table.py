@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
+from experiments.errors import UserError
 from experiments.failures import CAUSES
+from experiments.store import RunStore
 from sweeps.planner import Cell, Plan
 from sweeps.state import CellState
 
@@ -91,6 +94,20 @@ def summary(states: Mapping[str, CellState]) -> str:
     return f"{counts['done']} of {len(states)} cells done{', ' + others if others else ''}."
 
 
+def device_time(plan: Plan, states: Mapping[str, CellState]) -> float:
+    """Device-seconds that the cells have taken so far, all attempts together; what cells share counts once."""
+    store, seconds = RunStore(plan.root), {}
+    for cell in plan.cells:
+        works = cell.works(store)
+        for work in works[:-1]:
+            if work.folder not in seconds:
+                with suppress(UserError):  # a damaged status is shown with its cell
+                    seconds[work.folder] = work.status().device_seconds
+        if states[cell.name].part != "training":
+            seconds[works[-1].folder] = states[cell.name].status.device_seconds
+    return sum(seconds.values())
+
+
 def failures(states: Mapping[str, CellState]) -> dict[str, dict[str, list[str]]]:
     """Failed cells by cause, then by reason."""
     result: dict[str, dict[str, list[str]]] = {}
@@ -132,6 +149,7 @@ def cell_json(cell: Cell, state: CellState) -> dict[str, Any]:
         "eta_seconds": state.eta_seconds,
         "silent_seconds": state.silent_seconds,
         "attempt": status.attempt,
+        "device_seconds": round(status.device_seconds, 1),
         "host": status.host,
         "pid": status.pid,
         "job": status.job,

@@ -1,0 +1,45 @@
+"""Preset files: where they are, and how one is read over those that its `base:` names. Torch-free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiments.errors import UserError
+
+PRESETS = Path(__file__).parent / "configs"
+
+
+def preset_names() -> list[str]:
+    """All presets, e.g. "maskmamba/demo"."""
+    return sorted(str(path.relative_to(PRESETS).with_suffix("")) for path in PRESETS.rglob("*.yaml"))
+
+
+def read_chain(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a YAML file and, beneath it, the files its `base:` names, relative to itself."""
+    if path.resolve() in seen:
+        raise UserError(f"{path} includes itself through 'base:'.")
+    try:
+        raw = yaml.safe_load(path.read_text()) or {}
+    except OSError as error:
+        raise UserError(f"Cannot read preset {path}: {error.strerror}.") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{path} must hold a mapping of configuration keys.")
+    base = raw.pop("base", None)
+    return _deep_merge(read_chain(path.parent / base, (*seen, path.resolve())), raw) if base else raw
+
+
+def _deep_merge(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
+    """`high` over `low`; a section whose `name` changes starts afresh."""
+    result = dict(low)
+    for key, value in high.items():
+        old = result.get(key)
+        if isinstance(old, dict) and isinstance(value, dict) and value.get("name", old.get("name")) == old.get("name"):
+            result[key] = _deep_merge(old, value)
+        else:
+            result[key] = value
+    return result

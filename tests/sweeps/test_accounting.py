@@ -1,0 +1,64 @@
+"""Why jobs ended that the controller has forgotten: asked of the accounting, where there is one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from experiments import slurm
+from sweeps import commands
+from sweeps.planner import plan
+from sweeps.registry import register
+from sweeps.submissions import Submission, write_submissions
+
+SCRIPT = """#!/bin/sh
+echo "$@" >> {log}
+{body}
+"""
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Put a stand-in for one of Slurm's commands on the path."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    monkeypatch.setattr(slurm, "_cache", (-1e9, None))
+
+    def make(name: str, body: str) -> None:
+        (folder / name).write_text(SCRIPT.format(log=tmp_path / f"{name}.log", body=body))
+        (folder / name).chmod(0o755)
+
+    return make
+
+
+def test_the_accounting_tells_how_forgotten_jobs_ended(
+    make_sweep: Callable[..., str], command: Callable[[str, str], None], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    command("squeue", "exit 0")
+    command("sacct", "printf '7_0|OUT_OF_MEMORY\\n7_1|CANCELLED by 0\\n7_2|NODE_FAIL\\n'")
+    path = make_sweep()
+    planned = plan(path)
+    register(planned)
+    write_submissions(planned.folder, [Submission("u", "7", [group.id for group in planned.groups()], time.time())])
+    found = [(s.state, s.status.cause) for s in plan(path).states().values()]
+    assert found == [("failed", "oom"), ("missing", ""), ("missing", "killed")]
+    asked = (tmp_path / "sacct.log").read_text()
+    assert "--jobs=7_0,7_1,7_2" in asked and len(asked.splitlines()) == 1, "one call for all"
+    assert commands.status(path) == 1
+    assert "resources.memory" in capsys.readouterr().out
+
+
+def test_without_an_accounting_nothing_is_claimed(
+    make_sweep: Callable[..., str], command: Callable[[str, str], None]
+) -> None:
+    command("squeue", "exit 0")
+    command("sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
+    path = make_sweep()
+    planned = plan(path)
+    register(planned)
+    write_submissions(planned.folder, [Submission("u", "7", [group.id for group in planned.groups()], time.time())])
+    assert {state.describe() for state in plan(path).states().values()} == {"missing"}
