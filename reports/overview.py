@@ -13,6 +13,7 @@ from experiments.files import atomic_write_text
 from reports.aggregate import Row, row_name
 from reports.build import build
 from reports.claims import Verdict
+from reports.layout import Column
 from reports.page import environment, stylesheet
 from reports.subject import Subject, load_subject
 from reports.uncertainty import compare
@@ -39,19 +40,33 @@ class Entry:
 
     @property
     def best(self) -> list[tuple[str, str, str]]:
-        """(quantity, row, number) of the best row in every ranked column that compares two rows at least."""
+        """(quantity, row, number) of the best row in every ranked column that compares two rows at least.
+
+        Where the table has groups or spread columns, the best within each, of the first ranked column alone.
+        """
+        layout, rows = self.subject.layout, self.subject.rows
+        apart = [axis for axis in (layout.group, layout.spread) if axis]
+        contexts: dict[str, list[Row]] = {}
+        for row in rows:
+            contexts.setdefault(", ".join(f"{axis} {row.labels.get(axis, '-')}" for axis in apart), []).append(row)
+        ranked = [column for column in layout.columns if column.better != "none"]
         result = []
-        for column in self.subject.layout.columns:
-            rows = [row for row in self.subject.rows if row.value(column.metric).n]
-            if column.better == "none" or len(rows) < 2:
-                continue
-            sign = -1 if column.better == "higher" else 1
-            winner = min(rows, key=lambda row: sign * (row.value(column.metric).mean or 0.0))
-            name, number = row_name(winner, self.subject.rows), column.text(winner.value(column.metric).mean or 0.0)
-            others = [row for row in rows if row is not winner and self._tied(row, winner, column.metric)]
-            also = f" (not distinguishable: {len(others)} more)" if others else ""
-            result.append((column.label, f"{name}{also}", number))
+        for context, inside in contexts.items():
+            for column in ranked[:1] if apart else ranked:
+                if found := self._winner(inside, column):
+                    label = f"{column.label} at {context}" if context else column.label
+                    result.append((label, *found))
         return result
+
+    def _winner(self, rows: Sequence[Row], column: Column) -> tuple[str, str] | None:
+        """The best row of a column by name, and its number; None where fewer than two are measured."""
+        have = [(row, mean) for row in rows if (mean := row.value(column.metric).mean) is not None]
+        if len(have) < 2:
+            return None
+        winner, number = min(have, key=lambda item: -item[1] if column.better == "higher" else item[1])
+        ties = sum(row is not winner and self._tied(row, winner, column.metric) for row, _ in have)
+        also = f" (not distinguishable: {ties} more)" if ties else ""
+        return f"{row_name(winner, rows)}{also}", column.text(number)
 
     @staticmethod
     def _tied(row: Row, winner: Row, metric: str) -> bool:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from experiments import evaluation as evaluation_module
 from experiments import shards as sharding
+from experiments.cli import main
 from experiments.config import RunConfig, build_config
 from experiments.errors import UserError
 from experiments.evaluation import evaluate, evaluation_shards
@@ -155,6 +156,26 @@ def test_workers_meet_without_drawing_twice(tmp_path: Path) -> None:
     parts.remove()
     parts.fill(draw, 0, 2, needless=lambda: len(drawn) > 6)
     assert drawn[6:] == [0], "the others were gathered meanwhile"
+
+
+def test_the_command_exports_and_shares(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def ablate(*words: object) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as caught:
+            main(["sample", only_run(trained).id, "--root", str(trained), *map(str, words)])
+        output = capsys.readouterr()
+        return int(caught.value.code or 0), output.out + output.err
+
+    words = ("--export", "npz", tmp_path, "--count", 10, "sampler.steps=1")
+    assert ablate(*words, "--shard", "0/2")[1].count("others are missing") == 1
+    code, said = ablate(*words, "--shard", "1/2")
+    assert (
+        code == 0
+        and "Wrote 1 files" in said
+        and [path.name for path in tmp_path.iterdir()] == ["samples_10x32x32x3.npz"]
+    )
+    for more, what in ((("--class", "flags"), "without --class"), (("--shard", "2/2"), "I/K")):
+        code, said = ablate(*words, *more)
+        assert code == 2 and what in said
 
 
 @pytest.mark.parametrize("word", ["3", "2/2", "a/b", "-1/2", "1/0"])

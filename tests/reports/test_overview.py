@@ -15,6 +15,7 @@ from reports.overview import Entry, build_overview, find_subjects, render_overvi
 from sweeps.planner import plan
 from sweeps.registry import register
 from tests.reports import fakes
+from tests.reports.test_formats import spread
 
 
 def test_nothing_begun_says_what_to_do(tmp_path: Path) -> None:
@@ -51,6 +52,15 @@ def test_the_page_shows_best_rows_claims_and_tau(tmp_path: Path) -> None:
         assert text in page
     assert "τ" in page and "<script" not in page
     assert entry.as_json()["claims"][0]["judgement"] in ("supported", "contradicted", "undecided")
+
+
+def test_groups_have_their_own_best_row(tmp_path: Path) -> None:
+    entry = Entry(spread(tmp_path), tmp_path)
+    assert [(where.partition(" at ")[2], row) for where, row, _ in entry.best] == [
+        ("size B, guidance 1", "single"),
+        ("size B, guidance 2", "single"),
+        ("size L, guidance 2", "single"),
+    ]
 
 
 @pytest.mark.parametrize("words", [[], ["maskmamba-mask-ratio", "--all"]])
