@@ -20,6 +20,11 @@ BENCHMARKS: dict[str, str] = {
     "scan": "experiments.benchmarks.scan:scan",
     "conv": "experiments.benchmarks.conv:conv",
     "layer": "experiments.benchmarks.layer:layer",
+    "sampler": "experiments.benchmarks.sampler:sampler",
+    "train-step": "experiments.benchmarks.train_step:train_step",
+    "plan": "sweeps.bench:plan_bench",
+    "loader": "experiments.benchmarks.loader:loader",
+    "decode": "experiments.benchmarks.decode:decode",
 }
 
 

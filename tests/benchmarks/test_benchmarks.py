@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from experiments.benchmarks import BENCHMARKS, run
-from experiments.benchmarks.bench import Row
+from experiments.benchmarks.bench import FORWARD, TRAINING, Row
 from experiments.errors import UserError
 
 TINY = {
     "scan": {"shapes": [(1, 24, 33)], "seconds": 0},
     "conv": {"shapes": [(1, 24, 33)], "seconds": 0},
     "layer": {"lengths": [16], "width": 32, "heads": 2, "seconds": 0},
+    "decode": {"presets": ["aim/demo", "aim/llamagen-demo"], "batches": [2], "precisions": ["fp32"], "seconds": 0},
 }
 
 
@@ -23,7 +24,7 @@ def test_a_benchmark_measures_and_writes(name: str, tmp_path: Path, capsys: pyte
     bench = run(name, tmp_path / name, as_json=True, **TINY[name])
     written = json.loads((tmp_path / name / "result.json").read_text())
     assert json.loads(capsys.readouterr().out) == written
-    assert {row["phase"] for row in written["rows"]} == {"forward", "forward+backward"}
+    assert {row["phase"] for row in written["rows"]} == ({"one token"} if name == "decode" else {FORWARD, TRAINING})
     assert all(error < 1e-5 for error in written["checks"].values())
     baselines = [row for row in bench.rows if row.contender == bench.baseline]
     assert baselines and all(row.ratio == 1 for row in baselines)

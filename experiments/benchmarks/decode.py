@@ -1,0 +1,203 @@
+"""`ablate bench decode`: one token more from AiM's recurrent state and from LlamaGen's key-value cache, random weights.
+
+The limit of a small batch is reading the weights once per token; the floor is that, at the bandwidth measured here,
+or the multiply-adds, where they take longer. Drawing from the logits is left out.
+
+Shapes: B batch (2 is one image under guidance), L tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from experiments.benchmarks.bench import Bench
+from experiments.benchmarks.measure import floor_ms, interleave, machine
+from experiments.config import load_config
+from lightning_modules.generators.config import GENERATORS
+from lightning_modules.kernels import backends_used, reset_backends_used
+from lightning_modules.kernels.dispatch import ENVIRONMENT_VARIABLE
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PHASE = "one token"
+CHECKED = 8
+"""Tokens of the check against the whole sequence in float64."""
+LAYER_BY_LAYER = "mamba2_decode=torch,depthwise_conv1d_update=torch"
+
+
+def decode(
+    presets: Sequence[str] = ("aim/b", "aim/llamagen-b"),
+    batches: Sequence[int] = (1, 2),
+    precisions: Sequence[str] = ("fp32", "bf16"),
+    seconds: float = 8.0,
+) -> Bench:
+    """seconds: time spent per batch size and precision. The first preset is measured as it runs and layer by layer."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    models = {preset: _build(preset, device) for preset in presets}
+    baseline = presets[0]
+    bench = Bench("decode", "One token, random weights", baseline=baseline, machine=machine(torch.get_num_threads()))
+    bench.machine["bytes_per_s"] = _bandwidth(device) or bench.machine["bytes_per_s"]
+    sizes = {preset: _weights_read(model) for preset, model in models.items()}
+    bench.notes += [f"{preset}: {size:,} weights read for every token" for preset, size in sizes.items()]
+    reset_backends_used()
+    for precision in precisions:
+        for batch in batches:
+            contenders = dict(_contenders(models, batch, precision))
+            for name, decoder in contenders.items():
+                error = _error(decoder, batch)
+                if precision == "fp32":  # rounding to bfloat16 is no error of the code
+                    bench.checks[name] = max(error, bench.checks.get(name, 0.0))
+            floors = {
+                name: floor_ms(
+                    bench.machine,
+                    multiply_adds=batch * sizes[decoder.preset],
+                    bytes_moved=sizes[decoder.preset] * PRECISIONS[precision].itemsize,
+                )
+                for name, decoder in contenders.items()
+            }
+            case = f"B={batch} {precision}"
+            rows = interleave(case, PHASE, contenders, baseline=baseline, seconds=seconds, floors_ms=floors)
+            bench.rows += rows
+            rates = ", ".join(f"{row.contender} {1e3 * batch / row.median_ms:,.0f}" for row in rows)
+            bench.notes.append(f"{case}, tokens/s: {rates}")
+    bench.machine["backends"] = backends_used()
+    return bench
+
+
+class Decoder:
+    """A generator in the middle of a sequence; a call feeds one token.
+
+    Args:
+        forced: back ends, as the environment variable names them.
+        graph: replay the step as a CUDA graph.
+    """
+
+    def __init__(
+        self, preset: str, model: nn.Module, batch: int, precision: str, forced: str = "", graph: bool = False
+    ):
+        self.preset, self.model, self.forced = preset, model, forced
+        self.length = model.config.grid_size**2
+        self.device = next(model.parameters()).device
+        generator = torch.Generator().manual_seed(0)
+        self.tokens = torch.randint(model.config.vocab_size, (batch, self.length), generator=generator).to(self.device)
+        labels = torch.arange(batch, device=self.device) % model.config.num_classes
+        self.precision = torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
+        with torch.inference_mode():
+            self.context = model.embed_condition(labels, torch.zeros_like(labels, dtype=torch.bool))
+        self.token = self.tokens[:, 0].clone()
+        self.position = torch.zeros(1, dtype=torch.long, device=self.device)
+        self.state: Any = None
+        self.done = 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.restart()
+        if graph:
+            self._capture()
+
+    @torch.inference_mode()
+    def restart(self) -> Tensor:
+        """Back to the beginning, in the same state tensors; logits (B, V) of token 0."""
+        with self.precision, _forced(self.forced):
+            self.state, logits = self.model.start(self.context, self.length, len(self.tokens), into=self.state)
+        self.position.zero_()
+        self.done = 0
+        return logits
+
+    @torch.inference_mode()
+    def __call__(self) -> Tensor:
+        """Feed the next token -> logits (B, V) of the one after it."""
+        if self.done == self.length - 1:
+            self.restart()
+        if self.graph is None:
+            self._step()
+        else:
+            self.graph.replay()
+        self.done += 1
+        return self.logits
+
+    def _step(self) -> None:
+        token = self.tokens.index_select(1, self.position)[:, 0]
+        with _forced(self.forced):
+            self.logits = self.model.step(token, self.state, self.position)
+        self.position.add_(1)
+
+    def _capture(self) -> None:
+        for _ in range(2):
+            self()
+        graph = torch.cuda.CUDAGraph()
+        with torch.inference_mode(), torch.cuda.graph(graph):
+            self._step()
+        self.graph = graph
+
+
+def _contenders(models: dict[str, nn.Module], batch: int, precision: str) -> Iterator[tuple[str, Decoder]]:
+    """Every preset as it is sampled from, and the first one step by step in plain PyTorch."""
+    graph = torch.cuda.is_available()
+    for index, (preset, model) in enumerate(models.items()):
+        yield preset, Decoder(preset, model, batch, precision, graph=graph)
+        if index == 0:
+            yield f"{preset} layer by layer", Decoder(preset, model, batch, precision, forced=LAYER_BY_LAYER)
+
+
+def _build(preset: str, device: torch.device) -> nn.Module:
+    """Random weights, also where a fresh model has zeros: nothing may be skipped, and the check must see everything."""
+    torch.manual_seed(0)
+    model = GENERATORS.build(load_config(preset).generator).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.02)
+    return model.to(device)
+
+
+def _weights_read(model: Any) -> int:
+    """Weights of all matrix products of a step: those in the layers, and the output projection."""
+    inside = sum(m.weight.numel() for m in model.layers.modules() if isinstance(m, nn.Linear))
+    return inside + model.config.vocab_size * model.config.width
+
+
+def _error(decoder: Decoder, batch: int) -> float:
+    """Largest deviation of stepwise logits from those of the whole sequence in float64, over the largest logit."""
+    exact = copy.deepcopy(decoder.model).double()
+    tokens = decoder.tokens[:, : CHECKED + 1]
+    labels = torch.arange(batch, device=tokens.device) % exact.config.num_classes
+    with torch.inference_mode():
+        true = exact(tokens, exact.embed_condition(labels, torch.zeros_like(labels, dtype=torch.bool)))
+    steps = [decoder.restart().clone(), *(decoder().clone() for _ in range(CHECKED))]
+    return ((torch.stack(steps, 1).double() - true).abs().max() / true.abs().max()).item()
+
+
+def _bandwidth(device: torch.device) -> float | None:
+    """Bytes a second that a GPU reads and writes in a large copy; None on a CPU, which is measured elsewhere."""
+    if device.type != "cuda":
+        return None
+    source = torch.empty(1 << 29, dtype=torch.int16, device=device)
+    target = torch.empty_like(source)
+    best = float("inf")
+    for _ in range(6):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        target.copy_(source)
+        end.record()
+        torch.cuda.synchronize()
+        best = min(best, begin.elapsed_time(end) / 1e3)
+    return 2 * source.numel() * source.element_size() / best
+
+
+@contextmanager
+def _forced(backends: str) -> Iterator[None]:
+    """Name back ends for a while; empty: leave the choice as it is."""
+    before = os.environ.get(ENVIRONMENT_VARIABLE)
+    if backends:
+        os.environ[ENVIRONMENT_VARIABLE] = backends
+    try:
+        yield
+    finally:
+        if backends:
+            os.environ.pop(ENVIRONMENT_VARIABLE)
+            if before is not None:
+                os.environ[ENVIRONMENT_VARIABLE] = before
