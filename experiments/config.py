@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -198,12 +199,9 @@ def build_config(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = N
     for section in SECTIONS:
         if (name := overrides.pop(f"{section}.name", None)) and name != raw[section].get("name"):
             raw[section] = {"name": name}
-    defaults = RunConfig()
-    config = OmegaConf.structured(RunConfig)
     try:
-        for section, registry in SECTIONS.items():
-            entry = registry[raw[section].get("name", getattr(defaults, section).name)]
-            config[section] = OmegaConf.structured(entry.config)
+        names = tuple((section, str(raw[section].get("name", ""))) for section in SECTIONS)
+        config = _schema(names, os.environ.get("ABLATE_ROOT"))
         config = OmegaConf.merge(config, OmegaConf.create(raw))
         for key, value in overrides.items():
             _update(config, key, value)
@@ -214,6 +212,20 @@ def build_config(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = N
         raise UserError(str(error)) from error
     assert isinstance(result, RunConfig)
     return resolve(result)
+
+
+@lru_cache(maxsize=256)
+def _schema(names: tuple[tuple[str, str], ...], root: str | None) -> Any:
+    """The typed, empty configuration with these parts; made once, since making it takes most of the time of loading.
+
+    Args:
+        names: section -> name; "" = the default part.
+        root: what `runtime.root` is by default, which the environment may change.
+    """
+    defaults, config = RunConfig(), OmegaConf.structured(RunConfig)
+    for section, name in names:
+        config[section] = OmegaConf.structured(SECTIONS[section][name or getattr(defaults, section).name].config)
+    return config
 
 
 def parse_overrides(words: Iterable[str]) -> dict[str, Any]:

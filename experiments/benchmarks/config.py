@@ -100,7 +100,7 @@ class TrainingBenchmarkConfig(_BenchmarkConfig):
 BENCHMARK_CELLS = Registry(
     "benchmark",
     {
-        "none": Entry(NoBenchmarkConfig, ""),
+        "none": Entry(NoBenchmarkConfig, "experiments.benchmarks.config:NoBenchmarkConfig"),
         "layer": Entry(LayerBenchmarkConfig, "experiments.benchmarks.cells.layer:LayerCell"),
         "generation": Entry(GenerationBenchmarkConfig, "experiments.benchmarks.cells.generation:GenerationCell"),
         "training": Entry(TrainingBenchmarkConfig, "experiments.benchmarks.cells.training:TrainingCell"),
