@@ -46,6 +46,8 @@ class Bench:
     """Contender -> largest relative error against the float64 definition, checked before anything was timed."""
     notes: list[str] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    """What only this benchmark measures."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; rows carry their distance to the floor."""
