@@ -5,18 +5,33 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments.benchmarks import BENCHMARKS, run
 from experiments.benchmarks.bench import FORWARD, TRAINING, Row
+from experiments.benchmarks.loader import batch_spread
 from experiments.errors import UserError
 
 TINY = {
     "scan": {"shapes": [(1, 24, 33)], "seconds": 0},
     "conv": {"shapes": [(1, 24, 33)], "seconds": 0},
     "layer": {"lengths": [16], "width": 32, "heads": 2, "seconds": 0},
+    "sampler": {"batches": [2], "steps": 3, "seconds": 0},
+    "train-step": {"batch": 2, "seconds": 0, "overrides": {"generator.width": 40, "generator.depth": 2}},
+    "plan": {"cells": 6, "seconds": 0},
+    "loader": {
+        "samples": 9000,
+        "length": 8,
+        "batch": 32,
+        "workers": [0],
+        "seconds": 0.05,
+        "phases": ["warm"],
+        "peers": ["webdataset"],
+    },
     "decode": {"presets": ["aim/demo", "aim/llamagen-demo"], "batches": [2], "precisions": ["fp32"], "seconds": 0},
 }
+PHASES = {"decode": {"one token"}, "sampler": {"sampling"}, "train-step": {"step"}, "plan": {"plan"}}
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -24,7 +39,7 @@ def test_a_benchmark_measures_and_writes(name: str, tmp_path: Path, capsys: pyte
     bench = run(name, tmp_path / name, as_json=True, **TINY[name])
     written = json.loads((tmp_path / name / "result.json").read_text())
     assert json.loads(capsys.readouterr().out) == written
-    assert {row["phase"] for row in written["rows"]} == ({"one token"} if name == "decode" else {FORWARD, TRAINING})
+    assert {row["phase"] for row in written["rows"]} == PHASES.get(name, {FORWARD, TRAINING})
     assert all(error < 1e-5 for error in written["checks"].values())
     baselines = [row for row in bench.rows if row.contender == bench.baseline]
     assert baselines and all(row.ratio == 1 for row in baselines)
@@ -53,3 +68,9 @@ def test_importing_the_package_imports_no_torch() -> None:
     code = "import sys, experiments.benchmarks; print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
+
+
+def test_spread_of_batches_tells_an_exact_shuffle_from_a_local_one() -> None:
+    order = np.random.default_rng(0).permutation(100_000)
+    assert 0.97 < batch_spread(order[:12_800].reshape(50, 256), 100_000) < 1.03
+    assert batch_spread(np.arange(12_800).reshape(50, 256), 100_000) < 0.02

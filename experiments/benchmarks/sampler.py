@@ -1,0 +1,87 @@
+"""`ablate bench sampler`: what parallel decoding costs beyond its network.
+
+The floor is the network alone: as many forward passes of the doubled batch as there are steps, timed in the same run.
+`two passes` is how guidance is often written: the condition embedded anew in every step, and a pass for either half.
+
+Shapes: B batch, L tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from experiments.benchmarks.bench import Bench
+from experiments.benchmarks.cells.inputs import random_condition
+from experiments.benchmarks.measure import in_turns, interleave, machine
+from experiments.config import RunConfig, load_config
+from lightning_modules.conditions import Condition, repeat_condition
+from lightning_modules.generators.config import GENERATORS
+from lightning_modules.samplers.config import SAMPLERS, HaltonConfig
+from lightning_modules.samplers.noise import Noise
+
+BASELINE, NAIVE, ALONE = "maskgit", "maskgit, two passes", "passes alone"
+
+
+def sampler(
+    preset: str = "maskmamba/demo", batches: Sequence[int] = (1, 16), steps: int = 12, seconds: float = 6.0
+) -> Bench:
+    """preset: of a masked generator; its weights are random. seconds: time spent per batch size."""
+    config = load_config(preset, {"sampler.steps": str(steps)})
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    network = GENERATORS.build(config.generator).to(device).eval().requires_grad_(False)
+    title = f"Sampling {config.generator.grid_size**2} tokens in {steps} steps, {preset}, float32, without decoding"
+    bench = Bench("sampler", title, baseline=BASELINE, machine=machine(torch.get_num_threads()))
+    bench.notes.append("floor: the forward passes of the doubled batch alone, fastest of the same run")
+    for batch in batches:
+        calls = _contenders(config, network, batch, device)
+        same = (calls[BASELINE]() == calls[NAIVE]()).float().mean()
+        bench.checks[f"{NAIVE}, B={batch}, tokens that differ"] = 1 - same.item()
+        alone = min(in_turns({ALONE: calls[ALONE]}, 0)[ALONE])
+        floors = {name: alone for name in calls if name != ALONE}
+        bench.rows += interleave(f"B={batch}", "sampling", calls, baseline=BASELINE, seconds=seconds, floors_ms=floors)
+    return bench
+
+
+class _TwoPasses:
+    """Stands for a network, and splits every doubled batch into two passes with conditions embedded anew."""
+
+    def __init__(self, network: Any):
+        self.config, self.mask_token, self._network = network.config, network.mask_token, network
+
+    def embed_condition(self, condition: Condition, drop: Tensor) -> tuple[Condition, Tensor]:
+        """Left for later."""
+        return condition, drop
+
+    def __call__(self, tokens: Tensor, context: tuple[Tensor, Tensor]) -> Tensor:
+        halves = zip(tokens.chunk(2), context[0].chunk(2), context[1].chunk(2), strict=True)
+        return torch.cat([self._network(half, self._network.embed_condition(c, drop)) for half, c, drop in halves])
+
+
+def _contenders(
+    config: RunConfig, network: nn.Module, batch: int, device: torch.device
+) -> Mapping[str, Callable[[], Tensor]]:
+    settings = config.sampler
+    condition = random_condition(config.generator, batch, device)
+    halton = HaltonConfig(steps=settings.steps, guidance=settings.guidance)
+    noise = torch.arange(batch, device=device)
+    drop = torch.arange(2 * batch, device=device) >= batch
+    tokens = torch.full((2 * batch, config.generator.grid_size**2), network.mask_token, device=device)
+
+    @torch.inference_mode()
+    def alone() -> Tensor:
+        context = network.embed_condition(repeat_condition(condition), drop)
+        for _ in range(settings.steps):
+            logits = network(tokens, context)
+        return logits
+
+    return {
+        BASELINE: lambda: SAMPLERS.build(settings)(network, condition, Noise(0, noise)),
+        "halton": lambda: SAMPLERS.build(halton)(network, condition, Noise(0, noise)),
+        NAIVE: lambda: SAMPLERS.build(settings)(_TwoPasses(network), condition, Noise(0, noise)),
+        ALONE: alone,
+    }

@@ -1,0 +1,59 @@
+"""`ablate bench train-step`: a training step of each preset in float32 and bfloat16, and where its time goes.
+
+The floor is the step's multiply-adds (forward, and twice that backward) at the rate measured in the same run.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from experiments.benchmarks.bench import Bench
+from experiments.benchmarks.cells.training import TrainingCell
+from experiments.benchmarks.measure import floor_ms, interleave, machine
+from experiments.config import load_config
+
+PRECISIONS = ("fp32", "bf16")
+SHOWN = 8
+"""Operations that a note names."""
+
+
+def train_step(
+    presets: Sequence[str] = ("maskmamba/demo",), batch: int = 64, seconds: float = 8.0, overrides: Any = None
+) -> Bench:
+    """seconds: time spent per preset. overrides: of every preset, by key. Data and weights are random."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    title = f"A training step of {batch} samples, without loading and logging"
+    bench = Bench("train-step", title, baseline=PRECISIONS[0], machine=machine(torch.get_num_threads()))
+    bench.notes.append("floor: multiply-adds of forward and backward at the measured rate, for float32")
+    for preset in presets:
+        cells = {}
+        for precision in PRECISIONS:
+            timed = {"benchmark.name": "training", "benchmark.batch_size": str(batch), "trainer.precision": precision}
+            cells[precision] = TrainingCell(load_config(preset, {**(overrides or {}), **timed}), device)
+        with FlopCounterMode(display=False) as counter:
+            cells[PRECISIONS[0]].step()
+        floor = floor_ms(bench.machine, multiply_adds=counter.get_total_flops() // 2, bytes_moved=0)
+        calls = {name: cell.step for name, cell in cells.items()}
+        floors = {} if floor is None else {PRECISIONS[0]: floor}
+        bench.rows += interleave(preset, "step", calls, baseline=PRECISIONS[0], seconds=seconds, floors_ms=floors)
+        bench.notes += [f"{preset}, {name}: {_split(cell)}" for name, cell in cells.items()]
+    return bench
+
+
+def _split(cell: TrainingCell) -> str:
+    """The share of each operation in the time of one step, the largest first."""
+    gpu = torch.cuda.is_available()
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]) as watched:
+        cell.step()
+    times: Counter[str] = Counter()
+    for event in watched.key_averages():
+        times[event.key] += event.self_device_time_total if gpu else event.self_cpu_time_total
+    total = sum(times.values()) or 1
+    shares = [f"{name.removeprefix('aten::')} {time / total:.0%}" for name, time in times.most_common(SHOWN)]
+    return ", ".join(shares)
