@@ -23,9 +23,6 @@ BENCHMARKS: dict[str, str] = {
     "sampler": "experiments.benchmarks.sampler:sampler",
     "train-step": "experiments.benchmarks.train_step:train_step",
     "plan": "sweeps.bench:plan_bench",
-    "sampler": "experiments.benchmarks.sampler:sampler",
-    "train-step": "experiments.benchmarks.train_step:train_step",
-    "plan": "sweeps.bench:plan_bench",
     "loader": "experiments.benchmarks.loader:loader",
     "decode": "experiments.benchmarks.decode:decode",
 }
