@@ -125,7 +125,7 @@ def test_correlation() -> None:
 
     def sized(pairs: list[tuple[float, float]]) -> list[Row]:
         return [
-            Row({"size": str(p)}, (Record(str(p), {"size": str(p)}, {}, 0, "r", "e", {"parameters": p, "fid": f}),))
+            Row({"size": str(p)}, (Record(str(p), {"size": str(p)}, {}, 0, "r", "e", {falls.x: p, "fid": f}),))
             for p, f in pairs
         ]
 
