@@ -11,13 +11,22 @@ from experiments.commands.single import ROOT_OPTION
 
 
 @click.command("doctor")
+@click.argument("data", required=False, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @ROOT_OPTION
-def doctor_command(as_json: bool, root: str) -> None:
-    """What works on this machine, what does not, and the command that mends it. Exits with 1 if something is broken."""
-    from experiments.doctor import examine
+def doctor_command(data: Path | None, as_json: bool, root: str) -> None:
+    """What works on this machine, what does not, and the command that mends it. Exits with 1 if something is broken.
 
-    findings = examine(Path(root))
+    With DATA, a folder of images or of token stores: what is there and what is missing.
+    """
+    if data is not None:
+        from experiments.doctor_data import examine_data
+
+        findings = examine_data(data)
+    else:
+        from experiments.doctor import examine
+
+        findings = examine(Path(root))
     if as_json:
         click.echo(json.dumps([finding.__dict__ for finding in findings], indent=2))
     else:

@@ -1,0 +1,138 @@
+"""Checks of a data folder: finished stores, unfinished ones, or images to tokenize; what is missing, in words."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from datamodules.sources.coco import annotation_file
+from datamodules.sources.imagenet import SYNSET, ground_truth, images_folder, synsets
+from datamodules.sources.lists import list_file
+from datamodules.sources.open import open_source
+from datamodules.sources.parquet import parquet_files
+from datamodules.sources.records import Record, Source, find_split
+from datamodules.sources.tar import tar_files
+from datamodules.store import TokenStore
+from datamodules.tokenize.images import decode_image
+from datamodules.tokenize.merge import missing_units
+from datamodules.tokenize.plan import parts_folder, read_plan
+from experiments.doctor import Finding
+
+SPLITS = ("train", "val", "test")
+EXPECTED = {("imagenet", "train"): 1_281_167, ("imagenet", "val"): 50_000}
+CLASSES = {"imagenet": 1000}
+LOOKED_AT = 8
+
+
+def examine_data(folder: Path) -> list[Finding]:
+    """All findings on a folder: of its stores if it has any, else of its images."""
+    if not folder.is_dir():
+        return [Finding("broken", "data folder", f"{folder} does not exist", "name another folder")]
+    made = [
+        split for split in SPLITS if (folder / split / "meta.json").is_file() or parts_folder(folder, split).is_dir()
+    ]
+    if made:
+        return [_store(folder, split) for split in SPLITS if split in made or split != "test"]
+    kind = guess_kind(folder)
+    findings = [Finding("ok", "data folder", f"{folder} looks like {kind}")]
+    for split in SPLITS:
+        findings += _images(kind, folder, split)
+    return findings
+
+
+def guess_kind(folder: Path) -> str:
+    """Which data set a folder of images is, by its layout."""
+    if any(annotation_file(folder, split) for split in ("train", "val")):
+        return "coco"
+    names = synsets(folder)
+    if (names and all(SYNSET.fullmatch(name) for name in names)) or (
+        (images := images_folder(folder, "val")) and ground_truth(folder, images)
+    ):
+        return "imagenet"
+    if any(tar_files(folder, split) or list_file(folder, split) for split in SPLITS):
+        return "cc3m"
+    files = parquet_files(folder, "train") or parquet_files(folder, "val")
+    if files:
+        return "imagenet" if not _captioned_parquet(folder) else "cc3m"
+    return "folder"
+
+
+def _captioned_parquet(folder: Path) -> bool:
+    try:
+        return open_source("cc3m", folder, "train").captioned
+    except (ValueError, OSError):
+        return True
+
+
+def _store(folder: Path, split: str) -> Finding:
+    part = f"store {split}"
+    parts = parts_folder(folder, split)
+    if not (folder / split / "meta.json").is_file():
+        if not parts.is_dir():
+            return Finding(
+                "broken", part, f"no {folder / split}", f"ablate tokenize ... --split {split} --out {folder}"
+            )
+        try:
+            missing, total = missing_units(folder, split), len(read_plan(parts).units)
+        except (ValueError, OSError) as error:
+            return Finding("broken", part, str(error), "see there")
+        if missing:
+            found = f"unfinished: {total - len(missing)} of {total} parts; the first that lacks: {missing[0]}"
+            return Finding("broken", part, found, "the same `ablate tokenize` command goes on")
+        way_out = f"ablate tokenize merge --out {folder} --split {split}"
+        return Finding("broken", part, f"all {total} parts are there but not merged", way_out)
+    try:
+        store = TokenStore(folder / split)
+    except (ValueError, OSError) as error:
+        return Finding("broken", part, str(error), "see there")
+    meta = store.meta
+    what = f"latents {'x'.join(map(str, meta.latent_shape))}" if meta.latent_shape else f"{meta.length} tokens"
+    refused = meta.source.get("refused", 0)
+    found = f"{meta.count:,} images x {meta.views} views of {what}, {meta.source.get('tokenizer', 'unknown tokenizer')}"
+    return Finding("ok", part, found + (f"; {refused:,} were left out, see report.json" if refused else ""))
+
+
+def _images(kind: str, folder: Path, split: str) -> list[Finding]:
+    part = f"{kind}/{split}"
+    try:
+        source = open_source(kind, folder, split, classes=1000)
+    except (ValueError, OSError) as error:
+        if split == "test" and not find_split(folder, split):
+            return []  # few have one, and nothing needs it
+        return [Finding("broken" if split == "train" or kind == "imagenet" else "optional", part, str(error))]
+    counts = [unit.count for unit in source.units]
+    known = None if None in counts else sum(count or 0 for count in counts)
+    found = f"{len(counts)} shards" if known is None else f"{known:,} images"
+    found += f", {len(source.class_names):,} classes" if source.class_names else ", captions"
+    lacks = []
+    if known is not None and known != (expected := EXPECTED.get((kind, split), known)):
+        lacks.append(f"{expected:,} images were expected")
+    if source.class_names and len(source.class_names) != (expected := CLASSES.get(kind, len(source.class_names))):
+        lacks.append(f"{expected:,} classes were expected")
+    lacks += _look(source)
+    state = "optional" if lacks else "ok"
+    return [Finding(state, part, found + "".join(f"; {lack}" for lack in lacks), _command(kind, folder, split))]
+
+
+def _look(source: Source) -> list[str]:
+    """Whether the first images can be decoded."""
+    problems, looked = [], 0
+    for record in source.read(0):
+        if not isinstance(record, Record):
+            problems.append(f"{record.key}: {record.reason}")
+        else:
+            looked += 1
+            try:
+                decode_image(record.read(), record.key)
+            except (ValueError, OSError) as error:
+                problems.append(f"{record.key}: {error}")
+        if looked + len(problems) >= LOOKED_AT:
+            break
+    if not problems:
+        return []
+    more = f" and {len(problems) - 1} more of the first {looked + len(problems)}" if len(problems) > 1 else ""
+    return [re.sub(r"\s+", " ", f"unusable: {problems[0]}{more}")]
+
+
+def _command(kind: str, folder: Path, split: str) -> str:
+    return f"ablate tokenize {kind} --source {folder} --split {split} --out STORES"

@@ -1,0 +1,60 @@
+"""ablate doctor FOLDER: what is there and what is missing, in words."""
+
+import json
+
+import pytest
+
+from experiments.doctor_data import examine_data, guess_kind
+from tests.datamodules.collections import Work, class_tree, coco, encoded, img2dataset, picture, run, tar_shard
+
+
+def findings(folder):
+    return {finding.part: finding for finding in examine_data(folder)}
+
+
+def test_imagenet_without_validation_labels(tmp_path):
+    class_tree(tmp_path / "train", range(6))
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val/ILSVRC2012_val_00000001.JPEG").write_bytes(encoded(picture(1)))
+    found = findings(tmp_path)
+    assert guess_kind(tmp_path) == "imagenet"
+    assert (
+        found["imagenet/val"].state == "broken" and "labels file is not found: expected" in found["imagenet/val"].found
+    )
+    assert "6 images, 3 classes; 1,281,167 images were expected" in found["imagenet/train"].found
+    assert "imagenet/test" not in found
+
+
+def test_other_layouts_are_recognised(tmp_path):
+    coco(tmp_path / "coco", range(3))
+    assert "3 images, captions" in findings(tmp_path / "coco")["coco/val"].found
+    tar_shard(tmp_path / "cc3m/00000.tar", [member for n in range(3) for member in img2dataset(n)])
+    assert findings(tmp_path / "cc3m")["cc3m/train"].found == "1 shards, captions"
+    class_tree(tmp_path / "folder", range(3), ("a", "b", "c"))
+    (tmp_path / "folder/a/000.png").write_bytes(b"")
+    found = findings(tmp_path / "folder")["folder/train"]
+    assert found.state == "optional" and "unusable: a/000.png: empty file" in found.found
+    assert findings(tmp_path / "absent")["data folder"].state == "broken"
+
+
+def test_stores_finished_and_not(tmp_path):
+    source = class_tree(tmp_path / "images", range(1, 14))
+    run("folder", source, tmp_path / "out", work=Work(shard=(0, 2)))
+    found = findings(tmp_path / "out")["store train"]
+    assert found.state == "broken" and "unfinished: 2 of 4 parts" in found.found
+    run("folder", source, tmp_path / "out")
+    found = findings(tmp_path / "out")
+    assert found["store train"].state == "ok" and "13 images x 1 views of 4 tokens, toy" in found["store train"].found
+    assert found["store val"].state == "broken"
+    path = tmp_path / "out/train/labels.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "labels.npy has" in findings(tmp_path / "out")["store train"].found
+
+
+def test_the_command(tmp_path, capsys):
+    from experiments.cli import main
+
+    with pytest.raises(SystemExit) as caught:
+        main(["doctor", str(tmp_path / "absent"), "--json"])
+    assert caught.value.code == 1
+    assert json.loads(capsys.readouterr().out)[0]["state"] == "broken"
