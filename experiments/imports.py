@@ -65,6 +65,8 @@ def import_aim(file: Path, preset: str, overrides: Mapping[str, Any]) -> Importe
         values["tokenizer.weights"] = str(inside.path)
         config = load_config(preset, values)
         result.keys, result.unused = result.keys + inside.keys, unused + [f"vqvae.{key}" for key in inside.unused]
+    if getattr(config.data, "root", "given") == "":
+        result.notes.append("Without data.root=DIR it samples, but ablate evaluate has no images to compare with.")
     run = RunStore(config.root).prepare(config, [f"{key}={value}" for key, value in values.items()])
     result.path, result.run_id = run.folder, run.id
     with run.claim() as mine:

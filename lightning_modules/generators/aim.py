@@ -189,8 +189,8 @@ class AiM(nn.Module):
     def step(self, tokens: Tensor, state: State, position: int | Tensor) -> Tensor:
         """Tokens (B,) that were drawn -> logits (B, V) of the next; `state` moves on in place.
 
-        position: row of the position table, a number or a 0-dimensional int64 tensor (so that a CUDA graph can change
-        it). It is k for token k, as in training; the published sampling code gives k + 1.
+        position: row of the position table, a number or an int64 tensor of one element (so that a CUDA graph can
+        change it). It is k for token k, as in training; the published sampling code gives k + 1.
         """
         with torch.autocast(tokens.device.type, enabled=False):
             r = F.embedding(tokens, self.token_embedding.weight)

@@ -66,9 +66,11 @@ def test_stream_after_every_layer(name: str) -> None:
     torch.testing.assert_close(modulation, case["modulation"].reshape(modulation.shape), **TOLERANCE)
 
 
+@pytest.mark.parametrize("backend", ["torch", "auto"])
 @pytest.mark.parametrize(("key", "shift"), [("decode_fixed", 0), ("decode_official", 1)])
 @pytest.mark.parametrize("name", CASES)
-def test_decoding(name: str, key: str, shift: int) -> None:
+def test_decoding(name: str, key: str, shift: int, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ABLATE_KERNELS", backend)
     case, model = CASES[name], _model(name)
     tokens = case["tokens"]
     logits = _decode(model, _context(name), tokens, shift)
