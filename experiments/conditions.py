@@ -94,7 +94,7 @@ def evaluation_conditions(config: RunConfig, device: torch.device | str = "cpu")
         return Conditions(np.arange(count) % classes)
     split = config.evaluation.prompts
     data = evaluation_data(config)
-    captions, labels, available = _choose(config, data, split, count)
+    captions, labels, available = choose_captions(config, data, split, count)
     origin = f"{available} captions of {data.name}/{split}, balanced over classes, in a fixed shuffled order"
     return caption_conditions(config, captions, labels, device, origin)
 
@@ -108,7 +108,7 @@ def grid_conditions(config: RunConfig, device: torch.device | str = "cpu") -> Co
     if config.generator.condition == "class":
         return Conditions(np.arange(GRID_ROWS * columns) % columns)
     half = GRID_ROWS * columns // 2
-    (heldout, a, _), (seen, b, _) = (_choose(config, config.data, split, half) for split in ("val", "train"))
+    (heldout, a, _), (seen, b, _) = (choose_captions(config, config.data, split, half) for split in ("val", "train"))
     return caption_conditions(config, heldout + seen, np.concatenate([a, b]), device)
 
 
@@ -117,7 +117,7 @@ def grid_columns(config: RunConfig) -> int:
     return len(config.data.class_names) or GRID_COLUMNS
 
 
-def _choose(config: RunConfig, data: Any, split: str, count: int) -> tuple[list[str], np.ndarray, int]:
+def choose_captions(config: RunConfig, data: Any, split: str, count: int) -> tuple[list[str], np.ndarray, int]:
     """`count` captions of a split with their labels, and how many different ones there are."""
     if config.evaluation.dataset and not config.evaluation.dataset_root and hasattr(data, "root"):
         raise UserError(f"evaluation.dataset={data.name} needs evaluation.dataset_root=FOLDER with the store {split}/.")

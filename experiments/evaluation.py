@@ -31,6 +31,7 @@ from experiments.shards import Draw, Shards
 from experiments.store import Evaluation, Run
 from lightning_modules.kernels import backends_used, reset_backends_used
 from lightning_modules.metrics.against import evaluate_against
+from lightning_modules.metrics.clip_score import with_clip_score
 from lightning_modules.metrics.config import MetricsConfig
 from lightning_modules.metrics.evaluate import Measurement, evaluate_images
 from lightning_modules.metrics.reference import ReferenceSet
@@ -160,6 +161,7 @@ def _measure(
     settings = MetricsConfig(
         inception_weights=config.evaluation.inception_weights,
         dinov2_weights=config.evaluation.dinov2_weights,
+        clip_weights=config.evaluation.clip_weights,
         bootstrap=config.evaluation.bootstrap,
         cache_dir=str(config.root / "cache"),
         device=str(device_of(config)),
@@ -170,7 +172,7 @@ def _measure(
         measured = evaluate_images(images, conditions.labels, reference, settings)
     if conditions.captions:
         measured.protocol["prompts"] = conditions.origin
-    return measured
+    return with_clip_score(measured, images, conditions.captions, settings)
 
 
 @contextmanager

@@ -73,6 +73,9 @@ METRICS: dict[str, MetricSpec] = {
         "Recall", "higher", ".3f", "", "Share of real images in the k-NN manifold of samples' Inception-v3 features."
     ),
     "fd_dinov2": MetricSpec("FD-DINOv2", "lower", ".1f", "", "Fréchet distance of DINOv2 class tokens."),
+    "clip_score": MetricSpec(
+        "CLIP score", "higher", ".2f", "", "100 times the cosine of image and caption in the space of the CLIP named."
+    ),
     "memorisation_rate": MetricSpec(
         "Memorised", "lower", ".3f", "", "Share of samples nearer to a training image than 90 % of held-out images are."
     ),
@@ -100,7 +103,7 @@ METRICS: dict[str, MetricSpec] = {
     "forward_memory_bytes": MetricSpec("Memory, forward", "lower", ".3g", "B", "Most held in a forward pass."),
     "training_memory_bytes": MetricSpec("Memory, training", "lower", ".3g", "B", "Most held in forward and backward."),
 }
-RESAMPLED = ("fd_efflite0", "class_accuracy_efflite0", "fid", "sfid", "is", "fd_dinov2")
+RESAMPLED = ("fd_efflite0", "class_accuracy_efflite0", "fid", "sfid", "is", "fd_dinov2", "clip_score")
 """Metrics with a bootstrap interval of their sampling noise: `<metric>_low` to `<metric>_high`, 95 %."""
 METRICS |= {
     f"{name}_{end}": MetricSpec(
@@ -126,6 +129,8 @@ class MetricsConfig:
     """Of the images drawn for the real-vs-real floor and of subsets, splits and resamples."""
     dinov2_weights: str = ""
     """Local file of DINOv2 weights as published; empty = no FD-DINOv2."""
+    clip_weights: str = ""
+    """Local folder of a CLIP; empty = no CLIP score."""
     bootstrap: int = 200
     """Resamples behind the intervals; 0 = none."""
     cache_dir: str = "outputs/cache"

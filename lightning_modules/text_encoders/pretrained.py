@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from lightning_modules.text_encoders.checkpoint import model_folder, tokenizer_in, weights_in
@@ -90,7 +91,7 @@ class PretrainedEncoder:
             model = getattr(transformers, self.model_class).from_pretrained(
                 source or weights_in(folder), dtype=DTYPES[self.config.dtype], **options
             )
-        except (OSError, ValueError, RuntimeError, ImportError) as error:
+        except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
             first = " ".join(str(error).split())[:300]
             raise ValueError(f"text_encoder.model={self.config.model} cannot be loaded: {first}") from error
         return tokenizer, model.to(self.device).eval().requires_grad_(False)

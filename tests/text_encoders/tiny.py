@@ -59,3 +59,23 @@ def clip_text_settings() -> dict[str, Any]:
         "eos_token_id": 53,
         "pad_token_id": 53,
     }
+
+
+def save_clip(folder: Path) -> Path:
+    """A whole CLIP, text and images of 30 x 30 pixels, in one folder as transformers writes it."""
+    library = transformers()
+    torch.manual_seed(0)
+    save_clip_tokenizer(folder)
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 30,
+        "patch_size": 10,
+    }
+    settings = library.CLIPConfig(text_config=clip_text_settings(), vision_config=vision, projection_dim=24)
+    library.CLIPModel(settings).eval().save_pretrained(folder)
+    sizes = {"size": {"shortest_edge": 30}, "crop_size": {"height": 30, "width": 30}}
+    library.CLIPImageProcessor(**sizes).save_pretrained(folder)
+    return folder
