@@ -72,6 +72,8 @@ def build_facts(config: RunConfig) -> ModelFacts:
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils.flop_counter import FlopCounterMode
 
+    import lightning_modules.kernels  # noqa: F401  (a counter knows the operations registered before it was made)
+
     with FakeTensorMode(), torch.no_grad(), FlopCounterMode(display=False) as counter:
         if config.benchmark.name == "layer":
             from experiments.benchmarks.cells.layer import build_layer
