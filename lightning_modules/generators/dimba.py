@@ -56,7 +56,8 @@ class ClassVector(nn.Module):
 
 
 class TextTokens(nn.Module):
-    """Text features -> T tokens. The null caption is a buffer, not trained: meant to be the features of "" ."""
+    """Text features -> T tokens. The null caption is a buffer that is not trained: random, or as loaded weights have it
+    (the published ones hold the features of an empty text)."""
 
     def __init__(self, config: DimbaConfig):
         super().__init__()
@@ -71,6 +72,11 @@ class TextTokens(nn.Module):
         return Context(text=self.project(features), mask=mask)
 
 
+def _adaln(config: DimbaConfig, blocks: int, vectors: int) -> AdaLN:
+    groups = config.adaln_projections(blocks)
+    return AdaLN(config.width, blocks, groups, vectors=vectors, tables=True, layout="contiguous", init="random")
+
+
 class Dimba(nn.Module):
     """(noisy latents, context, timesteps) -> estimate of noise, velocity or flow, and of the variance if learned."""
 
@@ -82,22 +88,8 @@ class Dimba(nn.Module):
         self.time = TimestepEmbedding(width)
         self.condition = ClassVector(c) if c.condition == "class" else TextTokens(c)
         # All blocks are modulated from few shared projections, each by a table of its own (adaLN-single for G = 1).
-        self.adaln = AdaLN(
-            width, c.depth, c.adaln_groups, vectors=TRANSFORMER_VECTORS, tables=True, layout="contiguous", init="random"
-        )
-        self.mamba_adaln = (
-            AdaLN(
-                width,
-                c.mamba_depth,
-                min(c.adaln_groups, c.mamba_depth),
-                vectors=MAMBA_VECTORS,
-                tables=True,
-                layout="contiguous",
-                init="random",
-            )
-            if c.mamba_adaln and c.mamba_depth
-            else None
-        )
+        self.adaln = _adaln(c, c.depth, TRANSFORMER_VECTORS)
+        self.mamba_adaln = _adaln(c, c.mamba_depth, MAMBA_VECTORS) if c.mamba_adaln and c.mamba_depth else None
         self.blocks = nn.ModuleList(TransformerBlock(c) for _ in range(c.depth))
         self.mamba_blocks = nn.ModuleList(MambaBlock(c) for _ in range(c.mamba_depth))
         self.order = c.block_order()

@@ -39,9 +39,11 @@ class DimbaConfig:
     """x + Mamba(norm(x)), or what the official code does: a Mamba block's output replaces x, and the sum of all inputs
     to Mamba blocks is only what the next Mamba block reads."""
     bi_mamba: BiMambaConfig = field(default_factory=lambda: BiMambaConfig(divide_out=False))
-    adaln_groups: int = 1
-    """Projections of the timestep to modulation vectors, each shared by consecutive blocks: 1 is adaLN-single
-    (PixArt), `depth` one for every block (DiT)."""
+    adaln: Literal["single", "group", "per_layer"] = "single"
+    """Projections of the timestep to modulation vectors: one for all blocks (PixArt's adaLN-single), `adaln_groups` of
+    them, each shared by consecutive blocks, or one for every block (DiT). Each block adds a table of its own."""
+    adaln_groups: int = 2
+    """Groups G of adaln=group."""
     condition: Literal["class", "text"] = "text"
     """Captions enter by cross-attention; a class is added to the timestep (DiT), and there is no cross-attention."""
     num_classes: int = 0
@@ -77,7 +79,7 @@ class DimbaConfig:
             raise ValueError(
                 f"generator.grid_size={self.grid_size} is not a multiple of generator.patch_size={self.patch_size}."
             )
-        if not 1 <= self.adaln_groups <= self.depth:
+        if self.adaln == "group" and not 1 <= self.adaln_groups <= self.depth:
             raise ValueError(f"generator.adaln_groups={self.adaln_groups} must be in 1 .. depth={self.depth}.")
         if self.ratio[1] and self.ratio[0] > self.depth:
             raise ValueError(
@@ -102,6 +104,10 @@ class DimbaConfig:
         """Number of Mamba blocks."""
         attention, mamba = self.ratio
         return self.depth // attention * mamba
+
+    def adaln_projections(self, blocks: int) -> int:
+        """Projections that `blocks` blocks of one kind share."""
+        return {"single": 1, "group": min(self.adaln_groups, blocks), "per_layer": blocks}[self.adaln]
 
     @property
     def out_channels(self) -> int:
