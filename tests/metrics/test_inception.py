@@ -74,25 +74,29 @@ def frechet_float64(left, right):
 
 
 class OneLayer(torch.nn.Module):
-    """One layer of our extractor, as torchmetrics takes it."""
+    """Some columns of one layer of our extractor, as torchmetrics takes it."""
 
-    def __init__(self, extractor, layer):
+    def __init__(self, extractor, layer, columns=slice(None)):
         super().__init__()
         self.network, self.place = extractor.network, extractor.network.features_list.index(layer)
+        self.columns = columns
 
     def forward(self, images):
-        return self.network(images)[self.place]
+        return self.network(images)[self.place][:, self.columns]
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_torch_fidelity_and_torchmetrics_agree(weights):
-    """Three implementations, the same images, the same (random) weights: FID, KID, IS, precision and recall."""
+    """Three implementations, the same images, the same (random) weights.
+
+    FID by torch-fidelity is in test_distribution, on smaller features: those of Inception take it ten seconds.
+    """
     generator = np.random.default_rng(3)
     left, right = (generator.integers(0, level, (16, 32, 32, 3)).astype(np.uint8) for level in (256, 200))
     extractor = inception_extractor(weights)
     ours = [extractor(images, 16, "cpu") for images in (left, right)]
     x, y = (found[inception.LAYER] for found in ours)
-    fid, kid = frechet_distance(x, y), kernel_distance(x, y, subsets=4, subset_size=8, seed=0)
+    kid = kernel_distance(x, y, subsets=4, subset_size=8, seed=0)
     score = inception_score(ours[0][inception.LOGITS], splits=4, seed=0)
 
     theirs = torch_fidelity.calculate_metrics(
@@ -100,7 +104,7 @@ def test_torch_fidelity_and_torchmetrics_agree(weights):
         input2=Images(right),
         feature_extractor=inception.NAME,
         feature_extractor_weights_path=str(weights),
-        **dict.fromkeys(["fid", "kid", "isc", "prc"], True),
+        **dict.fromkeys(["kid", "isc", "prc"], True),
         kid_subsets=4,
         kid_subset_size=8,
         isc_splits=4,
@@ -109,17 +113,17 @@ def test_torch_fidelity_and_torchmetrics_agree(weights):
         cache=False,
         verbose=False,
     )
-    assert theirs["frechet_inception_distance"] == pytest.approx(fid, rel=1e-4)
     assert theirs["kernel_inception_distance_mean"] == pytest.approx(kid.mean, rel=1e-4)
     assert theirs["inception_score_mean"] == pytest.approx(score.mean, rel=1e-5)
     assert (theirs["precision"], theirs["recall"]) == pytest.approx(precision_recall(x, y))
 
     batches = [torch.from_numpy(images).permute(0, 3, 1, 2) for images in (left, right)]
     features, logits = OneLayer(extractor, inception.LAYER), OneLayer(extractor, inception.LOGITS)
-    metric = FrechetInceptionDistance(feature=features)
+    alive = x.std(0).argsort(descending=True)[:64]  # a part, for time
+    metric = FrechetInceptionDistance(feature=OneLayer(extractor, inception.LAYER, alive))
     metric.update(batches[0], real=False)
     metric.update(batches[1], real=True)
-    assert metric.compute().item() == pytest.approx(fid, rel=1e-3)
+    assert metric.compute().item() == pytest.approx(frechet_distance(x[:, alive], y[:, alive]), rel=1e-3)
     metric = KernelInceptionDistance(feature=features, subsets=1, subset_size=16)  # every image: no choice of subsets
     metric.update(batches[0], real=False)
     metric.update(batches[1], real=True)

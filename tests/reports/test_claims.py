@@ -124,10 +124,9 @@ def test_correlation() -> None:
     falls = load_table("aim.figure6").claim("fid_correlates_with_parameters")
 
     def sized(pairs: list[tuple[float, float]]) -> list[Row]:
-        return [
-            Row({"size": str(p)}, (Record(str(p), {"size": str(p)}, {}, 0, "r", "e", {falls.x: p, "fid": f}),))
-            for p, f in pairs
-        ]
+        labels = [{"size": str(p), **falls.where} for p, _ in pairs]
+        found = [{falls.x: p, "fid": f} for p, f in pairs]
+        return [Row(a, (Record(a["size"], a, {}, 0, "r", "e", b),)) for a, b in zip(labels, found, strict=True)]
 
     assert judge(falls, sized([(1, 4), (2, 3), (3, 2), (4, 1.1)])).judgement == "supported"
     assert judge(falls, sized([(1, 4), (2, 1), (3, 4), (4, 2)])).judgement == "contradicted"
