@@ -115,8 +115,8 @@ def _evaluate(config: RunConfig, run: Run, evaluation: Evaluation) -> None:
     def progress(drawn: int) -> None:
         evaluation.update(phase="sample", step=min(shards.done + drawn, count), max_steps=count)
 
-    with _helpers(config, shards):
-        shards.fill(drawer(config, run, conditions, config.evaluation.seed, progress), 0, world_size())
+    with _helpers(config, shards) as workers:
+        shards.fill(drawer(config, run, conditions, config.evaluation.seed, progress), 0, workers)
     images, seconds = shards.gather()
     _write_samples(config, evaluation, images, conditions)
     evaluation.update(phase="evaluate", step=count, max_steps=count)
@@ -176,8 +176,9 @@ def _measure(
 
 
 @contextmanager
-def _helpers(config: RunConfig, shards: Shards) -> Iterator[None]:
-    """Other processes that draw their shares meanwhile, one for each further device that this process may use."""
+def _helpers(config: RunConfig, shards: Shards) -> Iterator[int]:
+    """How many processes draw meanwhile, this one included: the ranks of a distributed run, or, where this process was
+    started alone, one that is started here for each further device that it may use."""
     count = min(config.runtime.devices, len(shards.missing())) if world_size() == 1 else 1
     processes = []
     if count > 1:
@@ -188,7 +189,7 @@ def _helpers(config: RunConfig, shards: Shards) -> Iterator[None]:
             ranks = {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(count)}
             processes.append(subprocess.Popen(command, env={**os.environ, **ranks}))
     try:
-        yield
+        yield max(count, world_size())
     finally:
         for process in processes:
             process.terminate()
