@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from experiments.errors import UserError
+
 
 def rank() -> int:
     """The number of this process among those that srun, torchrun or Lightning started together; 0 alone."""
@@ -18,6 +20,21 @@ def local_rank() -> int:
 def world_size() -> int:
     """How many processes were started together; 1 alone."""
     return _number("WORLD_SIZE", "SLURM_NTASKS") or 1
+
+
+def check_world(expected: int) -> None:
+    """Refuse to go on in another number of processes than the run is made for.
+
+    Lightning would not: with devices=1 each of two srun tasks would train a whole copy of the run, and write its files.
+
+    Raises:
+        UserError: several processes were started together, but not `expected` ones.
+    """
+    if (found := world_size()) > 1 and found != expected:
+        raise UserError(
+            f"{found} processes were started together, but runtime.devices x runtime.num_nodes = {expected}; start as "
+            "many tasks (srun --nodes, --ntasks-per-node), or set the two to what was started."
+        )
 
 
 def is_leader() -> bool:

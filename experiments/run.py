@@ -30,6 +30,7 @@ from experiments.identity import run_id
 from experiments.keep_best import KeepBest
 from experiments.process import device_of, peak_memory_bytes, prepare_process
 from experiments.provenance import provenance
+from experiments.ranks import check_world
 from experiments.store import Run, RunStore
 from lightning_modules.base import TrainingModule
 from lightning_modules.checkpoints import load_safetensors, save_safetensors
@@ -117,6 +118,7 @@ def train(
         UserError: a damaged checkpoint, an unwritable folder, data that cannot be read.
     """
     prepare_process(config)
+    check_world(config.runtime.devices * config.runtime.num_nodes)
     run = RunStore(config.root).prepare(config, overrides)
     with run.claim(
         wait=wait,

@@ -41,7 +41,8 @@ done
 restarts=${{SLURM_RESTART_COUNT:-0}}
 if [[ $warned = 1 && $restarts -lt {max_restarts} ]] || [[ $code = 137 && $restarts -lt 3 ]]; then
     echo "--- requeued after $restarts restarts ---"
-    scontrol requeue "$SLURM_JOB_ID"
+    # By array and task: the job id of an array's last task is the array's own, and would requeue all of it.
+    scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
 fi
 exit "$code"
 """

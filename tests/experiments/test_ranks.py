@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.ranks import is_leader
+from experiments.errors import UserError
+from experiments.ranks import check_world, is_leader
 from experiments.store import Run
 
 LEADER = """
@@ -64,3 +65,15 @@ def test_ranks(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], leads
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert is_leader() is leads
+
+
+def test_another_number_of_processes_than_the_run_is_made_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_STEP_ID", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    check_world(4)  # alone: Lightning starts the others
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    check_world(1)  # a batch script, not something that srun started
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    check_world(2)
+    with pytest.raises(UserError, match="2 processes were started together, but .* = 1"):
+        check_world(1)

@@ -16,11 +16,13 @@ import pytest
 
 from experiments import slurm
 from experiments.errors import UserError
+from experiments.search.study import finished
 from experiments.store import RunStore
 from sweeps import commands
 from sweeps.planner import plan
 from sweeps.slurm import SlurmLauncher
 from sweeps.submissions import read_submissions, write_submissions
+from tests.experiments.test_search import WORKER as SEARCHER
 from tests.sweeps.conftest import WORKER
 from tests.sweeps.slurm_cluster import Cluster, missing
 
@@ -255,3 +257,45 @@ def test_refusals_are_one_sentence_and_leave_nothing_queued(cluster: Cluster, ma
         submit(path, overrides=["resources.nodes=3"])
     assert submit(path) == 0
     wait_done(cluster, path)
+
+
+def test_four_jobs_search_and_no_trial_is_lost_or_doubled(
+    cluster: Cluster, make_sweep: Make, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "trials.txt"
+    monkeypatch.setenv("SEARCH_WORKER_LOG", str(log))
+    monkeypatch.setenv("SEARCH_WORKER_SECONDS", "0.5")
+    space = [{"key": "sampler.guidance", "low": 1.0, "high": 9.0}]
+    path = make_sweep(axes=ONE, report={}, search={"space": space, "trials": 16, "jobs": 4})
+    run = RunStore(root).prepare(plan(path).cells[0].config)
+    with run.claim():
+        run.write_result({"step": 10, "max_steps": 10, "metrics": {}})
+    assert commands.run(path, launcher="slurm", worker=SEARCHER) == 0
+    assert len(read_submissions(plan(path).folder)[0].groups) == 4
+    cluster.wait_until(lambda: log.exists() and len(log.read_text().split()) >= 12, 60, "the search did not begin")
+    assert commands.run(path, launcher="slurm", worker=SEARCHER) == 0
+    assert len(read_submissions(plan(path).folder)) == 1, "what is at work is left alone"
+    os.kill(int(log.read_text().split()[-1]), signal.SIGKILL)
+    wait_done(cluster, path, 90)
+    search = RunStore(root).search(plan(path).cells[0].search_id)
+    result = search.result()
+    assert result is not None
+    numbers = [trial["number"] for trial in result["trials"]]
+    assert len(numbers) == len(set(numbers)) == 16
+    journal = finished(search.journal_path)
+    complete = {number: value for number, (state, value) in journal.items() if state == "COMPLETE"}
+    assert complete == {trial["number"]: trial["metrics"]["fd_efflite0"] for trial in result["trials"]}
+    begun = [line.split() for line in log.read_text().splitlines()]
+    assert len(begun) == 17 and len({pid for _, pid in begun}) >= 4, "one trial was begun twice: the killed one"
+
+
+def test_timings_have_their_node_to_themselves(cluster: Cluster, make_sweep: Make) -> None:
+    overrides = {"benchmark.name": "layer", "benchmark.width": 32, "benchmark.heads": 2}
+    layers = {"name": "layer", "key": "benchmark.layer", "values": ["attention", "bi_mamba_v2"]}
+    scales = {"demo": {"preset": "", "overrides": overrides}}
+    path = make_sweep(measure="benchmark", axes=[layers], scales=scales, report={})
+    assert submit(path) == 0
+    wait_done(cluster, path)
+    (item,) = read_submissions(plan(path).folder)
+    assert len(item.groups) == 2
+    assert "OverSubscribe=NO" in cluster.call("scontrol", "show", "job", f"{item.job}_0")

@@ -1,0 +1,51 @@
+"""Job scripts say what a run of several nodes, GPUs and processes needs. No Slurm is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sweeps.config import ResourcesConfig
+from sweeps.slurm_script import array_script
+
+
+def script(processes: int, **resources: object) -> list[str]:
+    return array_script(
+        title="a sweep",
+        name="sweep",
+        uid="uid",
+        resources=ResourcesConfig(**resources),
+        tasks=Path("/out/tasks.txt"),
+        count=6,
+        parallel=2,
+        processes=processes,
+        logs=Path("/out/logs"),
+        code=Path("/out/code"),
+        worker=("python", "-m", "worker"),
+    ).splitlines()
+
+
+def test_two_nodes_of_four_gpus() -> None:
+    lines = script(4, nodes=2, gpus=4, cpus=8, memory="256G", time="4:00:00", partition="gpu", account="me")
+    wanted = ["nodes=2", "ntasks-per-node=4", "gres=gpu:4", "cpus-per-task=8", "mem=256G", "time=4:00:00"]
+    for option in (*wanted, "partition=gpu", "account=me", "array=0-5%2", "signal=B:USR1@120", "open-mode=append"):
+        assert f"#SBATCH --{option}" in lines
+    assert "#SBATCH --requeue" in lines
+    assert '    scontrol requeue "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"' in lines, "one task, not its array"
+    (srun,) = [line for line in lines if line.startswith("srun")]
+    assert "--cpus-per-task=8" in srun, "srun does not take it over from sbatch"
+    assert "--kill-on-bad-exit=1" in srun, "a rank that dies ends the others"
+    assert any(line.startswith("export MASTER_PORT=$(") for line in lines), "two jobs on a node must not share a port"
+
+
+def test_one_process_on_a_cpu_asks_for_no_more() -> None:
+    lines = script(1)
+    assert "#SBATCH --nodes=1" in lines and "#SBATCH --ntasks-per-node=1" in lines
+    assert not any("gres" in line or "MASTER_PORT" in line or "exclusive" in line for line in lines)
+
+
+@pytest.mark.parametrize(("nodes", "gpus", "processes"), [(1, 2, 2), (4, 8, 8)])
+def test_processes_are_those_that_lightning_counts(nodes: int, gpus: int, processes: int) -> None:
+    lines = script(processes, nodes=nodes, gpus=gpus)
+    assert f"#SBATCH --ntasks-per-node={gpus}" in lines and f"#SBATCH --nodes={nodes}" in lines
