@@ -5,6 +5,7 @@ No average is taken over anything but seeds, and a row that lacks some of its se
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,7 +73,6 @@ class Row:
         reasons = [record.reason for record in self.records if record.reason]
         reasons += ["not measured"] * (len(self.measured) - len(have))
         errors = [standard_error(record, metric) for record in have]
-        ends = [have[0].metrics.get(f"{metric}_{end}") for end in ("low", "high")] if len(have) == 1 else [None]
         return Value(
             metric=metric,
             samples=tuple(record.metrics[metric] for record in have),
@@ -81,7 +81,7 @@ class Row:
             reasons=tuple(dict.fromkeys(reasons)),
             errors=tuple(error for error, _ in errors),
             error_source=errors[0][1] if errors else "",
-            interval=None if None in ends else (ends[0] or 0.0, ends[1] or 0.0),
+            interval=bootstrap_interval(have[0], metric) if len(have) == 1 else None,
         )
 
 
@@ -101,13 +101,18 @@ def standard_error(record: Record, metric: str) -> tuple[float | None, str]:
     it is, which is on the cautious side.
     """
     if len(deviations := record.replicates(metric)) > 1:
-        return statistics.stdev(deviations), "bootstrap interval"
-    low, high = record.metrics.get(f"{metric}_low"), record.metrics.get(f"{metric}_high")
-    if low is not None and high is not None:
-        return (high - low) / (2 * 1.96), "bootstrap interval"
+        return math.sqrt(sum(d * d for d in deviations) / (len(deviations) - 1)), "bootstrap interval"
+    if ends := bootstrap_interval(record, metric):
+        return (ends[1] - ends[0]) / (2 * 1.96), "bootstrap interval"
     if (spread := record.metrics.get(f"{metric}_std")) is not None:
         return spread, "spread over subsets"
     return None, ""
+
+
+def bootstrap_interval(record: Record, metric: str) -> tuple[float, float] | None:
+    """`<metric>_low` and `<metric>_high`, 95%; None where the evaluation reports none."""
+    low, high = (record.metrics.get(f"{metric}_{end}") for end in ("low", "high"))
+    return None if low is None or high is None else (low, high)
 
 
 def select(rows: Sequence[Row], labels: Mapping[str, str]) -> list[Row]:
