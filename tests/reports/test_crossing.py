@@ -1,0 +1,73 @@
+"""Where curves cross, in words; and what searches chose."""
+
+from __future__ import annotations
+
+import pytest
+
+from experiments.errors import UserError
+from reports.aggregate import rows_of
+from reports.crossing import crossing_notes, parse_crossing
+from reports.layout import parse_layout
+from reports.quantities import is_cost, quantity
+from reports.records import Record
+
+AXES = {"layer": ["ours", "theirs"], "length": ["64", "256", "1024"], "batch": ["1", "8"]}
+ASKED = {"metric": "forward_seconds", "along": "length", "between": "layer", "of": "ours", "against": "theirs"}
+
+
+def rows(ours: dict[str, float], theirs: dict[str, float], batch: str = "1") -> list:
+    records = []
+    for layer, times in (("ours", ours), ("theirs", theirs)):
+        for length, seconds in times.items():
+            labels = {"layer": layer, "length": length, "batch": batch}
+            name = f"{layer}{length}"
+            records.append(Record(name, labels, {}, 0, "", name, metrics={"forward_seconds": seconds}))
+    return rows_of(records)
+
+
+def test_a_crossing_is_interpolated_on_logarithmic_scales() -> None:
+    measured = rows({"64": 2.0, "256": 4.0, "1024": 8.0}, {"64": 1.0, "256": 4.0 / 2, "1024": 8.0 * 2})
+    (note,) = crossing_notes(parse_crossing(ASKED, AXES), measured)
+    # The ratio falls from 2 at 256 to 1/2 at 1024: it is 1 in the geometric middle.
+    assert note.startswith(
+        "Forward, batch 1: ours crosses theirs at length 512 (interpolated; 0.50x at 64, 2.00x at 1024"
+    )
+
+
+def test_no_crossing_is_said_too() -> None:
+    (note,) = crossing_notes(parse_crossing(ASKED, AXES), rows({"64": 1.0, "256": 1.0}, {"64": 2.0, "256": 3.0}))
+    assert "ours needs less than theirs at every length measured, 64 to 256 (2.00x at 64, 3.00x at 256" in note
+
+
+def test_one_place_is_too_few_and_other_axes_are_kept_apart() -> None:
+    crossing = parse_crossing(ASKED, AXES)
+    assert crossing_notes(crossing, rows({"64": 1.0}, {"64": 2.0})) == []
+    both = [*rows({"64": 1.0, "256": 1.0}, {"64": 2.0, "256": 2.0}), *rows({"64": 2.0}, {"64": 1.0}, batch="8")]
+    assert [note.partition(":")[0] for note in crossing_notes(crossing, both)] == ["Forward, batch 1"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metric": "forward_second"}, "Did you mean 'forward_seconds'"),
+        ({"along": "lenght"}, "Did you mean 'length'"),
+        ({"of": "our"}, "Did you mean 'ours'"),
+        ({"along": "layer", "between": "length", "of": "64", "against": "256"}, "must be numbers"),
+    ],
+)
+def test_wrong_crossings_are_explained(change: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_crossing({**ASKED, **change}, AXES)
+
+
+def test_layouts_take_crossings_and_chosen_values() -> None:
+    columns = ["forward_seconds", "chosen/sampler.guidance"]
+    report = {"rows": ["layer", "length", "batch"], "columns": columns, "crossing": [ASKED]}
+    layout = parse_layout(report, AXES)
+    assert layout.crossings[0].of == "ours" and layout.columns[1].label == "Guidance chosen"
+
+
+@pytest.mark.parametrize("metric", ["forward_seconds", "peak_memory_bytes", "samples_per_s", "parameters"])
+def test_costs_do_not_hang_on_the_seed_of_a_training(metric: str) -> None:
+    assert is_cost(metric) and not is_cost("fd_efflite0")
+    assert quantity(metric).label != metric
