@@ -164,6 +164,8 @@ def tokenizer_config(name: str, settings: tuple[str, ...]) -> Any:
         raise UserError(str(error).splitlines()[0]) from error
     weights = result.weight_file()
     if weights is None:
+        if result.fingerprint:  # a tokenizer that needs no weights
+            return result
         raise UserError(f"The tokenizer {name} has no weights of its own; name the published file with weights=FILE.")
     if not weights.is_file():
         raise FileNotFoundError(f"Tokenizer weights {weights} not found; name the file with weights=FILE.")
