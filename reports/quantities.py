@@ -61,6 +61,18 @@ PRINTED: dict[str, tuple[str, str, float]] = {
     "step_seconds": ("ms", ".1f", 1e3),
     "forward_seconds": ("ms", ".2f", 1e3),
     "training_seconds": ("ms", ".2f", 1e3),
+    **dict.fromkeys(
+        (
+            "seconds_kernel",
+            "seconds_self_attention",
+            "seconds_cross_attention",
+            "seconds_mixer",
+            "seconds_layer",
+            "seconds_stack",
+            "seconds_network",
+        ),
+        ("ms", ".2f", 1e3),
+    ),
     "forward_memory_bytes": ("GB", ".3f", 1e-9),
     "training_memory_bytes": ("GB", ".3f", 1e-9),
 }

@@ -97,12 +97,22 @@ class TrainingBenchmarkConfig(_BenchmarkConfig):
     name: str = "training"
 
 
+@dataclass
+class PartsBenchmarkConfig(_BenchmarkConfig):
+    """UViT or M-Mamba taken apart: kernel, attentions or mixer, layer, stack, network, forward (M-Mamba, slide 14)."""
+
+    measures: ClassVar[tuple[str, ...]] = ("generator", "trainer.precision")
+
+    name: str = "parts"
+
+
 BENCHMARK_CELLS = Registry(
     "benchmark",
     {
         "none": Entry(NoBenchmarkConfig, "experiments.benchmarks.config:NoBenchmarkConfig"),
         "layer": Entry(LayerBenchmarkConfig, "experiments.benchmarks.cells.layer:LayerCell"),
         "generation": Entry(GenerationBenchmarkConfig, "experiments.benchmarks.cells.generation:GenerationCell"),
+        "parts": Entry(PartsBenchmarkConfig, "experiments.benchmarks.cells.parts:PartsCell"),
         "training": Entry(TrainingBenchmarkConfig, "experiments.benchmarks.cells.training:TrainingCell"),
     },
 )

@@ -32,10 +32,11 @@ class AdaptiveNorm(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """x: (B, S, C), condition: (B, C) -> (B, S, C)."""
+        normed = self.norm(x.to(self.norm.weight.dtype))  # in float32 also under autocast
         if self.linear is None:
-            return self.norm(x)
-        scale, shift = self.linear(F.silu(condition)).chunk(2, dim=-1)
-        return modulate(self.norm(x), shift, scale)
+            return normed
+        scale, shift = self.linear(F.silu(condition)).to(normed.dtype).chunk(2, dim=-1)
+        return modulate(normed, shift, scale)
 
 
 class CrossScanLayer(nn.Module):

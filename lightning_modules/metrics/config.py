@@ -100,6 +100,13 @@ METRICS: dict[str, MetricSpec] = {
     "step_seconds": MetricSpec("Time per step", "lower", ".4f", "s", "A training step, without loading and logging."),
     "forward_seconds": MetricSpec("Forward", "lower", ".5f", "s", "Forward pass of one layer, median."),
     "training_seconds": MetricSpec("Forward + backward", "lower", ".5f", "s", "Forward and backward of one layer."),
+    "seconds_kernel": MetricSpec("Kernel", "lower", ".5f", "s", "Scaled dot product of self-attention, or selective scan, alone."),
+    "seconds_self_attention": MetricSpec("Self-attention", "lower", ".5f", "s", "Self-attention with its projections."),
+    "seconds_cross_attention": MetricSpec("Cross-attention", "lower", ".5f", "s", "Cross-attention to the words, with its projections."),
+    "seconds_mixer": MetricSpec("Mixer", "lower", ".5f", "s", "Mamba mixer with projections, convolution and norm."),
+    "seconds_layer": MetricSpec("Layer", "lower", ".5f", "s", "Forward pass of the first layer of the stack."),
+    "seconds_stack": MetricSpec("Stack", "lower", ".4f", "s", "Forward pass of all layers."),
+    "seconds_network": MetricSpec("Network", "lower", ".4f", "s", "Forward pass of the whole generator, its condition given."),
     "forward_memory_bytes": MetricSpec("Memory, forward", "lower", ".3g", "B", "Most held in a forward pass."),
     "training_memory_bytes": MetricSpec("Memory, training", "lower", ".3g", "B", "Most held in forward and backward."),
 }
