@@ -20,6 +20,7 @@ from lightning_modules.checkpoints import read_weights, save_safetensors, split_
 from lightning_modules.generators.config import GENERATORS
 from lightning_modules.hashing import file_sha256
 from lightning_modules.published.aim import read_aim
+from lightning_modules.published.dimba import from_official, read_architecture
 from lightning_modules.tokenizers.config import LlamaGenVQConfig
 from lightning_modules.tokenizers.llamagen_vq import layout
 
@@ -72,6 +73,34 @@ def import_aim(file: Path, preset: str, overrides: Mapping[str, Any]) -> Importe
     with run.claim() as mine:
         if mine:
             _write(config, run, weights, {"file": file.name, "notes": result.notes, "unused": result.unused}, started)
+    return result
+
+
+def import_dimba(file: Path, preset: str, overrides: Mapping[str, Any]) -> Imported:
+    """Turn a checkpoint of the official Dimba or PixArt code into a finished run.
+
+    Args:
+        file: a torch file with "state_dict", as these codes write it.
+        preset: what the file does not say: data, autoencoder, text encoder, sampler.
+        overrides: dotted keys of the run's configuration, such as `tokenizer.weights` and `text_encoder.model`.
+
+    Raises:
+        UserError, ValueError, FileNotFoundError: not such a checkpoint, keys missing, or parts that do not fit.
+    """
+    started = time.time()
+    state = read_weights(file)
+    architecture = read_architecture(state)
+    values = {f"generator.{key}": value for key, value in architecture.items()}
+    values = {**values, "text_encoder.text_tokens": architecture["text_tokens"], **overrides}
+    config = load_config(preset, {**values, "imported": file_sha256(file)})
+    with torch.device("meta"):
+        model = GENERATORS.build(config.generator)
+    weights, unused = split_unused(file, from_official(model, state), model.state_dict())
+    run = RunStore(config.root).prepare(config, [f"{key}={value}" for key, value in values.items()])
+    result = Imported(run.folder, run.id, len(weights), unused, [])
+    with run.claim() as mine:
+        if mine:
+            _write(config, run, weights, {"file": file.name, "notes": [], "unused": unused}, started)
     return result
 
 

@@ -34,7 +34,9 @@ def load_safetensors(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Te
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """Read a state dictionary that somebody published: safetensors, or a torch archive, bare or under "model".
+    """Read a state dictionary that somebody published.
+
+    Either safetensors or a torch archive, which may hold it under "model" or "state_dict".
 
     Raises:
         FileNotFoundError: no such file.
@@ -50,8 +52,8 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         found = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         raise ValueError(f"{file} is damaged or not a torch file ({type(error).__name__}).") from error
-    if isinstance(found, dict) and "model" in found:
-        found = found["model"]
+    if isinstance(found, dict):
+        found = found.get("model", found.get("state_dict", found))
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise ValueError(f"{file} holds no state dictionary, neither bare nor under 'model'.")
     return found

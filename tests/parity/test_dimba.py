@@ -11,8 +11,8 @@ from lightning_modules.conditions import TextFeatures
 from lightning_modules.generators.configs.dimba import DimbaConfig
 from lightning_modules.generators.configs.maskmamba import BiMambaConfig
 from lightning_modules.generators.dimba import Dimba
-from lightning_modules.generators.dimba_official import from_official, official_architecture
 from lightning_modules.layers.bi_mamba import BiMamba
+from lightning_modules.published.dimba import from_official, official_architecture, read_architecture
 from tests.parity.fixtures import load
 
 FIXTURE = load("dimba_tiny.pt")
@@ -106,6 +106,17 @@ def test_mamba_blocks_stand_where_the_official_loop_puts_them(ratio: float, dept
     order = DimbaConfig(depth=depth, **official_architecture(ratio, depth)).block_order()
     assert [order[i - 1][1] for i, (kind, _) in enumerate(order) if kind == "mamba"] == blocks
     assert [i for kind, i in order if kind == "mamba"] == list(range(len(blocks)))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_architecture_is_read_from_the_weights(name: str) -> None:
+    case = FIXTURE[name]
+    config = _model(case).config
+    found = read_architecture(case["state_dict"])
+    assert {key: getattr(config, key) for key in found} == found
+    others = {key: value for key, value in case["state_dict"].items() if not key.startswith("x_embedder")}
+    with pytest.raises(ValueError, match="not of Dimba or PixArt"):
+        read_architecture(others)
 
 
 def test_a_ratio_that_breaks_the_official_loop_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Weights of the official Dimba and PixArt codes in this project's layout."""
+"""Checkpoints of the official Dimba and PixArt codes (PixArt-alpha, PixArt-Sigma), in this suite's layout."""
 
 from __future__ import annotations
 
@@ -47,6 +47,35 @@ def official_architecture(mamba_ratio: float, depth: int) -> dict[str, Any]:
         "mamba_residual": "official",
         "null_mask": "prompt",
         "init": "official",
+    }
+
+
+def read_architecture(state: dict[str, Tensor]) -> dict[str, Any]:
+    """The fields of `DimbaConfig` that a published state dictionary shows; heads are 16 in all published sizes.
+
+    Raises:
+        ValueError: not a checkpoint of Dimba or PixArt.
+    """
+    try:
+        embed, caption = state["x_embedder.proj.weight"], state["y_embedder.y_embedding"]
+        out = state["final_layer.linear.weight"]
+    except KeyError as error:
+        raise ValueError(f"These weights are not of Dimba or PixArt: {error} is missing.") from error
+    depth, mamba_depth = (
+        len({key.split(".")[1] for key in state if key.startswith(prefix)}) for prefix in ("blocks.", "mamba_blocks.")
+    )
+    width, channels, patch, _ = embed.shape
+    if len(out) not in (patch**2 * channels, 2 * patch**2 * channels):
+        raise ValueError(f"These weights predict {len(out)} values a patch, which {channels} channels do not explain.")
+    return {
+        "latent_channels": channels,
+        "patch_size": patch,
+        "width": width,
+        "depth": depth,
+        "text_tokens": caption.shape[0],
+        "text_width": caption.shape[1],
+        "learned_variance": len(out) == 2 * patch**2 * channels,
+        **official_architecture(mamba_depth / depth, depth),
     }
 
 
