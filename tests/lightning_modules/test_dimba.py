@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from experiments.config import load_config
 from lightning_modules.conditions import Condition, TextFeatures
 from lightning_modules.generators.config import GENERATORS
 from lightning_modules.generators.configs.dimba import DimbaConfig
@@ -16,9 +17,6 @@ from lightning_modules.generators.dimba import Dimba
 
 TEXT = DimbaConfig(latent_channels=4, grid_size=8, width=32, depth=4, heads=4, text_tokens=5, text_width=16)
 CLASS = DimbaConfig(latent_channels=4, grid_size=8, width=32, depth=4, heads=4, condition="class", num_classes=3)
-SDXL = {"latent_channels": 4, "grid_size": 64, "text_tokens": 120, "text_width": 4096}
-L = {"width": 1152, "depth": 28, "heads": 16}
-G = {"width": 1408, "depth": 40, "heads": 16}
 
 
 def _build(config: DimbaConfig, seed: int = 0) -> Dimba:
@@ -50,19 +48,23 @@ def _output(model: Dimba, latents: Tensor | None = None, drop: Tensor | None = N
 
 
 @pytest.mark.parametrize(
-    ("size", "ratio", "count"),
+    ("preset", "count"),
     [
-        (L, "1:1", 859_517_600),
-        (L, "2:1", 735_186_848),
-        (L, "1:0", 610_856_096),  # PixArt XL/2
-        (G, "1:1", 1_819_807_648),
-        (G, "2:1", 1_555_863_968),
+        ("l", 859_517_600),
+        ("official", 859_517_600),
+        ("l-1024", 859_517_600),
+        ("l-ratio-2-1", 735_186_848),
+        ("pixart-xl", 610_856_096),
+        ("g", 1_819_807_648),
+        ("g-ratio-2-1", 1_555_863_968),
     ],
 )
-def test_parameter_counts(size: dict, ratio: str, count: int) -> None:
+def test_published_sizes(preset: str, count: int) -> None:
+    config = load_config(f"dimba/{preset}").generator
     with torch.device("meta"):
-        model = Dimba(DimbaConfig(**SDXL, **size, attention_mamba_ratio=ratio))
+        model = Dimba(config)
     assert sum(p.numel() for p in model.parameters()) == count
+    assert (config.latent_channels, config.text_width) == (4, 4096)
 
 
 @pytest.mark.parametrize(
