@@ -12,16 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from experiments.benchmarks.bench import FORWARD, TRAINING, Bench
+from experiments.benchmarks.cells.base import count_parameters
+from experiments.benchmarks.cells.layer import build_layer
+from experiments.benchmarks.config import Layer, LayerBenchmarkConfig
 from experiments.benchmarks.measure import interleave, machine
-from lightning_modules.generators.configs.maskmamba import BiMambaConfig, BiMambaV2Config
 from lightning_modules.kernels import backends_used, reset_backends_used
-from lightning_modules.layers.attention import SelfAttention
-from lightning_modules.layers.bi_mamba import BiMamba
-from lightning_modules.layers.bi_mamba_v2 import BiMambaV2
-from lightning_modules.layers.block import Block
 
 LENGTHS = (64, 256, 1024, 4096)
 BASELINE = "Bi-Mamba-V2"
+LAYERS: dict[str, Layer] = {
+    BASELINE: "bi_mamba_v2",
+    "Bi-Mamba (Vim)": "bi_mamba",
+    "attention sublayer": "attention",
+    "Transformer layer": "transformer",
+}
 
 
 def layer(
@@ -31,14 +35,13 @@ def layer(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     layers: dict[str, nn.Module] = {
-        BASELINE: Block(width, BiMambaV2(width, BiMambaV2Config()), mlp_ratio=0, dropout=0.0),
-        "Bi-Mamba (Vim)": Block(width, BiMamba(width, BiMambaConfig()), mlp_ratio=0, dropout=0.0),
-        "attention sublayer": Block(width, SelfAttention(width, heads), mlp_ratio=0, dropout=0.0),
-        "Transformer layer": Block(width, SelfAttention(width, heads), mlp_ratio=4, dropout=0.0),
+        name: build_layer(LayerBenchmarkConfig(layer=layer, width=width, heads=heads)) for name, layer in LAYERS.items()
     }
     title = f"One layer, C={width}, B={batch}, float32"
     bench = Bench("layer", title, baseline=BASELINE, machine=machine(torch.get_num_threads()))
-    bench.notes.append("parameters: " + ", ".join(f"{name} {_size(module):,}" for name, module in layers.items()))
+    bench.notes.append(
+        "parameters: " + ", ".join(f"{name} {count_parameters(module):,}" for name, module in layers.items())
+    )
     reset_backends_used()
     for length in lengths:
         x = torch.randn(batch, length, width, device=device)
@@ -47,10 +50,6 @@ def layer(
             bench.rows += interleave(f"L={length}", phase, calls, baseline=BASELINE, seconds=seconds)
     bench.machine["backends"] = backends_used()
     return bench
-
-
-def _size(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
 
 
 def _phase(phase: str, module: nn.Module, x: Tensor) -> Callable[[], None]:
