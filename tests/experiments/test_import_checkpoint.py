@@ -18,6 +18,7 @@ from experiments.store import RunStore
 
 WIDTH, LAYERS, GROUPS, VOCABULARY, CLASSES, TOKENS = 32, 3, 2, 512, 9, 64
 HEADS, STATES, INNER = 4, 8, 2 * WIDTH
+SMALL_DATA = ["data.styles=[twemoji]", "data.flip=false", "runtime.threads=1"]
 MIXER = {
     "mixer.dt_bias": (HEADS,),
     "mixer.A_log": (HEADS,),
@@ -71,7 +72,7 @@ def ablate(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyte
 
 def _import(ablate, file: Path, state: dict[str, torch.Tensor], *words: str) -> tuple[int, str, str]:
     save_file(state, file)
-    return ablate("import-checkpoint", "aim", file, "--preset", "aim/demo", "runtime.threads=1", *words)
+    return ablate("import-checkpoint", "aim", file, "--preset", "aim/demo", *SMALL_DATA, *words)
 
 
 def test_imported_weights_sample_and_are_measured(ablate, tmp_path: Path) -> None:
