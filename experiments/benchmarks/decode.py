@@ -37,7 +37,7 @@ def decode(
     precisions: Sequence[str] = ("fp32", "bf16"),
     seconds: float = 8.0,
 ) -> Bench:
-    """seconds: time spent per batch size and precision. The first preset is measured as it runs and layer by layer."""
+    """seconds: time spent per batch size and precision. The first preset is also measured eagerly, layer by layer."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     models = {preset: _build(preset, device) for preset in presets}
     baseline = presets[0]
@@ -65,7 +65,7 @@ def decode(
             rows = interleave(case, PHASE, contenders, baseline=baseline, seconds=seconds, floors_ms=floors)
             bench.rows += rows
             rates = ", ".join(f"{row.contender} {1e3 * batch / row.median_ms:,.0f}" for row in rows)
-            bench.notes.append(f"{case}, tokens/s: {rates}")
+            bench.notes.append(f"{case}, tokens/s of all rows: {rates}")
     bench.machine["backends"] = backends_used()
     return bench
 
@@ -141,7 +141,7 @@ def _contenders(models: dict[str, nn.Module], batch: int, precision: str) -> Ite
     for index, (preset, model) in enumerate(models.items()):
         yield preset, Decoder(preset, model, batch, precision, graph=graph)
         if index == 0:
-            yield f"{preset} layer by layer", Decoder(preset, model, batch, precision, forced=LAYER_BY_LAYER)
+            yield f"{preset} eager", Decoder(preset, model, batch, precision, forced=LAYER_BY_LAYER)
 
 
 def _build(preset: str, device: torch.device) -> nn.Module:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.autoregressive import AutoregressiveModule
+from lightning_modules.conditions import Condition, TextFeatures
 from lightning_modules.config import AutoregressiveConfig, OptimConfig
 from lightning_modules.generators.config import GENERATORS
 from lightning_modules.generators.configs.aim import Mamba2Config
@@ -29,8 +30,9 @@ LENGTH, CLASSES = 16, 3
 PLAIN = AutoregressiveSamplerConfig(guidance=1.0)
 
 
-def _build(name: str) -> nn.Module:
+def _build(name: str, condition: str = "class") -> nn.Module:
     sizes = SIZES[name] | {"vocab_size": 32, "grid_size": 4, "num_classes": CLASSES, "width": 32, "depth": 2}
+    sizes |= {"condition": condition, "text_tokens": 5, "text_width": 8}
     config = GENERATORS[name].config(**sizes)
     torch.manual_seed(0)
     model = GENERATORS.build(config).eval()
@@ -41,19 +43,32 @@ def _build(name: str) -> nn.Module:
     return model
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(
+    scope="module", params=[(name, condition) for name in NAMES for condition in ("class", "text")], ids=str
+)
 def generator(request: pytest.FixtureRequest) -> nn.Module:
-    return _build(request.param)
+    return _build(*request.param)
+
+
+def _condition(generator: nn.Module, indices: Tensor) -> Condition:
+    """Labels, or captions of two to five tokens; sample i has the same in every batch."""
+    if generator.config.condition == "class":
+        return indices % CLASSES
+    features = torch.randn(32, 5, 8, generator=torch.Generator().manual_seed(1))[indices]
+    mask = torch.arange(5) < 2 + indices[:, None] % 4
+    return TextFeatures(features * mask[..., None], mask)
 
 
 def _sample(generator: nn.Module, config: AutoregressiveSamplerConfig, indices=range(6), seed: int = 0) -> Tensor:
     indices = torch.tensor(list(indices))
-    return SAMPLERS.build(config)(generator, indices % CLASSES, Noise(seed, indices))
+    return SAMPLERS.build(config)(generator, _condition(generator, indices), Noise(seed, indices))
 
 
-def _logits(generator: nn.Module, tokens: Tensor, labels: Tensor, drop: bool) -> Tensor:
+def _logits(generator: nn.Module, tokens: Tensor, drop: bool) -> Tensor:
+    """Of all samples from the first on, by one pass over whole sequences."""
+    condition = _condition(generator, torch.arange(len(tokens)))
     with torch.no_grad():
-        return generator(tokens, generator.embed_condition(labels, torch.full(labels.shape, drop))).float()
+        return generator(tokens, generator.embed_condition(condition, torch.full((len(tokens),), drop))).float()
 
 
 # --- sampling ---------------------------------------------------------------------------------------------------------
@@ -63,8 +78,8 @@ def _logits(generator: nn.Module, tokens: Tensor, labels: Tensor, drop: bool) ->
 def test_every_token_is_drawn_from_two_separate_full_passes(generator: nn.Module, guidance: float) -> None:
     """Stepwise, with doubled batches, is the same as whole sequences, one after the other."""
     config = AutoregressiveSamplerConfig(guidance=guidance, temperature=0.9, top_k=20, top_p=0.95)
-    tokens, labels = _sample(generator, config), torch.arange(6) % CLASSES
-    conditional, unconditional = (_logits(generator, tokens, labels, drop) for drop in (False, True))
+    tokens = _sample(generator, config)
+    conditional, unconditional = (_logits(generator, tokens, drop) for drop in (False, True))
     logits = (1 - guidance) * unconditional + guidance * conditional
     uniform = Noise(0, torch.arange(6)).uniform(LENGTH)
     expected, _ = draw_tokens(logits, uniform, config.temperature, config.top_k, config.top_p)
@@ -85,7 +100,8 @@ def test_one_sampler_serves_batches_of_several_sizes(generator: nn.Module) -> No
     sampler, config = AutoregressiveSampler(PLAIN), PLAIN
     for part in ([0, 1, 2], [3, 4, 5], [6], [7, 8, 9]):
         indices = torch.tensor(part)
-        assert torch.equal(sampler(generator, indices % CLASSES, Noise(0, indices)), _sample(generator, config, part))
+        tokens = sampler(generator, _condition(generator, indices), Noise(0, indices))
+        assert torch.equal(tokens, _sample(generator, config, part))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +148,7 @@ def test_guidance_by_position() -> None:
 def test_known_tokens_are_refused(generator: nn.Module) -> None:
     known = torch.zeros(1, LENGTH, dtype=torch.long)
     with pytest.raises(ValueError, match="objective.name=masked"):
-        SAMPLERS.build(PLAIN)(generator, torch.tensor([0]), Noise(0, torch.tensor([0])), known)
+        SAMPLERS.build(PLAIN)(generator, _condition(generator, torch.arange(1)), Noise(0, torch.arange(1)), known)
 
 
 @pytest.mark.parametrize(
@@ -174,16 +190,17 @@ def _module(model: nn.Module, **settings: Any) -> tuple[AutoregressiveModule, di
     return module, logged
 
 
-def _batch(count: int = 8) -> dict[str, Tensor]:
+def _batch(generator: nn.Module, count: int = 8) -> dict[str, Any]:
     tokens = torch.randint(0, 32, (count, LENGTH), generator=torch.Generator().manual_seed(3))
-    return {"tokens": tokens, "label": torch.arange(count) % CLASSES}
+    condition = _condition(generator, torch.arange(count))
+    return {"tokens": tokens, "label" if generator.config.condition == "class" else "text": condition}
 
 
 def test_loss_is_the_cross_entropy_of_every_token(generator: nn.Module) -> None:
-    batch = _batch()
+    batch = _batch(generator)
     module, logged = _module(generator, condition_dropout=0.0)
     loss = module.training_step(batch, 0)
-    logits = _logits(generator, batch["tokens"], batch["label"], False)
+    logits = _logits(generator, batch["tokens"], False)
     expected = -logits.log_softmax(-1).gather(-1, batch["tokens"][..., None]).mean()
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(logged["train/loss_over_ln_v"], expected / math.log(32))
@@ -193,7 +210,7 @@ def test_loss_is_the_cross_entropy_of_every_token(generator: nn.Module) -> None:
 
 
 def test_conditions_are_dropped_in_training_and_kept_in_validation(generator: nn.Module) -> None:
-    batch = _batch(64)
+    batch = _batch(generator, 32)
     losses = []
     for share in (0.0, 0.5):
         module, _ = _module(generator, condition_dropout=share)
