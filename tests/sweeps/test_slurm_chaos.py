@@ -54,7 +54,7 @@ class Faults:
 
     def kill_worker(self) -> bool:
         for group in self.random.sample(self.plan.groups(), 30):
-            claim = newest_claim(RunStore(self.plan.root).run(group.run_id).folder)
+            claim = newest_claim(RunStore(self.plan.root).run(group.id).folder)
             if claim and claim.owner and claim.alive() and process_start(claim.owner.pid) == claim.owner.started:
                 os.kill(claim.owner.pid, signal.SIGKILL)
                 return True

@@ -1,0 +1,46 @@
+"""A search over a training key: every trial is a training, and a hopeless one is ended by its validation loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import pytest
+
+from experiments.config import load_config
+from experiments.search.loop import take_part
+from experiments.search.run import measure
+from experiments.store import RunStore
+
+SMALL = {
+    "data.subset": 64,
+    "generator.width": 32,
+    "generator.heads": 2,
+    "generator.depth": 2,
+    "trainer.max_steps": 4,
+    "trainer.batch_size": 8,
+    "trainer.ema_decay": 0,
+    "runtime.val_every": 2,
+    "runtime.sample_every": 0,
+    "runtime.progress": False,
+    "runtime.device": "cpu",
+}
+
+
+def test_a_hopeless_training_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = {
+        "search.space": [{"key": "optim.lr", "low": 1e-4, "high": 1e-2, "log": True}],
+        "search.first": [{"optim.lr": 1e-3}, {"optim.lr": 2e-4}],
+        "search.trials": 2,
+        "search.metric": "val/loss",
+        "search.pruner": "median",
+    }
+    made = load_config("maskmamba/demo", {**SMALL, **search, "runtime.root": str(tmp_path)})
+    monkeypatch.setattr(optuna.Trial, "should_prune", lambda trial: trial.number == 1)
+    found = take_part(made, measure).result()
+    assert found and [trial["outcome"] for trial in found["trials"]] == ["complete", "pruned"]
+    assert found["chosen"] == {"optim.lr": 1e-3} and found["metrics"]["val/loss"] > 0
+    runs = {run.config().optim.lr: run for run in RunStore(tmp_path).runs()}
+    assert runs[1e-3].is_done() and found["run_id"] == runs[1e-3].id
+    pruned = runs[2e-4].inspect()
+    assert (pruned.state, pruned.step) == ("stopped", 2) and not runs[2e-4].evaluations()
