@@ -24,15 +24,17 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+import time
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from datamodules.files import commit_folder, work_lock
+from datamodules.files import atomic_write, commit_folder, work_lock
 from lightning_modules.conditions import TextFeatures
 from lightning_modules.hashing import sha256_of
 from lightning_modules.text_encoders.ragged import RaggedText, TextEncoder, pad
@@ -83,6 +85,8 @@ def captions_sha256(captions: Iterable[str]) -> str:
 def cached_text_store(captions: Sequence[str], encoder: TextEncoder, cache_dir: Path) -> TextStore:
     """The store of these captions under `cache_dir`/text, made if it does not exist (safe when several start at once).
 
+    A long encoding that was killed goes on where it was: chunks are kept beside the store until that is complete.
+
     Raises:
         ValueError: it is damaged, or the encoder cannot encode these captions.
     """
@@ -92,10 +96,37 @@ def cached_text_store(captions: Sequence[str], encoder: TextEncoder, cache_dir: 
         with work_lock(folder.with_name(f".{folder.name}.lock")):
             if not folder.exists():
                 log.info("Encoding %d captions with %s into %s", len(captions), encoder.config.name, folder)
-                chunks = (encoder.encode(captions[i : i + CHUNK]) for i in range(0, len(captions), CHUNK))
+                parts = folder.with_name(f".{folder.name}.parts")
+                chunks = _encoded(captions, encoder, parts)
                 write_text_store(folder, chunks, tokens=encoder.config.text_tokens, encoder=identity, captions=digest)
                 encoder.release()
+                shutil.rmtree(parts, ignore_errors=True)
     return TextStore(folder)
+
+
+def _encoded(captions: Sequence[str], encoder: TextEncoder, parts: Path) -> Iterator[RaggedText]:
+    """Features chunk by chunk, out of the folder `parts` as far as they are there."""
+    began = time.monotonic()
+    for start in range(0, len(captions), CHUNK):
+        path = parts / f"{start:09d}.npz"
+        chunk = _read_part(path)
+        if chunk is None:
+            chunk = encoder.encode(captions[start : start + CHUNK])
+            if len(captions) > CHUNK:
+                arrays = {key: value for key, value in vars(chunk).items() if value is not None}
+                atomic_write(path, partial(np.savez, **arrays))
+                seconds = time.monotonic() - began
+                log.info("%d of %d captions encoded, %.0f s", start + len(chunk), len(captions), seconds)
+        yield chunk
+
+
+def _read_part(path: Path) -> RaggedText | None:
+    """A chunk as it was kept, or None where there is none or a damaged one."""
+    try:
+        with np.load(path) as file:
+            return RaggedText(**file)
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile):
+        return None
 
 
 def text_store_folder(encoder: TextEncoder, captions: str, cache_dir: Path) -> Path:

@@ -23,6 +23,7 @@ from lightning_modules.text_encoders.config import TEXT_ENCODERS
 GRID_ROWS = 4
 GRID_COLUMNS = 8
 """Columns of a grid where the data has no classes."""
+MOST_COLUMNS = 16
 NO_CLASS = -1
 """Label of a prompt that a person typed."""
 
@@ -100,13 +101,14 @@ def evaluation_conditions(config: RunConfig, device: torch.device | str = "cpu")
 
 
 def grid_conditions(config: RunConfig, device: torch.device | str = "cpu") -> Conditions:
-    """The conditions of the sample grid, the same in every run: one column per class.
+    """The conditions of the sample grid, the same in every run: one column per class, up to 16 of them.
 
     Of captions, the upper half of the grid is held out from training and the lower half seen in it.
     """
     columns = grid_columns(config)
     if config.generator.condition == "class":
-        return Conditions(np.arange(GRID_ROWS * columns) % columns)
+        shown = np.arange(columns) * config.generator.num_classes // columns  # of many classes, some spread over them
+        return Conditions(np.tile(shown, GRID_ROWS))
     half = GRID_ROWS * columns // 2
     (heldout, a, _), (seen, b, _) = (choose_captions(config, config.data, split, half) for split in ("val", "train"))
     return caption_conditions(config, heldout + seen, np.concatenate([a, b]), device)
@@ -114,12 +116,12 @@ def grid_conditions(config: RunConfig, device: torch.device | str = "cpu") -> Co
 
 def grid_columns(config: RunConfig) -> int:
     """Columns of the sample grid."""
-    return len(config.data.class_names) or GRID_COLUMNS
+    return min(len(config.data.class_names) or GRID_COLUMNS, MOST_COLUMNS)
 
 
 def choose_captions(config: RunConfig, data: Any, split: str, count: int) -> tuple[list[str], np.ndarray, int]:
     """`count` captions of a split with their labels, and how many different ones there are."""
-    if config.evaluation.dataset and not config.evaluation.dataset_root and hasattr(data, "root"):
+    if data is not config.data and not getattr(data, "root", "embedded"):
         raise UserError(f"evaluation.dataset={data.name} needs evaluation.dataset_root=FOLDER with the store {split}/.")
     captions, labels = DATASETS.target(data.name).prompts(data, split)
     order = np.random.default_rng(0).permutation(len(captions))

@@ -66,7 +66,7 @@ def evaluate_command(run: str, overrides: tuple[str, ...], root: str) -> None:
 @click.argument("run")
 @click.argument("overrides", nargs=-1)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("samples.png"), show_default=True)
-@click.option("--count", type=click.IntRange(min=1), help="Number of images; default: four per class.")
+@click.option("--count", type=click.IntRange(min=1), help="Number of images; default: the grid of training.")
 @click.option("--class", "class_name", help="One class only, by name or number.")
 @click.option("--prompt", "prompts", multiple=True, help="A caption to draw, for runs on captions; may be repeated.")
 @click.option("--seed", default=0, show_default=True)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from datamodules import text_store
 from datamodules.text_store import TextStore, cached_text_store, captions_sha256, write_text_store
 from lightning_modules.text_encoders.ragged import RaggedText
 
@@ -131,6 +132,24 @@ def test_captions_are_encoded_once_per_encoder_and_list(tmp_path: Path) -> None:
     assert stores[0].folder == stores[1].folder
     assert cached_text_store(["bb", "a"], encoder, tmp_path).folder != stores[0].folder
     assert cached_text_store(["a", "bb"], Counting("b"), tmp_path).folder != stores[0].folder
+
+
+def test_a_killed_encoding_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_store, "CHUNK", 2)
+    captions = ["a", "bb", "ccc", "dddd", "e"]
+    encoder = Counting()
+    encode = encoder.encode
+    monkeypatch.setattr(encoder, "encode", lambda chunk: 1 / 0 if "e" in chunk else encode(chunk))
+    with pytest.raises(ZeroDivisionError):
+        cached_text_store(captions, encoder, tmp_path)
+    (parts,) = (tmp_path / "text").glob(".*.parts")
+    (parts / "000000002.npz").write_bytes(b"damaged")
+    again = Counting()
+    store = cached_text_store(captions, again, tmp_path)
+    assert again.encoded == ["ccc", "dddd", "e"] and not parts.exists()
+    whole = cached_text_store(captions, Counting(), tmp_path / "other")
+    for name in ("features.bin", "offsets.npy", "pooled.npy"):
+        assert (store.folder / name).read_bytes() == (whole.folder / name).read_bytes()
 
 
 def test_lists_of_captions_are_told_apart() -> None:
