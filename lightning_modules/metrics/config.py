@@ -82,7 +82,12 @@ METRICS: dict[str, MetricSpec] = {
     "seconds_per_image": MetricSpec("Time per image", "lower", ".4f", "s", "Sampling and decoding, per image."),
     "train/loss": MetricSpec("Train loss", "lower", ".3f", "nats", "Training objective at the last logged step."),
     "train/accuracy": MetricSpec("Train accuracy", "higher", ".3f", "", "Share of hidden tokens predicted, training."),
-    "val/loss": MetricSpec("Val loss", "lower", ".3f", "nats", "Cross-entropy per hidden token, validation."),
+    "val/loss": MetricSpec(
+        "Val loss", "lower", ".3f", "nats", "Validation: cross-entropy per token; of diffusion, the squared error."
+    ),
+    "val/bound": MetricSpec(
+        "Val bound", "lower", ".4f", "bit", "Variational bound of a diffusion step, per dimension."
+    ),
     "val/bits_per_token": MetricSpec("Bits per token", "lower", ".3f", "bit", "Validation cross-entropy in bits."),
     "val/accuracy": MetricSpec("Val accuracy", "higher", ".3f", "", "Share of hidden tokens predicted, validation."),
     "val/psnr": MetricSpec("PSNR", "higher", ".2f", "dB", "Peak signal-to-noise ratio of reconstructions, validation."),
@@ -100,13 +105,19 @@ METRICS: dict[str, MetricSpec] = {
     "step_seconds": MetricSpec("Time per step", "lower", ".4f", "s", "A training step, without loading and logging."),
     "forward_seconds": MetricSpec("Forward", "lower", ".5f", "s", "Forward pass of one layer, median."),
     "training_seconds": MetricSpec("Forward + backward", "lower", ".5f", "s", "Forward and backward of one layer."),
-    "seconds_kernel": MetricSpec("Kernel", "lower", ".5f", "s", "Scaled dot product of self-attention, or selective scan, alone."),
+    "seconds_kernel": MetricSpec(
+        "Kernel", "lower", ".5f", "s", "Scaled dot product of self-attention, or selective scan, alone."
+    ),
     "seconds_self_attention": MetricSpec("Self-attention", "lower", ".5f", "s", "Self-attention with its projections."),
-    "seconds_cross_attention": MetricSpec("Cross-attention", "lower", ".5f", "s", "Cross-attention to the words, with its projections."),
+    "seconds_cross_attention": MetricSpec(
+        "Cross-attention", "lower", ".5f", "s", "Cross-attention to the words, with its projections."
+    ),
     "seconds_mixer": MetricSpec("Mixer", "lower", ".5f", "s", "Mamba mixer with projections, convolution and norm."),
     "seconds_layer": MetricSpec("Layer", "lower", ".5f", "s", "Forward pass of the first layer of the stack."),
     "seconds_stack": MetricSpec("Stack", "lower", ".4f", "s", "Forward pass of all layers."),
-    "seconds_network": MetricSpec("Network", "lower", ".4f", "s", "Forward pass of the whole generator, its condition given."),
+    "seconds_network": MetricSpec(
+        "Network", "lower", ".4f", "s", "Forward pass of the whole generator, its condition given."
+    ),
     "forward_memory_bytes": MetricSpec("Memory, forward", "lower", ".3g", "B", "Most held in a forward pass."),
     "training_memory_bytes": MetricSpec("Memory, training", "lower", ".3g", "B", "Most held in forward and backward."),
 }
