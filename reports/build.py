@@ -14,6 +14,7 @@ from reports.formats import to_csv, to_latex, to_markdown, write_parquet
 from reports.page import Picture, render
 from reports.provenance import origin, provenance
 from reports.samples import Samples, collect_samples, grid_image
+from reports.stages import as_svg, run_folders, stages_image
 from reports.style import save, to_svg
 from reports.subject import Subject
 
@@ -62,13 +63,23 @@ def _write(subject: Subject, folder: Path) -> None:
     atomic_write_json(folder / "provenance.json", provenance(subject))
     samples = collect_samples(subject.rows, subject.layout.samples)
     _write_samples(samples, folder / "samples.png")
-    atomic_write_text(folder / "index.html", render(subject, _write_figures(subject, folder / "figures"), samples))
+    pictures = [*_write_figures(subject, folder / "figures"), *_write_stages(subject, folder / "stages.png")]
+    atomic_write_text(folder / "index.html", render(subject, pictures, samples))
 
 
 def _write_samples(samples: Samples | None, path: Path) -> None:
     if samples:
         with atomic_path(path) as temporary:
             grid_image(samples).save(temporary)
+
+
+def _write_stages(subject: Subject, path: Path) -> list[Picture]:
+    picture = stages_image(run_folders(subject.rows), subject.layout.stages)
+    if picture is None:
+        return []
+    with atomic_path(path) as temporary:
+        picture.save(temporary, "png", optimize=True)
+    return [Picture("stages", "Samples during training", as_svg(picture), as_svg(picture))]
 
 
 def _write_figures(subject: Subject, folder: Path) -> list[Picture]:

@@ -76,6 +76,8 @@ class Layout:
     footnotes: tuple[str, ...] = ()
     samples: int = 9
     """Images per row of the sample grid; 0 = no grid."""
+    stages: int = 0
+    """Steps of the training that samples are shown of; 0 = none."""
     crossings: tuple[Crossing, ...] = ()
 
     @property
@@ -96,7 +98,10 @@ def parse_layout(report: Mapping[str, Any], axes: Mapping[str, Sequence[str]]) -
     body = Checked(report, "report").keys(
         "rows",
         "columns",
-        optional=("group", "spread", "baseline", "figure", "reference", "claims", "footnotes", "samples", "crossing"),
+        optional=(
+            *("group", "spread", "baseline", "figure", "reference", "claims", "footnotes", "samples", "stages"),
+            "crossing",
+        ),
     )
     raw = body.raw
     rows = (raw["rows"],) if isinstance(raw["rows"], str) else tuple(raw["rows"])
@@ -123,6 +128,7 @@ def parse_layout(report: Mapping[str, Any], axes: Mapping[str, Sequence[str]]) -
         claims=_claims(raw.get("claims"), reference),
         footnotes=tuple(raw.get("footnotes", ())),
         samples=int(raw.get("samples", 9)),
+        stages=int(raw.get("stages", 0)),
         crossings=tuple(parse_crossing(item, axes) for item in raw.get("crossing", ())),
     )
 

@@ -1,0 +1,43 @@
+"""Samples during training: which steps are shown, and that all of their grids are on the picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from reports.stages import as_svg, stages_image
+
+
+def _run(folder: Path, colours: list[str]) -> Path:
+    (folder / "samples").mkdir(parents=True)
+    for i, colour in enumerate(colours, start=1):
+        Image.new("RGB", (40, 20), colour).save(folder / "samples" / f"step-{i * 100:06d}.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"), [(3, {"red", "lime", "blue"}), (2, {"red", "blue"}), (1, {"red"}), (9, None)]
+)
+def test_first_middle_and_last_step(tmp_path: Path, count: int, shown: set[str] | None) -> None:
+    colours = ["red", "yellow", "lime", "cyan", "blue"]
+    folders = [("a", _run(tmp_path / "a", colours)), ("b", tmp_path / "not run")]
+    picture = stages_image(folders, count)
+    assert picture is not None
+    rgb = picture.convert("RGB")
+    names = {
+        "red": (255, 0, 0),
+        "yellow": (255, 255, 0),
+        "lime": (0, 255, 0),
+        "cyan": (0, 255, 255),
+        "blue": (0, 0, 255),
+    }
+    found = {name for name, colour in names.items() if colour in {c for _, c in rgb.getcolors(1 << 24)}}
+    assert found == (set(colours) if shown is None else shown)
+    assert as_svg(picture).startswith("<svg") and "base64" in as_svg(picture)
+
+
+def test_runs_without_grids_give_no_picture(tmp_path: Path) -> None:
+    assert stages_image([("a", tmp_path)], 3) is None
+    assert stages_image([("a", _run(tmp_path / "a", ["red"]))], 0) is None
