@@ -15,6 +15,7 @@ from datamodules.base import Split, StreamDataModule
 from datamodules.config import StoreConfig
 from datamodules.datasets import TokenDataset
 from datamodules.quality import best
+from datamodules.readahead import read_ahead
 from datamodules.store import TokenStore
 from datamodules.subset import choose_subset
 from datamodules.text_store import TextStore, cached_text_store, captions_sha256, text_store_folder
@@ -65,6 +66,8 @@ class StoreDataModule(StreamDataModule):
             views = self._views(store) if train else None
             captions = self.config.condition == "caption"
             self._datasets[split] = TokenDataset(store, index, captions, self._text(store), views)
+        train_store = self.stores["train"]
+        read_ahead(train_store.folder / train_store.meta.codes_file)
 
     @staticmethod
     def reference(config: StoreConfig) -> Any:

@@ -98,10 +98,13 @@ def open_loader(contender: str, folder: Path, batch_size: int, workers: int) -> 
 def _store(folder: Path, batch_size: int, workers: int) -> Iterable[Any]:
     from datamodules.datasets import TokenDataset
     from datamodules.loader import ResumableLoader
+    from datamodules.readahead import read_ahead
     from datamodules.sampler import EpochSampler
     from datamodules.store import TokenStore
 
-    dataset = TokenDataset(TokenStore(folder))
+    store = TokenStore(folder)
+    read_ahead(folder / store.meta.codes_file)
+    dataset = TokenDataset(store)
     return ResumableLoader(dataset, EpochSampler(len(dataset), batch_size, seed=0), workers)
 
 

@@ -1,0 +1,224 @@
+"""imagenet, cc3m, coco and folder out of stores: views, captions, text features, splits, subset, what does not fit."""
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.config import DATASETS, CC3MConfig, CocoConfig, FolderConfig, ImageNetConfig
+from datamodules.datasets import CAPTION_DRAWS
+from datamodules.encoder import ImageEncoder
+from datamodules.store import TokenStore
+from datamodules.stores import StoreDataModule
+from lightning_modules.text_encoders.ragged import RaggedText
+from tests.datamodules.collections import Toy, ToyLatents, caption, class_tree, coco, encoded, picture, run
+
+ENCODER = ImageEncoder(Toy().encode_uint8, "toy-weights", 64)
+
+
+class ToyText:
+    """One to three features a caption, all equal to the number in it."""
+
+    class config:  # noqa: N801 (stands for a configuration object)
+        name, features_id, text_tokens = "toy", "toy-text", 3
+
+    calls = 0
+
+    def encode(self, captions):
+        self.calls += len(captions)
+        numbers = np.array([int(text.split()[1]) for text in captions], np.float16)
+        lengths = np.array([1 + len(text) % 3 for text in captions])
+        return RaggedText(np.repeat(numbers, lengths)[:, None], lengths)
+
+    def release(self):
+        pass
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory):
+    """Stores of 40 training images with a mirrored view, 9 validation and 5 test images."""
+    folder = tmp_path_factory.mktemp("classes")
+    for split, numbers in (("train", range(1, 41)), ("val", range(41, 50)), ("test", range(50, 55))):
+        class_tree(folder / "images" / split, numbers)
+        run("folder", folder / "images", folder / "stores", split, crops=("centre", "random_2"), flip=split == "train")
+    return folder / "stores"
+
+
+@pytest.fixture(scope="module")
+def captions(tmp_path_factory):
+    """COCO stores: 12 images of 5 captions, the same for training and validation."""
+    folder = tmp_path_factory.mktemp("captions")
+    source = coco(folder / "coco", range(1, 13))
+    run("coco", source, folder / "stores", "val")
+    (source / "val2014").rename(source / "train2014")
+    annotations = source / "annotations"
+    (annotations / "captions_val2014.json").rename(annotations / "captions_train2014.json")
+    run("coco", source, folder / "stores", "train")
+    return folder / "stores"
+
+
+def module(config, batch_size=8, **options):
+    data = DATASETS.build(config, batch_size, 0, 0, options.pop("encoder", ENCODER), *options.values())
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def resolved(config):
+    config.resolve()
+    return config
+
+
+def test_batches_of_classes(classes):
+    config = resolved(FolderConfig(root=str(classes)))
+    assert config.num_classes == 3 and config.class_names == ("n01440764", "n01443537", "n02084071")
+    data = module(config)
+    assert isinstance(data, StoreDataModule)
+    for loader, numbers in (
+        (data.train_dataloader(), range(1, 41)),
+        (data.val_dataloader(), range(41, 50)),
+        (data.test_dataloader(), range(50, 55)),
+    ):
+        batches = list(loader)
+        seen = torch.cat([batch["tokens"][:, 0] for batch in batches]).tolist()
+        assert sorted(seen) == list(numbers)
+        assert torch.cat([batch["label"] for batch in batches]).tolist() == [number % 3 for number in seen]
+        assert "caption" not in batches[0]
+
+
+def test_views_are_chosen_by_name(classes):
+    store = TokenStore(classes / "train")
+    names = store.meta.source["views"]
+    assert names == ["centre", "centre mirrored", "random 0", "random 1", "random 0 mirrored", "random 1 mirrored"]
+    data = module(FolderConfig(root=str(classes), views=["random 1", "centre"]))
+    dataset = data._datasets["train"]
+    assert dataset.views == 2 and dataset.stored_views.tolist() == [3, 0]
+    assert data._datasets["val"].views == 3  # validation takes the first
+    with pytest.raises(ValueError, match=r"data\.views: .* has no view 'middle'; it has 'centre'"):
+        module(FolderConfig(root=str(classes), views=["middle"]))
+
+
+def test_one_of_several_captions_is_drawn_each_epoch(captions):
+    text = ToyText()
+    data = module(CocoConfig(root=str(captions)), batch_size=4, cache="unused", text=text)
+    assert text.calls == 2 * 12 * 5 / 2 and (captions / "text").is_dir()  # equal captions in both splits: encoded once
+    loader, which = data.train_dataloader(), []
+    assert data._datasets["train"].views == CAPTION_DRAWS
+    for _ in range(50):
+        for batch in loader:
+            for tokens, text_of, features, mask in zip(
+                batch["tokens"], batch["caption"], *batch["text"][:2], strict=True
+            ):
+                number = int(tokens[0])
+                assert text_of.startswith(f"{caption(number)} no ") and int(mask.sum()) == 1 + len(text_of) % 3
+                assert (features[mask] == number).all() and (features[~mask] == 0).all()
+                which.append(int(text_of[-1]))
+    counts = np.bincount(which, minlength=5)
+    assert counts.sum() == 600 and counts.min() > 85
+    first = [text for batch in data.val_dataloader() for text in batch["caption"]]
+    assert all(text.endswith("no 0") for text in first)
+
+
+def test_prompts_of_the_30k_protocol(captions):
+    """One caption each of different images, the same ones every time."""
+    config = CocoConfig(root=str(captions))
+    texts, labels = StoreDataModule.prompts(config, "val")
+    assert StoreDataModule.prompts(config, "val")[0] == texts and labels.tolist() == [0] * 12
+    assert len({text.partition(" no ")[0] for text in texts}) == 12 and len({text[-1] for text in texts}) > 1
+    assert len(StoreDataModule.prompts(CocoConfig(root=str(captions), subset=5), "train")[0]) == 5
+
+
+@pytest.mark.parametrize("before,after", [(1, 2), (4, 1)])
+def test_a_resumed_epoch_on_another_number_of_processes(captions, before, after):
+    """Global batches of 4, whatever the number of processes, with the same captions drawn."""
+
+    class Trainer:
+        def __init__(self, rank, world):
+            self.global_rank, self.world_size = rank, world
+
+    def loaders(world):
+        result = []
+        for rank in range(world):
+            data = module(CocoConfig(root=str(captions)), batch_size=4 // world)
+            data.trainer = Trainer(rank, world)
+            result.append(data.train_dataloader())
+        return result
+
+    def steps(group, count):
+        result, iterators = [], [iter(loader) for loader in group]
+        for _ in range(count):
+            parts = [next(iterator) for iterator in iterators]
+            result.append([text for part in parts for text in part["caption"]])
+        return result
+
+    whole = steps(loaders(1), 3)
+    first = loaders(before)
+    begun = steps(first, 1)
+    resumed = loaders(after)
+    for loader in resumed:
+        loader.load_state_dict(first[0].state_dict())
+    assert begun + steps(resumed, 2) == whole
+
+
+def test_latents(tmp_path):
+    class_tree(tmp_path / "images/train", range(1, 13))
+    class_tree(tmp_path / "images/val", range(13, 16))
+    for split in ("train", "val"):
+        run("folder", tmp_path / "images", tmp_path / "stores", split, toy=ToyLatents())
+    data = module(FolderConfig(root=str(tmp_path / "stores")), batch_size=4)
+    batch = next(iter(data.train_dataloader()))
+    assert batch["latents"].shape == (4, 1, 2, 2) and batch["latents"].dtype == torch.float32
+    assert "tokens" not in batch
+    numbers = batch["latents"].mean((1, 2, 3)).round().long()
+    assert (numbers % 3 == batch["label"]).all()
+
+
+def test_subset_is_fixed(classes):
+    data = module(FolderConfig(root=str(classes), subset=16))
+    epochs = [sorted(t for batch in data.train_dataloader() for t in batch["tokens"][:, 0].tolist()) for _ in range(2)]
+    assert epochs[0] == epochs[1] and len(epochs[0]) == 16
+    with pytest.raises(ValueError, match=r"data\.subset=41 is more than the 40"):
+        module(FolderConfig(root=str(classes), subset=41))
+
+
+def test_what_does_not_fit_is_refused(classes, captions, tmp_path):
+    with pytest.raises(ValueError, match=r"needs data\.root=FOLDER.*ablate tokenize imagenet"):
+        module(ImageNetConfig())
+    with pytest.raises(FileNotFoundError, match="ablate tokenize cc3m --split train"):
+        CC3MConfig(root=str(tmp_path)).resolve()
+    with pytest.raises(FileNotFoundError, match="ablate tokenize imagenet --split train"):
+        module(ImageNetConfig(root=str(tmp_path)))
+    with pytest.raises(ValueError, match="made with the tokenizer toy-weights, the run has other"):
+        module(FolderConfig(root=str(classes)), encoder=ImageEncoder(Toy().encode_uint8, "other", 64))
+    with pytest.raises(ValueError, match="cannot train a tokenizer"):
+        module(FolderConfig(root=str(classes)), encoder=None)
+    with pytest.raises(ValueError, match="images without captions"):
+        module(FolderConfig(root=str(classes), condition="caption"))
+    with pytest.raises(ValueError, match=r"have no classes; set data\.condition=caption"):
+        FolderConfig(root=str(captions)).resolve()
+    with pytest.raises(ValueError, match="coco has no classes"):
+        CocoConfig(condition="class")
+    with pytest.raises(ValueError, match="imagenet has no captions"):
+        ImageNetConfig(condition="caption")
+    with pytest.raises(ValueError, match=r"evaluation\.reference=FILE"):
+        StoreDataModule.reference(ImageNetConfig())
+    (tmp_path / "val").mkdir()
+    for split in ("train", "val"):
+        class_tree(tmp_path / "more" / split, range(3), ("a", "b", "c" if split == "train" else "a"))
+    (tmp_path / "more/train/d").mkdir()
+    (tmp_path / "more/train/d/1.png").write_bytes(encoded(picture(1)))
+    for split in ("train", "val"):
+        source = tmp_path / "more" / split
+        run("folder", source, tmp_path / "stores", "train")
+        (tmp_path / "stores/train").rename(tmp_path / f"stores/{split}-")
+    for split in ("train", "val"):
+        (tmp_path / f"stores/{split}-").rename(tmp_path / f"stores/{split}")
+    with pytest.raises(ValueError, match="other classes"):
+        FolderConfig(root=str(tmp_path / "stores")).resolve()
+
+
+def test_the_fingerprint_is_of_the_content(classes, captions):
+    prints = {
+        resolved(FolderConfig(root=str(classes))).fingerprint,
+        resolved(CocoConfig(root=str(captions))).fingerprint,
+    }
+    assert len(prints) == 2 and all(len(text) == 65 for text in prints)
