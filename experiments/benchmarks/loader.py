@@ -50,12 +50,14 @@ def loader(
     workers: Sequence[int] = (0, 2, 4),
     seconds: float = 2.0,
     scratch: str = "",
+    phases: Sequence[str] = (COLD, WARM),
+    peers: Sequence[str] = (WEBDATASET, LITDATA),
 ) -> Bench:
     """seconds: time spent per contender, number of workers and phase. scratch: folder for 4 GB, for a while."""
     title = f"Loading {samples:,} x {length} tokens, shuffled, batches of {batch}"
     bench = Bench("loader", title, baseline=STORE, machine=machine(torch.get_num_threads()))
     names = {STORE: STORE}
-    for package in (WEBDATASET, LITDATA):
+    for package in peers:
         try:
             names[package] = f"{package} {version(package)}"
         except PackageNotFoundError:
@@ -64,7 +66,7 @@ def loader(
     try:
         folders = _write(folder, list(names), samples, length)
         for count in workers:
-            for phase in (COLD, WARM):
+            for phase in phases:
                 found = {
                     names[contender]: _run(contender, place, batch, count, seconds, phase)
                     for contender, place in folders.items()

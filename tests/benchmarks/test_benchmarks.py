@@ -11,6 +11,15 @@ import pytest
 from experiments.benchmarks import BENCHMARKS, run
 from experiments.benchmarks.bench import FORWARD, TRAINING, Row
 from experiments.benchmarks.loader import batch_spread
+from experiments.benchmarks.loader_contenders import (
+    LITDATA,
+    SHARD,
+    WEBDATASET,
+    measure,
+    write_litdata,
+    write_store_of,
+    write_webdataset,
+)
 from experiments.errors import UserError
 
 TINY = {
@@ -27,11 +36,17 @@ TINY = {
         "workers": [0],
         "seconds": 0.05,
         "phases": ["warm"],
-        "peers": ["webdataset"],
+        "peers": [],
     },
     "decode": {"presets": ["aim/demo", "aim/llamagen-demo"], "batches": [2], "precisions": ["fp32"], "seconds": 0},
 }
-PHASES = {"decode": {"one token"}, "sampler": {"sampling"}, "train-step": {"step"}, "plan": {"plan"}}
+PHASES = {
+    "decode": {"one token"},
+    "loader": {"warm"},
+    "sampler": {"sampling"},
+    "train-step": {"step"},
+    "plan": {"plan"},
+}
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -74,3 +89,19 @@ def test_spread_of_batches_tells_an_exact_shuffle_from_a_local_one() -> None:
     order = np.random.default_rng(0).permutation(100_000)
     assert 0.97 < batch_spread(order[:12_800].reshape(50, 256), 100_000) < 1.03
     assert batch_spread(np.arange(12_800).reshape(50, 256), 100_000) < 0.02
+
+
+@pytest.mark.parametrize("contender", [WEBDATASET, LITDATA])
+def test_peers_read_the_same_tokens(contender: str, tmp_path: Path) -> None:
+    """Every sample comes with its label, so the comparison is one of equal work."""
+    pytest.importorskip(contender)
+    tokens = np.random.default_rng(0).integers(0, 99, (2 * SHARD, 4), dtype=np.uint16)
+    tokens[:, 0], tokens[:, 1] = np.arange(2 * SHARD) % 2**14, np.arange(2 * SHARD) // 2**14
+    write_store_of(tmp_path / "store", tokens, 2**14)
+    if contender == WEBDATASET:
+        write_webdataset(tmp_path / "peer", tokens)
+    else:
+        write_litdata(tmp_path / "peer", tmp_path / "store", len(tokens))
+        (tmp_path / "peer/width.json").write_text("6")
+    found = measure(contender, str(tmp_path / "peer"), 32, 0, seconds=0.2)
+    assert found["fits"] and np.array(found["labels"]).shape[1] == 32
