@@ -242,6 +242,10 @@ def protocol_notes(records: Sequence[Record], shown: Collection[str]) -> list[st
             notes.append(_timing_note(record))
             continue
         parts = [f"N = {protocol.get('num_samples', '?')} samples against {protocol.get('reference', '?')}"]
+        if prompts := protocol.get("prompts"):
+            parts.append(f"under {prompts}")
+        if clip := protocol.get("clip"):
+            parts.append(f"CLIP of width {clip.get('width', '?')} ({str(clip.get('fingerprint', ''))[:8]})")
         if extractor := protocol.get("extractor"):
             parts.append(f"features: {extractor} ({str(protocol.get('extractor_sha256', ''))[:8]})")
         for metric, value in protocol.get("floor", {}).items():
