@@ -7,18 +7,23 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from datamodules.sources.folders import class_folders
 from datamodules.store import TokenStore
 from datamodules.tokenize import merge as merge_module
 from datamodules.tokenize import plan as plan_module
+from datamodules.tokenize.crops import Crops
 from datamodules.tokenize.encode import Work
+from datamodules.tokenize.job import Job, make_plan
 from datamodules.tokenize.merge import merge
 from datamodules.tokenize.verify import verify_store
+from lightning_modules.tokenizers.config import TOKENIZERS
 from tests.datamodules.collections import (
     Toy,
     ToyLatents,
@@ -137,7 +142,9 @@ def test_an_interruption_anywhere_changes_nothing(tmp_path):
 KILLED = """
 import sys, time
 from pathlib import Path
+from datamodules.tokenize.crops import Crops
 from datamodules.tokenize.encode import Work
+from datamodules.tokenize.job import Job, make_plan
 from tests.datamodules.collections import Toy, run
 class Slow(Toy):
     def encode_uint8(self, images):
@@ -235,6 +242,17 @@ def test_a_tokenizer_that_does_not_fit(tmp_path, change, message):
 def test_shards_are_counted_from_0(shard):
     with pytest.raises(ValueError, match="numbered 0 to 1 of 2"):
         Work(shard=shard)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS.names())
+def test_every_tokenizer_says_what_it_makes(name, tmp_path):
+    """Its configuration suffices to plan a store."""
+    config = TOKENIZERS[name].config()
+    source = class_folders(class_tree(tmp_path, [1, 2]))
+    plan = make_plan(Job("folder", tmp_path, tmp_path), source, Crops(size=config.image_size), True, config)
+    assert plan.codes_shape and all(plan.codes_shape) and plan.image_size == config.image_size
+    assert plan.latents == (not plan.vocab_size)
+    json.dumps(asdict(plan))
 
 
 # --- verification -----------------------------------------------------------------------------------------------------
