@@ -72,7 +72,8 @@ def import_aim(file: Path, preset: str, overrides: Mapping[str, Any]) -> Importe
     result.path, result.run_id = run.folder, run.id
     with run.claim() as mine:
         if mine:
-            _write(config, run, weights, {"file": file.name, "notes": result.notes, "unused": result.unused}, started)
+            origin = {"file": file.name, "notes": result.notes, "unused": result.unused}
+            write_imported(config, run, weights, origin, started)
     return result
 
 
@@ -100,7 +101,7 @@ def import_dimba(file: Path, preset: str, overrides: Mapping[str, Any]) -> Impor
     result = Imported(run.folder, run.id, len(weights), unused, [])
     with run.claim() as mine:
         if mine:
-            _write(config, run, weights, {"file": file.name, "notes": [], "unused": unused}, started)
+            write_imported(config, run, weights, {"file": file.name, "notes": [], "unused": unused}, started)
     return result
 
 
@@ -134,7 +135,9 @@ def _store_tokenizer(file: Path, found: Mapping[str, Tensor], config: LlamaGenVQ
     return Imported(target, "", len(weights), unused)
 
 
-def _write(config: RunConfig, run: Run, weights: Mapping[str, Tensor], origin: dict[str, Any], started: float) -> None:
+def write_imported(
+    config: RunConfig, run: Run, weights: Mapping[str, Tensor], origin: dict[str, Any], started: float
+) -> None:
     """Write the weights, then the result, in this order: a result promises weights."""
     with atomic_path(run.final_weights) as temporary:
         save_safetensors(temporary, weights, {"run_id": run.id, "imported": config.imported})

@@ -10,7 +10,7 @@ from experiments.commands.single import ROOT_OPTION
 from experiments.config import parse_overrides
 from experiments.errors import UserError
 
-KINDS = ("aim", "dimba", "llamagen-vq")
+KINDS = ("aim", "amused", "dimba", "llamagen-vq")
 SHOWN = 5
 
 
@@ -18,16 +18,18 @@ SHOWN = 5
 @click.argument("kind", type=click.Choice(KINDS))
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1)
-@click.option("--preset", default="", help="What FILE does not say: data, sampler, ...  [default: KIND/paper]")
+@click.option("--preset", default="", help="What FILE does not say: data, sampler, ...  [default: the paper's]")
 @ROOT_OPTION
 def import_command(kind: str, file: Path, overrides: tuple[str, ...], preset: str, root: str) -> None:
     """Check the published weights in FILE key by key and make a finished run of them.
 
     \b
     aim          a checkpoint of AiM, with or without its tokenizer; KEY=VALUE overrides go into the run
+    amused       the folder of a published aMUSEd pipeline (amused-256, amused-512): becomes a run of UViT
     dimba        a checkpoint of Dimba, PixArt-alpha or PixArt-Sigma, as the official codes write it
     llamagen-vq  LlamaGen's vq_ds16_c2i.pt or vq_ds8_c2i.pt: becomes a file for tokenizer.weights=FILE
     """
+    from experiments.import_amused import import_amused
     from experiments.imports import import_aim, import_dimba, import_llamagen_vq
 
     if kind == "llamagen-vq":
@@ -35,8 +37,9 @@ def import_command(kind: str, file: Path, overrides: tuple[str, ...], preset: st
             raise UserError(f"import-checkpoint llamagen-vq takes no overrides such as {overrides[0]}.")
         result = import_llamagen_vq(file, Path(root))
     else:
-        take = {"aim": import_aim, "dimba": import_dimba}[kind]
-        result = take(file, preset or f"{kind}/paper", {"runtime.root": root, **parse_overrides(overrides)})
+        take = {"aim": import_aim, "amused": import_amused, "dimba": import_dimba}[kind]
+        usual = "mmamba/uvit-paper" if kind == "amused" else f"{kind}/paper"
+        result = take(file, preset or usual, {"runtime.root": root, **parse_overrides(overrides)})
     click.echo(f"{result.keys} tensors taken over and checked.")
     if result.unused:
         more = f", and {len(result.unused) - SHOWN} more" if len(result.unused) > SHOWN else ""
