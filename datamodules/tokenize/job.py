@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from datamodules.store_format import read_meta
 from datamodules.tokenize.crops import Crops
 from datamodules.tokenize.encode import Work, encode_units
 from datamodules.tokenize.merge import Summary, merge
-from datamodules.tokenize.plan import Plan
+from datamodules.tokenize.plan import Plan, parts_folder
 from datamodules.tokenize.prepare import Preparation
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ def tokenize(job: Job, tokenizer: Any, load: Callable[[], Any], work: Work) -> S
     plan = make_plan(job, source, crops, exif, tokenizer)
     if (job.out / job.split / "meta.json").is_file():
         _check_same(job.out / job.split, plan)
+        shutil.rmtree(parts_folder(job.out, job.split), ignore_errors=True)  # of a merge that was killed at its end
         log.info("%s is there already", job.out / job.split)
         return None
     preparation = Preparation(crops, exif, source.captioned)

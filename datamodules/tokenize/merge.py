@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datamodules.files import work_lock
 from datamodules.store_format import StoreMeta
 from datamodules.store_writer import StoreWriter
 from datamodules.tokenize.plan import Plan, part_path, parts_folder, read_part, read_plan
@@ -46,7 +47,7 @@ def missing_units(out: Path, split: str) -> list[str]:
 def merge(out: Path, split: str) -> Summary:
     """Write the store OUT/SPLIT out of its parts, in the order of the units, and remove the parts.
 
-    Every image that was left out is named, with the reason, in the store's report.json.
+    What a merge that was killed left behind is removed too. Every image that was left out is named, with the reason, in the store's report.json.
 
     Raises:
         FileNotFoundError: no parts.
@@ -63,17 +64,25 @@ def merge(out: Path, split: str) -> Summary:
     if not images:
         reasons = "; ".join(f"{key}: {reason}" for key, reason in refused[:3])
         raise ValueError(f"None of the images of {split} could be used ({reasons}).")
-    _check_room(out, plan, images)
     summary = Summary(images, dict(Counter(_kind(reason) for _, reason in refused).most_common()), dict(notes))
-    with StoreWriter(out / split, _meta(plan, summary)) as writer:
+    with work_lock(out / f".{split}.lock"):
+        for stale in out.glob(f".{split}.*"):
+            if stale.is_dir():
+                shutil.rmtree(stale, ignore_errors=True)
+        _check_room(out, plan, images)
+        _write(out / split, plan, paths, summary, refused)
+    shutil.rmtree(folder)
+    return summary
+
+
+def _write(folder: Path, plan: Plan, paths: list[Path], summary: Summary, refused: list[list[str]]) -> None:
+    with StoreWriter(folder, _meta(plan, summary)) as writer:
         writer.extra["report.json"] = json.dumps(
-            {"images": images, "refused": refused, "notes": summary.notes}, indent=1, ensure_ascii=False
+            {"images": summary.images, "refused": refused, "notes": summary.notes}, indent=1, ensure_ascii=False
         )
         for path in paths:
             part = read_part(path)
             writer.append(part.codes, np.asarray(part.labels, np.int32), part.captions, part.keys)
-    shutil.rmtree(folder)
-    return summary
 
 
 def _survey(out: Path, paths: list[Path]) -> tuple[int, list[list[str]], Counter[str]]:

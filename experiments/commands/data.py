@@ -76,8 +76,7 @@ def tokenize_command(
         from datamodules.tokenize.encode import Work
         from datamodules.tokenize.job import Job, tokenize
 
-        names = tuple(name.strip() for name in crops.split(","))
-        job = Job(dataset, source, out, split, names, flip, exif, classes)
+        job = Job(dataset, source, out, split, tuple(crops.replace(" ", "").split(",")), flip, exif, classes)
         work = Work(batch_size, workers, device, "stop" if on_error == "stop" else "skip", parse_shard(shard))
         summary = tokenize(job, config, lambda: load_tokenizer(config, device), work)
         if summary is not None:

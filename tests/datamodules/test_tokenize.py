@@ -167,7 +167,9 @@ def test_kill_9_and_again_gives_identical_bytes(tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert 2 <= len(list((tmp_path / "out").glob("train.parts/0*.npz"))) < 5
+    (tmp_path / "out/.train.killed").mkdir()  # as a merge leaves it that is killed
     run("cc3m", tmp_path / "tars", tmp_path / "out", work=Work(batch_size=3))
+    assert not (tmp_path / "out/.train.killed").exists()
     assert content(tmp_path / "whole") == content(tmp_path / "out")
 
 
