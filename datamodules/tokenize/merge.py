@@ -47,7 +47,8 @@ def missing_units(out: Path, split: str) -> list[str]:
 def merge(out: Path, split: str) -> Summary:
     """Write the store OUT/SPLIT out of its parts, in the order of the units, and remove the parts.
 
-    What a merge that was killed left behind is removed too. Every image that was left out is named, with the reason, in the store's report.json.
+    What a merge that was killed left behind is removed too. Every image that was left out is named, with the reason, in
+    the store's report.json.
 
     Raises:
         FileNotFoundError: no parts.
