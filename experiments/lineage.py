@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ablate")
 SUFFIX = ".safetensors"
+INTERVALS = ("log_every", "val_every", "sample_every", "checkpoint_every")
+"""What a parent takes from its own preset of the section `runtime`; the rest (root, devices, ..) is the child's."""
 _resolving: ContextVar[tuple[str, ...]] = ContextVar("resolving", default=())
 
 
@@ -50,7 +53,8 @@ def parent_config(config: RunConfig) -> RunConfig:
     name = config.trainer.init_from
     if name in preset_names() or name.endswith((".yaml", ".yml")):
         parent = load_config(name, {"seed": config.seed})
-        parent.runtime = config.runtime
+        own = {key: getattr(parent.runtime, key) for key in INTERVALS}
+        parent.runtime = replace(config.runtime, **own)
         return parent
     folder = config.root / "runs" / name
     if not (folder / "config.yaml").is_file():
