@@ -90,9 +90,9 @@ def evaluation_conditions(config: RunConfig, device: torch.device | str = "cpu")
     Labels are 0, 1, .., classes - 1, 0, 1, ... Captions are those of the split `evaluation.prompts`: image i gets the
     next caption of its class, in an order that is shuffled once and for all, and that starts again when it is used up.
     """
-    count, classes = config.evaluation.num_samples, config.generator.num_classes
+    count = config.evaluation.num_samples
     if config.generator.condition == "class":
-        return Conditions(np.arange(count) % classes)
+        return Conditions(np.arange(count) % config.generator.num_classes)
     split = config.evaluation.prompts
     data = evaluation_data(config)
     captions, labels, available = choose_captions(config, data, split, count)

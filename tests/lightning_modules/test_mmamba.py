@@ -9,6 +9,8 @@ import pytest
 import torch
 from diffusers.models.normalization import AdaLayerNormContinuous
 
+from experiments.conditions import evaluation_conditions
+from experiments.config import load_config
 from lightning_modules.conditions import TextFeatures
 from lightning_modules.generators.configs.mmamba import CrossScanConfig, MMambaConfig
 from lightning_modules.generators.mmamba import MMamba
@@ -74,6 +76,14 @@ def _sees(config: CrossScanConfig) -> torch.Tensor:
     y = torch.cat(mixer(x[:, :WORDS], x[:, WORDS:], pooled), dim=1)
     rows = [torch.autograd.grad(y[0, i].sum(), x, retain_graph=True)[0][0].abs().sum(-1) > 0 for i in range(total)]
     return torch.stack(rows)
+
+
+@pytest.mark.parametrize("preset", ["mmamba/demo", "mmamba/uvit-demo"])
+def test_captions_to_evaluate_with(preset: str, tmp_path: Path) -> None:
+    """These generators have no `num_classes`; the images are balanced over the data's classes all the same."""
+    config = load_config(preset, {"runtime.root": str(tmp_path), "evaluation.num_samples": 9})
+    conditions = evaluation_conditions(config)
+    assert len(conditions.captions) == 9 and sorted(conditions.labels.tolist()) == list(range(9))
 
 
 @pytest.mark.parametrize("conv", ["none", "depthwise_2d", "causal_1d"])
