@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_modules.kernels.cpp import library
 
-MAX_BATCH = 8
+MAX_BATCH = 64
 """Beyond this, matrix products of many samples are computation, which PyTorch's library does better."""
 _KERNEL_SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 LAYER_TENSORS = (

@@ -17,7 +17,8 @@ using simd::kLanes;
 using simd::Vec;
 
 constexpr int kSums = 4;      // running sums per product, so that additions do not wait for one another
-constexpr int kSamples = 4;   // samples that share a row while it is in registers
+constexpr int kSamples = 3;   // samples that share a row while it is in registers
+constexpr int kTile = 4;      // rows and samples of a product of many samples
 constexpr int kStates = 4;    // channels whose states advance side by side
 constexpr int kAhead = 2048;  // bytes
 
@@ -54,11 +55,15 @@ KERNEL_INLINE void multiply_add(Vec& sum, const simd::BFloat16* a, const simd::B
 }
 #endif
 
-// The calling thread's share of `count` things.
+// The calling thread's share of `count` things. Cuts lie at multiples of kTile, so that a row is computed in the same way
+// whatever the number of threads.
 struct Share {
   int64_t first, last;
-  Share(int64_t count, int64_t thread, int64_t threads)
-      : first(count * thread / threads), last(count * (thread + 1) / threads) {}
+  Share(int64_t count, int64_t thread, int64_t threads) {
+    const int64_t tiles = (count + kTile - 1) / kTile;
+    first = std::min(count, tiles * thread / threads * kTile);
+    last = std::min(count, tiles * (thread + 1) / threads * kTile);
+  }
 };
 
 template <class T>
@@ -86,20 +91,52 @@ KERNEL_INLINE void products(const T* row, const T* x, int64_t length, float* res
   }
 }
 
+// take(row, sample, value) for one row and the samples [first, last).
+template <class T, class Take>
+KERNEL_INLINE void few(const T* matrix, const T* inputs, int64_t length, int64_t row, int64_t first, int64_t last, Take take) {
+  float result[kSamples] = {};
+  for (int64_t b = first; b < last; b += kSamples) {
+    const int count = static_cast<int>(std::min<int64_t>(kSamples, last - b));
+    const T *a = matrix + row * length, *x = inputs + b * length;
+    if (count == 1) products<T, 1>(a, x, length, result);
+    else if (count == 2) products<T, 2>(a, x, length, result);
+    else products<T, 3>(a, x, length, result);
+    for (int j = 0; j < count; ++j) take(row, b + j, result[j]);
+  }
+}
+
+// <matrix row, sample> for kTile rows and as many samples, enough of both that arithmetic is the limit and not loads.
+template <class T>
+KERNEL_INLINE void tile(const T* rows, const T* x, int64_t length, float (&result)[kTile][kTile]) {
+  Vec sums[kTile][kTile] = {};
+  int64_t i = 0;
+  for (; i + kStretch<T> <= length; i += kStretch<T>)
+    UNROLL for (int row = 0; row < kTile; ++row)
+      UNROLL for (int b = 0; b < kTile; ++b) multiply_add(sums[row][b], rows + row * length + i, x + b * length + i);
+  UNROLL for (int row = 0; row < kTile; ++row)
+    UNROLL for (int b = 0; b < kTile; ++b) {
+      float sum = sum_lanes(sums[row][b]);
+      for (int64_t rest = i; rest < length; ++rest)
+        sum += to_float(rows[row * length + rest]) * to_float(x[b * length + rest]);
+      result[row][b] = sum;
+    }
+}
+
 // take(row, sample, value) for the rows [first, last) of matrix (.., length) times inputs (batch, length).
 template <class T, class Take>
 KERNEL_INLINE void multiply(const T* matrix, const T* inputs, int64_t length, int64_t batch, Share rows, Take take) {
-  float result[kSamples];
-  for (int64_t row = rows.first; row < rows.last; ++row)
-    for (int64_t b = 0; b < batch; b += kSamples) {
-      const int count = static_cast<int>(std::min<int64_t>(kSamples, batch - b));
-      const T *a = matrix + row * length, *x = inputs + b * length;
-      if (count == 1) products<T, 1>(a, x, length, result);
-      else if (count == 2) products<T, 2>(a, x, length, result);
-      else if (count == 3) products<T, 3>(a, x, length, result);
-      else products<T, 4>(a, x, length, result);
-      for (int j = 0; j < count; ++j) take(row, b + j, result[j]);
+  int64_t row = rows.first;
+  for (; batch >= kTile && row + kTile <= rows.last; row += kTile) {
+    float result[kTile][kTile];
+    int64_t b = 0;
+    for (; b + kTile <= batch; b += kTile) {
+      tile(matrix + row * length, inputs + b * length, length, result);
+      for (int i = 0; i < kTile; ++i)
+        for (int j = 0; j < kTile; ++j) take(row + i, b + j, result[i][j]);
     }
+    for (int i = 0; i < kTile; ++i) few(matrix, inputs, length, row + i, b, batch, take);
+  }
+  for (; row < rows.last; ++row) few(matrix, inputs, length, row, int64_t{0}, batch, take);
 }
 
 // 1 / sqrt(mean of squares + epsilon)
