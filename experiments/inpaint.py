@@ -59,8 +59,8 @@ def sample_to_file(
         raise UserError(f"Run {run.id} is not trained yet; train it first: ablate train {config.preset}.")
     if known_from is not None and config.objective.name != "masked":
         raise UserError(
-            f"Run {run.id} is {config.objective.name}: only masked generators fill in parts of an image, the others draw "
-            "a whole one; take a run with objective.name=masked."
+            f"Run {run.id} is {config.objective.name}: only masked generators fill in parts of an image; take a run "
+            "with objective.name=masked."
         )
     prepare_process(config)
     device = device_of(config)

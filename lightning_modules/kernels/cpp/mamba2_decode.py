@@ -74,7 +74,7 @@ class Mamba2Decoder:
         for tensors in self._tensors:
             for name, tensor in tensors.items():
                 _check(name, tensor, head.dtype if name in _IN_DECODING_TYPE else torch.float32)
-        threads = torch.get_num_threads()
+        self._threads = threads = torch.get_num_threads()
         shared, own = rows + inner + 2 * states + inner, max(width, inner)
         self._scratch = torch.empty(batch * shared + threads * (batch + 1) * own)
         self._residual = torch.empty(batch, width)
@@ -90,6 +90,7 @@ class Mamba2Decoder:
     def __call__(self, residual: Tensor) -> Tensor:
         """residual: (B, M) float32 -> logits (B, V) float32."""
         self._residual.copy_(residual)
+        self._arguments.threads = min(self._threads, torch.get_num_threads())  # scratch was cut for so many
         self._run(ctypes.byref(self._arguments))
         return self._logits.clone()
 
