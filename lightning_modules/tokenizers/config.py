@@ -12,8 +12,41 @@ from lightning_modules.registry import Entry, Registry
 EMBEDDED = Path(__file__).parent / "weights" / "emoji_vq.safetensors"
 
 
+class _Grid:
+    """What all tokenizers share: an image becomes a square grid of tokens or latents.
+
+    Raises:
+        ValueError: the image does not divide into the grid.
+    """
+
+    image_size: int
+    downsample: int
+
+    def __post_init__(self) -> None:
+        if self.downsample < 1 or self.image_size % self.downsample:
+            raise ValueError(
+                f"tokenizer.image_size={self.image_size} is not a multiple of tokenizer.downsample={self.downsample}."
+            )
+
+    @property
+    def grid_size(self) -> int:
+        """Side of the grid."""
+        return self.image_size // self.downsample
+
+
+class _Codes(_Grid):
+    """A grid of codes out of a codebook."""
+
+    codebook_size: int
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of codes."""
+        return self.codebook_size
+
+
 @dataclass
-class EmojiVQConfig:
+class EmojiVQConfig(_Codes):
     """The embedded VQ autoencoder: 32x32 pixels <-> 8x8 tokens, l2-normalised codes as in LlamaGen's VQ-16."""
 
     name: str = "emoji_vq"
@@ -39,20 +72,7 @@ class EmojiVQConfig:
                 f"tokenizer.channels has {len(self.channels)} resolutions, which halve the image "
                 f"{len(self.channels) - 1} times, but tokenizer.downsample={self.downsample}."
             )
-        if self.image_size % self.downsample:
-            raise ValueError(
-                f"tokenizer.image_size={self.image_size} is not a multiple of tokenizer.downsample={self.downsample}."
-            )
-
-    @property
-    def grid_size(self) -> int:
-        """Side of the token grid."""
-        return self.image_size // self.downsample
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of codes."""
-        return self.codebook_size
+        super().__post_init__()
 
     def weight_file(self) -> Path | None:
         """The file of weights, or None for random ones."""
@@ -60,7 +80,7 @@ class EmojiVQConfig:
 
 
 @dataclass
-class LlamaGenVQConfig:
+class LlamaGenVQConfig(_Codes):
     """LlamaGen's tokenizers (arXiv 2406.06525): VQ-16 with 256, VQ-8 with 1024 tokens for 256 x 256 pixels."""
 
     name: str = "llamagen_vq"
@@ -77,16 +97,6 @@ class LlamaGenVQConfig:
     def channels(self) -> list[int]:
         """Width at each resolution, finest first."""
         return [128, 128, 256, 256, 512] if self.downsample == 16 else [128, 256, 256, 512]
-
-    @property
-    def grid_size(self) -> int:
-        """Side of the token grid."""
-        return self.image_size // self.downsample
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of codes."""
-        return self.codebook_size
 
     def weight_file(self) -> Path | None:
         """The file of weights, or None."""
@@ -111,7 +121,7 @@ class EmojiLatentConfig(EmojiVQConfig):
 
 
 @dataclass
-class PixelsConfig:
+class PixelsConfig(_Grid):
     """No autoencoder: diffusion of the pixels themselves."""
 
     name: str = "pixels"
@@ -120,17 +130,6 @@ class PixelsConfig:
     """Means over squares of so many pixels a side: a data set of lower resolution."""
     latent_channels: ClassVar[int] = 3
     vocab_size: ClassVar[int] = 0
-
-    def __post_init__(self) -> None:
-        if self.downsample < 1 or self.image_size % self.downsample:
-            raise ValueError(
-                f"tokenizer.image_size={self.image_size} is not a multiple of tokenizer.downsample={self.downsample}."
-            )
-
-    @property
-    def grid_size(self) -> int:
-        """Side of a latent."""
-        return self.image_size // self.downsample
 
     @property
     def fingerprint(self) -> str:
@@ -143,7 +142,7 @@ class PixelsConfig:
 
 
 @dataclass
-class KLConfig:
+class KLConfig(_Grid):
     """A KL-regularised autoencoder in diffusers' format; the defaults are SDXL's (arXiv 2307.01952) at 512 pixels."""
 
     name: str = "kl"
@@ -156,24 +155,13 @@ class KLConfig:
     """sha256 of the weights, filled in when a run is resolved."""
     vocab_size: ClassVar[int] = 0
 
-    def __post_init__(self) -> None:
-        if self.downsample < 1 or self.image_size % self.downsample:
-            raise ValueError(
-                f"tokenizer.image_size={self.image_size} is not a multiple of tokenizer.downsample={self.downsample}."
-            )
-
-    @property
-    def grid_size(self) -> int:
-        """Side of a latent."""
-        return self.image_size // self.downsample
-
     def weight_file(self) -> Path | None:
         """The file of weights, or None."""
         return Path(self.weights) / "diffusion_pytorch_model.safetensors" if self.weights else None
 
 
 @dataclass
-class AmusedVQConfig:
+class AmusedVQConfig(_Codes):
     """aMUSEd's tokenizer (arXiv 2401.01808): 16 pixels a side per token, 8,192 codes; diffusers' `VQModel`."""
 
     name: str = "amused_vq"
@@ -184,22 +172,6 @@ class AmusedVQConfig:
     codebook_size: int = 8192
     fingerprint: str = ""
     """sha256 of the weights, filled in when a run is resolved."""
-
-    def __post_init__(self) -> None:
-        if self.downsample < 1 or self.image_size % self.downsample:
-            raise ValueError(
-                f"tokenizer.image_size={self.image_size} is not a multiple of tokenizer.downsample={self.downsample}."
-            )
-
-    @property
-    def grid_size(self) -> int:
-        """Side of the token grid."""
-        return self.image_size // self.downsample
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of codes."""
-        return self.codebook_size
 
     def weight_file(self) -> Path | None:
         """The file of weights, or None."""
