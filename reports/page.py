@@ -57,7 +57,11 @@ def render(subject: Subject, pictures: Sequence[Picture], samples: Samples | Non
         "measured_rows": sum(bool(row.measured) for row in subject.rows),
         "verdicts": [(verdict, quantity(verdict.claim.metric).plain) for verdict in subject.verdicts],
         "samples": samples,
-        "strips": [(row.name, png_uri(strip(row.images))) for row in samples.rows] if samples else [],
+        "strips": [
+            (row, heads, png_uri(strip(row.images))) for row, heads in zip(samples.rows, samples.bands(), strict=True)
+        ]
+        if samples
+        else [],
         "figures": pictures,
         "differences": _differences(subject),
         "ranked": [column for column in subject.layout.columns if column.better != "none"],

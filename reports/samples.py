@@ -31,19 +31,24 @@ class SampleRow:
 
     name: str
     images: np.ndarray
+    heads: tuple[str, ...]
+    """What each column was asked for: the name of its class, or its caption."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Rows of images under shared heads."""
+    """Rows of images, alike in what they were asked for wherever the evaluations allow it."""
 
     rows: tuple[SampleRow, ...]
-    heads: tuple[str, ...]
-    """What each column was asked for: the name of its class, or its caption."""
     captioned: bool
     seeds: str
     """Which seeds the images were drawn with, in words."""
     notes: tuple[str, ...] = ()
+
+    def bands(self) -> list[tuple[str, ...]]:
+        """The heads that stand above each row: none where they are those of the row before."""
+        before = [(), *(row.heads for row in self.rows)]
+        return [row.heads if row.heads != last else () for row, last in zip(self.rows, before, strict=False)]
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,14 @@ class _Drawn:
     def asked(self, picks: np.ndarray) -> list[Any]:
         """What these images were asked for."""
         return (self.labels if self.captions is None else self.captions)[picks].tolist()
+
+    def heads(self, picks: np.ndarray) -> tuple[str, ...]:
+        """The same in words."""
+        asked = self.asked(picks)
+        if self.captions is None:
+            names = class_names(self.record)
+            asked = [names[label] if label < len(names) else f"class {label}" for label in asked]
+        return tuple(asked)
 
 
 def collect_samples(rows: Sequence[Row], count: int) -> Samples | None:
@@ -88,13 +101,9 @@ def collect_samples(rows: Sequence[Row], count: int) -> Samples | None:
             notes.append(f"{own.name}: other {what} than the first row, so not image by image comparable.")
         if (seed := own.record.config.get("evaluation.seed")) != first.record.config.get("evaluation.seed"):
             notes.append(f"{own.name}: sampled with seed {seed}.")
-        result.append(SampleRow(own.name, read_images(own.path, int(chosen.max()) + 1)[chosen]))
-    heads = first.asked(picks)
-    if first.captions is None:
-        names = class_names(first.record)
-        heads = [names[label] if label < len(names) else f"class {label}" for label in heads]
+        result.append(SampleRow(own.name, read_images(own.path, int(chosen.max()) + 1)[chosen], own.heads(chosen)))
     seeds = f"evaluation.seed={first.record.config.get('evaluation.seed', 0)}"
-    return Samples(tuple(result), tuple(heads), first.captions is not None, seeds, tuple(notes))
+    return Samples(tuple(result), first.captions is not None, seeds, tuple(notes))
 
 
 def read_images(path: Path, count: int) -> np.ndarray:
@@ -139,24 +148,31 @@ def strip(images: np.ndarray) -> np.ndarray:
 
 def grid_image(samples: Samples) -> Image.Image:
     """The whole grid as one picture: classes or captions on top, row names at the left."""
-    name_font, class_font = _font(15), _font(12)
+    name_font, head_font = _font(15), _font(12)
     left = int(max(name_font.getlength(row.name) for row in samples.rows)) + 3 * MARGIN
     tiles = [enlarge(row.images) for row in samples.rows]
     height, width = tiles[0].shape[1:3]
-    heads = [textwrap.wrap(name, max(6, width // 8))[:3] for name in samples.heads]
-    top = max(len(lines) for lines in heads) * 15 + 2 * MARGIN
-    size = (left + len(samples.heads) * (width + MARGIN), top + len(tiles) * (height + MARGIN))
+    bands = [_wrap(heads, width) for heads in samples.bands()]
+    tall = [max(len(lines) for lines in band) * 15 + 2 * MARGIN if band else 0 for band in bands]
+    columns = max(len(images) for images in tiles)
+    size = (left + columns * (width + MARGIN), sum(tall) + len(tiles) * (height + MARGIN))
     picture = Image.new("RGB", size, "white")
-    pen = ImageDraw.Draw(picture)
-    for column, lines in enumerate(heads):
-        x = left + column * (width + MARGIN) + width / 2
-        pen.multiline_text((x, top - MARGIN), "\n".join(lines), "black", class_font, "md", align="center")
-    for place, (row, images) in enumerate(zip(samples.rows, tiles, strict=True)):
-        y = top + place * (height + MARGIN)
+    pen, y = ImageDraw.Draw(picture), 0
+    for row, images, band, high in zip(samples.rows, tiles, bands, tall, strict=True):
+        y += high
+        for column, lines in enumerate(band):
+            x = left + column * (width + MARGIN) + width / 2
+            pen.multiline_text((x, y - MARGIN), "\n".join(lines), "black", head_font, "md", align="center")
         pen.text((MARGIN, y + height / 2), row.name, "black", name_font, "lm")
         for column, image in enumerate(images):
             picture.paste(Image.fromarray(image), (left + column * (width + MARGIN), y))
+        y += height + MARGIN
     return picture
+
+
+def _wrap(heads: Sequence[str], width: int) -> list[list[str]]:
+    """Every head as up to three lines that fit a tile of `width` pixels."""
+    return [textwrap.wrap(head, max(6, width // 8))[:3] for head in heads]
 
 
 def _font(size: int) -> Any:

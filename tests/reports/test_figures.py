@@ -105,7 +105,11 @@ def test_captions_stand_over_the_images_that_they_asked_for(tmp_path: Path) -> N
             np.savez_compressed(path, arr_0=file["arr_0"], labels=file["labels"], captions=np.array(mixed))
     samples = collect_samples(subject.rows, 12)
     assert samples is not None and samples.captioned
-    assert samples.heads[:4] == tuple(captions[i] for i in (0, 9, 1, 10))
+    assert samples.rows[0].heads[:4] == tuple(captions[i] for i in (0, 9, 1, 10))
+    shown = dict(zip((row.name for row in samples.rows), samples.bands(), strict=True))
+    others = next(row for row in samples.rows if row.name == "group_v2").heads
+    assert shown["group_v2"] == others != samples.rows[0].heads
+    assert [bool(heads) for heads in shown.values()] == [True, True, True, False]  # anew behind the row that differs
     assert [note.split(":")[0] for note in samples.notes] == ["group_v2"] and "other captions" in samples.notes[0]
     page = render(subject, [], samples)
     assert "The same captions" in page and "caption 10 of class 1" in page
@@ -122,7 +126,7 @@ def test_samples_are_the_first_of_each_class_in_every_row(tmp_path: Path) -> Non
     samples = collect_samples(fakes.finished(tmp_path).rows, 9)
     assert samples is not None and samples.notes == ()
     assert [row.name for row in samples.rows] == list(fakes.SCHEMES)
-    assert samples.heads[0] == "Smileys & Emotion" and len(set(samples.heads)) == 9
+    assert samples.rows[0].heads[0] == "Smileys & Emotion" and len(set(samples.rows[0].heads)) == 9
     cell = fakes.cells_of()[2]
     path = tmp_path / "runs" / cell.run_id / "evaluations" / cell.eval_id / "samples.npz"
     assert np.array_equal(samples.rows[2].images, np.load(path)["arr_0"][:9])
@@ -131,7 +135,7 @@ def test_samples_are_the_first_of_each_class_in_every_row(tmp_path: Path) -> Non
 def test_more_columns_than_classes_keep_a_class_together(tmp_path: Path) -> None:
     samples = collect_samples(fakes.finished(tmp_path).rows, 18)
     assert samples is not None
-    assert samples.heads[0] == samples.heads[1] != samples.heads[2]
+    assert samples.rows[0].heads[0] == samples.rows[0].heads[1] != samples.rows[0].heads[2]
 
 
 def test_other_labels_or_seeds_are_noted(tmp_path: Path) -> None:
