@@ -13,8 +13,6 @@ Shapes: B images of a batch, M images in all, K images kept, D features.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -25,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_modules.files import atomic_path
 from lightning_modules.hashing import file_sha256
 from lightning_modules.metrics import efficientnet, inception
 from lightning_modules.metrics.features import Extractor
@@ -142,18 +141,8 @@ def write_statistics(path: Path, statistics: ReferenceStatistics) -> None:
         arrays |= {f"mu{SUFFIX[layer]}": mean, f"sigma{SUFFIX[layer]}": covariance}
     if statistics.images is not None:
         arrays["arr_0"] = statistics.images
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez(stream, **arrays)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        np.savez(stream, **arrays)
 
 
 def read_statistics(path: Path) -> ReferenceStatistics:
