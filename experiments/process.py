@@ -10,6 +10,7 @@ import warnings
 import torch
 
 from experiments.config import RunConfig
+from experiments.errors import UserError
 from experiments.ranks import local_rank
 
 EXPECTED = (
@@ -22,7 +23,13 @@ EXPECTED = (
 
 
 def prepare_process(config: RunConfig) -> None:
-    """Threads, kernels, and Lightning's chatter down to warnings worth reading."""
+    """Threads, kernels, and Lightning's chatter down to warnings worth reading.
+
+    Raises:
+        UserError: a precision that the device does not have.
+    """
+    if config.trainer.precision == "fp16" and device_of(config).type == "cpu":  # Lightning would take bf16 instead
+        raise UserError("trainer.precision=fp16 needs a GPU; take trainer.precision=bf16 or fp32 on a CPU.")
     for message in EXPECTED:
         warnings.filterwarnings("ignore", message=message)
     if config.runtime.kernels != "auto":

@@ -59,13 +59,14 @@ def sample_images(
     generator.eval()
     span = range(len(conditions)) if span is None else span
     parts, seconds = [], 0.0
-    bf16 = config.trainer.precision != "fp32"
+    dtype = torch.float16 if config.trainer.precision == "fp16" else torch.bfloat16
+    mixed = config.trainer.precision != "fp32"
     try:
         for start in range(span.start, span.stop, batch_size):
             began = time.perf_counter()
             indices = torch.arange(start, min(start + batch_size, span.stop), device=device)
             condition = conditions.batch(indices.cpu().numpy(), device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            with torch.autocast(device.type, dtype, enabled=mixed):
                 parts.append(_sample_batch(sampler, generator, tokenizer, condition, Noise(seed, indices), known))
             seconds += time.perf_counter() - began
             progress(start + len(indices) - span.start)

@@ -97,3 +97,12 @@ def test_a_damaged_checkpoint_is_one_sentence(undisturbed: Path, tmp_path: Path)
     done = train(tmp_path)
     assert done.returncode == 2
     assert "damaged" in done.stderr and str(checkpoint) in done.stderr and "Traceback" not in done.stderr
+
+
+def test_half_precision_is_refused_on_a_cpu() -> None:
+    from experiments.errors import UserError
+    from experiments.process import prepare_process
+    from tests.experiments.configs import small_config
+
+    with pytest.raises(UserError, match="fp16 needs a GPU"):
+        prepare_process(small_config(trainer__precision="fp16", runtime__device="cpu"))

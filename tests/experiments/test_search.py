@@ -170,7 +170,7 @@ def test_a_sweep_takes_the_chosen_values_over(
     (cell,) = plan(path).cells
     assert cell.config.sampler.guidance == 2.5 and cell.run_id == run.id and cell.eval_id
     (record,) = collect([cell], root)
-    assert record.metrics == {"fd_efflite0": 2.5, "chosen/sampler.guidance": 2.5}
+    assert record.metrics.items() >= {"fd_efflite0": 2.5, "chosen/sampler.guidance": 2.5}.items()
     assert search_notes([record]) == [
         "serial_v2 seed0: guidance 2.5, the best of 3 trials (FD-EffLite0 0.0 on other samples than the table's)."
     ]
