@@ -1,7 +1,8 @@
 """Judges the papers' claims by measured numbers: supported, contradicted, undecided or not measured, with evidence.
 
 A claim about axes that it does not mention is judged once for every combination of their labels; one contradiction
-contradicts it. Where the quantity a claim speaks of was not measured, the named stand-in is used, and said so.
+contradicts it. Support needs every comparison at 95%, a contradiction one that stands out among all that were made.
+Where the quantity a claim speaks of was not measured, the named stand-in is used, and said so.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class _Ground:
 
     rows: Sequence[Row]
     metric: str
+    contexts: int = 1
+    """Judgements of the same claim beside this one, itself included."""
 
     @property
     def sign(self) -> int:
@@ -51,11 +54,16 @@ class _Ground:
     def show(self, row: Row) -> str:
         """A row and its number in words."""
         known, value = quantity(self.metric), row.value(self.metric)
-        name = " ".join(row.labels.values())
+        name = " ".join(f"{axis}={label}" if _is_number(label) else label for axis, label in row.labels.items())
         if value.mean is None:
             return f"{name} ({value.note})"
         spread = f" ± {known.text(value.std)}" if value.std is not None else ""
         return f"{name} {known.text(value.mean)}{spread}{f' ({value.note})' if value.note else ''}"
+
+
+def _is_number(label: str) -> bool:
+    """Whether a label says nothing without its axis."""
+    return label.replace(".", "", 1).isdecimal()
 
 
 def judge(claim: Claim, rows: Sequence[Row]) -> Verdict:
@@ -71,7 +79,7 @@ def judge(claim: Claim, rows: Sequence[Row]) -> Verdict:
     for row in rows:
         rest = tuple((axis, label) for axis, label in row.labels.items() if axis not in axes)
         contexts.setdefault(() if claim.kind == "correlation" else rest, []).append(row)
-    verdicts = [_JUDGES[claim.kind](claim, _Ground(inside, metric)) for inside in contexts.values()]
+    verdicts = [_JUDGES[claim.kind](claim, _Ground(inside, metric, len(contexts))) for inside in contexts.values()]
     return replace(_combine(claim, verdicts), stand_in=stand_in)
 
 
@@ -114,19 +122,24 @@ def _combine(claim: Claim, verdicts: Sequence[Verdict]) -> Verdict:
 # --- kinds ------------------------------------------------------------------------------------------------------------
 
 
-def _beats(left: Row, right: Row, ground: _Ground) -> tuple[int | None, str]:
-    """+1 left is distinguishably better, -1 worse, 0 cannot be told, None not measured; and the evidence."""
+def _beats(left: Row, right: Row, ground: _Ground, comparisons: int) -> tuple[int | None, str]:
+    """+1 left is distinguishably better, -1 worse (as one of so many comparisons), 0 cannot be told, None not measured;
+    and the evidence."""
     shown = f"{ground.show(left)} against {ground.show(right)}"
     difference = compare(left, right, ground.metric)
     if difference is None:
         return None, shown
     if not difference.distinguishable or difference.one_training_each:
         return 0, f"{shown}: {difference.text}"
-    return (1 if difference.delta * ground.sign < 0 else -1), f"{shown}: {difference.text}"
+    if difference.delta * ground.sign < 0:
+        return 1, f"{shown}: {difference.text}"
+    if not difference.stands_among(comparisons):
+        return 0, f"{shown}: {difference.text}, but not as one of {comparisons} comparisons"
+    return -1, f"{shown}: {difference.text}"
 
 
 def _from_pairs(claim: Claim, pairs: Sequence[tuple[Row, Row]], ground: _Ground, tau: float | None) -> Verdict:
-    results = [_beats(left, right, ground) for left, right in pairs]
+    results = [_beats(left, right, ground, len(pairs) * ground.contexts) for left, right in pairs]
     scores = [score for score, _ in results]
     if all(score is None for score in scores):
         judgement: Judgement = "not measured"

@@ -26,6 +26,21 @@ class Difference:
     method: str
     one_training_each: bool = False
     """What differs is two trainings, one seed each: their samples can be told apart, the settings cannot."""
+    freedom: float = math.inf
+    """Degrees of freedom of the t distribution that the margin comes from; infinite: the normal one."""
+
+    def stands_among(self, comparisons: int) -> bool:
+        """Whether it is distinguishable still as one of so many comparisons, any of which might be so by chance.
+
+        Bonferroni: each at 1 - 5% / comparisons.
+        """
+        from scipy.special import stdtrit
+
+        if not self.distinguishable or not self.margin:
+            return bool(self.distinguishable)
+        tail = (1 - CONFIDENCE) / 2
+        wider = float(stdtrit(self.freedom, 1 - tail / comparisons) / stdtrit(self.freedom, 1 - tail))
+        return abs(self.delta) > wider * self.margin
 
     @property
     def text(self) -> str:
@@ -72,7 +87,7 @@ def _over_seeds(a: Value, b: Value, delta: float) -> Difference:
         error, method = math.sqrt(va + vb), f"Welch's t-test, {a.n} and {b.n} seeds"
         freedom = (va + vb) ** 2 / (va**2 / (a.n - 1) + vb**2 / (b.n - 1)) if error else 1.0
     margin = float(stdtrit(freedom, 0.5 + CONFIDENCE / 2)) * error
-    return Difference(delta, margin, abs(delta) > margin, method)
+    return Difference(delta, margin, abs(delta) > margin, method, freedom=freedom)
 
 
 def _margin_of_one(a: Value, b: Value) -> float | None:

@@ -49,6 +49,14 @@ def test_best(values: dict[str, list[float]], verdict: str) -> None:
     assert judge(BEST, rows(values)).judgement == verdict
 
 
+def test_one_of_many_comparisons_must_stand_out_to_contradict() -> None:
+    """p = 0.034: a finding where it is the only comparison, to be expected where it is one of eight."""
+    values = {"a": GOOD, "b": [9.0, 9.8, 11.4]}
+    assert judge(BEST, rows(values)).judgement == "contradicted"
+    verdict = judge(BEST, rows(values | {name: WORSE for name in "cdefghi"}))
+    assert verdict.judgement == "undecided" and "not as one of 8 comparisons" in verdict.evidence[0]
+
+
 def test_the_stand_in_is_named() -> None:
     assert judge(BEST, rows({"a": GOOD, "b": WORSE})).stand_in == "FD-EffLite0"
     assert judge(BEST, rows({"a": GOOD, "b": WORSE}, metric="fid")).stand_in == ""
