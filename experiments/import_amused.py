@@ -46,7 +46,7 @@ def import_amused(folder: Path, preset: str, overrides: Mapping[str, Any]) -> Im
         UserError, ValueError, FileNotFoundError: not such a folder, parts that are damaged or do not fit.
     """
     started = time.time()
-    file = part_weights(folder, "transformer", "generator.pretrained_ends")
+    file = part_weights(folder, "transformer", "ablate import-checkpoint amused FOLDER")
     values = {**_settings(folder), "imported": file_sha256(file), **overrides}
     config = load_config(preset, values)
     model = GENERATORS.build(config.generator)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from datamodules.config import DATASETS
 from experiments import lineage
@@ -105,9 +105,11 @@ def _check_condition(config: RunConfig) -> None:
     asked, given = config.generator.condition, "class" if config.data.num_classes else "text"
     if asked != given:
         data = {"class": "class", "text": "caption"}
+        takes = get_args(get_type_hints(type(config.generator))["condition"])
+        generator = f"generator.condition={given} or " if given in takes else ""
         raise UserError(
             f"generator.condition={asked} does not fit the data: '{config.data.name}' gives "
-            f"{'class labels' if given == 'class' else 'captions'}; set generator.condition={given} or "
+            f"{'class labels' if given == 'class' else 'captions'}; set {generator}"
             f"data.condition={data[asked]}."
         )
     if (asked == "text") != (config.text_encoder.name != "none"):

@@ -138,7 +138,7 @@ class Muse(nn.Module, ABC):
         Raises:
             FileNotFoundError, ValueError: no weights there, or those of another network.
         """
-        file = part_weights(folder, "transformer", "generator.pretrained_ends")
+        file = part_weights(folder, "transformer", "generator.pretrained_ends=FOLDER")
         found, own = load_file(file), self.amused.state_dict()
         if self.config.ends == "conv":
             found = {key: value for key, value in found.items() if ".attention_blocks." not in key}

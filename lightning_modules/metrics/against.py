@@ -20,7 +20,7 @@ from lightning_modules.metrics.distribution import (
     kernel_distance,
     precision_recall,
 )
-from lightning_modules.metrics.evaluate import DIGITS, Measurement, describe, make_extractors
+from lightning_modules.metrics.evaluate import DIGITS, Measurement, describe, describe_settings, make_extractors
 from lightning_modules.metrics.features import Extractor
 from lightning_modules.metrics.measures import LAYERS, splits, subset_size
 from lightning_modules.metrics.statistics import ReferenceStatistics
@@ -125,11 +125,4 @@ def _protocol(
     if kept:
         protocol["kid"] = {"subsets": config.kid_subsets, "subset_size": subset_size(count, kept)}
         protocol["precision_recall"] = {"neighbours": NEIGHBOURS}
-    if config.bootstrap:
-        protocol["bootstrap"] = {"replicates": config.bootstrap}
-    for section, extractor in extractors.items():
-        if section:
-            protocol[section] = describe(extractor)
-    if "inception" in extractors:
-        protocol["inception"]["is_splits"] = splits(count)
-    return protocol
+    return protocol | describe_settings(extractors, config, count)

@@ -119,6 +119,15 @@ def make_extractors(config: MetricsConfig) -> dict[str, Extractor]:
     return result
 
 
+def describe_settings(extractors: dict[str, Extractor], config: MetricsConfig, count: int) -> dict[str, Any]:
+    """The part of a protocol that does not depend on what samples are measured against."""
+    result: dict[str, Any] = {"bootstrap": {"replicates": config.bootstrap}} if config.bootstrap else {}
+    result |= {section: describe(extractor) for section, extractor in extractors.items() if section}
+    if "inception" in result:
+        result["inception"]["is_splits"] = splits(count)
+    return result
+
+
 def _protocol(
     count: int, reference: ReferenceSet, extractors: dict[str, Extractor], config: MetricsConfig
 ) -> dict[str, Any]:
@@ -138,14 +147,7 @@ def _protocol(
     }
     if reference.has_classes:
         protocol["probe"] = {"images": len(reference.images), "penalty": PENALTY}
-    if config.bootstrap:
-        protocol["bootstrap"] = {"replicates": config.bootstrap}
-    for section, extractor in extractors.items():
-        if section:
-            protocol[section] = describe(extractor)
-    if "inception" in extractors:
-        protocol["inception"]["is_splits"] = splits(count)
-    return protocol
+    return protocol | describe_settings(extractors, config, count)
 
 
 def describe(extractor: Extractor) -> dict[str, Any]:

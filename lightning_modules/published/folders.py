@@ -7,12 +7,12 @@ from pathlib import Path
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-def part_weights(folder: Path, part: str, key: str) -> Path:
+def part_weights(folder: Path, part: str, how: str) -> Path:
     """The weights of one part, such as `transformer` or `vqvae`.
 
     Args:
         folder: the pipeline's, or the part's own.
-        key: configuration key that named it, for the error.
+        how: the words by which a user names it, for the error.
 
     Raises:
         FileNotFoundError: there are none.
@@ -21,5 +21,5 @@ def part_weights(folder: Path, part: str, key: str) -> Path:
         if (place / WEIGHTS).is_file():
             return place / WEIGHTS
     raise FileNotFoundError(
-        f"{folder} holds no {part}/{WEIGHTS}; name a folder as published, such as amused-256, with {key}=FOLDER."
+        f"{folder} holds no {part}/{WEIGHTS}; name a folder as published, such as amused-256, with {how}."
     )

@@ -175,7 +175,7 @@ class AmusedVQConfig(_Codes):
 
     def weight_file(self) -> Path | None:
         """The file of weights, or None."""
-        return part_weights(Path(self.weights), "vqvae", "tokenizer.weights") if self.weights else None
+        return part_weights(Path(self.weights), "vqvae", "tokenizer.weights=FOLDER") if self.weights else None
 
 
 TOKENIZERS = Registry(

@@ -72,6 +72,12 @@ def test_bad_overrides_are_one_clear_sentence(overrides: list[str], words: list[
     assert "\n" not in message and len(message) < 400
 
 
+def test_what_a_generator_cannot_take_is_not_proposed() -> None:
+    with pytest.raises(UserError) as caught:
+        load_config("mmamba/demo", ["data.condition=class"])
+    assert "data.condition=caption" in str(caught.value) and "generator.condition=class" not in str(caught.value)
+
+
 def test_unknown_preset_names_the_closest() -> None:
     with pytest.raises(UserError, match="Did you mean 'maskmamba/demo'"):
         load_config("maskmamba/dmeo")

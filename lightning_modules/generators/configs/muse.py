@@ -87,7 +87,7 @@ class MuseConfig:
     def resolve(self) -> None:
         """Fill in the fingerprint. Raises FileNotFoundError where `pretrained_ends` names no published folder."""
         if self.pretrained_ends:
-            weights = part_weights(Path(self.pretrained_ends), "transformer", "generator.pretrained_ends")
+            weights = part_weights(Path(self.pretrained_ends), "transformer", "generator.pretrained_ends=FOLDER")
             self.pretrained_fingerprint = file_sha256(weights)
 
 
