@@ -129,16 +129,3 @@ def _translate(truth: Path, words: list[str]) -> list[str]:
         return [names[int(word)] for word in words]
     except (ValueError, KeyError) as error:
         raise ValueError(f"{truth}: {error.args[0]} is no class number of {path}.") from error
-
-
-def describe_missing(folder: Path) -> list[str]:
-    """What is missing for training and validation, in words; empty if nothing is."""
-    problems = []
-    for split in ("train", "val"):
-        try:
-            source = imagenet_source(folder, split)
-            if len(source.class_names) != CLASSES:
-                problems.append(f"{split}: {len(source.class_names)} classes instead of {CLASSES}")
-        except ValueError as error:
-            problems.append(f"{split}: {error}")
-    return problems
