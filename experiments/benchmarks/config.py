@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from lightning_modules.layers.config import MIXERS
 from lightning_modules.registry import Entry, Registry
 
-Layer = Literal["transformer", "attention", "bi_mamba", "bi_mamba_v2"]
+TRANSFORMER_LAYERS = ("transformer", "attention")
 
 
 @dataclass
@@ -46,8 +47,8 @@ class LayerBenchmarkConfig(_BenchmarkConfig):
     measures: ClassVar[tuple[str, ...]] = ("trainer.precision", "trainer.compile")
 
     name: str = "layer"
-    layer: Layer = "transformer"
-    """transformer: attention and MLP; attention: without the MLP; bi_mamba (Vim) and bi_mamba_v2 (Eq. 1)."""
+    layer: str = "transformer"
+    """transformer: attention and MLP; attention: without the MLP; or one of `MIXERS` with its default settings."""
     length: int = 256
     """Sequence length: (pixels / 16) ** 2 with the usual tokenizers."""
     width: int = 1024
@@ -57,12 +58,15 @@ class LayerBenchmarkConfig(_BenchmarkConfig):
     mamba_mlp_ratio: float = 0.0
     """Of an MLP behind the Mamba mixers; 0 = none."""
     match: Literal["width", "parameters"] = "width"
-    """Mamba layers at their own expansion, or expanded inside until they hold a Transformer layer's parameters."""
+    """Mamba layers at their own inner width, or widened inside until they hold a Transformer layer's parameters."""
     attention: Literal["auto", "flash", "cudnn", "efficient", "math"] = "auto"
     """Back end of PyTorch's scaled dot product: its own choice, or exactly this one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.layer not in TRANSFORMER_LAYERS and self.layer not in MIXERS.names():
+            valid = ", ".join((*TRANSFORMER_LAYERS, *MIXERS.names()))
+            raise ValueError(f"benchmark.layer={self.layer} is unknown; valid: {valid}.")
         if self.length < 1 or self.width < 1 or self.width % self.heads:
             raise ValueError(
                 f"benchmark.length={self.length} must be at least 1 and benchmark.width={self.width} a multiple of "

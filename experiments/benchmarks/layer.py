@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from experiments.benchmarks.bench import FORWARD, TRAINING, Bench
 from experiments.benchmarks.cells.base import count_parameters
 from experiments.benchmarks.cells.layer import build_layer
-from experiments.benchmarks.config import Layer, LayerBenchmarkConfig
+from experiments.benchmarks.config import LayerBenchmarkConfig
 from experiments.benchmarks.measure import interleave, machine
 from lightning_modules.kernels import backends_used, reset_backends_used
 
 LENGTHS = (64, 256, 1024, 4096)
 BASELINE = "Bi-Mamba-V2"
-LAYERS: dict[str, Layer] = {
+LAYERS = {
     BASELINE: "bi_mamba_v2",
     "Bi-Mamba (Vim)": "bi_mamba",
     "attention sublayer": "attention",

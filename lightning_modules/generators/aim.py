@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.conditions import Condition
+from lightning_modules.generators.base import TokenGenerator
 from lightning_modules.generators.configs.aim import AiMConfig
 from lightning_modules.kernels import mamba2_decoder
 from lightning_modules.layers.adaln import AdaLN, modulate
-from lightning_modules.layers.condition import Context, condition_tokens, example_condition
+from lightning_modules.layers.condition import Context, condition_tokens
 from lightning_modules.layers.mamba2 import NORM_EPS, Mamba2, Mamba2State
 
 INIT_STD = 0.02
@@ -76,7 +77,7 @@ class Layer(nn.Module):
         return torch.addcmul(r, state.gate, self.mixer.step(h, state.mixer).to(r.dtype))
 
 
-class AiM(nn.Module):
+class AiM(TokenGenerator):
     """(tokens, context) -> logits of all tokens at once (`forward`), or of one after the other (`start`, `step`)."""
 
     def __init__(self, config: AiMConfig):
@@ -115,11 +116,6 @@ class AiM(nn.Module):
             elif isinstance(module, Mamba2):
                 bound = (module.inner * self.config.depth) ** -0.5
                 nn.init.uniform_(module.out_proj.weight, -bound, bound)
-
-    def example_inputs(self) -> tuple[Tensor, Context]:
-        """Arguments of `forward` for one sample, to count operations with."""
-        tokens = torch.zeros(1, self.config.grid_size**2, dtype=torch.long)
-        return tokens, self.embed_condition(example_condition(self.config), torch.zeros(1, dtype=torch.bool))
 
     def embed_condition(self, condition: Condition, drop: Tensor) -> Context:
         """Labels (B,), or text features, and who goes without (B,) -> the context of `forward` and `start`.

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lightning_modules.conditions import Condition
+from lightning_modules.generators.base import TokenGenerator
 from lightning_modules.generators.configs.llamagen import LlamaGenConfig
 from lightning_modules.kernels.dispatch import autocast_dtype
 from lightning_modules.layers.attention import attend
-from lightning_modules.layers.condition import Context, condition_tokens, example_condition
+from lightning_modules.layers.condition import Context, condition_tokens
 from lightning_modules.layers.rotary import rotate, rotation_table
 
 INIT_STD = 0.02
@@ -112,7 +112,7 @@ class Layer(nn.Module):
         return x + F.linear(F.silu(gate) * up, layer.down)
 
 
-class LlamaGen(nn.Module):
+class LlamaGen(TokenGenerator):
     """(tokens, context) -> logits, all at once in training, token by token with a KV cache in sampling."""
 
     rotation: Tensor
@@ -143,15 +143,6 @@ class LlamaGen(nn.Module):
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=INIT_STD)
         nn.init.zeros_(self.head.weight)
-
-    def example_inputs(self) -> tuple[Tensor, Context]:
-        """Arguments of `forward` for one sample, to count operations with."""
-        tokens = torch.zeros(1, self.config.grid_size**2, dtype=torch.long)
-        return tokens, self.embed_condition(example_condition(self.config), torch.zeros(1, dtype=torch.bool))
-
-    def embed_condition(self, condition: Condition, drop: Tensor) -> Context:
-        """Labels (B,), or text features, and who goes without (B,) -> the context of `forward` and `start`."""
-        return self.condition(condition, drop)
 
     def forward(self, tokens: Tensor, context: Context) -> Tensor:
         """tokens: (B, L) int64 -> logits (B, L, V): row i predicts token i from the condition and the tokens before."""

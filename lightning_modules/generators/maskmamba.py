@@ -12,16 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lightning_modules.conditions import Condition
+from lightning_modules.generators.base import TokenGenerator
 from lightning_modules.generators.configs.maskmamba import MaskMambaConfig
 from lightning_modules.layers.block import NORM_EPS
-from lightning_modules.layers.condition import Context, condition_tokens, example_condition
+from lightning_modules.layers.condition import Context, condition_tokens
 from lightning_modules.layers.hybrid import build_layers
 
 INIT_STD = 0.02
 
 
-class MaskMamba(nn.Module):
+class MaskMamba(TokenGenerator):
     """(tokens, context) -> logits. With mixer=attention and hybrid_scheme=uniform it is the masked Transformer."""
 
     def __init__(self, config: MaskMambaConfig):
@@ -59,16 +59,6 @@ class MaskMamba(nn.Module):
         for name, parameter in self.named_parameters():
             if name.startswith("position_"):
                 nn.init.normal_(parameter, std=INIT_STD)
-
-    def example_inputs(self) -> tuple[Tensor, Context]:
-        """Arguments of `forward` for one sample, to count operations with."""
-        tokens = torch.zeros(1, self.config.grid_size**2, dtype=torch.long)
-        condition = example_condition(self.config)
-        return tokens, self.embed_condition(condition, torch.zeros(1, dtype=torch.bool))
-
-    def embed_condition(self, condition: Condition, drop: Tensor) -> Context:
-        """Labels (B,), or text features, and who goes without (B,) -> the context of `forward`."""
-        return self.condition(condition, drop)
 
     def forward(self, tokens: Tensor, context: Context) -> Tensor:
         """tokens: (B, L) int64, `mask_token` where hidden -> logits (B, L, V)."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.generators.configs.maskmamba import BiMambaConfig
+from lightning_modules.layers.config import BiMambaConfig
 from lightning_modules.layers.conv import ShortConv
 from lightning_modules.layers.ssm import SCANS, Scan, SelectiveSSM
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.generators.configs.maskmamba import BiMambaV2Config
+from lightning_modules.layers.config import BiMambaV2Config
 from lightning_modules.layers.conv import ShortConv
 from lightning_modules.layers.ssm import SCANS, Scan, SelectiveSSM
 

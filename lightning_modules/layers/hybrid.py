@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from lightning_modules.generators.configs.maskmamba import MaskMambaConfig
 from lightning_modules.layers.attention import SelfAttention
-from lightning_modules.layers.bi_mamba import BiMamba
-from lightning_modules.layers.bi_mamba_v2 import BiMambaV2
 from lightning_modules.layers.block import NORM_EPS, Block
+from lightning_modules.layers.config import MIXERS
 from lightning_modules.layers.ssm import Scan
 
 
@@ -47,7 +46,7 @@ def build_layers(config: MaskMambaConfig) -> nn.ModuleList:
 def matched_depth(config: MaskMambaConfig) -> int:
     """Layers of a group scheme whose parameters come closest to those of `depth` layers in series."""
     with torch.device("meta"):
-        series = sum(_size(layer) for layer in (_mamba(config, config.width), _attention(config, config.width)))
+        series = sum(_size(layer) for layer in (_mixer(config, config.width), _attention(config, config.width)))
         group = _size(_layer_maker(config)(0, config.depth))
     return max(1, round(config.depth * series / 2 / group))
 
@@ -57,30 +56,30 @@ def _layer_maker(config: MaskMambaConfig) -> Callable[[int, int], nn.Module]:
     c = config.width
     match config.hybrid_scheme:
         case "uniform":
-            return lambda i, depth: _attention(config, c) if config.mixer == "attention" else _mamba(config, c)
+            return lambda i, depth: _mixer(config, c)
         case "serial_v1":
-            return lambda i, depth: _attention(config, c) if i % 2 else _mamba(config, c)
+            return lambda i, depth: _attention(config, c) if i % 2 else _mixer(config, c)
         case "serial_v2":
-            return lambda i, depth: _mamba(config, c) if i < depth // 2 else _attention(config, c)
+            return lambda i, depth: _mixer(config, c) if i < depth // 2 else _attention(config, c)
         case "group_v1":
-            return lambda i, depth: GroupBlock(c, [_mamba(config, c // 2), _attention(config, c // 2)])
+            return lambda i, depth: GroupBlock(c, [_mixer(config, c // 2), _attention(config, c // 2)])
         case "group_v2":
             return lambda i, depth: GroupBlock(
                 c,
                 [
-                    _mamba(config, c // 4, "forward"),
-                    _mamba(config, c // 4, "reverse"),
+                    _mixer(config, c // 4, "forward"),
+                    _mixer(config, c // 4, "reverse"),
                     _attention(config, c // 4),
                     _attention(config, c // 4),
                 ],
             )
 
 
-def _mamba(config: MaskMambaConfig, width: int, scan: Scan = "bidirectional") -> Block:
-    if config.mixer == "bi_mamba_v2":
-        mixer: nn.Module = BiMambaV2(width, config.bi_mamba_v2, scan)
-    else:
-        mixer = BiMamba(width, config.bi_mamba, scan)
+def _mixer(config: MaskMambaConfig, width: int, scan: Scan = "bidirectional") -> Block:
+    """A layer around the configured mixer, whichever it is."""
+    if config.mixer == "attention":
+        return _attention(config, width)
+    mixer = MIXERS.target(config.mixer)(width, getattr(config, config.mixer), scan)
     return Block(width, mixer, config.mamba_mlp_ratio, config.dropout)
 
 

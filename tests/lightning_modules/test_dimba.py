@@ -12,8 +12,8 @@ from experiments.config import load_config
 from lightning_modules.conditions import Condition, TextFeatures
 from lightning_modules.generators.config import GENERATORS
 from lightning_modules.generators.configs.dimba import DimbaConfig
-from lightning_modules.generators.configs.maskmamba import BiMambaConfig
 from lightning_modules.generators.dimba import Dimba
+from lightning_modules.layers.config import BiMambaConfig
 
 TEXT = DimbaConfig(latent_channels=4, grid_size=8, width=32, depth=4, heads=4, text_tokens=5, text_width=16)
 CLASS = DimbaConfig(latent_channels=4, grid_size=8, width=32, depth=4, heads=4, condition="class", num_classes=3)

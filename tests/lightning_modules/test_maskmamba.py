@@ -9,10 +9,11 @@ import torch
 
 from lightning_modules.conditions import TextFeatures
 from lightning_modules.generators.config import GENERATORS
-from lightning_modules.generators.configs.maskmamba import BiMambaConfig, BiMambaV2Config, MaskMambaConfig
+from lightning_modules.generators.configs.maskmamba import MaskMambaConfig
 from lightning_modules.generators.maskmamba import MaskMamba
 from lightning_modules.layers.bi_mamba_v2 import BiMambaV2
-from lightning_modules.layers.hybrid import matched_depth
+from lightning_modules.layers.config import MIXERS, BiMambaConfig, BiMambaV2Config
+from lightning_modules.layers.hybrid import build_layers, matched_depth
 
 SMALL = MaskMambaConfig(vocab_size=32, grid_size=4, num_classes=3, width=32, depth=4, heads=4, dropout=0.0)
 IMAGENET = {"vocab_size": 16384, "grid_size": 16, "num_classes": 1000}
@@ -217,3 +218,18 @@ def test_gradient_checkpointing_changes_nothing() -> None:
         _logits(m).square().mean().backward()
     for ours, theirs in zip(model.parameters(), checkpointed.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_a_mixer_is_called_by_its_name_and_finds_its_settings() -> None:
+    for name in MIXERS.names():
+        assert isinstance(getattr(SMALL, name), MIXERS[name].config)
+        layers = build_layers(replace(SMALL, mixer=name, hybrid_scheme="group_v2"))
+        assert isinstance(layers[0].branches[1].mixer, MIXERS.target(name))
+    with pytest.raises(ValueError, match="mixer=mambo is unknown; valid: attention, bi_mamba, bi_mamba_v2"):
+        replace(SMALL, mixer="mambo")
+
+
+@pytest.mark.parametrize("scheme", ["serial_v1", "serial_v2", "group_v2"])
+def test_attention_as_the_mixer_makes_a_transformer_in_every_scheme(scheme: str) -> None:
+    names = [name for name, _ in build_layers(replace(SMALL, mixer="attention", hybrid_scheme=scheme)).named_modules()]
+    assert not [name for name in names if "ssm" in name or "conv" in name]

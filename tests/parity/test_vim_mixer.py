@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_modules.generators.configs.maskmamba import BiMambaConfig
+from lightning_modules.layers.config import BiMambaConfig
 from lightning_modules.layers.bi_mamba import BiMamba
 from tests.parity.fixtures import load
 

@@ -1,4 +1,4 @@
-"""One layer by itself: Transformer, attention sublayer, Bi-Mamba or Bi-Mamba-V2 (MaskMamba, Figure 7).
+"""One layer by itself: Transformer, attention sublayer, or any mixer (MaskMamba, Figure 7).
 
 Shapes: B batch, L positions, C channels.
 """
@@ -8,17 +8,14 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 import torch
-from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from experiments.benchmarks.cells.base import Phase, autocast, count_parameters
-from experiments.benchmarks.config import LayerBenchmarkConfig
+from experiments.benchmarks.config import TRANSFORMER_LAYERS, LayerBenchmarkConfig
 from experiments.config import RunConfig
-from lightning_modules.generators.configs.maskmamba import BiMambaConfig, BiMambaV2Config
 from lightning_modules.layers.attention import SelfAttention
-from lightning_modules.layers.bi_mamba import BiMamba
-from lightning_modules.layers.bi_mamba_v2 import BiMambaV2
 from lightning_modules.layers.block import Block
+from lightning_modules.layers.config import MIXERS
 
 SDPA = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -32,10 +29,10 @@ LANES = 16
 
 def build_layer(config: LayerBenchmarkConfig) -> Block:
     """The layer (B, L, C) -> (B, L, C) that a configuration describes, without dropout."""
-    if config.layer in ("transformer", "attention"):
+    if config.layer in TRANSFORMER_LAYERS:
         ratio = config.mlp_ratio if config.layer == "transformer" else 0.0
         return Block(config.width, SelfAttention(config.width, config.heads), ratio, dropout=0.0)
-    return _mamba(config, matched_inner(config) if config.match == "parameters" else None)
+    return _mixer(config, matched_inner(config) if config.match == "parameters" else None)
 
 
 def matched_inner(config: LayerBenchmarkConfig) -> int:
@@ -44,23 +41,20 @@ def matched_inner(config: LayerBenchmarkConfig) -> int:
         transformer = Block(config.width, SelfAttention(config.width, config.heads), config.mlp_ratio, dropout=0.0)
         wanted = count_parameters(transformer)
         low, high = 1, 2
-        while count_parameters(_mamba(config, high * LANES)) < wanted:
+        while count_parameters(_mixer(config, high * LANES)) < wanted:
             low, high = high, 2 * high
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if count_parameters(_mamba(config, middle * LANES)) < wanted else (low, middle)
-        sizes = {units * LANES: count_parameters(_mamba(config, units * LANES)) for units in (low, high)}
+            low, high = (middle, high) if count_parameters(_mixer(config, middle * LANES)) < wanted else (low, middle)
+        sizes = {units * LANES: count_parameters(_mixer(config, units * LANES)) for units in (low, high)}
     return min(sizes, key=lambda inner: abs(sizes[inner] - wanted))
 
 
-def _mamba(config: LayerBenchmarkConfig, inner: int | None) -> Block:
-    """Vim's layer or Eq. 1's, of an inner width other than its own if one is given."""
-    ratio = None if inner is None else inner / config.width
-    mixer: nn.Module
-    if config.layer == "bi_mamba":
-        mixer = BiMamba(config.width, BiMambaConfig() if ratio is None else BiMambaConfig(expand=ratio))
-    else:
-        mixer = BiMambaV2(config.width, BiMambaV2Config() if ratio is None else BiMambaV2Config(branch_ratio=ratio))
+def _mixer(config: LayerBenchmarkConfig, inner: int | None) -> Block:
+    """A layer around the mixer, of an inner width other than its own if one is given."""
+    settings = MIXERS[config.layer].config
+    chosen = settings() if inner is None else settings(**{settings.inner_width: inner / config.width})
+    mixer = MIXERS.target(config.layer)(config.width, chosen, "bidirectional")
     return Block(config.width, mixer, config.mamba_mlp_ratio, dropout=0.0)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from lightning_modules.generators.configs.base import TokenGeneratorConfig
+
 
 @dataclass
 class Mamba2Config:
@@ -36,14 +38,11 @@ class Mamba2Config:
 
 
 @dataclass
-class AiMConfig:
+class AiMConfig(TokenGeneratorConfig):
     """AiM (arXiv 2408.12245): autoregressive image tokens through Mamba-2 layers with adaptive layer norm."""
 
     objective: ClassVar[str] = "autoregressive"
     name: str = "aim"
-    vocab_size: int = 0
-    grid_size: int = 0
-    """Side of the token grid; L = grid_size ** 2, in raster order."""
     width: int = 768
     depth: int = 24
     mamba2: Mamba2Config = field(default_factory=Mamba2Config)
@@ -65,12 +64,6 @@ class AiMConfig:
     prefix, their mean is the input of the adaLN."""
     caption_prefix: Literal["tokens", "mean"] = "tokens"
     """What of a caption stands in front of the image: all its tokens, or their mean alone, as a class would."""
-    num_classes: int = 0
-    """Classes of the data set; 0 = take them from the data."""
-    text_tokens: int = 0
-    """Tokens of a caption; 0 = take them from the text encoder."""
-    text_width: int = 0
-    """Width of a caption's features; 0 = take it from the text encoder."""
     dropout: float = 0.0
     """On the embeddings and on every mixer's output."""
     tied_head: bool = True

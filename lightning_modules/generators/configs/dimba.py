@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from lightning_modules.generators.configs.maskmamba import BiMambaConfig
+from lightning_modules.layers.config import BiMambaConfig
 
 
 @dataclass

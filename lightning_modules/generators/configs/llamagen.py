@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from lightning_modules.generators.configs.base import TokenGeneratorConfig
+
 
 @dataclass
-class LlamaGenConfig:
+class LlamaGenConfig(TokenGeneratorConfig):
     """LlamaGen (arXiv 2406.06525): the autoregressive Transformer that AiM is compared with."""
 
     objective: ClassVar[str] = "autoregressive"
     name: str = "llamagen"
-    vocab_size: int = 0
-    grid_size: int = 0
-    """Side of the token grid; L = grid_size ** 2, in raster order."""
     width: int = 768
     depth: int = 12
     heads: int = 12
@@ -27,12 +26,6 @@ class LlamaGenConfig:
     zero, so that they attend and are attended to evenly (the published code)."""
     condition: Literal["class", "text"] = "class"
     """A class embedding, or a caption's projected features, in front of the image tokens."""
-    num_classes: int = 0
-    """Classes of the data set; 0 = take them from the data."""
-    text_tokens: int = 0
-    """Tokens of a caption; 0 = take them from the text encoder."""
-    text_width: int = 0
-    """Width of a caption's features; 0 = take it from the text encoder."""
     dropout: float = 0.1
     """On the embeddings and on the output of every attention and MLP."""
     gradient_checkpointing: bool = False

@@ -5,76 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-
-@dataclass
-class BiMambaV2Config:
-    """The mixer `bi_mamba_v2` (MaskMamba Eq. 1) and what its text leaves open."""
-
-    d_state: int = 16
-    """SSM state size N per channel."""
-    d_conv: int = 3
-    """Kernel length of the short depthwise convolutions; odd where `conv` is standard."""
-    conv: Literal["standard", "causal", "none"] = "standard"
-    """Symmetric zero-padded, causal, or no short convolution."""
-    merge: Literal["concat", "multiply"] = "concat"
-    """How the SSM branch and the symmetric branch z are joined before the output projection."""
-    branch_ratio: float = 0.5
-    """Width of each branch over the model width (Eq. 1: C/2)."""
-    z_conv: bool = True
-    """The symmetric branch has a convolution of its own (Eq. 1)."""
-    share_ssm: bool = False
-    """Both scan directions share x_proj, dt_proj, A and D."""
-    divide_out: bool = False
-    """Halve the sum of the two directions (Vim's published models do; Eq. 1 does not)."""
-
-    def __post_init__(self) -> None:
-        _check_mamba("bi_mamba_v2", self.d_state, self.d_conv, self.branch_ratio)
-        if self.conv == "standard" and self.d_conv % 2 == 0:
-            raise ValueError(
-                f"bi_mamba_v2.d_conv={self.d_conv} is even, so a standard (symmetric) convolution would be lopsided; "
-                "take an odd kernel such as 3, or bi_mamba_v2.conv=causal."
-            )
+from lightning_modules.generators.configs.base import TokenGeneratorConfig
+from lightning_modules.layers.config import MIXERS, BiMambaConfig, BiMambaV2Config
 
 
 @dataclass
-class BiMambaConfig:
-    """The mixer `bi_mamba`: Vision Mamba's bidirectional Mamba (arXiv 2401.09417, Algorithm 1)."""
-
-    d_state: int = 16
-    d_conv: int = 4
-    expand: float = 2.0
-    """Inner width over the model width."""
-    weight_sharing: Literal["v1", "v2"] = "v2"
-    """What the directions share: v1 everything but A, v2 the projections in and out and the gate."""
-    divide_out: bool = True
-    """Halve the sum of the two directions, as Vim's published models do."""
-
-    def __post_init__(self) -> None:
-        _check_mamba("bi_mamba", self.d_state, self.d_conv, self.expand)
-
-
-def _check_mamba(mixer: str, d_state: int, d_conv: int, ratio: float) -> None:
-    if d_state < 1 or d_conv < 1 or ratio <= 0:
-        raise ValueError(
-            f"{mixer}: d_state={d_state} and d_conv={d_conv} must be at least 1, the width ratio {ratio} positive."
-        )
-
-
-@dataclass
-class MaskMambaConfig:
+class MaskMambaConfig(TokenGeneratorConfig):
     """MaskMamba (arXiv 2409.19937) and, as `mixer=attention`, the masked Transformer it is compared with."""
 
     objective: ClassVar[str] = "masked"
     name: str = "maskmamba"
-    vocab_size: int = 0
-    grid_size: int = 0
-    """Side of the token grid; L = grid_size ** 2."""
     width: int = 640
     depth: int = 20
     heads: int = 10
     """Attention heads; groups keep the count and shrink the head width."""
-    mixer: Literal["bi_mamba_v2", "bi_mamba", "attention"] = "bi_mamba_v2"
-    """The mixer of the non-Transformer layers M; with hybrid_scheme=uniform, of every layer."""
+    mixer: str = "bi_mamba_v2"
+    """One of `MIXERS`, or attention: of the non-Transformer layers M; with hybrid_scheme=uniform, of every layer."""
     hybrid_scheme: Literal["uniform", "serial_v1", "serial_v2", "group_v1", "group_v2"] = "serial_v2"
     """Section 3.2.2: serial_v1 = MSMS.., serial_v2 = M.. then S.., group_v1 = C/2 | C/2, group_v2 = 4 x C/4."""
     group_match: Literal["width", "parameters"] = "width"
@@ -85,14 +31,7 @@ class MaskMambaConfig:
     mamba_mlp_ratio: float = 4.0
     """Hidden width of the MLP behind a Mamba mixer over the width; 0 = no MLP."""
     attention_mlp_ratio: float = 4.0
-    condition: Literal["class", "text"] = "class"
     condition_position: Literal["head", "middle", "tail"] = "middle"
-    num_classes: int = 0
-    """Classes of the data set; 0 = take them from the data."""
-    text_tokens: int = 0
-    """Tokens of a caption; 0 = take them from the text encoder."""
-    text_width: int = 0
-    """Width of a caption's features; 0 = take it from the text encoder."""
     position_tables: Literal["separate", "shared"] = "separate"
     """One table for image and one for condition positions, so that moving the condition moves nothing else; `shared`
     indexes one table by sequence position."""
@@ -104,6 +43,8 @@ class MaskMambaConfig:
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
+        if self.mixer not in (mixers := ("attention", *MIXERS.names())):
+            raise ValueError(f"generator.mixer={self.mixer} is unknown; valid: {', '.join(mixers)}.")
         if self.width % self.heads:
             raise ValueError(f"generator.width={self.width} is not a multiple of generator.heads={self.heads}.")
         groups = {"group_v1": 2, "group_v2": 4}.get(self.hybrid_scheme, 1)

@@ -1,0 +1,33 @@
+"""What all generators of tokens whose condition is part of the sequence share.
+
+Shapes: B batch, L image tokens, T condition tokens (class: 1), C width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.conditions import Condition
+from lightning_modules.generators.configs.base import TokenGeneratorConfig
+from lightning_modules.layers.condition import ClassCondition, Context, TextCondition, example_condition
+
+
+class TokenGenerator(nn.Module):
+    """(tokens, context) -> logits; a subclass makes `config` and `condition` and has a `forward`.
+
+    One of masked tokens has a `mask_token`, the number that stands for a hidden one; an autoregressive one has `start`
+    and `step`, which draw one token after the other.
+    """
+
+    config: TokenGeneratorConfig
+    condition: ClassCondition | TextCondition
+
+    def example_inputs(self) -> tuple[Tensor, Context]:
+        """Arguments of `forward` for one sample, to count operations with."""
+        tokens = torch.zeros(1, self.config.grid_size**2, dtype=torch.long)
+        return tokens, self.embed_condition(example_condition(self.config), torch.zeros(1, dtype=torch.bool))
+
+    def embed_condition(self, condition: Condition, drop: Tensor) -> Context:
+        """Labels (B,), or text features, and who goes without (B,) -> the context of `forward`."""
+        return self.condition(condition, drop)
