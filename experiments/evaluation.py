@@ -107,7 +107,7 @@ def evaluation_shards(evaluation: Evaluation, config: RunConfig) -> Shards:
 def _evaluate(config: RunConfig, run: Run, evaluation: Evaluation) -> None:
     started = time.time()
     reset_backends_used()
-    reference = _reference(config)  # before any work: a file that is not there, or data that has no images
+    reference = reference_of(config)  # before any work: a file that is not there, or data that has no images
     conditions = evaluation_conditions(config, device_of(config))
     count, shards = len(conditions), evaluation_shards(evaluation, config)
     log.info("sampling %d images from %s", count, run.id)
@@ -121,14 +121,14 @@ def _evaluate(config: RunConfig, run: Run, evaluation: Evaluation) -> None:
     _write_samples(config, evaluation, images, conditions)
     evaluation.update(phase="evaluate", step=count, max_steps=count)
     log.info("measuring %d images", count)
-    measured = _measure(config, images, conditions, reference)
+    measured = measure(config, images, conditions, reference)
     metrics = {**measured.metrics, "seconds_per_image": seconds / count}
     evaluation.write_result(
         {
             "schema": 1,
             "eval_id": evaluation.id,
             "run_id": run.id,
-            "metrics": {key: float(value) for key, value in metrics.items() if math.isfinite(value)},
+            "metrics": finite(metrics),
             "protocol": {"num_samples": count, **measured.protocol, "sampler": to_dict(config)["sampler"]},
             "replicates": measured.replicates,
             "provenance": provenance(config, backends_used(), started, evaluation.attempts),
@@ -147,7 +147,7 @@ def _write_samples(config: RunConfig, evaluation: Evaluation, images: np.ndarray
     write_png(grid, evaluation.grid_path)
 
 
-def _reference(config: RunConfig) -> ReferenceSet | ReferenceStatistics:
+def reference_of(config: RunConfig) -> ReferenceSet | ReferenceStatistics:
     """What samples are measured against."""
     if config.evaluation.reference:
         return read_statistics(Path(config.evaluation.reference))
@@ -155,9 +155,10 @@ def _reference(config: RunConfig) -> ReferenceSet | ReferenceStatistics:
     return DATASETS.target(data.name).reference(data)
 
 
-def _measure(
+def measure(
     config: RunConfig, images: np.ndarray, conditions: Conditions, reference: ReferenceSet | ReferenceStatistics
 ) -> Measurement:
+    """Measure images (N, H, W, 3) uint8 as `config.evaluation` says."""
     settings = MetricsConfig(
         inception_weights=config.evaluation.inception_weights,
         dinov2_weights=config.evaluation.dinov2_weights,
@@ -173,6 +174,11 @@ def _measure(
     if conditions.captions:
         measured.protocol["prompts"] = conditions.origin
     return with_clip_score(measured, images, conditions.captions, settings)
+
+
+def finite(metrics: dict[str, float]) -> dict[str, float]:
+    """Without what is not a number, for which JSON has no word."""
+    return {key: float(value) for key, value in metrics.items() if math.isfinite(value)}
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -48,18 +48,34 @@ def train_command(preset: str, overrides: tuple[str, ...]) -> None:
 @click.command("evaluate")
 @click.argument("run")
 @click.argument("overrides", nargs=-1)
+@click.option("--again", is_flag=True, help="Measure the samples that are there anew, after adding a metric.")
 @ROOT_OPTION
-def evaluate_command(run: str, overrides: tuple[str, ...], root: str) -> None:
+def evaluate_command(run: str, overrides: tuple[str, ...], again: bool, root: str) -> None:
     """Measure RUN (an id, the beginning of one, or its folder); overrides may change sampler.* and evaluation.*."""
     found = RunStore(root).find(run)
     config = _evaluation_config(found, overrides, root)
     configure_logging()
-    from experiments.evaluation import evaluate
-
+    if again:
+        from experiments.remeasure import measure_again as evaluate
+    else:
+        from experiments.evaluation import evaluate
     evaluation = evaluate(config, found)
-    for key, value in (evaluation.result() or {}).get("metrics", {}).items():
-        click.echo(f"{key:28} {value:.5g}")
-    click.echo(f"In {evaluation.folder}.")
+    for line in _table(evaluation.result() or {}):
+        click.echo(line)
+    click.echo(f"In {evaluation.folder}: grid.png, samples.npz, result.json.")
+
+
+def _table(result: dict[str, Any]) -> list[str]:
+    """Every metric with its 95 % interval, and what real images score in the samples' place."""
+    metrics, floor = result.get("metrics", {}), result.get("protocol", {}).get("floor", {})
+    lines = [f"{'metric':24} {'samples':>10}  {'95 % interval':22} {'real images':>11}"]
+    for key, value in metrics.items():
+        if key.endswith(("_low", "_high")):
+            continue
+        ends = [f"{metrics[f'{key}_{end}']:.5g}" for end in ("low", "high") if f"{key}_{end}" in metrics]
+        real = f"{floor[key]:.5g}" if key in floor else ""
+        lines.append(f"{key:24} {value:10.5g}  {' to '.join(ends):22} {real:>11}".rstrip())
+    return lines
 
 
 @click.command("sample")

@@ -23,13 +23,14 @@ from lightning_modules.metrics.distribution import (
 from lightning_modules.metrics.evaluate import DIGITS, Measurement, describe, describe_settings, make_extractors
 from lightning_modules.metrics.features import Extractor
 from lightning_modules.metrics.measures import LAYERS, splits, subset_size
+from lightning_modules.metrics.pixels import pixel_measures
 from lightning_modules.metrics.statistics import ReferenceStatistics
 
 
 def evaluate_against(images: np.ndarray, reference: ReferenceStatistics, config: MetricsConfig) -> Measurement:
     """Fréchet distances to the moments in the file (to its images, where it has no moments of these features); KID,
-    precision and recall to its images, if any; Inception score. There is no floor, and memorisation is not measured:
-    both need more real images.
+    precision, recall and measures of the pixels to its images, if any; Inception score. There is no floor, and
+    memorisation is not measured: both need more real images.
 
     Args:
         images: (N, H, W, 3) uint8.
@@ -56,6 +57,8 @@ def evaluate_against(images: np.ndarray, reference: ReferenceStatistics, config:
     for extractor in extractors.values():
         found, deviations = _measure(extractor, images, reference, config, weights)
         metrics, replicates = metrics | found, replicates | deviations
+    if reference.images is not None:
+        metrics |= pixel_measures(images, reference.images)
     metrics |= intervals(metrics, replicates)
     short = {name: [float(f"{value:.{DIGITS}g}") for value in values] for name, values in replicates.items()}
     return Measurement(metrics, _protocol(len(images), reference, extractors, config), short)

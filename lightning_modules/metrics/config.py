@@ -76,6 +76,9 @@ METRICS: dict[str, MetricSpec] = {
     "clip_score": MetricSpec(
         "CLIP score", "higher", ".2f", "", "100 times the cosine of image and caption in the space of the CLIP named."
     ),
+    "colour_distance": MetricSpec(
+        "Colour distance", "lower", ".2f", "", "Wasserstein-1 distance of pixel values (0 to 255), mean over channels."
+    ),
     "memorisation_rate": MetricSpec(
         "Memorised", "lower", ".3f", "", "Share of samples nearer to a training image than 90 % of held-out images are."
     ),

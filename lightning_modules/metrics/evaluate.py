@@ -18,6 +18,7 @@ from lightning_modules.metrics.distribution import NEIGHBOURS
 from lightning_modules.metrics.features import Extractor, dinov2_extractor, efficientnet_extractor, inception_extractor
 from lightning_modules.metrics.measures import deviations, distances, splits, subset_size
 from lightning_modules.metrics.memorisation import HELDOUT_SHARE, SIZE, memorisation
+from lightning_modules.metrics.pixels import pixel_measures
 from lightning_modules.metrics.probe import PENALTY, fit_probe
 from lightning_modules.metrics.reference import ReferenceSet
 
@@ -45,9 +46,9 @@ def evaluate_images(
 ) -> Measurement:
     """Measure samples. The same samples give the same numbers.
 
-    FD, KID, precision and recall of EfficientNet-Lite0 features and, where the reference has classes, class accuracy
-    always; FID, sFID, KID, IS, precision and recall of Inception features, and FD of DINOv2 features, if
-    `config.inception_weights` and `config.dinov2_weights` name files, and never otherwise.
+    FD, KID, precision and recall of EfficientNet-Lite0 features, measures of the pixels and, where the reference has
+    classes, class accuracy always; FID, sFID, KID, IS, precision and recall of Inception features, and FD of DINOv2
+    features, if `config.inception_weights` and `config.dinov2_weights` name files, and never otherwise.
 
     Args:
         images: (N, H, W, 3) uint8.
@@ -70,6 +71,9 @@ def evaluate_images(
     for extractor in extractors.values():
         found, its_floor, its_replicates = _measure(extractor, images, labels, real, reference, config, weights)
         metrics, floor, replicates = metrics | found, floor | its_floor, replicates | its_replicates
+    metrics |= pixel_measures(images, reference.images)
+    if real is not None:
+        floor |= pixel_measures(real, reference.images)
     copies = memorisation(images, reference.train, reference.heldout)
     metrics["memorisation_rate"] = copies.rate
     metrics |= intervals(metrics, replicates)

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from experiments.cli import COMMANDS, HELP, main
+from lightning_modules.metrics.pixels import PIXEL_MEASURES
 
 QUICK = ["sampler.steps=2", "evaluation.num_samples=36", "runtime.threads=1"]
 
@@ -87,6 +88,23 @@ def test_evaluate_measures_once(ablate, trained: Path) -> None:
     before = (folder / "result.json").stat().st_mtime_ns
     assert ablate("evaluate", _id(trained), *QUICK, "--root", trained)[0] == 0
     assert (folder / "result.json").stat().st_mtime_ns == before
+
+
+def test_evaluate_again_measures_the_samples_that_are_there(ablate, trained: Path, monkeypatch) -> None:
+    words = ("evaluate", _id(trained), *QUICK, "--root", trained)
+    code, _, err = ablate(*words, "evaluation.seed=3", "--again")
+    assert code == 2 and "no finished evaluation" in err
+    assert ablate(*words)[0] == 0
+    (path,) = (p for p in (trained / "runs" / _id(trained) / "evaluations").glob("*/result.json"))
+    before = json.loads(path.read_text())
+    monkeypatch.setitem(PIXEL_MEASURES, "brightness", lambda samples, real: float(samples.mean()))
+    code, out, err = ablate(*words, "--again")
+    after = json.loads(path.read_text())
+    assert code == 0 and re.search(r"^brightness +\d", out, re.MULTILINE), err
+    brightness = after["metrics"].pop("brightness"), after["protocol"]["floor"].pop("brightness")
+    assert 0 < brightness[0] < 256 and 0 < brightness[1] < 256
+    assert after.pop("measured_again")["git_commit"] == before["provenance"]["git_commit"]
+    assert after == before
 
 
 def test_evaluate_may_not_change_the_training(ablate, trained: Path) -> None:

@@ -12,6 +12,7 @@ from lightning_modules.metrics.config import METRICS, RESAMPLED, MetricsConfig
 from lightning_modules.metrics.distribution import frechet_distance
 from lightning_modules.metrics.evaluate import evaluate_images
 from lightning_modules.metrics.features import efficientnet_extractor
+from lightning_modules.metrics.pixels import PIXEL_MEASURES
 from lightning_modules.metrics.reference import ReferenceSet, split_reference
 
 
@@ -45,7 +46,14 @@ def measured(reference, config, real):
 
 def test_metrics_and_protocol(reference, config, real, measured):
     metrics, protocol, replicates = measured
-    names = {"fd_efflite0", "kid_efflite0", "kid_efflite0_std", "precision_efflite0", "recall_efflite0"}
+    names = {
+        "fd_efflite0",
+        "kid_efflite0",
+        "kid_efflite0_std",
+        "precision_efflite0",
+        "recall_efflite0",
+        *PIXEL_MEASURES,
+    }
     resampled = {"fd_efflite0", "class_accuracy_efflite0"}
     ends = {f"{name}_{end}" for name in resampled for end in ("low", "high")}
     assert set(metrics) == names | resampled | ends | {"memorisation_rate"} <= set(METRICS)

@@ -1,0 +1,55 @@
+"""Measure the samples of a finished evaluation once more: with a metric that was added since, without sampling."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from experiments.conditions import Conditions
+from experiments.config import RunConfig
+from experiments.errors import UserError
+from experiments.evaluation import finite, measure, reference_of
+from experiments.files import atomic_write_json
+from experiments.identity import evaluation_id
+from experiments.process import prepare_process
+from experiments.provenance import provenance
+from experiments.store import Evaluation, Run
+
+
+def measure_again(config: RunConfig, run: Run) -> Evaluation:
+    """Replace the numbers of the evaluation that `config` asks for by those that its kept samples give today.
+
+    What the samples are, when and where they were drawn stays as it was; "measured_again" says what measured them.
+
+    Raises:
+        UserError: it was never measured, or its samples are gone.
+    """
+    prepare_process(config)
+    evaluation = run.evaluation(evaluation_id(config))
+    old = evaluation.result()
+    if old is None or not evaluation.samples_path.exists():
+        raise UserError(f"{evaluation.folder} holds no finished evaluation; leave --again out to sample and measure.")
+    run.prepare_evaluation(config)  # refuses one of other settings
+    started = time.time()
+    images, conditions = _samples(evaluation, old)
+    measured = measure(config, images, conditions, reference_of(config))
+    kept = {name: old["metrics"][name] for name in ("seconds_per_image",) if name in old["metrics"]}
+    atomic_write_json(
+        evaluation.result_path,
+        {
+            **old,
+            "metrics": finite({**measured.metrics, **kept}),
+            "protocol": {"num_samples": len(images), **measured.protocol, "sampler": old["protocol"].get("sampler")},
+            "replicates": measured.replicates,
+            "measured_again": provenance(config, {}, started, evaluation.attempts),
+        },
+    )
+    return evaluation
+
+
+def _samples(evaluation: Evaluation, result: dict[str, Any]) -> tuple[np.ndarray, Conditions]:
+    with np.load(evaluation.samples_path) as file:
+        captions = tuple(str(text) for text in file["captions"]) if "captions" in file else ()
+        return file["arr_0"], Conditions(file["labels"], captions, origin=result["protocol"].get("prompts", ""))
