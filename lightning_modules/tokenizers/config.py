@@ -178,6 +178,35 @@ class AmusedVQConfig(_Codes):
         return part_weights(Path(self.weights), "vqvae", "tokenizer.weights=FOLDER") if self.weights else None
 
 
+@dataclass
+class TamingVQConfig(_Codes):
+    """The VQGAN of taming-transformers (arXiv 2012.09841), trained on ImageNet: f16 with 1,024 or 16,384 codes."""
+
+    name: str = "taming_vq"
+    weights: str = ""
+    """The published last.ckpt, or the folder it was downloaded to. Needed to tokenise and decode, not to plan."""
+    image_size: int = 256
+    codebook_size: int = 1024
+    code_width: int = 256
+    channels: list[int] = field(default_factory=lambda: [128, 128, 256, 256, 512])
+    """Width at each resolution, finest first; one halving between neighbours."""
+    fingerprint: str = ""
+    """sha256 of the weights, filled in when a run is resolved."""
+
+    @property
+    def downsample(self) -> int:
+        """Pixels a side per token."""
+        return int(2 ** (len(self.channels) - 1))
+
+    def weight_file(self) -> Path | None:
+        """The file of weights, or None."""
+        if not self.weights:
+            return None
+        given = Path(self.weights)
+        places = [given / folder / "last.ckpt" for folder in ("ckpts", "checkpoints", ".")]
+        return next((place for place in places if place.is_file()), given)
+
+
 TOKENIZERS = Registry(
     "tokenizer",
     {
@@ -187,5 +216,6 @@ TOKENIZERS = Registry(
         "kl": Entry(KLConfig, "lightning_modules.tokenizers.kl:KLAutoencoder"),
         "llamagen_vq": Entry(LlamaGenVQConfig, "lightning_modules.tokenizers.llamagen_vq:LlamaGenVQ"),
         "pixels": Entry(PixelsConfig, "lightning_modules.tokenizers.pixels:Pixels"),
+        "taming_vq": Entry(TamingVQConfig, "lightning_modules.tokenizers.taming_vq:TamingVQ"),
     },
 )

@@ -1,4 +1,4 @@
-"""VQ autoencoder of VQGAN shape with l2-normalised codes: LlamaGen's VQ-16 and the embedded emoji tokenizer.
+"""VQ autoencoder of VQGAN shape (arXiv 2012.09841): the original's, LlamaGen's and the embedded emoji tokenizer.
 
 Parameter names are those of the published LlamaGen checkpoints, so that these load key by key.
 
@@ -155,23 +155,33 @@ class Decoder(nn.Module):
 
 
 class Quantizer(nn.Module):
-    """Nearest code by cosine: latents and codes are l2-normalised (ViT-VQGAN, arXiv 2110.04627, section 3.2)."""
+    """Nearest code: by cosine, latents and codes l2-normalised (ViT-VQGAN, arXiv 2110.04627, section 3.2), or plainly.
 
-    def __init__(self, codebook_size: int, code_width: int):
+    Args:
+        codebook_size, code_width: V, E.
+        unit: compare unit vectors; else the vectors as they are, by Euclidean distance.
+    """
+
+    def __init__(self, codebook_size: int, code_width: int, unit: bool = True):
         super().__init__()
+        self.unit = unit
         self.embedding = nn.Embedding(codebook_size, code_width)
         with torch.no_grad():
             self.embedding.weight.copy_(F.normalize(torch.randn_like(self.embedding.weight), dim=-1))
 
     def codes(self) -> Tensor:
-        """The normalised codebook, (V, E)."""
-        return F.normalize(self.embedding.weight, dim=-1)
+        """The codebook as it is compared and decoded, (V, E)."""
+        return F.normalize(self.embedding.weight, dim=-1) if self.unit else self.embedding.weight
 
     def forward(self, z: Tensor) -> Quantized:
-        """z: (B, E, h, w) latents of any length -> straight-through codes of unit length."""
-        z = F.normalize(z.float(), dim=1)
-        codes = self.codes()
-        indices = torch.einsum("behw,ve->bhwv", z, codes).argmax(-1)
+        """z: (B, E, h, w) latents of any length -> straight-through codes."""
+        z, codes = z.float(), self.codes()
+        if self.unit:
+            z = F.normalize(z, dim=1)
+        nearness = torch.einsum("behw,ve->bhwv", z, codes)
+        if not self.unit:  # |z - e|^2 is least where z e - |e|^2 / 2 is most
+            nearness -= codes.square().sum(-1) / 2
+        indices = nearness.argmax(-1)
         q = F.embedding(indices, codes).permute(0, 3, 1, 2)
         codebook_loss = (q - z.detach()).square().mean()
         commitment_loss = (z - q.detach()).square().mean()
@@ -187,15 +197,23 @@ class VQAutoencoder(nn.Module):
         latent_width: Z, before the 1x1 convolution to the codes.
         codebook_size, code_width: V, E.
         groups: groups of every GroupNorm.
+        unit_codes: compare codes as unit vectors.
     """
 
     def __init__(
-        self, channels: Sequence[int], blocks: int, latent_width: int, codebook_size: int, code_width: int, groups: int
+        self,
+        channels: Sequence[int],
+        blocks: int,
+        latent_width: int,
+        codebook_size: int,
+        code_width: int,
+        groups: int,
+        unit_codes: bool = True,
     ):
         super().__init__()
         self.encoder = Encoder(channels, blocks, latent_width, groups)
         self.quant_conv = nn.Conv2d(latent_width, code_width, 1)
-        self.quantize = Quantizer(codebook_size, code_width)
+        self.quantize = Quantizer(codebook_size, code_width, unit_codes)
         self.post_quant_conv = nn.Conv2d(code_width, latent_width, 1)
         self.decoder = Decoder(channels, blocks, latent_width, groups)
 
