@@ -45,6 +45,14 @@ class _Codes(_Grid):
         return self.codebook_size
 
 
+def _check_levels(channels: list[int], downsample: int) -> None:
+    if 2 ** (len(channels) - 1) != downsample:
+        raise ValueError(
+            f"tokenizer.channels has {len(channels)} resolutions, which halve the image {len(channels) - 1} times, but "
+            f"tokenizer.downsample={downsample}."
+        )
+
+
 @dataclass
 class EmojiVQConfig(_Codes):
     """The embedded VQ autoencoder: 32x32 pixels <-> 8x8 tokens, l2-normalised codes as in LlamaGen's VQ-16."""
@@ -67,11 +75,7 @@ class EmojiVQConfig(_Codes):
     """sha256 of the weights, filled in when a run is resolved: it stands for `weights` in the run's identity."""
 
     def __post_init__(self) -> None:
-        if 2 ** (len(self.channels) - 1) != self.downsample:
-            raise ValueError(
-                f"tokenizer.channels has {len(self.channels)} resolutions, which halve the image "
-                f"{len(self.channels) - 1} times, but tokenizer.downsample={self.downsample}."
-            )
+        _check_levels(self.channels, self.downsample)
         super().__post_init__()
 
     def weight_file(self) -> Path | None:
@@ -186,6 +190,7 @@ class TamingVQConfig(_Codes):
     weights: str = ""
     """The published last.ckpt, or the folder it was downloaded to. Needed to tokenise and decode, not to plan."""
     image_size: int = 256
+    downsample: int = 16
     codebook_size: int = 1024
     code_width: int = 256
     channels: list[int] = field(default_factory=lambda: [128, 128, 256, 256, 512])
@@ -193,10 +198,9 @@ class TamingVQConfig(_Codes):
     fingerprint: str = ""
     """sha256 of the weights, filled in when a run is resolved."""
 
-    @property
-    def downsample(self) -> int:
-        """Pixels a side per token."""
-        return int(2 ** (len(self.channels) - 1))
+    def __post_init__(self) -> None:
+        _check_levels(self.channels, self.downsample)
+        super().__post_init__()
 
     def weight_file(self) -> Path | None:
         """The file of weights, or None."""

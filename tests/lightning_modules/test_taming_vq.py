@@ -93,8 +93,8 @@ def checkpoint(reference: VQModel, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def config_of(folder: Path, **change: object) -> TamingVQConfig:
-    sizes = {"weights": str(folder), "image_size": 32, "codebook_size": 32, "code_width": 5, "channels": list(WIDTHS)}
-    return TamingVQConfig(**(sizes | change))
+    sizes = {"weights": str(folder), "image_size": 32, "downsample": 4, "codebook_size": 32, "code_width": 5}
+    return TamingVQConfig(**({**sizes, "channels": list(WIDTHS)} | change))
 
 
 def test_equal_to_diffusers(reference: VQModel, checkpoint: Path) -> None:
@@ -126,7 +126,7 @@ def test_wrong_files_are_one_sentence(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has 32 codes.*set tokenizer.codebook_size=32"):
         TOKENIZERS.build(config_of(checkpoint, codebook_size=64))
     with pytest.raises(ValueError, match="does not fit this network: keys .* missing"):
-        TOKENIZERS.build(config_of(checkpoint, channels=[8, 8, 8, 16]))
+        TOKENIZERS.build(config_of(checkpoint, channels=[8, 8, 8, 16], downsample=8))
     with pytest.raises(ValueError, match="no weights of its own"):
         TOKENIZERS.build(TamingVQConfig())
     with pytest.raises(FileNotFoundError, match="weights=FILE"):
