@@ -6,18 +6,24 @@ or "reverse": the groups of a hybrid scheme give each direction channels of its 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field, make_dataclass
+from typing import Any, ClassVar, Literal
 
 from lightning_modules.registry import Entry, Registry
 
 
+class MixerConfig:
+    """Base of the settings of a mixer."""
+
+    inner_width: ClassVar[str] = "expand"
+    """The setting that makes the mixer wider inside, in widths of the model."""
+
+
 @dataclass
-class BiMambaV2Config:
+class BiMambaV2Config(MixerConfig):
     """The mixer `bi_mamba_v2` (MaskMamba Eq. 1) and what its text leaves open."""
 
     inner_width: ClassVar[str] = "branch_ratio"
-    """The setting that makes the mixer wider inside, in widths of the model."""
     d_state: int = 16
     """SSM state size N per channel."""
     d_conv: int = 3
@@ -45,10 +51,9 @@ class BiMambaV2Config:
 
 
 @dataclass
-class BiMambaConfig:
+class BiMambaConfig(MixerConfig):
     """The mixer `bi_mamba`: Vision Mamba's bidirectional Mamba (arXiv 2401.09417, Algorithm 1)."""
 
-    inner_width: ClassVar[str] = "expand"
     d_state: int = 16
     d_conv: int = 4
     expand: float = 2.0
@@ -76,4 +81,8 @@ MIXERS = Registry(
         "bi_mamba": Entry(BiMambaConfig, "lightning_modules.layers.bi_mamba:BiMamba"),
     },
 )
-"""A generator's configuration holds the settings of each under the same name."""
+MixerSettings: Any = make_dataclass(
+    "MixerSettings",
+    [(name, entry.config, field(default_factory=entry.config)) for name, entry in MIXERS.entries.items()],
+)
+"""Base of a generator's configuration: the settings of every mixer under the mixer's name."""

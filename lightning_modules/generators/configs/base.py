@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 
 @dataclass
@@ -17,6 +17,8 @@ class TokenGeneratorConfig:
     """Side of the token grid, L = grid_size ** 2 in raster order; 0 = as the tokenizer has it."""
     width: int = 512
     """Model width C."""
+    depth: int = 12
+    """Layers."""
     condition: Literal["class", "text"] = "class"
     num_classes: int = 0
     """Classes of the data set; 0 = take them from the data."""
@@ -24,3 +26,10 @@ class TokenGeneratorConfig:
     """Tokens of a caption; 0 = take them from the text encoder."""
     text_width: int = 0
     """Width of a caption's features; 0 = take it from the text encoder."""
+
+
+@dataclass
+class MaskedGeneratorConfig(TokenGeneratorConfig):
+    """Of masked tokens: (tokens, some hidden) -> logits of all."""
+
+    objective: ClassVar[str] = "masked"

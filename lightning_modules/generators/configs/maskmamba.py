@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from lightning_modules.generators.configs.base import TokenGeneratorConfig
-from lightning_modules.layers.config import MIXERS, BiMambaConfig, BiMambaV2Config
+from lightning_modules.generators.configs.base import MaskedGeneratorConfig
+from lightning_modules.layers.config import MIXERS, MixerSettings
 
 
 @dataclass
-class MaskMambaConfig(TokenGeneratorConfig):
+class MaskMambaConfig(MixerSettings, MaskedGeneratorConfig):
     """MaskMamba (arXiv 2409.19937) and, as `mixer=attention`, the masked Transformer it is compared with."""
 
-    objective: ClassVar[str] = "masked"
     name: str = "maskmamba"
     width: int = 640
     depth: int = 20
@@ -26,8 +25,6 @@ class MaskMambaConfig(TokenGeneratorConfig):
     group_match: Literal["width", "parameters"] = "width"
     """Group schemes hold about 1/2 (v1) or 1/4 (v2) of the serial parameters at equal width; `parameters` adds layers
     until the count is as close as can be to that of serial_v2."""
-    bi_mamba_v2: BiMambaV2Config = field(default_factory=BiMambaV2Config)
-    bi_mamba: BiMambaConfig = field(default_factory=BiMambaConfig)
     mamba_mlp_ratio: float = 4.0
     """Hidden width of the MLP behind a Mamba mixer over the width; 0 = no MLP."""
     attention_mlp_ratio: float = 4.0
