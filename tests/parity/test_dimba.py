@@ -9,9 +9,9 @@ import torch
 
 from lightning_modules.conditions import TextFeatures
 from lightning_modules.generators.configs.dimba import DimbaConfig
-from lightning_modules.layers.config import BiMambaConfig
 from lightning_modules.generators.dimba import Dimba
 from lightning_modules.layers.bi_mamba import BiMamba
+from lightning_modules.layers.config import BiMambaConfig
 from lightning_modules.published.dimba import from_official, official_architecture, read_architecture
 from tests.parity.fixtures import load
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_modules.layers.config import BiMambaConfig
 from lightning_modules.layers.bi_mamba import BiMamba
+from lightning_modules.layers.config import BiMambaConfig
 from tests.parity.fixtures import load
 
 FIXTURE = load("vim_mixer_tiny.pt")
