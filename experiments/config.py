@@ -59,7 +59,11 @@ class TrainerConfig:
     init_fingerprint: str = ""
     """Training hash of that run, or sha256 of that file, filled in when a run is resolved."""
     keep: Literal["last", "best"] = "last"
-    """Weights that a run ends with: the last, or those of the lowest val/loss of all validations (early stopping)."""
+    """Weights that a run ends with: the last, or those of the best validation."""
+    patience: int = 0
+    """Early stopping: end after so many validations in a row without a new best; 0 = train all steps."""
+    watch: str = "val/loss"
+    """The validation's metric that `keep` and `patience` go by, one that the objective measures."""
 
     def __post_init__(self) -> None:
         if self.max_steps < 1 or self.batch_size < 1 or self.accumulate < 1:
@@ -69,6 +73,13 @@ class TrainerConfig:
             )
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"trainer.ema_decay={self.ema_decay} must be in [0, 1).")
+        if self.patience < 0:
+            raise ValueError(f"trainer.patience={self.patience} must be a number of validations, or 0.")
+
+    @property
+    def selects(self) -> bool:
+        """Whether validations decide about the weights or the end."""
+        return self.keep == "best" or self.patience > 0
 
 
 @dataclass

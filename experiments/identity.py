@@ -1,9 +1,10 @@
 """What identifies a run: two hashes of its resolved configuration.
 
 The *training* hash covers seed, data, tokenizer, generator, objective, optim and trainer; the *evaluation* hash adds
-sampler and evaluation, so that a sweep over guidance trains once. `runtime` is never part of either. Values that equal
-their default are left out of the hash, so that a new field with its default keeps old runs valid; a default that
-changes later is caught by comparing the stored configuration. A benchmark has an identity of its own: what it times.
+sampler and evaluation, so that a sweep over guidance trains once. `runtime` is part of neither, but for how often a run
+is validated that validations may end. Values that equal their default are left out of the hash, so that a new field
+with its default keeps old runs valid; a default that changes later is caught by comparing the stored configuration. A
+benchmark has an identity of its own: what it times.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ def semantic(config: RunConfig, sections: Iterable[str] = TRAINING) -> dict[str,
             _collect(value, section, result)
         else:
             result[section] = value
+    if "trainer" in sections and config.trainer.patience:  # which counts validations
+        result["runtime.val_every"] = config.runtime.val_every
     return result
 
 

@@ -51,6 +51,9 @@ def resolve(config: RunConfig) -> RunConfig:
     if config.objective.name != "reconstruction":
         _check_objective(config)
     _check_condition(config)
+    watch, measured = config.trainer.watch, config.objective.validates
+    if config.trainer.selects and watch not in measured:
+        raise unknown(f"metric of objective '{config.objective.name}' (trainer.watch)", watch, measured)
     for section, keys in SIZES.items():
         for key in keys:
             _pass_on(config, section, key)

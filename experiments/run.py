@@ -27,10 +27,10 @@ from experiments.config import RunConfig
 from experiments.errors import UserError
 from experiments.files import atomic_path
 from experiments.identity import run_id
-from experiments.keep_best import KeepBest
 from experiments.process import device_of, peak_memory_bytes, prepare_process
 from experiments.provenance import provenance
 from experiments.ranks import check_world
+from experiments.selection import Selection
 from experiments.store import Run, RunStore
 from lightning_modules.base import TrainingModule
 from lightning_modules.checkpoints import load_safetensors, save_safetensors
@@ -140,27 +140,28 @@ def _train(config: RunConfig, run: Run, more_callbacks: Sequence[L.Callback]) ->
     module, data = build_module(config), build_data(config, tokenizer)
     step = _resume_step(run)
     run.truncate_metrics(step)
-    callbacks: list[L.Callback] = [Heartbeat(run, config), *more_callbacks]
+    selection = Selection(run, config)
+    callbacks: list[L.Callback] = [selection, Heartbeat(run, config), *more_callbacks]
     if tokenizer is not None:
         callbacks.append(SampleGrid(run, config, tokenizer, config.runtime.sample_every))
-    keeper = KeepBest(run)
-    if config.trainer.keep == "best":
-        callbacks.append(keeper)
     callbacks.append(Checkpoints(run.last_checkpoint, config.runtime.checkpoint_every))
     trainer = build_trainer(config, run, callbacks, purge_step=step)
-    if config.trainer.init_from and not step:
+    if step:
+        selection.make_up(trainer, module, data, step)
+    elif config.trainer.init_from:
         lineage.start(config, module)
-    if step < config.trainer.max_steps:
+    if step < config.trainer.max_steps and not selection.exhausted:
         trainer.fit(module, data, ckpt_path=run.last_checkpoint if step else None, weights_only=False)
+        step = trainer.global_step
     else:
         module.load_state_dict(_load_checkpoint(run.last_checkpoint)["state_dict"])
-    if trainer.global_step not in (0, config.trainer.max_steps):
-        raise UserError(f"Training of {run.id} ended at step {trainer.global_step} of {config.trainer.max_steps}.")
-    if config.trainer.keep == "best":
-        keeper.restore(module)
+    if step != config.trainer.max_steps and not selection.exhausted:
+        raise UserError(f"Training of {run.id} ended at step {step} of {config.trainer.max_steps}.")
+    kept = selection.restore(module)
     final = trainer.validate(module, data, verbose=False)[0]
     if trainer.is_global_zero:
-        _finish_training(config, run, module, final, started)
+        end = {"step": step, "kept_step": kept or step, **selection.record(step)}
+        _finish_training(config, run, module, final, end, started)
 
 
 def build_trainer(config: RunConfig, run: Run, callbacks: list[L.Callback], purge_step: int) -> L.Trainer:
@@ -205,11 +206,16 @@ def _load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _finish_training(
-    config: RunConfig, run: Run, module: TrainingModule, final: dict[str, float], started: float
+    config: RunConfig, run: Run, module: TrainingModule, final: dict[str, float], end: dict[str, Any], started: float
 ) -> None:
-    """Write the weights, then the result, in this order: a result promises weights."""
-    network = module.sampling_model
-    metadata = {"run_id": run.id, "steps": str(config.trainer.max_steps), **{k: f"{v:.6g}" for k, v in final.items()}}
+    """Write the weights, then the result, in this order: a result promises weights.
+
+    Args:
+        final: what the last validation found, of the weights that are kept.
+        end: at which step training ended, and why, if not at the last one.
+    """
+    network, steps = module.sampling_model, end["step"]
+    metadata = {"run_id": run.id, "steps": str(end["kept_step"]), **{k: f"{v:.6g}" for k, v in final.items()}}
     with atomic_path(run.final_weights) as temporary:
         save_safetensors(temporary, network.state_dict(), metadata)
     lines, rate = [line for line in run.metrics() if "train/loss" in line], _median_rate(run)
@@ -218,11 +224,11 @@ def _finish_training(
         {
             "schema": 1,
             "run_id": run.id,
-            "step": config.trainer.max_steps,
             "max_steps": config.trainer.max_steps,
+            **end,
             "metrics": {key: float(value) for key, value in metrics.items()},
             **count_parameters(module.model),
-            "train_seconds": config.trainer.max_steps * config.trainer.batch_size / rate if rate else None,
+            "train_seconds": steps * config.trainer.batch_size / rate if rate else None,
             "samples_per_s": rate,
             "peak_memory_bytes": peak_memory_bytes(),
             "provenance": {

@@ -119,7 +119,9 @@ class Run(Work):
         return evaluation
 
     def _complete(self, result: dict[str, Any]) -> bool:
-        return result.get("step") is not None and result["step"] == result.get("max_steps")
+        if result.get("step") is None:
+            return False
+        return result["step"] == result.get("max_steps") or "stopped_early" in result
 
     # --- metrics ------------------------------------------------------------------------------------------------------
 

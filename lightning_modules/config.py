@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from lightning_modules.registry import Entry, Registry
 
@@ -13,6 +13,8 @@ class MaskedConfig:
     """Masked-token modelling (MaskGIT; MaskMamba section 3.1): cross-entropy on tokens hidden at random."""
 
     name: str = "masked"
+    validates: ClassVar[tuple[str, ...]] = ("val/loss", "val/bits_per_token", "val/accuracy")
+    """What a validation measures."""
     mask_ratio: Literal["mage", "uniform", "cosine"] = "mage"
     """Distribution of the masked share: `mage` truncated normal(mean, std) on [low, high] (arXiv 2211.09117),
     `uniform` on [low, high], `cosine` cos(pi/2 u) (MaskGIT, MUSE)."""
@@ -43,6 +45,7 @@ class AutoregressiveConfig:
     """Next-token prediction in raster order (LlamaGen; AiM section 3): cross-entropy on every token."""
 
     name: str = "autoregressive"
+    validates: ClassVar[tuple[str, ...]] = ("val/loss", "val/bits_per_token", "val/accuracy")
     label_smoothing: float = 0.0
     condition_dropout: float = 0.1
     """Share of samples trained without their condition, for classifier-free guidance."""
@@ -60,6 +63,7 @@ class DiffusionConfig:
     """Diffusion of latents (IDDPM, arXiv 2102.09672). What the network estimates is `generator.prediction`."""
 
     name: str = "diffusion"
+    validates: ClassVar[tuple[str, ...]] = ("val/loss", "val/bound")
     timesteps: Literal["uniform", "logit_normal"] = "uniform"
     """Distribution of training times: uniform, or more in the middle (arXiv 2403.03206, section 3.1)."""
     variance_weight: float = 1.0
@@ -79,6 +83,7 @@ class ReconstructionConfig:
     """Stage 1: train the tokenizer itself (VQGAN, arXiv 2012.09841; LlamaGen's VQ recipe)."""
 
     name: str = "reconstruction"
+    validates: ClassVar[tuple[str, ...]] = ("val/psnr", "val/codebook_usage")
     edge_weight: float = 1.0
     """Weight of the mean absolute error of neighbouring-pixel differences, beside the mean absolute pixel error. It
     keeps outlines sharp without a pretrained network, so that no metric's feature extractor is trained against."""

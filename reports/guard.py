@@ -21,8 +21,12 @@ ISO = 0.05
 """Relative deviation of parameters or FLOPs from the baseline's beyond which a row is not called equal in size."""
 NOT_COMPARED = ("runtime.", "preset", "seed", "evaluation.bootstrap")
 """Configuration that changes no result, and the seed, which a row averages over and which is held against the plan."""
-FOLLOWS = {"data.": ("data.fingerprint", "reference images"), "tokenizer.": ("tokenizer.fingerprint",)}
-"""Facts that follow from any key of a section: declared along with it."""
+FOLLOWS = {
+    "data.": ("data.fingerprint", "reference images"),
+    "tokenizer.": ("tokenizer.fingerprint",),
+    "trainer.patience": ("trainer.max_steps",),
+}
+"""Facts that follow from any key of a section, or from one key: declared along with it."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def facts(record: Record) -> dict[str, str]:
     seed = origin.get("seed", record.config.get("seed"))
     recorded = {
         "seed": None if seed is None else AS_PLANNED if seed == record.seed else f"{seed} (planned: {record.seed})",
-        "trainer.max_steps": run.get("step"),
+        "trainer.max_steps": f"{run['step']} (stopped early)" if "stopped_early" in run else run.get("step"),
         "trainer.precision": origin.get("precision"),
         "data.fingerprint": _short(origin.get("data_fingerprint")),
         "tokenizer.fingerprint": _short(origin.get("tokenizer_fingerprint")),

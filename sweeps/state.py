@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from experiments.errors import UserError
 from experiments.failures import RESUMABLE
 from experiments.status import Status
-from experiments.store import RunStore
+from experiments.store import Run, RunStore
 from sweeps.submissions import ENDINGS, Place
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ class CellState:
     part: Literal["training", "search", "evaluation", "benchmark"]
     queue: Place | None = None
     """Where it stands in Slurm's queue, if it is not done and was submitted."""
+    steps: int = 0
+    """At which its training ended, if that is done: fewer than planned where it was stopped early."""
 
     @property
     def state(self) -> str:
@@ -120,7 +123,7 @@ def cell_states(cells: Iterable[Cell], store: RunStore) -> dict[str, CellState]:
         if now.eval_id and key not in evaluations:
             evaluations[key] = run.evaluation(now.eval_id).inspect()
         if now.eval_id and evaluations[key].state != "missing":
-            result[cell.name] = CellState(evaluations[key], "evaluation")
+            result[cell.name] = CellState(evaluations[key], "evaluation", steps=_steps(run))
             continue
         if now.run_id and now.run_id not in trainings:
             trainings[now.run_id] = run.inspect()
@@ -128,7 +131,14 @@ def cell_states(cells: Iterable[Cell], store: RunStore) -> dict[str, CellState]:
         if training and training.state != "done":
             result[cell.name] = CellState(training, "training")
         elif now.eval_id:
-            result[cell.name] = CellState(Status(), "evaluation")
+            result[cell.name] = CellState(Status(), "evaluation", steps=_steps(run))
         else:
             result[cell.name] = CellState(store.search(now.search_id).inspect(), "search")
     return result
+
+
+def _steps(run: Run) -> int:
+    try:
+        return int((run.result() or {}).get("step", 0))
+    except UserError:  # damaged, which is shown where the training itself is
+        return 0

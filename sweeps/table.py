@@ -70,7 +70,7 @@ def _steps(cell: Cell, state: CellState) -> str:
     if state.state == "done":
         if not cell.max_steps:
             return ""
-        return f"{cell.max_steps}/{cell.max_steps}"
+        return f"{state.steps or cell.max_steps}/{cell.max_steps}"
     return f"{state.status.step}/{state.status.max_steps}" if state.status.max_steps else ""
 
 

@@ -100,6 +100,7 @@ METRICS: dict[str, MetricSpec] = {
         "Non-embedding parameters", "none", ".3g", "", "Parameters without the tables of tokens, positions and classes."
     ),
     "flops": MetricSpec("FLOPs", "none", ".3g", "", "Floating-point operations of one forward pass, one image."),
+    "kept_step": MetricSpec("Weights of step", "none", ".0f", "", "Step of the weights that samples are drawn from."),
     "train_seconds": MetricSpec("Training time", "lower", ".0f", "s", "Time in training steps, all attempts together."),
     "device_seconds": MetricSpec("Device time", "lower", ".0f", "s", "Wall time of all attempts, times devices held."),
     "samples_per_s": MetricSpec("Training rate", "higher", ".0f", "1/s", "Training samples per second, median."),

@@ -1,4 +1,4 @@
-"""Runs that start from other runs, and runs that end with their best weights."""
+"""Runs that start from other runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from experiments.config import RunConfig, load_config
 from experiments.errors import UserError
@@ -16,37 +15,13 @@ from experiments.lineage import parent_config
 from experiments.run import load_generator, train
 from experiments.store import RunStore
 from lightning_modules.adapt import adapt
-from lightning_modules.checkpoints import load_safetensors, save_safetensors
-
-TINY = {
-    "data": {"name": "emoji", "styles": ["twemoji"], "subset": 24},
-    "tokenizer": {"name": "pixels", "downsample": 4},
-    "generator": {"name": "dimba", "width": 16, "depth": 1, "heads": 2, "condition": "class"},
-    "objective": {"name": "diffusion"},
-    "optim": {"lr": 0.01},
-    "trainer": {"max_steps": 2, "batch_size": 8, "ema_decay": 0.5},
-    "sampler": {"name": "dpm_solver", "steps": 2},
-    "runtime": {
-        "val_every": 1,
-        "sample_every": 0,
-        "checkpoint_every": 1,
-        "log_every": 1,
-        "progress": False,
-        "device": "cpu",
-    },
-}
-
-
-def _preset(folder: Path, name: str, **sections: dict) -> str:
-    raw = {key: {**value, **sections.get(key, {})} for key, value in TINY.items()}
-    raw["runtime"]["root"] = str(folder / "out")
-    (folder / f"{name}.yaml").write_text(yaml.safe_dump(raw))
-    return str(folder / f"{name}.yaml")
+from lightning_modules.checkpoints import save_safetensors
+from tests.experiments.configs import tiny_preset
 
 
 def _child(folder: Path, **trainer: str) -> RunConfig:
-    parent = _preset(folder, "parent")
-    child = _preset(
+    parent = tiny_preset(folder, "parent")
+    child = tiny_preset(
         folder,
         "child",
         tokenizer={"downsample": 2},
@@ -70,37 +45,27 @@ def test_a_preset_is_trained_first_and_its_weights_are_the_start(tmp_path: Path)
     assert started["fingerprint"] == training_hash(parent.config()) and len(started["weights_sha256"]) == 64
 
 
-def test_the_best_weights_are_kept_and_restored(tmp_path: Path) -> None:
-    config = load_config(_preset(tmp_path, "best", trainer={"keep": "best", "max_steps": 4}, optim={"lr": 0.5}))
-    run = train(config)
-    losses = {line["step"]: line["val/loss"] for line in run.metrics() if "val/loss" in line}
-    result = json.loads((run.folder / "result.json").read_text())["metrics"]["val/loss"]
-    assert len(losses) == 4 and result == pytest.approx(min(losses.values()), rel=1e-5)
-    state = load_generator(config, run, torch.device("cpu")).state_dict()
-    best = load_safetensors(run.checkpoints / "best.safetensors", state)
-    assert all(torch.equal(best[key], value) for key, value in state.items())
-
-
 def test_the_start_is_part_of_the_identity_but_not_its_place(tmp_path: Path) -> None:
     config = _child(tmp_path)
-    parent = load_config(_preset(tmp_path, "parent"))
+    parent = load_config(tiny_preset(tmp_path, "parent"))
     assert config.trainer.init_fingerprint == training_hash(parent)
     moved = tmp_path / "elsewhere.yaml"
     moved.write_text((tmp_path / "parent.yaml").read_text())
     same = load_config(str(tmp_path / "child.yaml"), {"trainer.init_from": str(moved)})
     assert run_id(same) == run_id(config)
-    other = load_config(str(tmp_path / "child.yaml"), {"trainer.init_from": _preset(tmp_path, "o", optim={"lr": 0.02})})
+    changed = tiny_preset(tmp_path, "o", optim={"lr": 0.02})
+    other = load_config(str(tmp_path / "child.yaml"), {"trainer.init_from": changed})
     assert run_id(other) != run_id(config)
     seeded = load_config(str(tmp_path / "child.yaml"), {"seed": 3})
     assert parent_config(seeded).seed == 3
 
 
 def test_unknown_starts_and_circles_are_one_sentence(tmp_path: Path) -> None:
-    preset = _preset(tmp_path, "parent")
+    preset = tiny_preset(tmp_path, "parent")
     for name, words in (("dimba-00000000", "neither a preset"), ("x.safetensors", "is not there")):
         with pytest.raises(UserError, match=words):
             load_config(preset, {"trainer.init_from": name})
-    _preset(tmp_path, "parent", trainer={"init_from": preset})
+    tiny_preset(tmp_path, "parent", trainer={"init_from": preset})
     with pytest.raises(UserError, match="start from each other"):
         load_config(preset)
 

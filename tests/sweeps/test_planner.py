@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import time
@@ -9,11 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from experiments.errors import UserError
 from experiments.store import RunStore
 from sweeps.definition import load_sweep, read_sweep, sweep_names
 from sweeps.planner import count_cells, plan
+from sweeps.table import status_table
 
 Make = Callable[..., str]
 
@@ -248,6 +251,22 @@ def test_states_of_ten_thousand_cells_in_two_seconds(make_sweep: Make, root: Pat
     took = time.perf_counter() - begun
     assert sum(state.state == "done" for state in states.values()) == 2000
     assert took < 2.0, f"{took:.2f} s"
+
+
+def test_a_training_that_ended_early_is_done_and_shows_where(make_sweep: Make, root: Path) -> None:
+    planned = plan(make_sweep())
+    run = RunStore(root).run(planned.cells[0].run_id)
+    run.folder.mkdir(parents=True)
+    run.result_path.write_text('{"step": 6, "max_steps": 10, "stopped_early": {"best_step": 4}}')
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(status_table(planned, planned.states()))
+    line = next(line for line in console.export_text().splitlines() if planned.cells[0].name in line)
+    assert planned.states()[planned.cells[0].name].part == "evaluation" and "trained, not evaluated" in line
+    evaluation = run.evaluation(planned.cells[0].eval_id)
+    evaluation.folder.mkdir(parents=True)
+    evaluation.result_path.write_text('{"metrics": {"fd_efflite0": 1.0}}')
+    console.print(status_table(planned, planned.states()))
+    assert "6/10" in console.export_text()
 
 
 def test_planning_needs_no_torch() -> None:

@@ -1,0 +1,98 @@
+"""What a run makes of its validations: which weights it ends with, and whether it ends before its last step.
+
+`trainer.keep=best` ends with the weights of the best validation. `trainer.patience=N` ends training after N validations
+in a row without a new best (early stopping); the result then says so and counts as done.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import lightning as L
+from safetensors import safe_open
+
+from experiments.config import RunConfig
+from experiments.errors import UserError
+from experiments.files import atomic_path
+from experiments.store import Run
+from lightning_modules.checkpoints import load_safetensors, save_safetensors
+from lightning_modules.metrics.config import METRICS
+
+
+class Selection(L.Callback):
+    """Follows one metric of the validations; a resumed run knows those of its earlier attempts.
+
+    Must stand before `Heartbeat`, so that a line of metrics.jsonl promises that its validation was taken note of.
+
+    Args:
+        run: whose metrics.jsonl ends at the step that it resumes from.
+        config: `trainer` says which metric, and what for.
+    """
+
+    def __init__(self, run: Run, config: RunConfig):
+        self.run, self.config = run, config.trainer
+        self._every = config.runtime.val_every
+        self._sign = -1.0 if METRICS[self.config.watch].better == "higher" else 1.0
+        self._path = run.checkpoints / "best.safetensors"
+        lines = [line for line in run.metrics() if any(key.startswith("val/") for key in line)]
+        self._seen = {line["step"]: self._usable(line.get(self.config.watch)) for line in lines}
+        """Step -> value."""
+
+    @property
+    def best_step(self) -> int | None:
+        """Step of the best validation, the first of equals; None before any."""
+        return min(self._seen, key=lambda step: (self._sign * self._seen[step], step), default=None)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the last `patience` validations brought nothing new."""
+        best = self.best_step
+        since = 0 if best is None else sum(step > best for step in self._seen)
+        return 0 < self.config.patience <= since
+
+    def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
+        """Take note, and end training in good order where it goes nowhere."""
+        if trainer.state.fn == "fit":
+            self._note(trainer, module, trainer.global_step, trainer.callback_metrics)
+            trainer.should_stop = trainer.should_stop or self.exhausted
+
+    def make_up(self, trainer: L.Trainer, module: Any, data: L.LightningDataModule, step: int) -> None:
+        """Do the validation of the step that a run resumes from, where the run was ended before it; Lightning would
+        leave it out."""
+        if step % self._every == 0 and step not in self._seen:
+            checkpoint = self.run.last_checkpoint
+            values = trainer.validate(module, data, ckpt_path=checkpoint, weights_only=False, verbose=False)[0]
+            self._note(trainer, module, step, values)
+            if trainer.is_global_zero:
+                self.run.append_metrics(step, time.time(), values)
+
+    def _note(self, trainer: L.Trainer, module: Any, step: int, values: Any) -> None:
+        if self.config.selects and self.config.watch not in values:
+            raise UserError(f"trainer.watch={self.config.watch} is not measured by this run's generator.")
+        self._seen[step] = self._usable(values.get(self.config.watch))
+        if self.config.keep == "best" and self.best_step == step and trainer.is_global_zero:
+            with atomic_path(self._path) as temporary:
+                save_safetensors(temporary, module.sampling_model.state_dict(), {"step": str(step)})
+
+    def _usable(self, value: Any) -> float:
+        """A value that is not finite (null in a file) is the worst of all."""
+        return float(value) if value is not None and math.isfinite(value) else self._sign * math.inf
+
+    def restore(self, module: Any) -> int | None:
+        """Give the module the weights that the run ends with; returns their step, None = they are the last ones."""
+        if self.config.keep != "best" or not self._path.is_file():
+            return None
+        network = module.sampling_model
+        network.load_state_dict(load_safetensors(self._path, network.state_dict()))
+        with safe_open(self._path, framework="pt") as file:
+            return int(file.metadata()["step"])
+
+    def record(self, step: int) -> dict[str, Any]:
+        """What the result of a training that ended at `step` says, if that is not the last one."""
+        best = self.best_step
+        if best is None or step == self.config.max_steps:
+            return {}
+        told = {"metric": self.config.watch, "best": self._seen[best], "best_step": best}
+        return {"stopped_early": {**told, "patience": self.config.patience}}
