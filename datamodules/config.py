@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from datamodules.emoji.labels import CATEGORIES, EMOJI_FILE, STYLES
+from datamodules.online_config import FolderOnlineConfig, ImageNetOnlineConfig
 from lightning_modules.hashing import file_sha256
 from lightning_modules.registry import Entry, Registry
 
@@ -204,5 +205,7 @@ DATASETS = Registry(
         "cc3m": Entry(CC3MConfig, "datamodules.stores:StoreDataModule"),
         "coco": Entry(CocoConfig, "datamodules.stores:StoreDataModule"),
         "folder": Entry(FolderConfig, "datamodules.stores:StoreDataModule"),
+        "imagenet_online": Entry(ImageNetOnlineConfig, "datamodules.online:OnlineDataModule"),
+        "folder_online": Entry(FolderOnlineConfig, "datamodules.online:OnlineDataModule"),
     },
 )

@@ -27,6 +27,8 @@ NOT_SEMANTIC = frozenset(
         "text_encoder.revision",
         "generator.pretrained_ends",
         "data.root",
+        "data.source",
+        "data.image_size",
         "evaluation.batch_size",
         "evaluation.inception_weights",
         "search.jobs",

@@ -31,6 +31,8 @@ def resolve(config: RunConfig) -> RunConfig:
     try:
         if weights := config.tokenizer.weight_file():
             config.tokenizer.fingerprint = _fingerprint(weights, "tokenizer.weights")
+        if hasattr(config.data, "image_size"):
+            config.data.image_size = config.tokenizer.image_size
         config.data.resolve()
         config.text_encoder.resolve()
         if hasattr(config.generator, "resolve"):

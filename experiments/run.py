@@ -86,7 +86,11 @@ def build_data(config: RunConfig, tokenizer: Any) -> L.LightningDataModule:
     """The data module, with token and text stores in the root's cache."""
     encoder = None
     if tokenizer is not None:
-        encoder = ImageEncoder(tokenizer.encode_uint8, config.tokenizer.fingerprint, config.tokenizer.vocab_size)
+        encoder = ImageEncoder(
+            lambda images: tokenizer.to(images.device).encode_uint8(images),
+            config.tokenizer.fingerprint,
+            config.tokenizer.vocab_size,
+        )
     per_process = config.trainer.batch_size // (
         config.trainer.accumulate * config.runtime.devices * config.runtime.num_nodes
     )

@@ -38,8 +38,10 @@ def test_official_presets_differ_by_the_released_codes_quirks_alone(size: str) -
     paper, official = load_config(f"aim/{size}"), load_config(f"aim/official-{size}")
     assert (official.optim.weight_decay, official.objective.validation_dropout) == (0.0, 0.1)
     assert official.sampler.position_shift == "official"
+    assert (official.data.name, official.data.resize, official.data.flip) == ("imagenet_online", 0, False)
     assert official.generator.adaln_init == ("zero" if size == "b" else "random")
     official.optim, official.objective, official.sampler = paper.optim, paper.objective, paper.sampler
+    official.data = paper.data
     official.generator.adaln_init, official.preset = paper.generator.adaln_init, paper.preset
     assert official == paper
 

@@ -1,0 +1,99 @@
+"""Configurations of the data sets that are tokenised during training. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from datamodules.sources.folders import FileSource
+
+
+@dataclass
+class OnlineConfig:
+    """Image files with classes, tokenised during training from a random crop per image and epoch (AiM's code)."""
+
+    kind: ClassVar[str] = ""
+    name: str = ""
+    source: str = ""
+    """Folder of the images: a folder per class in train/ and val/, as `ablate tokenize --source` takes it."""
+    condition: Literal["class"] = "class"
+    resize: int = 0
+    """Short side that training images are resized to (Lanczos) before the random crop; 0 = 9/8 of the tokenizer's
+    image size, 288 for 256."""
+    flip: bool = False
+    """Mirror a random half of the training images; AiM's released script does not."""
+    subset: int = 0
+    """Train on this many images only, a fixed random choice; 0 = all."""
+    image_size: int = 0
+    """Side of the crop, filled in from the tokenizer when a run is resolved."""
+    fingerprint: str = ""
+    """sha256 of the names and labels of all files, filled in when a run is resolved: stands for `source`."""
+
+    def __post_init__(self) -> None:
+        if self.subset < 0:
+            raise ValueError(f"data.subset={self.subset} must be a number of images, or 0 for all.")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes in label order; empty before `source` is named."""
+        return tuple(self.open("train").class_names) if self.source else ()
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes a generator is conditioned on."""
+        return len(self.class_names)
+
+    def open(self, split: str) -> FileSource:
+        """The files of a split, listed once per process.
+
+        Raises:
+            FileNotFoundError, ValueError: no such folder, no images, or images that are no single files with classes.
+        """
+        return _image_files(self.kind, self.source, split)
+
+    def resolve(self) -> None:
+        """Check the sizes and fill in the fingerprint where `source` is given. Raises as `open`, and ValueError."""
+        if self.resize and self.resize < self.image_size:
+            raise ValueError(
+                f"data.resize={self.resize} must be at least the tokenizer's image size, {self.image_size}."
+            )
+        if self.source:
+            self.fingerprint = "-".join(self.open(split).fingerprint[:32] for split in ("train", "val"))
+
+
+@lru_cache
+def _image_files(kind: str, folder: str, split: str) -> FileSource:
+    from datamodules.sources.folders import FileSource
+    from datamodules.sources.open import open_source
+
+    source = open_source(kind, Path(folder), split)
+    if not isinstance(source, FileSource) or source.captioned:
+        raise ValueError(
+            f"{folder} holds no single image files with classes, which tokens during training are made from; "
+            f"make stores with `ablate tokenize {kind} --source {folder} --out FOLDER` and take data.name={kind}."
+        )
+    return source
+
+
+@dataclass
+class ImageNetOnlineConfig(OnlineConfig):
+    """ImageNet-1k as image files, tokenised during training."""
+
+    kind: ClassVar[str] = "imagenet"
+    name: str = "imagenet_online"
+
+    @property
+    def num_classes(self) -> int:
+        """1,000."""
+        return 1000
+
+
+@dataclass
+class FolderOnlineConfig(OnlineConfig):
+    """Folders of images, one per class, tokenised during training."""
+
+    kind: ClassVar[str] = "folder"
+    name: str = "folder_online"
