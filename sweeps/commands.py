@@ -18,6 +18,7 @@ from sweeps.devices import Slots
 from sweeps.interventions import amend, cancel_plan, clear_failures, failed_cells, only
 from sweeps.local import WORKER, LocalLauncher
 from sweeps.logs import newest_log
+from sweeps.parents import dry_run as parents_lines
 from sweeps.planner import Plan, count_cells, plan
 from sweeps.progress import Progress
 from sweeps.registry import begun, register
@@ -170,6 +171,8 @@ def _launch(planned: Plan, launcher: str, jobs: int, worker: tuple[str, ...], dr
 
 
 def _say_open(planned: Plan, states: dict[str, CellState]) -> int:
+    for line in parents_lines((g for g in planned.groups() if states[g.cells[0].name].is_open), planned.root):
+        _say(line)
     for cell in planned.cells:
         state = states[cell.name]
         _say(f"{'would start' if state.is_open else 'would leave'}  {cell.name}: {state.describe()}")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from experiments.config import RunConfig
 from experiments.errors import UserError
 from experiments.store import RunStore
 from sweeps.model_facts import FactBook, ModelFacts
+from sweeps.parents import Parent, parents
 from sweeps.planner import Cell, Plan
 from sweeps.state import CellState
 from sweeps.table import STYLES, cell_json, duration, summary
@@ -19,20 +22,38 @@ from sweeps.table import STYLES, cell_json, duration, summary
 
 def preview(plan: Plan) -> dict[str, Any]:
     """Everything `ablate plan` tells, as plain data with exact integers."""
-    states, book = plan.states(), FactBook(plan.root)
+    states, book, store = plan.states(), FactBook(plan.root), RunStore(plan.root)
     facts = {_built(cell): book.facts(cell.config) for cell in {_built(cell): cell for cell in plan.cells}.values()}
     cells = []
     for cell in plan.cells:
         fact = facts[_built(cell)]
         cells.append({**cell_json(cell, states[cell.name]), "parameters": fact.parameters, "flops": fact.flops})
+    first = [] if plan.is_timed else parents(plan.groups())
+    facts |= {parent.run_id: book.facts(parent.config) for parent in first}
     return {
         "sweep": plan.sweep.name,
         "scale": plan.scale,
         "cells": cells,
-        "trainings": 0 if plan.is_timed else len(facts),
+        "parents": [_parent_json(parent, parent.state(store), facts[parent.run_id]) for parent in first],
+        "trainings": 0 if plan.is_timed else len({_built(cell) for cell in plan.cells}),
         "excluded": [{"labels": dict(item.labels), "reason": item.reason} for item in plan.excluded],
         "duplicates": [[left.name, right.name] for left, right in plan.duplicates],
-        "cost": cost(plan, states, facts),
+        "cost": cost(plan, states, facts, first),
+    }
+
+
+def _parent_json(parent: Parent, state: CellState, fact: ModelFacts) -> dict[str, Any]:
+    return {
+        "parent": parent.name,
+        "text": parent.text,
+        "needed_by": list(parent.needed_by),
+        "seed": parent.config.seed,
+        "run_id": parent.run_id,
+        "state": state.state,
+        "describe": state.describe(),
+        "max_steps": parent.config.trainer.max_steps,
+        "parameters": fact.parameters,
+        "flops": fact.flops,
     }
 
 
@@ -47,30 +68,30 @@ def _trials(cell: Cell) -> int:
     return cell.config.search.trials if searching else 1
 
 
-def cost(plan: Plan, states: dict[str, CellState], facts: dict[str, ModelFacts]) -> dict[str, Any] | None:
+def cost(
+    plan: Plan, states: dict[str, CellState], facts: dict[str, ModelFacts], first: Sequence[Parent] = ()
+) -> dict[str, Any] | None:
     """Device-hours that the open trainings will take, and what that is reckoned from; None if nothing is known.
 
     Trainings of this sweep that are done tell how fast this hardware is; otherwise, on GPUs, the resources' peak and
     efficiency are assumed.
+
+    Args:
+        first: the runs that the trainings start from; those that are not done count as well.
     """
     if plan.is_timed:
         return None
+    store, groups = RunStore(plan.root), plan.groups()
+    cells = [group.cells[0] for group in groups]
+    todo = [cell for cell in cells if states[cell.name].part == "training" or _trials(cell) > 1]
+    flops = sum(facts[_built(cell)].training_flops(cell.config) * _trials(cell) for cell in todo)
+    waited_for = _ancestors(first, {cell.name for cell in todo})
+    before = [parent for parent in waited_for if parent.state(store).state != "done"]
+    flops += sum(facts[parent.run_id].training_flops(parent.config) for parent in before)
+    trainings = [(cell.run_id, cell.config, facts[_built(cell)]) for cell in cells if cell.run_id]
+    trainings += [(parent.run_id, parent.config, facts[parent.run_id]) for parent in first]
+    rates = [rate for item in trainings if (rate := _rate(store, *item))]
     resources = plan.request.resources
-    groups = plan.groups()
-    todo = [group for group in groups if states[group.cells[0].name].part == "training" or _trials(group.cells[0]) > 1]
-    flops = sum(
-        facts[_built(group.cells[0])].training_flops(group.cells[0].config) * _trials(group.cells[0]) for group in todo
-    )
-    rates = []
-    for group in groups:
-        try:
-            result = RunStore(plan.root).run(group.cells[0].run_id).result() if group.cells[0].run_id else None
-        except UserError:
-            continue  # a damaged result is shown with its cell
-        if seconds := (result or {}).get("train_seconds"):
-            runtime = group.cells[0].config.runtime
-            devices = runtime.devices * runtime.num_nodes
-            rates.append(facts[_built(group.cells[0])].training_flops(group.cells[0].config) / seconds / devices)
     if rates:
         rate, basis = sum(rates) / len(rates), f"measured on {len(rates)} finished training(s)"
     elif resources.gpus:
@@ -78,7 +99,35 @@ def cost(plan: Plan, states: dict[str, CellState], facts: dict[str, ModelFacts])
         basis = f"assumed: {resources.peak_tflops:g} TFLOP/s per GPU at {resources.efficiency:.0%} efficiency"
     else:
         return None
-    return {"trainings": len(todo), "flops": flops, "device_hours": flops / rate / 3600, "basis": basis}
+    return {
+        "trainings": len(todo) + len(before),
+        "flops": flops,
+        "device_hours": flops / rate / 3600,
+        "basis": basis,
+    }
+
+
+def _ancestors(first: Sequence[Parent], names: set[str]) -> list[Parent]:
+    """Those that the cells of these names start from, directly or not."""
+    needed = []
+    for parent in reversed(first):  # children come after what they start from
+        if names & set(parent.needed_by):
+            needed.insert(0, parent)
+            names = {*names, parent.name}
+    return needed
+
+
+def _rate(store: RunStore, run: str, config: RunConfig, fact: ModelFacts) -> float | None:
+    """FLOP/s on one device of a training that is done."""
+    try:
+        result = store.run(run).result() or {}
+    except UserError:
+        return None  # a damaged result is shown with its cell
+    if not result.get("train_seconds"):
+        return None
+    done = result["step"] / config.trainer.max_steps
+    devices = config.runtime.devices * config.runtime.num_nodes
+    return fact.training_flops(config) * done / result["train_seconds"] / devices
 
 
 def print_preview(plan: Plan, console: Console) -> None:
@@ -87,6 +136,15 @@ def print_preview(plan: Plan, console: Console) -> None:
     table = Table(title=f"{plan.sweep.name} · {plan.scale}: {plan.sweep.config.title}", box=None)
     for name in ("cell", "run", "parameters", "GFLOPs", "steps", "state"):
         table.add_column(name, justify="left" if name in ("cell", "run", "state") else "right", overflow="fold")
+    for parent in found["parents"]:
+        table.add_row(
+            f"(first) {parent['parent']}",
+            parent["run_id"],
+            f"{parent['parameters']:,}",
+            f"{parent['flops'] / 1e9:,.3f}",
+            f"{parent['max_steps']:,}",
+            Text(parent["describe"], style=STYLES[parent["state"]]),
+        )
     for cell in found["cells"]:
         state = states[cell["cell"]]
         table.add_row(
@@ -100,6 +158,8 @@ def print_preview(plan: Plan, console: Console) -> None:
     console.print(table)
     what = "timed without training" if plan.is_timed else f"{found['trainings']} trainings"
     lines = [f"{len(found['cells'])} cells, {what}. {summary(states)}"]
+    for parent in found["parents"]:
+        lines.append(f"First: {parent['text']}.")
     for item in found["excluded"]:
         lines.append(f"Left out: {', '.join(f'{k}={v}' for k, v in item['labels'].items())}: {item['reason']}")
     for left, right in found["duplicates"]:

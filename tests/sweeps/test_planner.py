@@ -257,7 +257,7 @@ def test_a_training_that_ended_early_is_done_and_shows_where(make_sweep: Make, r
     planned = plan(make_sweep())
     run = RunStore(root).run(planned.cells[0].run_id)
     run.folder.mkdir(parents=True)
-    run.result_path.write_text('{"step": 6, "max_steps": 10, "stopped_early": {"best_step": 4}}')
+    run.result_path.write_text('{"step": 6, "max_steps": 10, "stopped_early": {}, "metrics": {}}')
     console = Console(width=160, record=True, file=io.StringIO())
     console.print(status_table(planned, planned.states()))
     line = next(line for line in console.export_text().splitlines() if planned.cells[0].name in line)

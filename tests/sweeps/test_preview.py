@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
+from experiments.config import load_config
 from experiments.store import RunStore
 from lightning_modules.generators.config import GENERATORS
 from sweeps import commands
@@ -15,6 +17,7 @@ from sweeps.model_facts import FactBook, build_facts
 from sweeps.planner import plan
 from sweeps.preview import preview
 from tests.experiments.configs import small_config
+from tests.sweeps.conftest import PRESET
 
 Make = Callable[..., str]
 WIDTH = [{"name": "width", "key": "generator.width", "values": [32, 64]}]
@@ -66,3 +69,28 @@ def test_cost_is_assumed_for_gpus_and_measured_once_a_run_is_done(make_sweep: Ma
     ratio = build_facts(planned.cells[1].config).flops / build_facts(planned.cells[0].config).flops
     assert cost["trainings"] == 1 and cost["basis"].startswith("measured")
     assert cost["device_hours"] == pytest.approx(0.01 * ratio)
+
+
+def test_parents_have_lines_cost_and_state_of_their_own(
+    make_sweep: Make, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, start in (("first", ""), ("second", "first"), ("third", "second")):
+        raw = {**PRESET, "trainer": {**PRESET["trainer"], "init_from": start and str(tmp_path / f"{start}.yaml")}}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(raw))
+    axes = [{"name": "lr", "key": "optim.lr", "values": [0.1, 0.2]}]
+    path = make_sweep(axes=axes, report={}, scales={"demo": {"preset": str(tmp_path / "third.yaml"), "seeds": [0]}})
+    words = ["resources.gpus=1"]
+    found = preview(plan(path, "demo", words))
+    assert [Path(parent["parent"]).stem for parent in found["parents"]] == ["first", "second"]
+    assert found["parents"][1]["needed_by"] == ["lr=0.1", "lr=0.2"] and found["parents"][0]["parameters"] > 0
+    assert found["trainings"] == 2 and found["cost"]["trainings"] == 4
+    run = RunStore(root).prepare(load_config(str(tmp_path / "first.yaml")))
+    with run.claim():
+        run.write_result({"step": 10, "max_steps": 10, "metrics": {}})
+    after = preview(plan(path, "demo", words))
+    assert [parent["state"] for parent in after["parents"]] == ["done", "missing"]
+    assert after["cost"]["flops"] == found["cost"]["flops"] * 3 / 4
+    assert commands.show_plan(path) == 0 and "(first)" in capsys.readouterr().out
+    assert commands.run(path, dry_run=True) == 0
+    told = capsys.readouterr().out
+    assert "would use" in told and "would start first" in told and "would start  lr=0.1" in told
