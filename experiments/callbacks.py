@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from experiments.files import atomic_path
 from experiments.pictures import captioned_grid, write_png
 from experiments.sampling import sample_images
 from experiments.store import Run
+from lightning_modules.generators.config import GENERATORS
+from lightning_modules.sharding import whole_network
 
 log = logging.getLogger("ablate")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -146,14 +149,18 @@ class SampleGrid(L.Callback):
         """Sampling has randomness of its own and leaves the training's untouched."""
         step = trainer.global_step
         due = self.every and (step % self.every == 0 or step == trainer.max_steps)
-        if not due or step == self._done or not trainer.is_global_zero:
+        if not due or step == self._done:
             return
         self._done = step
+        build = partial(GENERATORS.build, self.config.generator)
+        network = whole_network(module.sampling_model, build, module.device)
+        if network is None or not trainer.is_global_zero:
+            return
         if self._conditions is None:
             self._conditions = grid_conditions(self.config, module.device)
         samples = sample_images(
             self.config,
-            module.sampling_model,
+            network,
             self.tokenizer.to(module.device),
             self._conditions,
             seed=0,

@@ -137,6 +137,8 @@ class RuntimeConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = 1
     num_nodes: int = 1
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """What each of several processes holds: the whole model, or a share of weights, averages and optimiser states."""
     num_workers: int = 0
     threads: int = 0
     """CPU threads per process; 0 = all cores shared among the processes on this machine."""

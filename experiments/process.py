@@ -18,6 +18,10 @@ EXPECTED = (
     ".*in eval mode at the start of training.*",  # the averaged weights
     ".*is smaller than the logging interval.*",  # epochs mean nothing here, steps are logged
     ".*does not have many workers.*",  # batches come out of memory maps
+    ".*srun. command is available.*",  # one process, or Lightning starts the others
+    ".*sync_dist=True.*",  # values are gathered before they are logged
+    ".*functional.all_gather is deprecated.*",  # Lightning's own use of PyTorch
+    ".*FSDP2-wrapped module .* returned a view.*",  # nothing is done to it in place
 )
 """Warnings that tell a user nothing."""
 

@@ -28,6 +28,7 @@ def provenance(config: RunConfig, backends: dict[str, str], started_at: float, a
         started_at: Unix seconds at which this attempt began.
         attempts: how often the work was begun.
     """
+    processes = config.runtime.devices * config.runtime.num_nodes
     return {
         **code_version(),
         "training_hash": training_hash(config),
@@ -37,6 +38,8 @@ def provenance(config: RunConfig, backends: dict[str, str], started_at: float, a
         "data_fingerprint": config.data.fingerprint,
         "tokenizer_fingerprint": config.tokenizer.fingerprint,
         "precision": config.trainer.precision,
+        "processes": processes,
+        "strategy": config.runtime.strategy if processes > 1 else None,
         "backends": backends,
         "hardware": hardware(),
         "versions": versions(),

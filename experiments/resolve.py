@@ -56,6 +56,7 @@ def resolve(config: RunConfig) -> RunConfig:
     watch, measured = config.trainer.watch, config.objective.validates
     if config.trainer.selects and watch not in measured:
         raise unknown(f"metric of objective '{config.objective.name}' (trainer.watch)", watch, measured)
+    _check_strategy(config)
     for section, keys in SIZES.items():
         for key in keys:
             _pass_on(config, section, key)
@@ -122,6 +123,20 @@ def _check_condition(config: RunConfig) -> None:
             f"generator.condition={asked} does not go with text_encoder.name={config.text_encoder.name}: captions "
             "need a text encoder, class labels need text_encoder.name=none."
         )
+
+
+def _check_strategy(config: RunConfig) -> None:
+    """What cannot be shared out among processes by fully sharded training."""
+    if config.runtime.strategy != "fsdp":
+        return
+    obstacles = {
+        "objective.name=reconstruction, whose networks are small": config.objective.name == "reconstruction",
+        "optim.optimizer=came, whose moments are those of whole rows and columns": config.optim.optimizer == "came",
+        "trainer.precision=fp16, whose gradients are scaled": config.trainer.precision == "fp16",
+        "trainer.compile=true": config.trainer.compile,
+    }
+    if found := [words for words, stands in obstacles.items() if stands]:
+        raise UserError(f"runtime.strategy=fsdp does not go with {found[0]}; take runtime.strategy=ddp or change that.")
 
 
 def _pass_on(config: RunConfig, section: str, key: str) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from datamodules.config import DATASETS
 from datamodules.encoder import ImageEncoder
@@ -32,15 +31,16 @@ from experiments.provenance import provenance
 from experiments.ranks import check_world
 from experiments.selection import Selection
 from experiments.store import Run, RunStore
+from experiments.trainer import build_trainer
 from lightning_modules.base import TrainingModule
 from lightning_modules.checkpoints import load_safetensors, save_safetensors
 from lightning_modules.config import OBJECTIVES
 from lightning_modules.generators.config import GENERATORS
 from lightning_modules.kernels import backends_used, reset_backends_used
+from lightning_modules.sharding import load_whole_state, whole_state
 from lightning_modules.tokenizers.config import TOKENIZERS
 
 log = logging.getLogger("ablate")
-PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 # --- building ---------------------------------------------------------------------------------------------------------
@@ -158,41 +158,16 @@ def _train(config: RunConfig, run: Run, more_callbacks: Sequence[L.Callback]) ->
         trainer.fit(module, data, ckpt_path=run.last_checkpoint if step else None, weights_only=False)
         step = trainer.global_step
     else:
-        module.load_state_dict(_load_checkpoint(run.last_checkpoint)["state_dict"])
+        load_whole_state(module, _load_checkpoint(run.last_checkpoint)["state_dict"])
     if step != config.trainer.max_steps and not selection.exhausted:
         raise UserError(f"Training of {run.id} ended at step {step} of {config.trainer.max_steps}.")
     kept = selection.restore(module)
     final = trainer.validate(module, data, verbose=False)[0]
-    if trainer.is_global_zero:
-        end = {"step": step, "kept_step": kept or step, **selection.record(step)}
-        _finish_training(config, run, module, final, end, started)
-
-
-def build_trainer(config: RunConfig, run: Run, callbacks: list[L.Callback], purge_step: int) -> L.Trainer:
-    """Lightning's Trainer for one run; checkpoints and metrics are the suite's own."""
-    board = TensorBoardLogger(
-        run.folder, name="", version="tb", default_hp_metric=False, purge_step=purge_step if purge_step else None
-    )
-    runtime = config.runtime
-    return L.Trainer(
-        max_steps=config.trainer.max_steps,
-        accelerator="cpu" if runtime.device == "cpu" else "auto" if runtime.device == "auto" else "gpu",
-        devices=runtime.devices,
-        num_nodes=runtime.num_nodes,
-        strategy="auto" if runtime.devices * runtime.num_nodes == 1 else "ddp",
-        precision=PRECISION[config.trainer.precision],
-        accumulate_grad_batches=config.trainer.accumulate,
-        callbacks=callbacks,
-        logger=board,
-        log_every_n_steps=runtime.log_every,
-        val_check_interval=runtime.val_every * config.trainer.accumulate,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        enable_checkpointing=False,
-        enable_progress_bar=runtime.progress,
-        enable_model_summary=False,
-    )
+    end = {"step": step, "kept_step": kept or step, **selection.record(step)}
+    weights = whole_state(module.sampling_model)
+    if trainer.is_global_zero:  # the weights, then the result, in this order: a result promises weights
+        _write_weights(run, weights, end["kept_step"], final)
+        _write_result(config, run, module, final, end, started)
 
 
 def _resume_step(run: Run) -> int:
@@ -209,19 +184,21 @@ def _load_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _finish_training(
+def _write_weights(run: Run, weights: dict[str, torch.Tensor], step: int, final: dict[str, float]) -> None:
+    metadata = {"run_id": run.id, "steps": str(step), **{k: f"{v:.6g}" for k, v in final.items()}}
+    with atomic_path(run.final_weights) as temporary:
+        save_safetensors(temporary, weights, metadata)
+
+
+def _write_result(
     config: RunConfig, run: Run, module: TrainingModule, final: dict[str, float], end: dict[str, Any], started: float
 ) -> None:
-    """Write the weights, then the result, in this order: a result promises weights.
+    """Declare the training done.
 
     Args:
         final: what the last validation found, of the weights that are kept.
         end: at which step training ended, and why, if not at the last one.
     """
-    network, steps = module.sampling_model, end["step"]
-    metadata = {"run_id": run.id, "steps": str(end["kept_step"]), **{k: f"{v:.6g}" for k, v in final.items()}}
-    with atomic_path(run.final_weights) as temporary:
-        save_safetensors(temporary, network.state_dict(), metadata)
     lines, rate = [line for line in run.metrics() if "train/loss" in line], _median_rate(run)
     metrics = {**({"train/loss": lines[-1]["train/loss"]} if lines else {}), **final}
     run.write_result(
@@ -232,7 +209,7 @@ def _finish_training(
             **end,
             "metrics": {key: float(value) for key, value in metrics.items()},
             **count_parameters(module.model),
-            "train_seconds": steps * config.trainer.batch_size / rate if rate else None,
+            "train_seconds": end["step"] * config.trainer.batch_size / rate if rate else None,
             "samples_per_s": rate,
             "peak_memory_bytes": peak_memory_bytes(),
             "provenance": {

@@ -19,6 +19,7 @@ from experiments.files import atomic_path
 from experiments.store import Run
 from lightning_modules.checkpoints import load_safetensors, save_safetensors
 from lightning_modules.metrics.config import METRICS
+from lightning_modules.sharding import load_whole_state, whole_state
 
 
 class Selection(L.Callback):
@@ -72,9 +73,11 @@ class Selection(L.Callback):
         if self.config.selects and self.config.watch not in values:
             raise UserError(f"trainer.watch={self.config.watch} is not measured by this run's generator.")
         self._seen[step] = self._usable(values.get(self.config.watch))
-        if self.config.keep == "best" and self.best_step == step and trainer.is_global_zero:
-            with atomic_path(self._path) as temporary:
-                save_safetensors(temporary, module.sampling_model.state_dict(), {"step": str(step)})
+        if self.config.keep == "best" and self.best_step == step:
+            weights = whole_state(module.sampling_model)
+            if trainer.is_global_zero:
+                with atomic_path(self._path) as temporary:
+                    save_safetensors(temporary, weights, {"step": str(step)})
 
     def _usable(self, value: Any) -> float:
         """A value that is not finite (null in a file) is the worst of all."""
@@ -85,7 +88,7 @@ class Selection(L.Callback):
         if self.config.keep != "best" or not self._path.is_file():
             return None
         network = module.sampling_model
-        network.load_state_dict(load_safetensors(self._path, network.state_dict()))
+        load_whole_state(network, load_safetensors(self._path, network.state_dict()))
         with safe_open(self._path, framework="pt") as file:
             return int(file.metadata()["step"])
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.config import OptimConfig
+from lightning_modules.sharding import is_sharded, local, shard, whole
 
 NO_DECAY_NAMES = ("A_log", "D", "dt_bias", "position")
 """Parameters that are never decayed although some are matrices (Mamba: A, D and the bias of dt)."""
@@ -45,6 +46,12 @@ class TrainingModule(L.LightningModule):
     def sampling_model(self) -> nn.Module:
         """The weights that samples are drawn from: the averaged ones where there are any."""
         return self.model if self.ema is None else self.ema
+
+    def configure_model(self) -> None:
+        """Where the strategy is to shard the weights (FSDP), do so; Lightning asks at the start of every stage."""
+        if self._device_mesh is not None and not is_sharded(self.model):
+            for network in filter(None, (self.model, self.ema)):
+                shard(network, self._device_mesh["data_parallel"])
 
     # --- randomness ---
 
@@ -88,7 +95,7 @@ class TrainingModule(L.LightningModule):
         """Clip the global gradient norm and log what it was before."""
         limit = self.optim.gradient_clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        self.log("train/grad_norm", norm)
+        self.log("train/grad_norm", whole(norm))
 
     @torch.no_grad()
     def on_before_zero_grad(self, optimizer: Any) -> None:
@@ -97,7 +104,8 @@ class TrainingModule(L.LightningModule):
         if self.ema is not None:
             # Young averages forget faster, so that the random start does not linger in short runs.
             decay = min(self.ema_decay, (1 + self.global_step) / (10 + self.global_step))
-            torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
+            average, weights = ([local(p) for p in x.parameters()] for x in (self.ema, self.model))
+            torch._foreach_lerp_(average, weights, 1 - decay)
 
     def check_finite(self, loss: Tensor) -> Tensor:
         """Return the loss.

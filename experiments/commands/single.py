@@ -36,9 +36,12 @@ def train_command(preset: str, overrides: tuple[str, ...]) -> None:
     config = load_config(preset, overrides)
     config.runtime.progress = config.runtime.progress and sys.stderr.isatty()
     configure_logging()
+    from experiments.ranks import is_leader
     from experiments.run import train
 
     run = train(config, overrides=overrides)
+    if not is_leader():
+        return
     result = run.result() or {}
     values = "  ".join(f"{key} {value:.4g}" for key, value in result.get("metrics", {}).items())
     click.echo(f"{run.id}: {result.get('step')} steps, {result.get('parameters', 0):,} parameters.  {values}")

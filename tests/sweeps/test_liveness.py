@@ -66,7 +66,7 @@ def _fingerprint(config: RunConfig) -> str:
         config.objective, model, config.optim, max_steps=2, ema_decay=0.0, seed=0
     )
     module.log_dict = lambda *args, **kwargs: None
-    batch = _batch(config)
+    batch = random_batch(config)
     torch.manual_seed(0)
     digest.update(module.training_step(batch, 0).numpy().tobytes())
     sampler = SAMPLERS.build(config.sampler)
@@ -76,7 +76,7 @@ def _fingerprint(config: RunConfig) -> str:
     return digest.hexdigest()
 
 
-def _batch(config: RunConfig) -> dict[str, Any]:
+def random_batch(config: RunConfig) -> dict[str, Any]:
     """Random tokens or latents under the condition that the generator takes."""
     c, generator = config.generator, torch.Generator().manual_seed(0)
 

@@ -74,13 +74,36 @@ def test_a_requeued_training_ends_with_the_same_bits(
     assert result and result["provenance"]["attempts"] == 2 and result["provenance"]["snapshot"]
 
 
-def test_two_processes_train_one_run(cluster: Cluster, sweep: str, root: Path, tokens: Path) -> None:  # noqa: F811
-    (root / "cache").symlink_to(tokens)
-    words = ["runtime.devices=2", "trainer.max_steps=20"]
-    run = run_of(sweep, root, *words)
+def test_two_nodes_train_one_run(
+    cluster: Cluster,  # noqa: F811
+    sweep: str,
+    root: Path,
+    tmp_path: Path,
+    tokens: Path,
+) -> None:
+    """DDP, and FSDP that is requeued half way, come to the same weights."""
+    words = ["resources.nodes=2", "trainer.max_steps=60", "runtime.checkpoint_every=10"]
+    sharded = tmp_path / "sharded"
+    for folder in (root, sharded):
+        folder.mkdir(exist_ok=True)
+        (folder / "cache").symlink_to(tokens)
     assert commands.run(sweep, overrides=words, launcher="slurm") == 0
-    cluster.wait_until(lambda: run.inspect().state in ("done", "failed"), 120, "no end")
-    log = next(plan(sweep, "demo", words).folder.glob("logs/slurm-*.log")).read_text()
-    assert run.is_done(), log
-    assert run.attempts == 1
-    assert [line["step"] for line in run.metrics() if "train/loss" in line] == [10, 20]
+    assert commands.run(sweep, overrides=[*words, "runtime.strategy=fsdp"], root=sharded, launcher="slurm") == 0
+    runs = {"ddp": run_of(sweep, root, *words), "fsdp": run_of(sweep, sharded, *words)}
+    job = f"{read_submissions(plan(sweep, 'demo', words, sharded).folder)[0].job}_0"
+    cluster.wait_until(lambda: 10 < runs["fsdp"].inspect().step < 50, 120, "did not get going")
+    cluster.call("scontrol", "requeue", job)
+    ended = ("done", "failed")
+    cluster.wait_until(lambda: all(run.inspect().state in ended for run in runs.values()), 120, "no end")
+    for strategy, run in runs.items():
+        result = run.result()
+        assert result, "\n".join(log.read_text() for log in tmp_path.glob("*/sweeps/*/logs/slurm-*.log"))
+        kept = result["provenance"]
+        assert (kept["strategy"], kept["processes"]) == (strategy, 2)
+        assert kept["attempts"] == (2 if strategy == "fsdp" else 1)
+        assert [line["step"] for line in run.metrics() if "train/loss" in line] == list(range(10, 61, 10))
+    assert "NumNodes=2 NumCPUs=2 NumTasks=2" in cluster.call("scontrol", "show", "job", job)
+    whole, shared = (load_file(run.final_weights) for run in runs.values())
+    assert whole.keys() == shared.keys()
+    for name, weight in whole.items():
+        torch.testing.assert_close(shared[name], weight, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,50 @@
+"""Lightning's Trainer for one run."""
+
+from __future__ import annotations
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+
+from experiments.config import RunConfig, RuntimeConfig
+from experiments.store import Run
+
+PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+def build_trainer(config: RunConfig, run: Run, callbacks: list[L.Callback], purge_step: int) -> L.Trainer:
+    """A Trainer that writes into the run's folder; checkpoints and metrics are the suite's own."""
+    board = TensorBoardLogger(
+        run.folder, name="", version="tb", default_hp_metric=False, purge_step=purge_step if purge_step else None
+    )
+    runtime = config.runtime
+    return L.Trainer(
+        max_steps=config.trainer.max_steps,
+        accelerator="cpu" if runtime.device == "cpu" else "auto" if runtime.device == "auto" else "gpu",
+        devices=runtime.devices,
+        num_nodes=runtime.num_nodes,
+        strategy=_strategy(runtime),
+        precision=PRECISION[config.trainer.precision],
+        accumulate_grad_batches=config.trainer.accumulate,
+        callbacks=callbacks,
+        logger=board,
+        log_every_n_steps=runtime.log_every,
+        val_check_interval=runtime.val_every * config.trainer.accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=runtime.progress,
+        enable_model_summary=False,
+    )
+
+
+def _strategy(runtime: RuntimeConfig) -> str | Strategy:
+    """How the processes of a run share it."""
+    processes = runtime.devices * runtime.num_nodes
+    if processes == 1:
+        return "auto"
+    if runtime.strategy == "ddp":
+        return "ddp"
+    # One file of whole weights and optimiser states, as DDP writes it: either goes on from the other's checkpoints.
+    return ModelParallelStrategy(processes, tensor_parallel_size=1, save_distributed_checkpoint=False)
