@@ -9,6 +9,7 @@ import warnings
 
 import torch
 
+from experiments.allocator import keep_freed_memory
 from experiments.config import RunConfig
 from experiments.errors import UserError
 from experiments.ranks import local_rank
@@ -27,7 +28,7 @@ EXPECTED = (
 
 
 def prepare_process(config: RunConfig) -> None:
-    """Threads, kernels, and Lightning's chatter down to warnings worth reading.
+    """Threads, kernels, memory, and Lightning's chatter down to warnings worth reading.
 
     Raises:
         UserError: a precision that the device does not have.
@@ -36,6 +37,7 @@ def prepare_process(config: RunConfig) -> None:
         raise UserError("trainer.precision=fp16 needs a GPU; take trainer.precision=bf16 or fp32 on a CPU.")
     for message in EXPECTED:
         warnings.filterwarnings("ignore", message=message)
+    keep_freed_memory()
     if config.runtime.kernels != "auto":
         os.environ["ABLATE_KERNELS"] = config.runtime.kernels
     if config.runtime.threads:
