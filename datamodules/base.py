@@ -28,7 +28,7 @@ class StreamDataModule(LightningDataModule):
         config: what to load.
         batch_size: samples per process and batch.
         seed: of the order of samples and the choice of views.
-        num_workers: loader processes; batches are the same for any number.
+        num_workers: threads that read ahead (processes where images are decoded); batches are the same for any number.
         encoder: the tokenizer, or None for pixels where the data has them.
         cache_dir: where stores that are made on the way are kept.
         text_encoder: what makes features of captions, where the condition is a caption.

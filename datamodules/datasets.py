@@ -33,6 +33,8 @@ class TokenDataset:
         views: which of the stored views take part, or None for all.
     """
 
+    in_processes = False
+
     def __init__(
         self,
         store: TokenStore,
@@ -82,6 +84,8 @@ class ImageDataset:
         labels: (N,) int64.
         views: 1, or 2 to offer the mirrored images as well.
     """
+
+    in_processes = False
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, views: int = 1):
         self.images, self.labels, self.views = images, labels, views

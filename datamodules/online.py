@@ -36,6 +36,8 @@ class OnlineDataset:
         flip: mirror a random half.
     """
 
+    in_processes = True
+
     def __init__(self, source: FileSource, index: np.ndarray, size: int, resize: int, flip: bool):
         self.source, self.index = source, index
         self.size, self.resize, self.flip = size, resize, flip

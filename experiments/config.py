@@ -140,6 +140,7 @@ class RuntimeConfig:
     strategy: Literal["ddp", "fsdp"] = "ddp"
     """What each of several processes holds: the whole model, or a share of weights, averages and optimiser states."""
     num_workers: int = 0
+    """Threads that read batches ahead; processes where images are decoded during training."""
     threads: int = 0
     """CPU threads per process; 0 = all cores shared among the processes on this machine."""
     kernels: str = "auto"

@@ -29,7 +29,7 @@ BENCHMARKS: dict[str, str] = {
 
 
 def run(name: str, out: Path, *, as_json: bool = False, **options: Any) -> Bench:
-    """Run benchmark `name`, write out/result.json and out/figure.png, print a table or the JSON.
+    """Run benchmark `name`, write out/result.json, table.md and figure.png, print a table or the JSON.
 
     Raises:
         UserError: no such benchmark or option, or a folder that cannot be written.
@@ -42,12 +42,15 @@ def run(name: str, out: Path, *, as_json: bool = False, **options: Any) -> Bench
     for option in options:
         if option not in valid:
             raise UserError(f"Benchmark '{name}' has no option '{option}'; it has {', '.join(valid)}.")
+    from experiments.allocator import keep_freed_memory
     from experiments.benchmarks.figure import draw
-    from experiments.benchmarks.table import show
-    from experiments.files import atomic_path, atomic_write_json
+    from experiments.benchmarks.table import markdown, show
+    from experiments.files import atomic_path, atomic_write_json, atomic_write_text
 
+    keep_freed_memory()  # as in a training
     bench = function(**options)
     atomic_write_json(out / "result.json", bench.to_dict())
+    atomic_write_text(out / "table.md", markdown(bench))
     with atomic_path(out / "figure.png") as path:
         draw(bench, path)
     show(bench, as_json=as_json)

@@ -26,6 +26,8 @@ class Row:
     """Peak memory above what was held at the start, outputs included; None where it cannot be measured."""
     floor_ms: float | None = None
     """What the machine needs at its measured peak; None where the contender has no floor computed."""
+    extra: dict[str, float] = field(default_factory=dict)
+    """Column -> value: what only this benchmark measures."""
 
     @property
     def over_floor(self) -> float | None:
@@ -46,8 +48,6 @@ class Bench:
     """Contender -> largest relative error against the float64 definition, checked before anything was timed."""
     notes: list[str] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=dict)
-    details: dict[str, Any] = field(default_factory=dict)
-    """What only this benchmark measures."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; rows carry their distance to the floor."""

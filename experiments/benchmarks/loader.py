@@ -41,6 +41,10 @@ log = logging.getLogger(__name__)
 VOCAB = 16384
 BINS = 1000
 COLD, WARM = "cold", "warm"
+EXPLAINED = (
+    "ms: mean time per batch, not median. Peak and growth: private memory of all processes, at the end and since an "
+    "eighth of the time. Shuffle: distinct thousandths of the data in a batch, over those of an exact permutation."
+)
 
 
 def loader(
@@ -55,7 +59,7 @@ def loader(
 ) -> Bench:
     """seconds: time spent per contender, number of workers and phase. scratch: folder for 4 GB, for a while."""
     title = f"Loading {samples:,} x {length} tokens, shuffled, batches of {batch}"
-    bench = Bench("loader", title, baseline=STORE, machine=machine(torch.get_num_threads()))
+    bench = Bench("loader", title, baseline=STORE, machine=machine(torch.get_num_threads()), notes=[EXPLAINED])
     names = {STORE: STORE}
     for package in peers:
         try:
@@ -71,8 +75,7 @@ def loader(
                     names[contender]: _run(contender, place, batch, count, seconds, phase)
                     for contender, place in folders.items()
                 }
-                bench.rows += _rows(f"{count} workers", phase, found)
-                _note(bench, f"{count} workers, {phase}", found, samples, batch)
+                bench.rows += _rows(f"{count} workers", phase, found, samples, batch)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return bench
@@ -121,13 +124,12 @@ def _drop(path: Path) -> None:
         os.close(handle)
 
 
-def _rows(case: str, phase: str, found: dict[str, dict[str, Any]]) -> list[Row]:
+def _rows(case: str, phase: str, found: dict[str, dict[str, Any]], samples: int, batch: int) -> list[Row]:
     """Time per batch over the whole measurement; quartiles of single batches say little where workers run ahead."""
     mean = {name: 1e3 * statistics.fmean(result["batch_s"]) for name, result in found.items()}
     rows = []
     for name, result in found.items():
         low, _, high = statistics.quantiles(result["batch_s"], n=4)
-        spread = 1e3 * (high - low) / mean[name]
         rows.append(
             Row(
                 case,
@@ -135,31 +137,20 @@ def _rows(case: str, phase: str, found: dict[str, dict[str, Any]]) -> list[Row]:
                 name,
                 median_ms=mean[name],
                 fastest_ms=1e3 * min(result["batch_s"]),
-                spread=spread,
+                spread=1e3 * (high - low) / mean[name],
                 ratio=mean[name] / mean[STORE],
                 rounds=len(result["batch_s"]),
                 peak_bytes=result["memory_late"],
+                extra={
+                    "samples/s": 1e3 * batch / mean[name],
+                    "first batch s": result["first_batch_s"],
+                    "shuffle %": 100 * batch_spread(np.array(result["labels"]), samples),
+                    "growth MiB": (result["memory_late"] - result["memory_early"]) / 2**20,
+                    "of an epoch %": 100 * batch * (1 + len(result["batch_s"])) / samples,
+                },
             )
         )
     return rows
-
-
-def _note(bench: Bench, where: str, found: dict[str, dict[str, Any]], samples: int, batch: int) -> None:
-    """What the table has no column for, in words and, in `details`, in numbers."""
-    for name, result in found.items():
-        rate = batch / statistics.fmean(result["batch_s"])
-        growth = (result["memory_late"] - result["memory_early"]) / 2**20
-        spread = batch_spread(np.array(result["labels"]), samples)
-        bench.details[f"{name}, {where}"] = {
-            "samples_per_s": rate,
-            "first_batch_s": result["first_batch_s"],
-            "memory_growth_bytes": result["memory_late"] - result["memory_early"],
-            "batch_spread": spread,
-        }
-        bench.notes.append(
-            f"{where}: {name} {rate:,.0f} samples/s, first batch after {result['first_batch_s']:.2f} s, memory "
-            f"{growth:+.1f} MiB while running, batches spread over the data {spread:.0%} as far as random ones"
-        )
 
 
 def batch_spread(labels: np.ndarray, samples: int) -> float:

@@ -1,4 +1,4 @@
-"""A benchmark on the terminal."""
+"""A benchmark as a table: on the terminal, and as Markdown."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import json
 from rich.console import Console
 from rich.table import Table
 
-from experiments.benchmarks.bench import Bench, Row
+from experiments.benchmarks.bench import Bench
+
+COLUMNS = ("case", "phase", "contender", "median ms", "fastest", "spread", "x", "peak MiB", "x floor")
 
 
 def show(bench: Bench, *, as_json: bool) -> None:
@@ -17,26 +19,48 @@ def show(bench: Bench, *, as_json: bool) -> None:
         return
     console = Console()
     console.print(f"[bold]{bench.title}[/]")
-    speed, bandwidth = bench.machine.get("multiply_adds_per_s"), bench.machine.get("bytes_per_s")
-    limits = f", {speed / 1e9:.0f} G multiply-add/s, reads {bandwidth / 1e9:.1f} GB/s" if speed else ""
-    console.print(f"{bench.machine['processor']}, {bench.machine['threads']} threads{limits}")
+    console.print(_machine(bench))
     for contender, error in bench.checks.items():
         console.print(f"checked against float64: {contender} within {error:.1e}")
-    console.print(_table(bench))
+    table = Table(box=None, pad_edge=False)
+    for number, heading in enumerate(_headings(bench)):
+        table.add_column(heading, justify="left" if number < 3 else "right")
+    for cells in _cells(bench):
+        table.add_row(*cells)
+    console.print(table)
     for note in bench.notes:
         console.print(f"[dim]{note}[/]")
 
 
-def _table(bench: Bench) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("case", "phase", "contender"):
-        table.add_column(heading)
-    for heading in ("median ms", "fastest", "spread", f"x {bench.baseline}", "peak MiB", "x floor"):
-        table.add_column(heading, justify="right")
-    previous: Row | None = None
+def markdown(bench: Bench) -> str:
+    """The table as Markdown, with its title, the machine and the notes."""
+    headings = _headings(bench)
+    lines = ["| " + " | ".join(headings) + " |", "|---|---|---|" + "---:|" * (len(headings) - 3)]
+    lines += ["| " + " | ".join(cells) + " |" for cells in _cells(bench)]
+    notes = "".join(f"\n{note}\n" for note in bench.notes)
+    return f"{bench.title}. {_machine(bench)}.\n\n" + "\n".join(lines) + f"\n{notes}"
+
+
+def _machine(bench: Bench) -> str:
+    speed, bandwidth = bench.machine.get("multiply_adds_per_s"), bench.machine.get("bytes_per_s")
+    limits = f", {speed / 1e9:.0f} G multiply-add/s, reads {bandwidth / 1e9:.1f} GB/s" if speed else ""
+    return f"{bench.machine['processor']}, {bench.machine['threads']} threads{limits}"
+
+
+def _extra(bench: Bench) -> list[str]:
+    """Columns of this benchmark alone."""
+    return list(dict.fromkeys(name for row in bench.rows for name in row.extra))
+
+
+def _headings(bench: Bench) -> list[str]:
+    return [f"x {bench.baseline}" if name == "x" else name for name in COLUMNS] + _extra(bench)
+
+
+def _cells(bench: Bench) -> list[list[str]]:
+    rows, previous = [], None
     for row in bench.rows:
         same_case = previous is not None and (row.case, row.phase) == (previous.case, previous.phase)
-        table.add_row(
+        cells = [
             "" if same_case else row.case,
             "" if same_case else row.phase,
             row.contender,
@@ -46,6 +70,12 @@ def _table(bench: Bench) -> Table:
             f"{row.ratio:.2f}",
             "-" if row.peak_bytes is None else f"{row.peak_bytes / 2**20:.0f}",
             "-" if row.over_floor is None else f"{row.over_floor:.2f}",
-        )
+        ]
+        values = [row.extra.get(name) for name in _extra(bench)]
+        rows.append(cells + ["-" if value is None else _number(value) for value in values])
         previous = row
-    return table
+    return rows
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"

@@ -59,6 +59,8 @@ def test_a_benchmark_measures_and_writes(name: str, tmp_path: Path, capsys: pyte
     baselines = [row for row in bench.rows if row.contender == bench.baseline]
     assert baselines and all(row.ratio == 1 for row in baselines)
     assert (tmp_path / name / "figure.png").read_bytes().startswith(b"\x89PNG")
+    lines = [line for line in (tmp_path / name / "table.md").read_text().splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + len(bench.rows) and len({line.count("|") for line in lines}) == 1
 
 
 def test_a_table_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
