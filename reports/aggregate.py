@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from reports.records import Record
+from reports.records import Record, named
 
 
 @dataclass(frozen=True)
@@ -123,4 +123,17 @@ def select(rows: Sequence[Row], labels: Mapping[str, str]) -> list[Row]:
 def row_name(row: Row, rows: Sequence[Row]) -> str:
     """A row's labels on the axes that tell the rows apart."""
     varied = [axis for axis in row.labels if len({other.labels.get(axis) for other in rows}) > 1]
-    return " · ".join(row.labels[axis] for axis in varied or row.labels)
+    return " · ".join(named(axis, row.labels[axis]) for axis in varied or row.labels)
+
+
+def trainings(rows: Sequence[Row]) -> list[Row]:
+    """One row for each set of trainings: rows that differ in sampling alone become one, with the labels they share."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(record.run_id for record in row.records), []).append(row)
+    return [Row(shared_labels(members), members[0].records) for members in groups.values()]
+
+
+def shared_labels(rows: Sequence[Row]) -> dict[str, str]:
+    """The labels that all of these rows carry."""
+    return {a: label for a, label in rows[0].labels.items() if all(row.labels.get(a) == label for row in rows)}

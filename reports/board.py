@@ -18,7 +18,7 @@ from experiments.errors import UserError
 from experiments.store import RunStore
 from reports.events import write_experiment, write_hparams
 from reports.formats import to_markdown
-from reports.records import Record
+from reports.records import Record, named
 from reports.subject import Subject
 
 
@@ -83,7 +83,7 @@ def serve(folder: Path, port: int) -> None:
 def _run_name(records: Sequence[Record]) -> str:
     """The labels that all cells of one run share, and the seed."""
     first = records[0]
-    shared = [label for axis, label in first.labels.items() if all(r.labels.get(axis) == label for r in records)]
+    shared = [named(a, label) for a, label in first.labels.items() if all(r.labels.get(a) == label for r in records)]
     return _file_name(" ".join([*shared, f"seed{first.seed}"]))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from experiments.errors import UserError
 from experiments.files import atomic_path, atomic_write_json, atomic_write_text
+from reports.captions import caption
 from reports.figures import default_title, draw
 from reports.formats import to_csv, to_latex, to_markdown, write_parquet
 from reports.page import Picture, render
@@ -79,7 +80,8 @@ def _write_stages(subject: Subject, path: Path) -> list[Picture]:
         return []
     with atomic_path(path) as temporary:
         picture.save(temporary, "png", optimize=True)
-    return [Picture("stages", "Samples during training", as_svg(picture), as_svg(picture))]
+    text = "Samples during training: the same prompts and random numbers at steps spread over it."
+    return [Picture("Samples during training", text, ("stages.png",), as_svg(picture), as_svg(picture))]
 
 
 def _write_figures(subject: Subject, folder: Path) -> list[Picture]:
@@ -91,7 +93,8 @@ def _write_figures(subject: Subject, folder: Path) -> list[Picture]:
         assert dark is not None
         save(light, folder / figure.name)
         title = figure.title or default_title(figure)
-        pictures.append(Picture(figure.name, title, to_svg(light), to_svg(dark)))
+        files = tuple(f"figures/{figure.name}.{suffix}" for suffix in ("png", "pdf"))
+        pictures.append(Picture(title, caption(figure, subject.rows), files, to_svg(light), to_svg(dark)))
     return pictures
 
 

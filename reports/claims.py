@@ -7,12 +7,13 @@ Where the quantity a claim speaks of was not measured, the named stand-in is use
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from reports.aggregate import Row, select
+from reports.aggregate import Row, select, shared_labels
 from reports.quantities import STAND_INS, quantity
+from reports.records import named
 from reports.reference import Claim, ReferenceTable
 from reports.uncertainty import compare, kendall_tau, pearson
 
@@ -51,19 +52,20 @@ class _Ground:
         found = select(self.rows, labels)
         return found[0] if len(found) == 1 else None
 
-    def show(self, row: Row) -> str:
-        """A row and its number in words."""
+    def show(self, left: Row, right: Row, between: str = "against") -> str:
+        """Two rows and their numbers in words; what they share is said once."""
+        shared = shared_labels([left, right])
+        context = ", ".join(named(axis, label) for axis, label in shared.items())
+        sides = f"{self._number(left, shared)} {between} {self._number(right, shared)}"
+        return f"{context}: {sides}" if context else sides
+
+    def _number(self, row: Row, shared: Collection[str]) -> str:
         known, value = quantity(self.metric), row.value(self.metric)
-        name = " ".join(f"{axis}={label}" if _is_number(label) else label for axis, label in row.labels.items())
+        name = ", ".join(named(axis, label) for axis, label in row.labels.items() if axis not in shared)
         if value.mean is None:
             return f"{name} ({value.note})"
         spread = f" ± {known.text(value.std)}" if value.std is not None else ""
-        return f"{name} {known.text(value.mean)}{spread}{f' ({value.note})' if value.note else ''}"
-
-
-def _is_number(label: str) -> bool:
-    """Whether a label says nothing without its axis."""
-    return label.replace(".", "", 1).isdecimal()
+        return f"{name} ({known.text(value.mean)}{spread}{f', {value.note}' if value.note else ''})"
 
 
 def judge(claim: Claim, rows: Sequence[Row]) -> Verdict:
@@ -125,7 +127,7 @@ def _combine(claim: Claim, verdicts: Sequence[Verdict]) -> Verdict:
 def _beats(left: Row, right: Row, ground: _Ground, comparisons: int) -> tuple[int | None, str]:
     """+1 left is distinguishably better, -1 worse (as one of so many comparisons), 0 cannot be told, None not measured;
     and the evidence."""
-    shown = f"{ground.show(left)} against {ground.show(right)}"
+    shown = ground.show(left, right)
     difference = compare(left, right, ground.metric)
     if difference is None:
         return None, shown
@@ -179,7 +181,7 @@ def _similar(claim: Claim, ground: _Ground) -> Verdict:
     base = abs(right.value(ground.metric).mean or 0.0)
     worse, bound = difference.delta * ground.sign, claim.tolerance * base
     off = worse if claim.or_better else abs(worse)
-    shown = f"{ground.show(left)} against {ground.show(right)}"
+    shown = ground.show(left, right)
     text = (
         f"{shown}: {worse / base if base else 0:+.1%} (+ is worse), tolerance {claim.tolerance:.0%}; {difference.text}"
     )
@@ -204,7 +206,7 @@ def _ratio(claim: Claim, ground: _Ground) -> Verdict:
     wanted = " and ".join(
         [*([f"at least {low:.3g}"] if low is not None else []), *([f"at most {high:.3g}"] if high is not None else [])]
     )
-    text = f"{ground.show(left)} / {ground.show(right)} = {ratio:.3f}, claimed {wanted}; {difference.text}"
+    text = f"{ground.show(left, right, 'over')} is {ratio:.3f}, claimed {wanted}; {difference.text}"
     if difference.margin is None or difference.one_training_each:
         return Verdict(claim, "undecided", (text,))
     margin = difference.margin / abs(base)

@@ -9,9 +9,10 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from reports.aggregate import Row, row_name
+from reports.aggregate import Row, row_name, trainings
 from reports.layout import Figure
 from reports.quantities import Quantity, quantity
+from reports.records import named
 from reports.style import WIDTH, Theme, colour, marker, style
 from reports.tables import ARROWS, axis_title
 from reports.uncertainty import pearson
@@ -22,11 +23,15 @@ if TYPE_CHECKING:
 
 SMOOTHING = 0.05
 """Share of a single training-loss curve that its moving average spans; the raw curve stays visible behind it."""
+FEW = 12
+"""A curve of at most so many points shows them."""
+CROWD = 8
+"""Beyond so many points a scatter tells rows apart by colours and markers in a legend, not by their names."""
 
 
 def draw(figure: Figure, rows: Sequence[Row], theme: Theme = "light") -> Drawing | None:
     """Draw one figure; None where no row has what it needs."""
-    height = 0.42 * len(rows) + 1.1 if figure.kind == "bars" else 3.6
+    height = 0.42 * len(rows) + 1.1 if figure.kind == "bars" else 3.3
     with style(theme) as plt:
         drawing, axes = plt.subplots(figsize=(WIDTH, height))
         if not _DRAW[figure.kind](axes, figure, rows):
@@ -41,10 +46,16 @@ def draw(figure: Figure, rows: Sequence[Row], theme: Theme = "light") -> Drawing
 
 def default_title(figure: Figure) -> str:
     """What the figure shows, in a few words."""
-    y = quantity(figure.y).label
+    y = quantity(figure.y).plain
     if figure.kind == "curves":
         return f"{y} while training"
-    return f"{y} over {axis_title(figure.x) if figure.kind == 'lines' else quantity(figure.x).label}" if figure.x else y
+    return f"{y} over {in_sentence(figure)}" if figure.x else y
+
+
+def in_sentence(figure: Figure) -> str:
+    """What stands on the x axis, as a word in a sentence."""
+    word = axis_title(figure.x) if figure.kind == "lines" else quantity(figure.x).plain
+    return word[0].lower() + word[1:] if word[1:2].islower() else word
 
 
 def floors(rows: Sequence[Row], metric: str) -> list[float]:
@@ -93,8 +104,8 @@ def _bars(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
 
 
 def _curves(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
-    drawn = False
-    for place, row in enumerate(rows):
+    drawn, found = False, trainings(rows)
+    for place, row in enumerate(found):
         curves = [curve for record in row.records if (curve := record.curve(figure.y))]
         if not curves:
             continue
@@ -104,16 +115,23 @@ def _curves(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
         if len(curves) > 1:
             low, high = [m - s for _, m, s in band], [m + s for _, m, s in band]
             axes.fill_between(steps, low, high, color=colour(place), alpha=0.18, linewidth=0)
-        elif figure.y.startswith("train/") and len(means) * SMOOTHING >= 2:
+        elif smoothed(figure, len(means)):
             axes.plot(steps, means, color=colour(place), alpha=0.22, linewidth=0.9)
             means = _smooth(means)
-        axes.plot(steps, means, color=colour(place), label=row_name(row, rows))
+        marked = marker(place) if len(steps) <= FEW else None
+        axes.plot(steps, means, color=colour(place), marker=marked, markersize=5, label=row_name(row, found) or None)
     if drawn:
         axes.set_xlabel("Step")
         axes.locator_params(axis="x", integer=True)
         axes.set_ylabel(quantity(figure.y).label)
-        axes.legend()
+        if len(found) > 1:
+            axes.legend()
     return drawn
+
+
+def smoothed(figure: Figure, length: int) -> bool:
+    """Whether a curve of so many points gets a moving average."""
+    return figure.y.startswith("train/") and length * SMOOTHING >= 2
 
 
 def _band(curves: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[int, float, float]]:
@@ -143,7 +161,8 @@ def _lines(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
     for row in rows:
         if figure.x in row.labels and row.value(figure.y).n:
             rest = {axis: label for axis, label in row.labels.items() if axis != figure.x}
-            name = rest.get(figure.series, "") if figure.series else " · ".join(rest.values())
+            shown = {figure.series: rest[figure.series]} if figure.series in rest else rest
+            name = " · ".join(named(axis, label) for axis, label in shown.items())
             series.setdefault(name, []).append(row)
     for place, (name, members) in enumerate(series.items()):
         members.sort(key=lambda row: where[row.labels[figure.x]])
@@ -162,13 +181,15 @@ def _lines(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
 
 def _scatter(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
     across, up = quantity(figure.x), quantity(figure.y)
-    points = _points(figure, rows)
+    points = points_of(figure, rows)
+    looks = _looks(axes, points, rows)
     for place, (row, x, y) in points.items():
-        axes.errorbar(
-            x, y, yerr=_error(row, figure.y) * up.scale or None, color=colour(place), capsize=3, linewidth=1.1
-        )
-        axes.plot(x, y, marker(place), color=colour(place), markersize=8)
-        axes.annotate(row_name(row, rows), (x, y), xytext=(7, 5), textcoords="offset points", fontsize=9)
+        hue, sign = looks[place]
+        error, faint = _error(row, figure.y) * up.scale or None, 1.0 if len(points) <= CROWD else 0.4
+        axes.errorbar(x, y, yerr=error, color=hue, capsize=3, linewidth=1.1, alpha=faint)
+        axes.plot(x, y, sign, color=hue, markersize=8)
+        if len(points) <= CROWD:
+            axes.annotate(row_name(row, rows), (x, y), xytext=(7, 5), textcoords="offset points", fontsize=9)
     axes.margins(0.16, 0.2)
     axes.set_xlabel(_axis_label(across))
     axes.set_ylabel(_axis_label(up))
@@ -178,11 +199,12 @@ def _scatter(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
         ends = [min(xs), max(xs)]
         line = [statistics.fmean(ys) + slope * (x - statistics.fmean(xs)) for x in ends]
         axes.plot(ends, line, "--", color=axes.xaxis.label.get_color(), linewidth=1.1, zorder=0, label=f"r = {r:.3f}")
-        axes.legend()
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(**({"loc": "center left", "bbox_to_anchor": (1, 0.5)} if len(points) > CROWD else {}))
     return bool(points)
 
 
-def _points(figure: Figure, rows: Sequence[Row]) -> dict[int, tuple[Row, float, float]]:
+def points_of(figure: Figure, rows: Sequence[Row]) -> dict[int, tuple[Row, float, float]]:
     """Rows that have both quantities, by place, with the numbers as printed."""
     result = {}
     for place, row in enumerate(rows):
@@ -192,16 +214,40 @@ def _points(figure: Figure, rows: Sequence[Row]) -> dict[int, tuple[Row, float, 
     return result
 
 
+def _looks(
+    axes: Axes, points: Mapping[int, tuple[Row, float, float]], rows: Sequence[Row]
+) -> dict[int, tuple[str, str]]:
+    """Colour and marker of every point, by place; in a crowd, one for each label of its first and its last axis."""
+    if len(points) <= CROWD:
+        return {place: (colour(place), marker(place)) for place in points}
+    varied = [axis for axis in rows[0].labels if len({row.labels.get(axis) for row in rows}) > 1]
+    first, last = varied[0], varied[-1]
+    labels = {axis: list(dict.fromkeys(row.labels[axis] for row in rows)) for axis in (first, last)}
+    for number, label in enumerate(labels[first]):
+        sign = marker(number) if first == last else "s"
+        axes.plot([], [], sign, color=colour(number), label=named(first, label))
+    for number, label in enumerate(labels[last] if first != last else ()):
+        axes.plot([], [], marker(number), color=axes.xaxis.label.get_color(), label=named(last, label))
+    result = {}
+    for place, (row, _, _) in points.items():
+        hue, shape = (labels[axis].index(row.labels[axis]) for axis in (first, last))
+        result[place] = (colour(hue), marker(shape))
+    return result
+
+
 def _pareto(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
     """Scatter with the front: the points that no other point beats on both quantities (less is better for x)."""
     if not _scatter(axes, figure, rows):
         return False
     sign = -1 if quantity(figure.y).better == "higher" else 1
-    front: list[tuple[float, float]] = []
-    for _, x, y in sorted(_points(figure, rows).values(), key=lambda point: (point[1], sign * point[2])):
-        if not front or sign * y < sign * front[-1][1]:
-            front.append((x, y))
-    across, up = [x for x, _ in front], [y for _, y in front]
+    points = points_of(figure, rows)
+    front: list[tuple[Row, float, float]] = []
+    for row, x, y in sorted(points.values(), key=lambda point: (point[1], sign * point[2])):
+        if not front or sign * y < sign * front[-1][2]:
+            front.append((row, x, y))
+    for row, x, y in front if len(points) > CROWD else ():
+        axes.annotate(row_name(row, rows), (x, y), xytext=(7, 5), textcoords="offset points", fontsize=8)
+    across, up = [x for _, x, _ in front], [y for _, _, y in front]
     axes.step(across, up, where="post", color=axes.xaxis.label.get_color(), linewidth=1.1, alpha=0.6, zorder=0)
     return True
 

@@ -59,7 +59,7 @@ def _markdown_line(cells: Iterable[str]) -> str:
 
 
 def _markdown_entry(entry: Entry, row: TableRow) -> str:
-    text = entry.text
+    text = entry.full
     if entry.rank == "best":
         text = f"**{text}**"
     elif entry.rank == "second":
@@ -124,7 +124,7 @@ def _latex_heads(heads: Sequence[Head]) -> list[str]:
 
 
 def _latex_entry(entry: Entry) -> str:
-    text = latex(entry.text)
+    text = latex(entry.full)
     if entry.rank == "best":
         text = f"\\textbf{{{text}}}"
     elif entry.rank == "second":

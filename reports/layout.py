@@ -35,6 +35,11 @@ class Column:
     """Column of the reference table; "" = none."""
     description: str = ""
 
+    @property
+    def plain(self) -> str:
+        """The label without its unit, for sentences."""
+        return self.label.partition(" (")[0]
+
     def text(self, value: float) -> str:
         """The number as printed."""
         return format(value * self.scale, self.format)

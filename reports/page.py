@@ -30,8 +30,10 @@ TEMPLATES = Path(__file__).parent / "templates"
 class Picture:
     """One figure in both themes, as SVG text."""
 
-    name: str
     title: str
+    caption: str
+    files: tuple[str, ...]
+    """The same figure in files beside the page."""
     light_svg: str
     dark_svg: str
 
@@ -55,6 +57,7 @@ def render(subject: Subject, pictures: Sequence[Picture], samples: Samples | Non
         "table": table_html(subject.table),
         "flags": [(row_name(subject.rows[flag.row], subject.rows), flag.text) for flag in subject.flags],
         "measured_rows": sum(bool(row.measured) for row in subject.rows),
+        "meanings": list(dict.fromkeys((c.plain, c.description) for c in subject.layout.columns if c.description)),
         "verdicts": [(verdict, quantity(verdict.claim.metric).plain) for verdict in subject.verdicts],
         "samples": samples,
         "strips": [
@@ -64,8 +67,9 @@ def render(subject: Subject, pictures: Sequence[Picture], samples: Samples | Non
         else [],
         "figures": pictures,
         "differences": _differences(subject),
+        "sizes": any(item.parameters or item.flops for item in subject.one_factor),
         "ranked": [column for column in subject.layout.columns if column.better != "none"],
-        "baseline": ", ".join(subject.layout.baseline.values()),
+        "baseline": subject.baseline,
         "runs": [_run_line(subject, index) for index in range(len(subject.records))],
         "published": _published(subject.layout.reference) if subject.layout.reference else None,
         "provenance": _provenance(subject),
@@ -153,7 +157,8 @@ def _entry_html(entry: Entry, row: TableRow) -> str:
     classes = " ".join(filter(None, [entry.kind, entry.rank]))
     tag = '<span class="tag">baseline</span>' if row.baseline and entry is row.entries[0] else ""
     marks = f"<sup>{','.join(entry.marks)}</sup>" if entry.marks else ""
-    return f'<td class="{classes}">{escape(entry.text)}{" =" if entry.tied else ""}{marks}{tag}</td>'
+    interval = f"<small>{escape(entry.interval)}</small>" if entry.interval else ""
+    return f'<td class="{classes}">{escape(entry.text)}{" =" if entry.tied else ""}{marks}{tag}{interval}</td>'
 
 
 # --- other sections ---------------------------------------------------------------------------------------------------
@@ -178,16 +183,21 @@ def _differences(subject: Subject) -> list[dict[str, Any]]:
                     "method": found.text if found else "not measured",
                 }
             )
-        parameters = DASH if item.parameters is None else f"{item.parameters:+.1%}"
         lines.append(
             {
                 "name": row_name(row, subject.rows),
                 "text": item.text,
-                "parameters": parameters,
+                "parameters": _share(item.parameters),
+                "flops": _share(item.flops),
                 "deltas": deltas,
             }
         )
     return lines
+
+
+def _share(deviation: float | None) -> str:
+    """A relative deviation as printed."""
+    return DASH if deviation is None else f"{deviation:+.1%}"
 
 
 def _verdict(found: Difference | None) -> str:

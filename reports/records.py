@@ -21,6 +21,8 @@ from sweeps.state import CellState, cell_states
 
 BOOKKEEPING = ("schema", "step", "max_steps")
 """Numbers of a result.json that are no measurement."""
+MUTE = frozenset({"none", "on", "off", "yes", "no", "true", "false"})
+"""Labels that, like numbers, say nothing without their axis."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Record:
     @property
     def name(self) -> str:
         """Readable name: the labels and the seed."""
-        return " ".join((*self.labels.values(), f"seed{self.seed}"))
+        return " ".join((*(named(axis, label) for axis, label in self.labels.items()), f"seed{self.seed}"))
 
     @property
     def protocol(self) -> Mapping[str, Any]:
@@ -80,6 +82,12 @@ class Record:
         """(step, value) of one key of metrics.jsonl, in order."""
         lines = self.run.metrics() if self.run else ()
         return [(line["step"], float(line[key])) for line in lines if isinstance(line.get(key), int | float)]
+
+
+def named(axis: str, label: str) -> str:
+    """A label in running text: with its axis where it says nothing by itself ("guidance 3", "conv none")."""
+    mute = label.lower() in MUTE or label.replace(".", "", 1).isdecimal()
+    return f"{axis.replace('_', ' ')} {label}" if mute else label
 
 
 def collect(cells: Iterable[Cell], root: Path) -> list[Record]:

@@ -92,16 +92,20 @@ def collect_samples(rows: Sequence[Row], count: int) -> Samples | None:
         return None
     first = drawn[0]
     picks = _picks(first.labels, count)
-    result, notes = [], []
+    result, notes, others = [], [], []
     for own in drawn:
         chosen = picks
         if len(own.labels) < len(first.labels) or own.asked(picks) != first.asked(picks):
             chosen = _picks(own.labels, count)
-            what = "labels" if own.captions is None else "captions"
-            notes.append(f"{own.name}: other {what} than the first row, so not image by image comparable.")
+            others.append(own.name)
         if (seed := own.record.config.get("evaluation.seed")) != first.record.config.get("evaluation.seed"):
             notes.append(f"{own.name}: sampled with seed {seed}.")
         result.append(SampleRow(own.name, read_images(own.path, int(chosen.max()) + 1)[chosen], own.heads(chosen)))
+    if others:
+        what = "labels" if first.captions is None else "captions"
+        notes.insert(0, f"Other {what}, so not comparable image by image with {first.name}: {', '.join(others)}.")
+    heads = list(dict.fromkeys(row.heads for row in result))
+    result.sort(key=lambda row: heads.index(row.heads))  # what was asked for the same stands together
     seeds = f"evaluation.seed={first.record.config.get('evaluation.seed', 0)}"
     return Samples(tuple(result), first.captions is not None, seeds, tuple(notes))
 
@@ -142,8 +146,9 @@ def enlarge(images: np.ndarray) -> np.ndarray:
 
 
 def strip(images: np.ndarray) -> np.ndarray:
-    """(n, H, W, 3) side by side as one image (H, n * W, 3)."""
-    return np.concatenate(list(images), axis=1)
+    """(n, H, W, 3) side by side as one image (H, n * (W + gap), 3), with half a gap of white on either side of each."""
+    half = max(1, images.shape[2] // 32)
+    return np.concatenate(list(np.pad(images, ((0, 0), (0, 0), (half, half), (0, 0)), constant_values=255)), axis=1)
 
 
 def grid_image(samples: Samples) -> Image.Image:

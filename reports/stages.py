@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from reports.aggregate import Row, row_name
+from reports.aggregate import Row, row_name, trainings
 
 MARGIN = 12
 HEAD = 28
@@ -18,8 +18,9 @@ COLOURS = 128
 
 
 def run_folders(rows: Sequence[Row]) -> list[tuple[str, Path]]:
-    """Name of every measured row, and the folder of the first run behind it."""
-    return [(row_name(row, rows), row.measured[0].run.folder) for row in rows if row.measured and row.measured[0].run]
+    """Name of every training that a measured row shows, and its folder (of the first seed)."""
+    found = trainings([row for row in rows if row.measured and row.measured[0].run])
+    return [(row_name(row, found), row.measured[0].run.folder) for row in found if row.measured[0].run]
 
 
 def stages_image(folders: Sequence[tuple[str, Path]], count: int) -> Image.Image | None:

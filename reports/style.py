@@ -20,8 +20,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 INK = {"light": "#1b1f24", "dark": "#e6e8eb"}
 FAINT = {"light": "#8a929c", "dark": "#8f98a3"}
 GRID = {"light": "#e4e7eb", "dark": "#343a42"}
-WIDTH = 6.4
-"""Inches: a figure's text then has the size of body text in a one-column paper."""
+WIDTH = 5.6
+"""Inches: a figure's text is then a little below body text in a one-column paper, and still read on a phone."""
 
 
 def colour(index: int) -> str:

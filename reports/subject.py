@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +15,15 @@ from reports.claims import Verdict, agreement, judge
 from reports.crossing import crossing_notes
 from reports.guard import ISO, Flag, OneFactor, baseline_of, guard, one_factor
 from reports.layout import Layout, parse_layout
-from reports.quantities import quantity
-from reports.records import Record, collect
+from reports.protocol import protocol_notes
+from reports.records import Record, collect, named
 from reports.searches import search_notes
 from reports.tables import Table, build_table
 from reports.uncertainty import compare
 from sweeps.planner import Cell, Plan, plan
+
+LISTED = 4
+"""So many rows are named in a sentence; of more, their number is given."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,11 @@ class Subject:
         return build_table(self.title, self.layout, self.rows, marks, notes)
 
     @property
+    def baseline(self) -> str:
+        """The baseline in words; "" without one."""
+        return ", ".join(named(axis, label) for axis, label in self.layout.baseline.items())
+
+    @property
     def command(self) -> str:
         """What runs the sweep and writes this report."""
         return self.command_for("run")
@@ -119,10 +127,9 @@ class Subject:
         notes = []
         for metric in ("parameters", "flops"):
             off = [(item.row, getattr(item, metric)) for item in self.one_factor]
-            named = [f"{row_name(self.rows[i], self.rows)} {x:+.0%}" for i, x in off if x is not None and abs(x) > ISO]
-            if named:
-                base = ", ".join(self.layout.baseline.values())
-                notes.append(f"Not equal in {metric} to the baseline, {base}: {', '.join(named)}.")
+            other = [f"{row_name(self.rows[i], self.rows)} {x:+.0%}" for i, x in off if x is not None and abs(x) > ISO]
+            if other:
+                notes.append(f"Not equal in {metric} to the baseline, {self.baseline}: {', '.join(other)}.")
         return notes
 
     def _crossings(self) -> list[str]:
@@ -132,15 +139,17 @@ class Subject:
         """Rows whose numbers cannot be told from the baseline's."""
         found = []
         for column in self.layout.columns:
-            names = []
+            names, compared = [], 0
             for item in self.one_factor if column.better != "none" else ():
                 row = self.rows[item.row]
                 base = baseline_of(row, self.rows, self.layout.baseline)
                 difference = compare(row, base, column.metric) if base else None
+                compared += difference is not None
                 if difference and difference.distinguishable is False:
                     names.append(row_name(row, self.rows))
-            found += [f"{column.label} of {', '.join(names)}"] if names else []
-        name = ", ".join(self.layout.baseline.values())
+            listed = ", ".join(names) if len(names) <= LISTED else f"{len(names)} of {compared} rows"
+            found += [f"{column.plain} of {listed}"] if names else []
+        name = self.baseline
         return [f"Not distinguishable from the baseline, {name}, at 95%: {'; '.join(found)}."] if found else []
 
     @cached_property
@@ -225,45 +234,6 @@ def make_subject(
         words=tuple(words),
         slug=slug or f"{name}-{scale}",
     )
-
-
-def protocol_notes(records: Sequence[Record], shown: Collection[str]) -> list[str]:
-    """What every number rests on: N, reference, extractor, floor. One note for each protocol in use.
-
-    Args:
-        shown: the metrics whose floor is of interest.
-    """
-    notes = []
-    for record in records:
-        protocol = record.protocol
-        if not protocol:
-            continue
-        if record.benchmark:
-            notes.append(_timing_note(record))
-            continue
-        parts = [f"N = {protocol.get('num_samples', '?')} samples against {protocol.get('reference', '?')}"]
-        if prompts := protocol.get("prompts"):
-            parts.append(f"under {prompts}")
-        if clip := protocol.get("clip"):
-            parts.append(f"CLIP of width {clip.get('width', '?')} ({str(clip.get('fingerprint', ''))[:8]})")
-        if extractor := protocol.get("extractor"):
-            parts.append(f"features: {extractor} ({str(protocol.get('extractor_sha256', ''))[:8]})")
-        for metric, value in protocol.get("floor", {}).items():
-            if metric in shown and isinstance(value, int | float):
-                known = quantity(metric)
-                where = "" if metric.startswith("class_accuracy") else " against real at this N"
-                parts.append(f"{known.label} of real images{where}: {value * known.scale:{known.format}}")
-        notes.append("; ".join(parts) + ".")
-        if any(metric.startswith("fd_") for metric in record.metrics):
-            notes.append("FD on these features is not FID and compares with no published FID.")
-    return list(dict.fromkeys(notes))
-
-
-def _timing_note(record: Record) -> str:
-    """How a benchmark was timed, and on what."""
-    hardware = record.run_result.get("provenance", {}).get("hardware", {})
-    processor = ", ".join(hardware.get("gpus") or [f"{hardware.get('cpu')}, {record.protocol.get('threads')} threads"])
-    return f"Medians of 3 to 41 repetitions, in turns where rows are compared, with random weights, on {processor}."
 
 
 def _words(labels: Mapping[str, str]) -> str:

@@ -40,6 +40,8 @@ class Entry:
 
     text: str
     kind: Literal["label", "measured", "paper", "missing"]
+    interval: str = ""
+    """ "[low, high]" of a single training, or ""."""
     rank: Literal["", "best", "second"] = ""
     tied: bool = False
     """Not distinguishable from the best."""
@@ -47,6 +49,11 @@ class Entry:
     """Footnotes by their letters."""
     value: Value | None = None
     published: float | None = None
+
+    @property
+    def full(self) -> str:
+        """The text with the interval, on one line."""
+        return f"{self.text} {self.interval}".strip()
 
 
 @dataclass(frozen=True)
@@ -102,17 +109,33 @@ def build_table(
         key = tuple(row.labels.get(axis, DASH) for axis in layout.axes)
         body.setdefault(key, {})[row.labels.get(layout.spread, "")] = index
     groups = list(dict.fromkeys(key[0] for key in body)) if layout.group else [""]
+    layout, unknown = _without_unknown(layout, rows)
     result = []
     for group in groups:
         inside = [(key, places) for key, places in body.items() if not layout.group or key[0] == group]
         result += _group(layout, rows, inside, spread, flags, lettered)
-    general = list(dict.fromkeys([*notes, *_reading_notes(layout, result)]))
+    general = list(dict.fromkeys([*notes, *_reading_notes(layout, result), *unknown]))
     return Table(
         title=title,
         heads=tuple(_heads(layout, spread)),
         rows=tuple(result),
         notes=(*((letter, text) for text, letter in lettered.letters.items()), *(("", text) for text in general)),
     )
+
+
+def _without_unknown(layout: Layout, rows: Sequence[Row]) -> tuple[Layout, list[str]]:
+    """The layout without the published columns of which no number is known in these rows, and a note that says so."""
+    table = layout.reference
+    if table is None:
+        return layout, []
+    beside = [found for row in rows if (found := table.row_for(row.labels))]
+    empty = {name for name in table.columns if all(row.values.get(name) is None for row in beside)}
+    dropped = list(dict.fromkeys(table.columns[c.paper].label for c in layout.columns if c.paper in empty))
+    if not dropped:
+        return layout, []
+    columns = tuple(replace(column, paper="") if column.paper in empty else column for column in layout.columns)
+    text = f"{table.citation}, {table.where}: no {' or '.join(dropped)} of these rows is known, so none stands here."
+    return replace(layout, columns=columns), [text]
 
 
 def _heads(layout: Layout, spread: Sequence[str]) -> Iterable[Head]:
@@ -183,12 +206,13 @@ def _entry(row: Row | None, column: Column, notes: Notes) -> Entry:
     text = column.text(value.mean)
     if value.std is not None and column.metric not in EXACT:
         text += f" ± {column.text(value.std)}"
-    elif value.interval and column.better != "none":
-        text += f" [{', '.join(column.text(end) for end in value.interval)}]"
+    interval = ""
+    if value.interval and column.better != "none":
+        interval = f"[{', '.join(column.text(end) for end in value.interval)}]"
     if value.note:
         text += f" ({value.note})"
     marks = (notes.mark(f"the other seeds: {'; '.join(value.reasons)}"),) if value.note else ()
-    return Entry(text, "measured", marks=marks, value=value)
+    return Entry(text, "measured", interval, marks=marks, value=value)
 
 
 def _published(table: ReferenceTable, labels: Mapping[str, str], spread: Mapping[str, str], column: Column) -> Entry:
@@ -203,18 +227,14 @@ def _reading_notes(layout: Layout, rows: Sequence[TableRow]) -> Iterable[str]:
     """How to read the marks that this table uses."""
     entries = [entry for row in rows for entry in row.entries]
     if any(entry.rank for entry in entries):
-        yield f"Bold is best, underlined second{' within a group' if layout.group else ''}."
-    if any(entry.tied for entry in entries):
-        yield "= is not distinguishable from the best at 95%."
+        tied = "; = not distinguishable from the best at 95%" if any(entry.tied for entry in entries) else ""
+        yield f"Bold is best, underlined second{' within a group' if layout.group else ''}{tied}."
     if any(entry.value and entry.value.n > 1 for entry in entries):
         yield "Mean ± standard deviation over seeds."
     elif any(entry.value and entry.value.n and not is_cost(entry.value.metric) for entry in entries):
-        yield "One training seed a row: the spread over seeds is not known."
-    if any("[" in entry.text for entry in entries if entry.kind == "measured"):
-        yield (
-            "[low, high]: 95% interval over other samples of the same training, by the bootstrap; the spread over "
-            "training seeds is not in it."
-        )
+        yield "One training a row: the spread over training seeds is not known."
+    if any(entry.interval for entry in entries):
+        yield "[low, high]: 95% bootstrap interval over other samples of the same training."
     if layout.reference and any(column.paper for column in layout.columns):
         table = layout.reference
         protocol = f"; {table.protocol}" if table.protocol else ""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from reports.aggregate import Row
+from reports.captions import caption
 from reports.figures import draw, floors
 from reports.layout import Figure
 from reports.page import render
@@ -109,8 +113,8 @@ def test_captions_stand_over_the_images_that_they_asked_for(tmp_path: Path) -> N
     shown = dict(zip((row.name for row in samples.rows), samples.bands(), strict=True))
     others = next(row for row in samples.rows if row.name == "group_v2").heads
     assert shown["group_v2"] == others != samples.rows[0].heads
-    assert [bool(heads) for heads in shown.values()] == [True, True, True, False]  # anew behind the row that differs
-    assert [note.split(":")[0] for note in samples.notes] == ["group_v2"] and "other captions" in samples.notes[0]
+    assert [bool(heads) for heads in shown.values()] == [True, False, False, True] and list(shown)[-1] == "group_v2"
+    assert samples.notes == ("Other captions, so not comparable image by image with group_v1: group_v2.",)
     page = render(subject, [], samples)
     assert "The same captions" in page and "caption 10 of class 1" in page
 
@@ -148,7 +152,10 @@ def test_other_labels_or_seeds_are_noted(tmp_path: Path) -> None:
     fakes.write_run(tmp_path, fakes.cells_of()[2], config__evaluation__seed=7)
     samples = collect_samples(fakes.subject(tmp_path).rows, 9)
     assert samples is not None
-    assert [note.split(":")[0] for note in samples.notes] == ["group_v2", "serial_v1"]
+    assert [note.split(":")[0] for note in samples.notes] == [
+        "Other labels, so not comparable image by image with group_v1",
+        "serial_v1",
+    ]
 
 
 def test_no_samples_no_grid(tmp_path: Path) -> None:
@@ -170,3 +177,50 @@ def test_small_images_are_enlarged_by_whole_pixels(tmp_path: Path) -> None:
 def test_class_names_come_from_the_data_set(tmp_path: Path) -> None:
     record = fakes.finished(tmp_path).records[0]
     assert class_names(record)[-1] == "Flags"
+
+
+# --- one figure, many rows --------------------------------------------------------------------------------------------
+
+
+def _grid(root: Path, guidances: Sequence[str], steps: Sequence[str]) -> list[Row]:
+    """Rows that differ in sampling alone."""
+    cells = [fakes.cell_of({"guidance": g, "steps": s}) for g in guidances for s in steps]
+    trained = replace(cells[0], run_id="fake-one", group="fake-one")
+    cells = [replace(cell, run_id=trained.run_id, group=trained.group) for cell in cells]
+    for number, cell in enumerate(cells):
+        fakes.write_run(root, cell, 100.0 + number, evaluation__metrics__seconds_per_image=0.01 * (number + 1))
+    axes = {"guidance": guidances, "steps": steps}
+    report = {"rows": ["guidance", "steps"], "columns": ["fd_efflite0"]}
+    return fakes.subject(root, cells, axes=axes, report=report, declared=[]).rows
+
+
+def test_a_training_shared_by_rows_is_one_curve_without_a_legend(tmp_path: Path) -> None:
+    drawing = draw(Figure("curves", "train/loss"), _grid(tmp_path, ("1", "3"), ("5", "10")))
+    assert drawing is not None
+    assert len(drawing.axes[0].lines) == 1 and drawing.axes[0].get_legend() is None
+
+
+def test_a_crowd_is_told_apart_by_its_axes_and_the_front_by_name(tmp_path: Path) -> None:
+    rows = _grid(tmp_path, ("1", "2", "3"), ("5", "10", "20"))
+    figure = Figure("pareto", "fd_efflite0", "seconds_per_image")
+    drawing = draw(figure, rows)
+    assert drawing is not None
+    legend = drawing.axes[0].get_legend()
+    assert legend is not None
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["guidance 1", "guidance 2", "guidance 3", "steps 5", "steps 10", "steps 20"]
+    assert [text.get_text() for text in drawing.axes[0].texts] == ["guidance 1 · steps 5"]
+    assert "its rows are named" in caption(figure, rows)
+
+
+@pytest.mark.parametrize(
+    ("figure", "seeds", "said"),
+    [
+        (Figure("bars", "fd_efflite0"), (0, 1), "standard deviation over seeds"),
+        (Figure("bars", "kid_efflite0"), (0,), "over subsets"),
+        (Figure("curves", "train/loss"), (0, 1), "(up to 2 seeds)"),
+        (Figure("scatter", "fd_efflite0", "parameters", fit=True), (0,), "least squares"),
+    ],
+)
+def test_a_caption_says_what_the_marks_mean(tmp_path: Path, figure: Figure, seeds: tuple[int, ...], said: str) -> None:
+    assert said in caption(figure, fakes.finished(tmp_path, seeds).rows)

@@ -1,0 +1,48 @@
+"""What a figure shows and how its marks are read, in a sentence or two below it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reports.aggregate import Row, trainings
+from reports.figures import CROWD, SMOOTHING, default_title, points_of, smoothed
+from reports.layout import Figure
+
+
+def caption(figure: Figure, rows: Sequence[Row]) -> str:
+    """The caption of one figure, its title included."""
+    sentences = [f"{figure.title or default_title(figure)}."]
+    if figure.kind == "curves":
+        sentences += _of_curves(figure, rows)
+    else:
+        sentences += _of_noise(figure, rows)
+    if figure.kind == "pareto":
+        named = "; its rows are named" if len(points_of(figure, rows)) > CROWD else ""
+        sentences.append(f"The line is the Pareto front: no row beats one on it in both quantities{named}.")
+    if figure.kind == "scatter" and figure.fit:
+        sentences.append("Dashed: least squares, with Pearson's r.")
+    return " ".join(sentences)
+
+
+def _of_curves(figure: Figure, rows: Sequence[Row]) -> list[str]:
+    curves = [[curve for record in row.records if (curve := record.curve(figure.y))] for row in trainings(rows)]
+    seeds = max(map(len, curves), default=0)
+    if seeds > 1:
+        return [f"Mean over seeds, with a band of one standard deviation (up to {seeds} seeds)."]
+    if any(smoothed(figure, len(curve)) for found in curves for curve in found):
+        return [f"Moving average over {SMOOTHING:.0%} of the curve, before the curve itself."]
+    return []
+
+
+def _of_noise(figure: Figure, rows: Sequence[Row]) -> list[str]:
+    """What error bars and bands mean."""
+    values = [row.value(figure.y) for row in rows]
+    mark = "Bands" if figure.kind == "lines" else "Error bars"
+    if any(value.std is not None for value in values):
+        return [f"{mark}: one standard deviation over seeds."]
+    sources = {value.error_source for value in values if any(error for error in value.errors)}
+    if "bootstrap interval" in sources:
+        return [f"{mark}: 95% bootstrap interval over samples; one training seed, so training noise is not in them."]
+    if sources:
+        return [f"{mark}: 1.96 standard deviations over subsets of the samples."]
+    return []

@@ -1,0 +1,55 @@
+"""What the numbers of a table rest on, in sentences: samples, reference, features, prompts; how it was timed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from reports.aggregate import rows_of, shared_labels
+from reports.quantities import quantity
+from reports.records import Record, named
+
+
+def protocol_notes(records: Sequence[Record], shown: Collection[str]) -> list[str]:
+    """What every number rests on: N, reference, extractor, floor, prompts. One note for each that is in use.
+
+    Args:
+        shown: the metrics whose floor is of interest.
+    """
+    notes: list[str] = []
+    prompts: dict[str, list[Record]] = {}
+    for record in records:
+        if record.benchmark and record.protocol:
+            notes.append(_timing_note(record))
+        elif record.protocol:
+            notes.append(_measuring_note(record, shown))
+            prompts.setdefault(str(record.protocol.get("prompts", "")), []).append(record)
+    common = shared_labels(rows_of(records)) if records else {}
+    for text, members in prompts.items():
+        own = [named(a, label) for a, label in shared_labels(rows_of(members)).items() if a not in common]
+        if text:
+            which = f" of {', '.join(own)}" if own and len(prompts) > 1 else ""
+            notes.append(f"Prompts{which}: {text}.")
+    return list(dict.fromkeys(notes))
+
+
+def _measuring_note(record: Record, shown: Collection[str]) -> str:
+    """What samples were measured by, and what real images get in their place."""
+    protocol = record.protocol
+    parts = [f"N = {protocol.get('num_samples', '?')} samples against {protocol.get('reference', '?')}"]
+    if clip := protocol.get("clip"):
+        parts.append(f"CLIP of width {clip.get('width', '?')} ({str(clip.get('fingerprint', ''))[:8]})")
+    if extractor := protocol.get("extractor"):
+        parts.append(f"features: {extractor} ({str(protocol.get('extractor_sha256', ''))[:8]}), so FD is not FID")
+    floor = protocol.get("floor", {})
+    real = [(quantity(m), x) for m, x in floor.items() if m in shown and isinstance(x, int | float)]
+    if real:
+        listed = ", ".join(f"{known.label} {known.text(x)}" for known, x in real)
+        parts.append(f"as many real images in their place: {listed}")
+    return "; ".join(parts) + "."
+
+
+def _timing_note(record: Record) -> str:
+    """How a benchmark was timed, and on what."""
+    hardware = record.run_result.get("provenance", {}).get("hardware", {})
+    processor = ", ".join(hardware.get("gpus") or [f"{hardware.get('cpu')}, {record.protocol.get('threads')} threads"])
+    return f"Medians of 3 to 41 repetitions, in turns where rows are compared, with random weights, on {processor}."
