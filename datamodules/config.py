@@ -75,6 +75,8 @@ class StoreConfig:
     fingerprint: str = ""
     """sha256 of the stores' meta.json, filled in when a run is resolved: stands for `root` in its identity."""
     possible: ClassVar[tuple[str, ...]] = ("class", "caption")
+    hint: ClassVar[str] = ""
+    """What else helps where a store is not there."""
 
     def __post_init__(self) -> None:
         if self.subset < 0:
@@ -100,7 +102,7 @@ class StoreConfig:
         """The sentence for a store that is not there."""
         return (
             f"No store at {Path(self.root) / split}; `ablate tokenize {self.name} --split {split} --source IMAGES "
-            f"--out {self.root}` makes it."
+            f"--out {self.root}` makes it{self.hint}."
         )
 
     def resolve(self) -> None:
@@ -161,6 +163,7 @@ class FolderConfig(StoreConfig):
     """Any collection of images with classes or captions."""
 
     name: str = "folder"
+    hint: ClassVar[str] = "; of images without splits, --divide makes both"
     classes: list[str] = field(default_factory=list)
     """Names of the classes, filled in from the stores when a run is resolved."""
 

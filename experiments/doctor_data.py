@@ -99,7 +99,9 @@ def _images(kind: str, folder: Path, split: str) -> list[Finding]:
     except (ValueError, OSError) as error:
         if split == "test" and not find_split(folder, split):
             return []  # few have one, and nothing needs it
-        return [Finding("broken" if split == "train" or kind == "imagenet" else "optional", part, str(error))]
+        undivided = kind == "folder" and not any(find_split(folder, name) for name in SPLITS)
+        way_out = f"{_command(kind, folder, '')} --divide" if undivided and split == "val" else ""
+        return [Finding("broken" if split == "train" or kind == "imagenet" else "optional", part, str(error), way_out)]
     counts = [unit.count for unit in source.units]
     known = None if None in counts else sum(count or 0 for count in counts)
     found = f"{len(counts)} shards" if known is None else f"{known:,} images"
@@ -135,4 +137,4 @@ def _look(source: Source) -> list[str]:
 
 
 def _command(kind: str, folder: Path, split: str) -> str:
-    return f"ablate tokenize {kind} --source {folder} --split {split} --out STORES"
+    return f"ablate tokenize {kind} --source {folder}{f' --split {split}' if split else ''} --out STORES"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from datamodules.sources.records import UNIT, Record, Refused, chunks, digest_of, is_image
+
+HELD_OUT = 10
+"""One image in so many is held out where a folder without splits is divided."""
 
 
 class FileSource:
@@ -64,7 +69,7 @@ def class_folders(folder: Path, class_names: Sequence[str] = (), unit_size: int 
     Raises:
         ValueError: a subfolder that is no expected class, or no images at all.
     """
-    found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    found = subfolders(folder)
     names = list(class_names) or found
     if unexpected := sorted(set(found) - set(names)):
         raise ValueError(
@@ -99,15 +104,61 @@ def captioned_folder(folder: Path, unit_size: int = UNIT) -> FileSource:
     return FileSource(folder, files, [0] * len(files), (), captions, unit_size=unit_size)
 
 
-def has_images(folder: Path) -> bool:
-    """Whether images lie in the folder itself."""
-    return any(entry.is_file() and is_image(entry.name) for entry in os.scandir(folder))
+def divided(source: FileSource, split: str) -> FileSource:
+    """One split of a folder that has none: of each class, a tenth of the images (at least one) is val, the rest train.
+
+    Which ones follows from their names alone, so that both splits of one folder never overlap.
+
+    Raises:
+        ValueError: a class of one image.
+    """
+    by_label: dict[int, list[int]] = defaultdict(list)
+    for i, label in enumerate(source.labels):
+        by_label[label].append(i)
+    val: set[int] = set()
+    for label, members in by_label.items():
+        if len(members) < 2:
+            name = source.class_names[label] if source.class_names else source.folder
+            raise ValueError(
+                f"{name} has one image, which cannot be in train and val; add more, or divide {source.folder} into "
+                "the folders train and val."
+            )
+        members.sort(key=lambda i: hashlib.sha256(source.files[i].encode()).digest())
+        val.update(members[: max(1, len(members) // HELD_OUT)])
+    kept = [i for i in range(len(source.files)) if (i in val) == (split == "val")]
+    return FileSource(
+        source.folder,
+        [source.files[i] for i in kept],
+        [source.labels[i] for i in kept],
+        source.class_names,
+        None if source.captions is None else [source.captions[i] for i in kept],
+        source.refused if split == "train" else (),
+        source.unit_size,
+    )
+
+
+def images_in(folder: Path) -> list[str]:
+    """Names of the images in the folder itself, sorted."""
+    return sorted(entry.name for entry in os.scandir(folder) if is_image(entry.name) and not _is_folder(entry))
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, sorted; hidden ones are left out."""
+    return sorted(entry.name for entry in os.scandir(folder) if _is_folder(entry) and not entry.name.startswith("."))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one; a link that leads in a circle is not, and fails as an image when it is read."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _images_beneath(folder: Path) -> Iterator[str]:
     """Relative names of all images in a folder and its subfolders."""
     for entry in os.scandir(folder):
-        if entry.is_dir():
+        if _is_folder(entry):
             yield from (f"{entry.name}/{name}" for name in _images_beneath(Path(entry.path)))
         elif is_image(entry.name):
             yield entry.name

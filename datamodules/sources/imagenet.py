@@ -7,13 +7,12 @@ class-conditional model uses. The development kit numbers its classes otherwise;
 from __future__ import annotations
 
 import csv
-import os
 import re
 from pathlib import Path
 
-from datamodules.sources.folders import FileSource, class_folders, has_images
+from datamodules.sources.folders import FileSource, class_folders, images_in, subfolders
 from datamodules.sources.parquet import ParquetSource, parquet_files
-from datamodules.sources.records import UNIT, Source, find_split, is_image
+from datamodules.sources.records import UNIT, Source, find_split
 
 ROOTS = ("", "Data/CLS-LOC", "ILSVRC/Data/CLS-LOC", "ILSVRC2012", "imagenet")
 """Where train/ and val/ are looked for, beneath the source folder."""
@@ -42,7 +41,7 @@ def imagenet_source(folder: Path, split: str, unit_size: int = UNIT) -> Source:
             f"{', '.join(ROOTS[1:])}), or {split}-*.parquet."
         )
     names = synsets(folder)
-    if has_images(images):
+    if images_in(images):
         return _flat(folder, images, names, unit_size)
     return class_folders(images, names if split != "train" else (), unit_size)
 
@@ -58,7 +57,7 @@ def synsets(folder: Path) -> list[str]:
     train = images_folder(folder, "train")
     if train is None:
         return []
-    return sorted(entry.name for entry in os.scandir(train) if entry.is_dir() and not entry.name.startswith("."))
+    return subfolders(train)
 
 
 def ground_truth(folder: Path, images: Path) -> Path | None:
@@ -74,7 +73,7 @@ def ground_truth(folder: Path, images: Path) -> Path | None:
 
 
 def _flat(folder: Path, images: Path, names: list[str], unit_size: int) -> FileSource:
-    files = sorted(entry.name for entry in os.scandir(images) if entry.is_file() and is_image(entry.name))
+    files = images_in(images)
     truth = ground_truth(folder, images)
     if truth is None:
         raise ValueError(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from datamodules.sources.coco import coco_source
-from datamodules.sources.folders import captioned_folder, class_folders, has_images
+from datamodules.sources.folders import FileSource, captioned_folder, class_folders, divided, images_in, subfolders
 from datamodules.sources.imagenet import imagenet_source
 from datamodules.sources.lists import list_file, list_source
 from datamodules.sources.parquet import ParquetSource, parquet_files
@@ -66,19 +65,36 @@ def _shards(shards: list[Path], classes: int) -> TarSource:
 
 def _plain(folder: Path, split: str, unit_size: int) -> Source:
     """A folder of images: of a split, or the folder itself as its only split, train."""
-    place = find_split(folder, split)
-    if place is None:
-        others = [name for name in SPLIT_FOLDERS if find_split(folder, name)]
-        if others or split != "train":
-            raise ValueError(
-                f"No split {split} in {folder}: expected the folder {' or '.join(SPLIT_FOLDERS.get(split, (split,)))}"
-                + (f"; there is {', '.join(others)}." if others else ".")
-            )
-        place = folder
-    subfolders = any(entry.is_dir() and not entry.name.startswith(".") for entry in os.scandir(place))
-    if (place / "metadata.jsonl").is_file() or has_images(place) or not subfolders:
+    if place := find_split(folder, split):
+        return _images(place, _classes(folder, split), unit_size)
+    others = [name for name in SPLIT_FOLDERS if find_split(folder, name)]
+    if others or split != "train":
+        raise ValueError(
+            f"No split {split} in {folder}: expected the folder {' or '.join(SPLIT_FOLDERS.get(split, (split,)))}"
+            + (f"; there is {', '.join(others)}." if others else ", or divide the folder: --divide.")
+        )
+    return _images(folder, [], unit_size)
+
+
+def open_divided(folder: Path, split: str, unit_size: int = UNIT) -> Source:
+    """The train or val part of a folder of images that has no splits; see `divided`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `open_source`; splits, shards or tables, which need no dividing.
+    """
+    whole = open_source("folder", folder, "train", unit_size=unit_size)
+    there = [name for name in SPLIT_FOLDERS if find_split(folder, name)]
+    if there or not isinstance(whole, FileSource):
+        what = f"the folder {there[0]}" if there else "shards or a table"
+        raise ValueError(f"--divide is for a plain folder of images; {folder} has {what}.")
+    return divided(whole, split)
+
+
+def _images(place: Path, classes: list[str], unit_size: int) -> FileSource:
+    """Class folders, or images with captions."""
+    if (place / "metadata.jsonl").is_file() or images_in(place) or not subfolders(place):
         return captioned_folder(place, unit_size)
-    return class_folders(place, _classes(folder, split), unit_size)
+    return class_folders(place, classes, unit_size)
 
 
 def _classes(folder: Path, split: str) -> list[str]:
@@ -86,4 +102,4 @@ def _classes(folder: Path, split: str) -> list[str]:
     train = find_split(folder, "train")
     if split == "train" or train is None:
         return []
-    return sorted(entry.name for entry in os.scandir(train) if entry.is_dir() and not entry.name.startswith("."))
+    return subfolders(train)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from datamodules.sources.open import open_source
+from datamodules.sources.open import open_divided, open_source
 from datamodules.sources.records import UNIT, Source
 from datamodules.store_format import read_meta
 from datamodules.tokenize.crops import Crops
@@ -34,6 +34,7 @@ class Job:
         flip: mirrored views too.
         exif: apply EXIF orientations; None = not for imagenet, whose published pipelines ignore them.
         classes: number of classes of tar shards with .cls files.
+        divide: of a folder without splits, a part is held out as val.
         unit_size: images per part, of sources that do not come in files of their own.
     """
 
@@ -45,6 +46,7 @@ class Job:
     flip: bool = False
     exif: bool | None = None
     classes: int = 0
+    divide: bool = False
     unit_size: int = UNIT
 
 
@@ -62,7 +64,10 @@ def tokenize(job: Job, tokenizer: Any, load: Callable[[], Any], work: Work) -> S
         ValueError, FileNotFoundError: a source, settings or images that do not fit, said in words.
     """
     crops = Crops(tuple(job.crops), job.flip, tokenizer.image_size)
-    source = open_source(job.dataset, job.source, job.split, job.classes, job.unit_size)
+    if job.divide:
+        source = open_divided(job.source, job.split, job.unit_size)
+    else:
+        source = open_source(job.dataset, job.source, job.split, job.classes, job.unit_size)
     exif = job.dataset != "imagenet" if job.exif is None else job.exif
     plan = make_plan(job, source, crops, exif, tokenizer)
     if (job.out / job.split / "meta.json").is_file():
@@ -78,7 +83,11 @@ def tokenize(job: Job, tokenizer: Any, load: Callable[[], Any], work: Work) -> S
             loaded.append(load())
         return loaded[0].encode_uint8(images)
 
-    encode_units(source, plan, preparation, encode, job.out, work)
+    try:
+        encode_units(source, plan, preparation, encode, job.out, work)
+    except Exception:
+        _remove_if_empty(parts_folder(job.out, job.split), work)
+        raise
     return merge(job.out, job.split) if work.shard[1] == 1 else None
 
 
@@ -103,11 +112,20 @@ def make_plan(job: Job, source: Source, crops: Crops, exif: bool, tokenizer: Any
     )
 
 
+def _remove_if_empty(parts: Path, work: Work) -> None:
+    """What failed before its first part leaves nothing behind, unless others may be at work on the same folder."""
+    if work.shard[1] == 1 and not any(parts.glob("*.npz")):
+        shutil.rmtree(parts, ignore_errors=True)
+
+
 def _check_same(folder: Path, plan: Plan) -> None:
     meta, _ = read_meta(folder)
     for name, found, asked in (
         ("tokenizer weights", meta.tokenizer, plan.tokenizer_fingerprint),
+        ("tokenizer settings", meta.source.get("tokenizer_settings"), plan.settings),
         ("views", meta.source.get("views"), plan.views),
+        ("image size", meta.source.get("image_size"), plan.image_size),
+        ("handling of EXIF orientations", meta.source.get("exif"), plan.exif),
         ("source", meta.source.get("fingerprint"), plan.source),
     ):
         if found != asked:

@@ -40,6 +40,12 @@ SHOWN_REASONS = 12
 @click.option("--batch-size", default=64, show_default=True, help="Views encoded at a time.")
 @click.option("--workers", default=4, show_default=True, help="Decoding processes.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--divide", is_flag=True, help="Of a folder without splits: make train, and val of a tenth of each class."
+)
+@click.option(
+    "--text-encoder", default="", help="Keep features of the captions too: t5, clip or minilm; text_encoder.KEY=VALUE."
+)
 @click.option("--verify", is_flag=True, help="Check the store and decode random samples to OUT/SPLIT.png.")
 def tokenize_command(
     dataset: str,
@@ -57,39 +63,56 @@ def tokenize_command(
     batch_size: int,
     workers: int,
     device: str,
+    divide: bool,
+    text_encoder: str,
     verify: bool,
 ) -> None:
     """Turn a collection of images into a token store OUT/SPLIT. The same command goes on where it was stopped.
 
-    `ablate tokenize merge --out DIR --split S` puts the parts of several shards together. --verify without --source
-    looks at a store that is there already.
+    `ablate tokenize merge --out DIR --split S` puts the parts of several shards together. --verify and --text-encoder
+    without --source work on a store that is there already.
     """
     configure_logging()
+    device = _device(device)
+    of_text = tuple(word for word in settings if word.startswith("text_encoder."))
+    text = text_encoder_config(text_encoder, of_text)
     if dataset == "merge":
         from datamodules.tokenize.merge import merge
 
         _tell(out / split, merge(out, split))
+        if text is not None:
+            _encode_captions(out / split, text, device)
         return
-    config = tokenizer_config(tokenizer, settings)
-    device = _device(device)
+    if source is None and text is not None and not verify:  # needs no tokenizer
+        _encode_captions(out / split, text, device)
+        return
+    config = tokenizer_config(tokenizer, tuple(word for word in settings if word not in of_text))
+    if source is None and not verify:
+        raise UserError("Name the folder of the images with --source, or look at a finished store with --verify.")
+    splits = ("train", "val") if divide else (split,)
     if source is not None:
         from datamodules.tokenize.encode import Work
         from datamodules.tokenize.job import Job, tokenize
 
-        job = Job(dataset, source, out, split, tuple(crops.replace(" ", "").split(",")), flip, exif, classes)
         work = Work(batch_size, workers, device, "stop" if on_error == "stop" else "skip", parse_shard(shard))
-        summary = tokenize(job, config, lambda: load_tokenizer(config, device), work)
-        if summary is not None:
-            _tell(out / split, summary)
-        elif work.shard[1] > 1:
-            click.echo(
-                f"Shard {work.shard[0]} of {work.shard[1]} is done; when all are: ablate tokenize merge --out {out}"
-            )
+        views = tuple(crops.replace(" ", "").split(","))
+        for part in splits:
+            job = Job(dataset, source, out, part, views, flip, exif, classes, divide)
+            summary = tokenize(job, config, lambda: load_tokenizer(config, device), work)
+            if summary is not None:
+                _tell(out / part, summary)
+        if work.shard[1] > 1:
+            then = " && ".join(f"ablate tokenize merge --out {out} --split {part}" for part in splits)
+            click.echo(f"Shard {work.shard[0]} of {work.shard[1]} is done; when all are: {then}")
             return
-    elif not verify:
-        raise UserError("Name the folder of the images with --source, or look at a finished store with --verify.")
-    if verify:
-        _verify(out, split, config, device)
+    for part in splits:
+        if text is not None:
+            _encode_captions(out / part, text, device)
+        if verify:
+            _verify(out, part, config, device)
+    if source is not None and all((out / part / "meta.json").is_file() for part in ("train", "val")):
+        weights = f" tokenizer.weights={config.weights}" if config.weights not in ("", "embedded") else ""
+        click.echo(f"Train on it with: data.name={dataset} data.root={out} tokenizer.name={tokenizer}{weights}")
 
 
 @click.command("reference")
@@ -147,20 +170,10 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 def tokenizer_config(name: str, settings: tuple[str, ...]) -> Any:
     """The configuration of a tokenizer with KEY=VALUE options (tokenizer.KEY works too) and its fingerprint."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    from experiments.config import parse_overrides
     from lightning_modules.hashing import file_sha256
     from lightning_modules.tokenizers.config import TOKENIZERS
 
-    config = OmegaConf.structured(TOKENIZERS[name].config)
-    try:
-        for key, value in parse_overrides(settings).items():
-            OmegaConf.update(config, key.removeprefix("tokenizer."), value)
-        result = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
-        raise UserError(str(error).splitlines()[0]) from error
+    result = _configured(TOKENIZERS[name].config, settings, "tokenizer.")
     weights = result.weight_file()
     if weights is None:
         if result.fingerprint:  # a tokenizer that needs no weights
@@ -170,6 +183,37 @@ def tokenizer_config(name: str, settings: tuple[str, ...]) -> Any:
         raise FileNotFoundError(f"Tokenizer weights {weights} not found; name the file with weights=FILE.")
     result.fingerprint = file_sha256(weights)
     return result
+
+
+def text_encoder_config(name: str, settings: tuple[str, ...]) -> Any:
+    """The configuration of a text encoder with text_encoder.KEY=VALUE options, resolved; None where none is named."""
+    from lightning_modules.text_encoders.config import TEXT_ENCODERS
+
+    if name in ("", "none"):
+        if settings:
+            raise UserError(f"{settings[0]}: name the text encoder with --text-encoder.")
+        return None
+    result = _configured(TEXT_ENCODERS[name].config, settings, "text_encoder.")
+    if not getattr(result, "model", name):
+        raise UserError(f"--text-encoder {name} needs text_encoder.model=FOLDER, or a name on the hub.")
+    result.resolve()
+    return result
+
+
+def _configured(kind: type, settings: tuple[str, ...], prefix: str) -> Any:
+    """A configuration with KEY=VALUE options."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from experiments.config import parse_overrides
+
+    config = OmegaConf.structured(kind)
+    try:
+        for key, value in parse_overrides(settings).items():
+            OmegaConf.update(config, key.removeprefix(prefix), value)
+        return OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise UserError(str(error).splitlines()[0]) from error
 
 
 def load_tokenizer(config: Any, device: str) -> Any:
@@ -192,6 +236,23 @@ def _tell(folder: Path, summary: Summary) -> None:
             click.echo(f"  {title}: {count:,} x {reason}")
     if summary.refused:
         click.echo(f"  each with its reason: {folder / 'report.json'}")
+
+
+def _encode_captions(folder: Path, config: Any, device: str) -> None:
+    from datamodules.store import TokenStore
+    from datamodules.stores import text_features
+    from lightning_modules.text_encoders.config import TEXT_ENCODERS
+
+    store = TokenStore(folder)
+    if not store.all_captioned:
+        raise UserError(f"{folder} has images without captions, so --text-encoder has nothing to encode.")
+    made = text_features(store, TEXT_ENCODERS.build(config, device), folder.parent)
+    meta = made.meta
+    padded = meta.count * meta.tokens * meta.width * 2
+    click.echo(
+        f"{made.folder}: {meta.count:,} captions, {meta.total:,} tokens of width {meta.width}; "
+        f"{meta.saved_bytes:,} bytes ({meta.saved_bytes / padded:.0%}) saved by keeping real tokens only."
+    )
 
 
 def _verify(out: Path, split: str, config: Any, device: str) -> None:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from datamodules.sources.open import open_source
+from datamodules.sources.open import open_divided, open_source
 from datamodules.store import TokenStore
 from tests.datamodules.collections import (
     SYNSETS,
@@ -244,3 +244,22 @@ def test_a_split_that_is_not_there(tmp_path):
     class_tree(tmp_path / "validation", NUMBERS, ("n01440764", "n01443537", "n09999999"))
     with pytest.raises(ValueError, match="n09999999, which is none of the 3 classes"):
         open_source("folder", tmp_path, "val")
+
+
+def test_a_folder_without_splits_is_divided_by_names_alone(tmp_path):
+    class_tree(tmp_path / "images", range(1, 40))
+    train, val = (open_divided(tmp_path / "images", split) for split in ("train", "val"))
+    assert not set(train.files) & set(val.files) and len(train.files) + len(val.files) == 39
+    assert train.class_names == val.class_names and set(val.labels) == set(train.labels) == {0, 1, 2}
+    assert [val.labels.count(label) for label in (0, 1, 2)] == [1, 1, 1]
+    assert all(file.startswith(val.class_names[label]) for file, label in zip(val.files, val.labels, strict=True))
+    assert open_divided(tmp_path / "images", "val").fingerprint == val.fingerprint != train.fingerprint
+    with pytest.raises(ValueError, match="divide the folder: --divide"):
+        open_source("folder", tmp_path / "images", "val")
+    class_tree(tmp_path / "train", NUMBERS)
+    with pytest.raises(ValueError, match="is for a plain folder of images; .* has the folder train"):
+        open_divided(tmp_path, "val")
+    (tmp_path / "lone" / "cat").mkdir(parents=True)
+    (tmp_path / "lone" / "cat" / "1.png").write_bytes(encoded(picture(1)))
+    with pytest.raises(ValueError, match="cat has one image"):
+        open_divided(tmp_path / "lone", "train")
