@@ -5,6 +5,7 @@ Shapes: B batch, L tokens, H x W pixels.
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ class Samples:
     images: np.ndarray  # (N, H, W, 3) uint8
     conditions: Conditions
     seconds: float
-    """Wall time of sampling and decoding, without building the model."""
+    """Wall time of sampling and decoding all of them at the pace of the median batch, so that neither one that warms up
+    nor one in a busy moment of the machine counts for more than itself."""
 
 
 @torch.inference_mode()
@@ -58,7 +60,7 @@ def sample_images(
     was_training = generator.training
     generator.eval()
     span = range(len(conditions)) if span is None else span
-    parts, seconds = [], 0.0
+    parts, paces = [], []  # pace: seconds per image
     dtype = torch.float16 if config.trainer.precision == "fp16" else torch.bfloat16
     mixed = config.trainer.precision != "fp32"
     try:
@@ -68,11 +70,11 @@ def sample_images(
             condition = conditions.batch(indices.cpu().numpy(), device)
             with torch.autocast(device.type, dtype, enabled=mixed):
                 parts.append(_sample_batch(sampler, generator, tokenizer, condition, Noise(seed, indices), known))
-            seconds += time.perf_counter() - began
+            paces.append((time.perf_counter() - began) / len(indices))
             progress(start + len(indices) - span.start)
     finally:
         generator.train(was_training)
-    return Samples(np.concatenate(parts), conditions, seconds)
+    return Samples(np.concatenate(parts), conditions, statistics.median(paces) * len(span))
 
 
 def _sample_batch(

@@ -105,7 +105,7 @@ def rich_table(table: Table) -> RichTable:
         if head.kind == "label":
             result.add_column(_plain(text), no_wrap=True)
         else:
-            widest = max((len(row.entries[place].full) for row in table.rows if row.entries[place].rank), default=0)
+            widest = max((len(row.entries[place].text) for row in table.rows if row.entries[place].rank), default=0)
             result.add_column(_plain(text), justify="right", min_width=max(widest, *map(len, text.split())))
     group = ""
     for row in table.rows:
@@ -117,10 +117,11 @@ def rich_table(table: Table) -> RichTable:
 
 
 def _rich_entry(entry: Entry) -> str:
-    text = _plain(entry.full)
+    text = _plain(entry.text)
     mark = {"best": "bold", "second": "underline"}.get(entry.rank, "dim" if entry.kind in ("missing", "paper") else "")
     text = f"[{mark}]{text}[/]" if mark else text
-    return text + (" =" if entry.tied else "") + (f" [dim]{','.join(entry.marks)}[/]" if entry.marks else "")
+    text += (" =" if entry.tied else "") + (f" [dim]{','.join(entry.marks)}[/]" if entry.marks else "")
+    return text + (f"\n[dim]{_plain(entry.interval)}[/]" if entry.interval else "")
 
 
 def overview(root: Path | str | None = None, out: Path | None = None, as_json: bool = False) -> Path:

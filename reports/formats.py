@@ -124,7 +124,7 @@ def _latex_heads(heads: Sequence[Head]) -> list[str]:
 
 
 def _latex_entry(entry: Entry) -> str:
-    text = latex(entry.full)
+    text = latex(entry.text) + (f" {{\\scriptsize {latex(entry.interval)}}}" if entry.interval else "")
     if entry.rank == "best":
         text = f"\\textbf{{{text}}}"
     elif entry.rank == "second":

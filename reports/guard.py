@@ -29,6 +29,10 @@ FOLLOWS = {
 """Facts that follow from any key of a section, or from one key: declared along with it."""
 
 
+DECODING = frozenset({"selective_state_update", "depthwise_conv1d_update", "mamba2_decode"})
+"""Operations that a training runs for its sample grids alone."""
+
+
 @dataclass(frozen=True)
 class Flag:
     """One fact in which one row stands apart."""
@@ -90,7 +94,9 @@ def facts(record: Record) -> dict[str, str]:
         "threads": protocol.get("threads"),
     }
     recorded |= {f"sampler.{key}": value for key, value in protocol.get("sampler", {}).items()}
-    recorded |= {f"kernel {op}": name for op, name in origin.get("backends", {}).items()}
+    recorded |= {f"kernel {op}": name for op, name in origin.get("backends", {}).items() if op not in DECODING}
+    sampled = record.evaluation_result.get("provenance", {}).get("backends", {})
+    recorded |= {f"kernel {op} of the evaluation": name for op, name in sampled.items()}
     return result | {key: _text(value) for key, value in recorded.items() if value is not None}
 
 

@@ -5,6 +5,7 @@ The metric registry describes what is stored, in SI units and fractions; tables 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,10 +42,10 @@ PRINTED: dict[str, tuple[str, str, float]] = {
         (
             "memorisation_rate",
             "class_accuracy_efflite0",
-            "class_accuracy_efflite0_low",
-            "class_accuracy_efflite0_high",
             "precision_efflite0",
             "recall_efflite0",
+            "precision",
+            "recall",
         ),
         ("%", ".1f", 100.0),
     ),
@@ -77,6 +78,8 @@ PRINTED: dict[str, tuple[str, str, float]] = {
     "training_memory_bytes": ("GB", ".3f", 1e-9),
 }
 """Quantity -> unit, format and factor of the printed number, where they are not the stored one's."""
+NOISE = re.compile("_(low|high|std)$")
+"""Endings of quantities that are printed as the one they belong to."""
 EXACT = frozenset({"parameters", "non_embedding_parameters", "flops"})
 """Quantities without noise: any difference is one."""
 COST_WORDS = ("seconds", "_per_s", "memory_bytes")
@@ -100,6 +103,6 @@ def quantity(name: str) -> Quantity:
     spec = METRICS.get(name)
     if spec is None:
         return Quantity(name, name)
-    unit, form, scale = PRINTED.get(name, (spec.unit, spec.format, 1.0))
+    unit, form, scale = PRINTED.get(NOISE.sub("", name), (spec.unit, spec.format, 1.0))
     label = f"{spec.label} ({unit})" if unit and unit not in spec.label.lower() else spec.label
     return Quantity(name, label, spec.better, form, scale, spec.description)

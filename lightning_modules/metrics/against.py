@@ -22,7 +22,7 @@ from lightning_modules.metrics.distribution import (
 )
 from lightning_modules.metrics.evaluate import DIGITS, Measurement, describe, describe_settings, make_extractors
 from lightning_modules.metrics.features import Extractor
-from lightning_modules.metrics.measures import LAYERS, splits, subset_size
+from lightning_modules.metrics.measures import LAYERS, image_deviations, splits, subset_size
 from lightning_modules.metrics.pixels import pixel_measures
 from lightning_modules.metrics.statistics import ReferenceStatistics
 
@@ -78,7 +78,7 @@ def _measure(
         real = extractor.cached(reference.images, config.batch_size, config.device, cache)
     metrics: dict[str, float] = {}
     replicates: dict[str, np.ndarray] = {}
-    for layer, left in extractor(images, config.batch_size, config.device).items():
+    for layer, left in extractor.cached(images, config.batch_size, config.device, cache).items():
         if layer == inception.LOGITS:
             score = inception_score(left, splits(len(left)), config.seed)
             metrics |= {"is": score.mean, "is_std": score.std}
@@ -98,6 +98,8 @@ def _measure(
             metrics |= {names.kernel: kernel.mean, f"{names.kernel}_std": kernel.std}
         if real is not None and names.precision:
             metrics[names.precision], metrics[names.recall] = precision_recall(left, real[layer])
+        if real is not None and weights is not None:
+            replicates |= image_deviations(names, left, real[layer], weights)
     return metrics, replicates
 
 

@@ -82,7 +82,7 @@ METRICS: dict[str, MetricSpec] = {
     "memorisation_rate": MetricSpec(
         "Memorised", "lower", ".3f", "", "Share of samples nearer to a training image than 90 % of held-out images are."
     ),
-    "seconds_per_image": MetricSpec("Time per image", "lower", ".4f", "s", "Sampling and decoding, per image."),
+    "seconds_per_image": MetricSpec("Time per image", "lower", ".4f", "s", "Sampling and decoding, per image, at the pace of the median batch."),
     "train/loss": MetricSpec("Train loss", "lower", ".3f", "nats", "Training objective at the last logged step."),
     "train/accuracy": MetricSpec("Train accuracy", "higher", ".3f", "", "Share of hidden tokens predicted, training."),
     "val/loss": MetricSpec(
@@ -125,7 +125,22 @@ METRICS: dict[str, MetricSpec] = {
     "forward_memory_bytes": MetricSpec("Memory, forward", "lower", ".3g", "B", "Most held in a forward pass."),
     "training_memory_bytes": MetricSpec("Memory, training", "lower", ".3g", "B", "Most held in forward and backward."),
 }
-RESAMPLED = ("fd_efflite0", "class_accuracy_efflite0", "fid", "sfid", "is", "fd_dinov2", "clip_score")
+RESAMPLED = (
+    "fd_efflite0",
+    "kid_efflite0",
+    "precision_efflite0",
+    "recall_efflite0",
+    "class_accuracy_efflite0",
+    "memorisation_rate",
+    "fid",
+    "sfid",
+    "is",
+    "kid",
+    "precision",
+    "recall",
+    "fd_dinov2",
+    "clip_score",
+)
 """Metrics with a bootstrap interval of their sampling noise: `<metric>_low` to `<metric>_high`, 95 %."""
 METRICS |= {
     f"{name}_{end}": MetricSpec(
@@ -156,6 +171,6 @@ class MetricsConfig:
     bootstrap: int = 200
     """Resamples behind the intervals; 0 = none."""
     cache_dir: str = "outputs/cache"
-    """Where features of real images are kept, by content; empty = nowhere."""
+    """Where features of images are kept, by content; empty = nowhere."""
     batch_size: int = 64
     device: str = "cpu"

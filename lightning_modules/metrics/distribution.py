@@ -1,4 +1,6 @@
-"""Distances between feature distributions, precision and recall, Inception score. The arithmetic is torch-fidelity's.
+"""Distances between feature distributions, precision and recall, Inception score.
+
+The arithmetic is torch-fidelity's, but for Fréchet distances of fewer images than features.
 
 Shapes: N, M numbers of images, D features, C classes.
 """
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
@@ -29,11 +32,23 @@ class Estimate(NamedTuple):
 def frechet_distance(left: Tensor, right: Tensor) -> float:
     """|mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) (Heusel et al. 2017, eq. 6), in float64.
 
+    Where one side has fewer images than features, the last term comes from the N x M side: with S1 = A^T A and
+    S2 = B^T B, tr (S1 S2)^(1/2) is the sum of the singular values of A B^T. That is exact, ten times as fast, and free
+    of the rounding that the roots of D - N eigenvalues of zero bring in.
+
     Args:
         left, right: (N, D) and (M, D), with N, M >= 2.
     """
+    if min(len(left), len(right)) < left.shape[1]:
+        return _frechet_of_few(left.double(), right.double())
     statistics = [fid_features_to_statistics(features.double()) for features in (left, right)]
     return fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID]
+
+
+def _frechet_of_few(x: Tensor, y: Tensor) -> float:
+    a, b = ((z - z.mean(0)) / (len(z) - 1) ** 0.5 for z in (x, y))
+    root = torch.linalg.svdvals(a @ b.T).sum()
+    return float((x.mean(0) - y.mean(0)).square().sum() + a.square().sum() + b.square().sum() - 2 * root)
 
 
 def kernel_distance(left: Tensor, right: Tensor, subsets: int, subset_size: int, seed: int) -> Estimate:

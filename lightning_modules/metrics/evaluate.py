@@ -76,6 +76,8 @@ def evaluate_images(
         floor |= pixel_measures(real, reference.images)
     copies = memorisation(images, reference.train, reference.heldout)
     metrics["memorisation_rate"] = copies.rate
+    if weights is not None:
+        replicates["memorisation_rate"] = mean_deviations(copies.found, weights)
     metrics |= intervals(metrics, replicates)
     protocol = _protocol(len(images), reference, extractors, config)
     protocol["floor"] = {name: value for name, value in floor.items() if not name.endswith("_std")}
@@ -96,7 +98,7 @@ def _measure(
     """Metrics, floor and replicates by the features of one extractor."""
     cache = Path(config.cache_dir) if config.cache_dir else None
     expected = extractor.cached(reference.images, config.batch_size, config.device, cache)
-    found = extractor(images, config.batch_size, config.device)
+    found = extractor.cached(images, config.batch_size, config.device, cache)
     again = None if real is None else extractor.cached(real, config.batch_size, config.device, cache)
     metrics = distances(found, expected, config)
     floor = {} if again is None else distances(again, expected, config)

@@ -11,14 +11,22 @@ import numpy as np
 from torch import Tensor
 
 from lightning_modules.metrics import dinov2, efficientnet, inception
-from lightning_modules.metrics.bootstrap import frechet_deviations, inception_score_deviations
+from lightning_modules.metrics.bootstrap import (
+    expanded_deviations,
+    frechet_deviations,
+    inception_score_deviations,
+    kernel_influence,
+    mean_deviations,
+)
 from lightning_modules.metrics.config import MetricsConfig
 from lightning_modules.metrics.distribution import (
+    NEIGHBOURS,
     frechet_distance,
     inception_score,
     kernel_distance,
     precision_recall,
 )
+from lightning_modules.metrics.manifold import inside, recall_influence
 
 IS_SPLITS = 10
 KID_SUBSET = 1000
@@ -74,7 +82,21 @@ def deviations(
         if layer == inception.LOGITS:
             result["is"] = inception_score_deviations(left, splits(len(left)), config.seed, weights)
         else:
-            result[LAYERS[layer].frechet] = frechet_deviations(left, expected[layer], weights)
+            names, right = LAYERS[layer], expected[layer]
+            result[names.frechet] = frechet_deviations(left, right, weights)
+            result |= image_deviations(names, left, right, weights)
+    return result
+
+
+def image_deviations(names: Names, left: Tensor, right: Tensor, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """(R,) deviations of the measures that take the features (M, D) of single reference images, not their moments."""
+    result = {}
+    if names.kernel:
+        influence = kernel_influence(left.double().numpy(), right.double().numpy())
+        result[names.kernel] = expanded_deviations(influence, weights)
+    if names.precision and len(left) > NEIGHBOURS + 1:
+        result[names.precision] = mean_deviations(inside(left, right), weights)
+        result[names.recall] = expanded_deviations(recall_influence(left, right), weights)
     return result
 
 

@@ -29,12 +29,17 @@ CHUNK = 512
 @dataclass(frozen=True)
 class Memorisation:
     """Attributes:
-    rate: share of samples nearer to the training images than the threshold; about `HELDOUT_SHARE` for new images.
+    found: (N,) bool, samples nearer to the training images than the threshold.
     threshold: RMS distance in pixel values, 0 to 255.
     """
 
-    rate: float
+    found: np.ndarray
     threshold: float
+
+    @property
+    def rate(self) -> float:
+        """Share of such samples; about `HELDOUT_SHARE` for new images."""
+        return float(self.found.mean())
 
 
 def memorisation(samples: np.ndarray, train: np.ndarray, heldout: np.ndarray) -> Memorisation:
@@ -46,7 +51,7 @@ def memorisation(samples: np.ndarray, train: np.ndarray, heldout: np.ndarray) ->
     references = torch.cat([_descriptors(train), _descriptors(train[:, :, ::-1])])
     threshold = nearest_distance(_descriptors(heldout), references).quantile(HELDOUT_SHARE)
     near = nearest_distance(_descriptors(samples), references) <= threshold
-    return Memorisation(near.double().mean().item(), threshold.item())
+    return Memorisation(near.numpy(), threshold.item())
 
 
 def nearest_distance(queries: Tensor, references: Tensor) -> Tensor:

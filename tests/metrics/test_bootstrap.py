@@ -5,14 +5,17 @@ import pytest
 import torch
 
 from lightning_modules.metrics.bootstrap import (
+    expanded_deviations,
     frechet_deviations,
     frechet_influence,
     inception_score_deviations,
     interval,
+    kernel_influence,
     mean_deviations,
     resamples,
 )
-from lightning_modules.metrics.distribution import frechet_distance, inception_score
+from lightning_modules.metrics.distribution import frechet_distance, inception_score, precision_recall
+from lightning_modules.metrics.manifold import inside, recall_influence
 
 
 def weighted_frechet(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> float:
@@ -72,3 +75,55 @@ def test_resamples_depend_on_seed_and_count_alone() -> None:
     weights = resamples(50, 10, 3)
     assert (weights.sum(1) == 50).all() and np.array_equal(weights, resamples(50, 10, 3))
     assert not np.array_equal(weights, resamples(50, 10, 4))
+
+
+# --- measures that take single reference images -----------------------------------------------------------------------
+
+
+def weighted_mmd(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> float:
+    """The unbiased squared MMD with sample i counted w_i times (any real number)."""
+    own, cross = (x @ x.T / x.shape[1] + 1) ** 3, (x @ y.T / x.shape[1] + 1) ** 3
+    pairs = np.outer(w, w) * (1 - np.eye(len(x)))
+    return float((pairs * own).sum() / pairs.sum() - 2 * (w @ cross).sum() / (w.sum() * len(y)))
+
+
+def test_kernel_influence_is_the_derivative_by_the_weights() -> None:
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(60, 8)) + 0.3, generator.normal(size=(80, 8))
+    found = kernel_influence(x, y)
+    for i in (0, 31):
+        step = 1e-4
+        change = np.full(60, -step / 60)
+        change[i] += step
+        ends = [weighted_mmd(x, y, 1 + sign * change) for sign in (1, -1)]
+        assert (ends[0] - ends[1]) / (2 * step) * 60 == pytest.approx(found[i], rel=0.05)
+
+
+def _clouds(seed: int, count: int) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 6, generator=draw, dtype=torch.float64)
+
+
+def test_precision_is_the_share_inside_and_recall_moves_as_the_jackknife_says() -> None:
+    real, samples = _clouds(0, 90), 0.7 * _clouds(1, 60) + 0.4
+    precision, recall = precision_recall(samples, real)
+    assert inside(samples, real).mean() == pytest.approx(precision)
+    without = [precision_recall(torch.cat([samples[:i], samples[i + 1 :]]), real)[1] for i in range(60)]
+    exact = 59 * (recall - np.array(without))
+    assert recall_influence(samples, real) == pytest.approx(exact - exact.mean(), abs=1e-5)
+
+
+def test_equal_points_do_not_count_as_their_own_neighbours() -> None:
+    """A generator that repeats itself: the balls around copies have no extent, and nothing breaks."""
+    samples = _clouds(1, 10).repeat(6, 1)
+    assert np.isfinite(recall_influence(samples, _clouds(0, 50))).all()
+    assert inside(_clouds(0, 5), _clouds(0, 5).repeat(4, 1)).all()
+
+
+def test_spread_of_recall_is_that_of_fresh_samples() -> None:
+    real = _clouds(0, 300)
+    drawn = [0.8 * _clouds(seed, 120) + 0.3 for seed in range(1, 31)]
+    true = np.std([precision_recall(x, real)[1] for x in drawn], ddof=1)
+    weights = resamples(120, 200, 0)
+    found = [expanded_deviations(recall_influence(x, real), weights).std(ddof=1) for x in drawn[:4]]
+    assert true / 1.6 < np.mean(found) < true * 1.6

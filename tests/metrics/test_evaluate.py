@@ -46,28 +46,33 @@ def measured(reference, config, real):
 
 def test_metrics_and_protocol(reference, config, real, measured):
     metrics, protocol, replicates = measured
-    names = {
-        "fd_efflite0",
-        "kid_efflite0",
-        "kid_efflite0_std",
-        "precision_efflite0",
-        "recall_efflite0",
-        *PIXEL_MEASURES,
-    }
-    resampled = {"fd_efflite0", "class_accuracy_efflite0"}
+    against = {"fd_efflite0", "kid_efflite0", "precision_efflite0", "recall_efflite0", "class_accuracy_efflite0"}
+    resampled = against | {"memorisation_rate"}
     ends = {f"{name}_{end}" for name in resampled for end in ("low", "high")}
-    assert set(metrics) == names | resampled | ends | {"memorisation_rate"} <= set(METRICS)
+    assert set(metrics) == resampled | ends | {"kid_efflite0_std", *PIXEL_MEASURES} <= set(METRICS)
     assert set(replicates) == resampled <= set(RESAMPLED) and {len(values) for values in replicates.values()} == {50}
     assert all(np.isfinite(value) and isinstance(value, float) for value in metrics.values())
     assert json.loads(json.dumps(protocol)) == protocol
     assert protocol["num_samples"] == 90 and protocol["reference"] == "toy (120 images)"
     assert protocol["reference_fingerprint"] == reference.fingerprint
     assert protocol["extractor"] == "efficientnet-lite0" and len(protocol["extractor_sha256"]) == 64
-    assert set(protocol["floor"]) == names - {"kid_efflite0_std"} | {"class_accuracy_efflite0"}
+    assert set(protocol["floor"]) == against | set(PIXEL_MEASURES)
     assert metrics["memorisation_rate"] == 1  # they are training images
     assert evaluate_images(real, LABELS, reference, config) == measured
-    for name in resampled:
+    for name in against:
         assert metrics[f"{name}_low"] < metrics[name] < metrics[f"{name}_high"]
+
+
+def test_features_of_samples_are_taken_once(reference, config, real, measured, monkeypatch):
+    """The same samples measured again, say with other settings of the bootstrap, cost no pass of the network."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError("features were extracted again")
+
+    monkeypatch.setattr(type(efficientnet_extractor()), "__call__", fail)
+    again = evaluate_images(real, LABELS, reference, dataclasses.replace(config, bootstrap=20))
+    assert again.metrics["fd_efflite0"] == measured.metrics["fd_efflite0"]
+    assert len(again.replicates["recall_efflite0"]) == 20
 
 
 def test_fid_is_not_mentioned_without_its_weights(measured):

@@ -31,6 +31,10 @@ MUTATIONS: dict[str, tuple[dict[str, Any], str]] = {
         "code version",
     ),
     "kernel": ({"run__provenance__backends__selective_scan": "torch"}, "kernel selective_scan"),
+    "kernel of the evaluation": (
+        {"evaluation__provenance__backends__selective_scan": "torch"},
+        "kernel selective_scan of the evaluation",
+    ),
     "precision": ({"run__provenance__precision": "bf16"}, "trainer.precision"),
     "hardware": ({"run__provenance__hardware__gpus": ["A100"]}, "hardware"),
     "torch": ({"run__provenance__versions__torch": "2.8.0"}, "torch"),
@@ -49,6 +53,14 @@ def mutated(root: Path, changes: dict[str, Any], victim: str = "group_v2", **par
 
 def test_a_clean_sweep_has_no_flags(tmp_path: Path) -> None:
     assert fakes.finished(tmp_path).flags == []
+
+
+def test_the_decoder_of_a_trainings_sample_grids_is_no_difference(tmp_path: Path) -> None:
+    for cell in fakes.cells_of():
+        scheme = cell.labels["hybrid_scheme"]
+        decoder = {"run__provenance__backends__mamba2_decode": "cpp" if scheme == "group_v2" else "torch"}
+        fakes.write_run(tmp_path, cell, fakes.FD[scheme], **decoder)
+    assert fakes.subject(tmp_path).flags == []
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
