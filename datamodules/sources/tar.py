@@ -58,14 +58,16 @@ class TarSource:
         """Images in the order in which their names first appear. A shard cut short is reported where it ends."""
         file = self.files[index]
         try:
-            with tarfile.open(file) as archive:
-                groups, damage = _index(archive)
-                for name, group in groups.items():
-                    record = self._record(archive, f"{file.stem}/{name}", group)
-                    if record is not None:
-                        yield record
-        except (tarfile.TarError, EOFError) as error:
-            damage = str(error)
+            archive = tarfile.open(file)  # noqa: SIM115 (closed below)
+        except (tarfile.TarError, EOFError):
+            yield Refused(file.name, "not a tar archive" if file.stat().st_size else "empty shard")
+            return
+        with archive:
+            groups, damage = _index(archive)
+            for name, group in groups.items():
+                record = self._record(archive, f"{file.stem}/{name}", group)
+                if record is not None:
+                    yield record
         if damage:
             yield Refused(file.name, f"the shard is damaged ({damage}); what comes after is lost")
 

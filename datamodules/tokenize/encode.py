@@ -76,10 +76,10 @@ def encode_units(
     number, count = work.shard
     mine = [unit for unit in range(number, len(source.units), count) if not part_path(folder, unit).exists()]
     sizes = [source.units[unit].count for unit in mine]
-    known = [size for size in sizes if size is not None]
+    total = None if None in sizes else sum(size or 0 for size in sizes)
     with (
         preparer(preparation, work.workers) as prepare,
-        counting(f"{plan.dataset}/{plan.split}", sum(known) if len(known) == len(sizes) else None) as counter,
+        counting(f"{plan.dataset}/{plan.split}", total, len(mine)) as counter,
     ):
         for unit in mine:
             made, failed = 0, 0
@@ -87,6 +87,7 @@ def encode_units(
                 counter.add(len(part.keys) + len(part.refused) - made - failed, len(part.refused) - failed)
                 made, failed = len(part.keys), len(part.refused)
             write_part(part_path(folder, unit), part)
+            counter.end_part()
     return len(mine)
 
 
@@ -117,7 +118,10 @@ def _encode_unit(
         if isinstance(image, Prepared):
             waiting.append(image)
         elif work.on_error == "stop":
-            raise ValueError(f"{image.key}: {image.reason}. Leave such images out with --on-error skip.")
+            raise ValueError(
+                f"{image.key}: {image.reason}. What is done is kept: the same command goes on once that is mended, or "
+                "with --on-error skip, which leaves such images out."
+            )
         else:
             part.refused.append([image.key, image.reason])
         if len(waiting) == per_batch:

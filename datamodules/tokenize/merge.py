@@ -63,8 +63,9 @@ def merge(out: Path, split: str) -> Summary:
     paths = [part_path(folder, unit) for unit in range(len(plan.units))]
     images, refused, notes = _survey(out, paths)
     if not images:
+        shutil.rmtree(folder)  # nothing in it that a second attempt could go on from
         reasons = "; ".join(f"{key}: {reason}" for key, reason in refused[:3])
-        raise ValueError(f"None of the images of {split} could be used ({reasons}).")
+        raise ValueError(f"None of the {len(refused):,} images of {split} could be used ({reasons}); no store is made.")
     summary = Summary(images, dict(Counter(_kind(reason) for _, reason in refused).most_common()), dict(notes))
     with work_lock(out / f".{split}.lock"):
         for stale in out.glob(f".{split}.*"):

@@ -14,11 +14,11 @@ EVERY_S = 30.0
 
 
 class Counter:
-    """Counts images against a total that may not be known; `show` decides where to."""
+    """Counts images against a total. Where that is not known, as with tar shards, parts done tell the time left."""
 
-    def __init__(self, title: str, total: int | None):
-        self.title, self.total = title, total
-        self.done = self.refused = 0
+    def __init__(self, title: str, total: int | None, parts: int = 0):
+        self.title, self.total, self.parts = title, total, parts
+        self.done = self.refused = self.parts_done = 0
         self._began = self._told = time.monotonic()
 
     def add(self, done: int, refused: int = 0) -> None:
@@ -29,21 +29,32 @@ class Counter:
             self._told = time.monotonic()
             log.info("%s", self)
 
+    def end_part(self) -> None:
+        """Count one part as done."""
+        self.parts_done += 1
+
+    @property
+    def share(self) -> float:
+        """How much of the work is done, 0 where that is not known."""
+        return self.done / self.total if self.total else self.parts_done / self.parts if self.parts else 0.0
+
     def __str__(self) -> str:
-        rate = self.done / max(time.monotonic() - self._began, 1e-6)
-        parts = [f"{self.title}: {self.done:,}" + (f" of {self.total:,}" if self.total else "") + " images"]
-        parts.append(f"{rate:.0f}/s")
-        if self.total and rate:
-            parts.append(f"{timedelta(seconds=round(max(self.total - self.done, 0) / rate))} left")
+        seconds = max(time.monotonic() - self._began, 1e-6)
+        words = [f"{self.title}: {self.done:,}" + (f" of {self.total:,}" if self.total else "") + " images"]
+        if self.parts and not self.total:
+            words.append(f"{self.parts_done:,} of {self.parts:,} parts")
+        words.append(f"{self.done / seconds:.0f}/s")
+        if self.share:
+            words.append(f"{timedelta(seconds=round(max(seconds / self.share - seconds, 0)))} left")
         if self.refused:
-            parts.append(f"{self.refused:,} refused")
-        return ", ".join(parts)
+            words.append(f"{self.refused:,} refused")
+        return ", ".join(words)
 
 
 @contextmanager
-def counting(title: str, total: int | None) -> Iterator[Counter]:
+def counting(title: str, total: int | None, parts: int = 0) -> Iterator[Counter]:
     """A counter that is shown while the block runs."""
-    counter = Counter(title, total)
+    counter = Counter(title, total, parts)
     if not sys.stderr.isatty():
         yield counter
         log.info("%s", counter)
@@ -55,7 +66,8 @@ def counting(title: str, total: int | None) -> Iterator[Counter]:
 
     def picture() -> Table:
         row = Table.grid(padding=(0, 1))
-        row.add_row(ProgressBar(total=counter.total, completed=counter.done, width=30), str(counter))
+        known = bool(counter.total or counter.parts)
+        row.add_row(ProgressBar(total=1 if known else None, completed=counter.share, width=30), str(counter))
         return row
 
     with Live(get_renderable=picture, console=Console(stderr=True), refresh_per_second=4):

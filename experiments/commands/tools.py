@@ -34,7 +34,9 @@ def doctor_command(data: Path | None, as_json: bool, root: str) -> None:
         from rich.markup import escape
         from rich.table import Table
 
-        table = Table("", "part", "found", "way out", box=None, pad_edge=False)
+        table = Table("", "part", box=None, pad_edge=False)
+        for heading in ("found", "way out"):
+            table.add_column(heading, overflow="fold")  # file names are cut in two, never short
         marks = {"ok": "[green]ok[/]", "optional": "[yellow]--[/]", "broken": "[red]!![/]"}
         for finding in findings:
             table.add_row(marks[finding.state], *map(escape, (finding.part, finding.found, finding.way_out)))

@@ -91,14 +91,6 @@ def test_stop_at_the_first_broken_image(broken, tmp_path):
     assert not (tmp_path / "out/train").exists()
 
 
-def test_nothing_usable_at_all(tmp_path):
-    class_tree(tmp_path / "images", range(3))
-    for path in (tmp_path / "images").rglob("*.png"):
-        path.write_bytes(b"")
-    with pytest.raises(ValueError, match="None of the images of train could be used .*empty file"):
-        run("folder", tmp_path / "images", tmp_path / "out")
-
-
 @pytest.mark.parametrize("toy", [Toy, ToyLatents])
 def test_views_shards_and_batches_make_the_same_store(tmp_path, toy):
     source = class_tree(tmp_path / "images", range(1, 14))

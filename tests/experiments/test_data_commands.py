@@ -71,6 +71,36 @@ def test_images_to_a_measured_run(ablate, pictures, tmp_path):
     assert np.isfinite(result["metrics"]["fd_efflite0"])
 
 
+def test_features_of_captions_are_those_a_run_asks_for(ablate, tmp_path):
+    """Real tokens only, and the bytes that saves; kept where a run on the store looks for them."""
+    from datamodules.store import TokenStore
+    from datamodules.stores import text_features
+    from lightning_modules.text_encoders.config import MiniLMConfig
+
+    emoji = load_emoji(["noto"])
+    for i in range(5):
+        path = tmp_path / f"images/{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(emoji.images[i]).save(path)
+        path.with_suffix(".txt").write_text(emoji.captions[i])
+    words = ("tokenize", "folder", "--out", tmp_path / "out", "--tokenizer", "emoji_vq", "--text-encoder", "minilm")
+    code, out, err = ablate(*words, "--source", tmp_path / "images", "--workers", 0)
+    assert code == 0, err
+    config = MiniLMConfig()
+    config.resolve()
+    store = TokenStore(tmp_path / "out/train")
+
+    class Unused:
+        def __init__(self):
+            self.config = config
+
+    meta = text_features(store, Unused(), tmp_path / "elsewhere").meta  # found, not made
+    assert meta.count == 5 and f"5 captions, {meta.total} tokens of width 128" in out
+    assert f"{(5 * 16 - meta.total) * 128 * 2:,} bytes" in out and 0 < meta.total < 5 * 16
+    code, out, _ = ablate(*words, "text_encoder.text_tokens=3")  # of a store that is there, with other settings
+    assert code == 0 and "5 captions, 15 tokens" in out and len(list((tmp_path / "out/text").glob("minilm-*"))) == 2
+
+
 @pytest.mark.parametrize(
     "words,message",
     [
@@ -84,6 +114,10 @@ def test_images_to_a_measured_run(ablate, pictures, tmp_path):
         (["folder", "--source", ".", "--tokenizer", "emoji_vq", "--shard", "3"], "write I/N"),
         (["folder", "--source", ".", "--tokenizer", "emoji_vq", "--shard", "slurm"], "job array"),
         (["merge"], "no tokenization to go on with"),
+        (["coco", "--text-encoder", "t5"], "needs text_encoder.model=FOLDER"),
+        (["coco", "--text-encoder", "t6"], "Did you mean 't5'"),
+        (["coco", "text_encoder.model=x"], "name the text encoder with --text-encoder"),
+        (["coco", "--text-encoder", "minilm"], "No token store at"),
     ],
 )
 def test_wrong_requests(ablate, tmp_path, monkeypatch, words, message):
