@@ -72,10 +72,11 @@ class StoreDataModule(StreamDataModule):
     @staticmethod
     def reference(config: StoreConfig) -> Any:
         """Raises ValueError: real images do not travel with tokens."""
+        size = TokenStore(Path(config.root) / "train").meta.source.get("image_size", "PIXELS")
         raise ValueError(
             f"The tokens of {config.name} carry no real images to measure against; name reference statistics with "
-            f"evaluation.reference=FILE, from `ablate reference {config.name} --source IMAGES --out FILE` or as "
-            "published for ADM (VIRTUAL_imagenet256_labeled.npz)."
+            f"evaluation.reference=FILE, from `ablate reference {config.name} --source IMAGES --split train --size "
+            f"{size} --out FILE`, or as published for ADM (VIRTUAL_imagenet256_labeled.npz)."
         )
 
     @staticmethod

@@ -99,8 +99,7 @@ def _images(kind: str, folder: Path, split: str) -> list[Finding]:
     except (ValueError, OSError) as error:
         if split == "test" and not find_split(folder, split):
             return []  # few have one, and nothing needs it
-        undivided = kind == "folder" and not any(find_split(folder, name) for name in SPLITS)
-        way_out = f"{_command(kind, folder, '')} --divide" if undivided and split == "val" else ""
+        way_out = _command(kind, folder, split) if split == "val" and _undivided(kind, folder) else ""
         return [Finding("broken" if split == "train" or kind == "imagenet" else "optional", part, str(error), way_out)]
     counts = [unit.count for unit in source.units]
     known = None if None in counts else sum(count or 0 for count in counts)
@@ -136,5 +135,10 @@ def _look(source: Source) -> list[str]:
     return [re.sub(r"\s+", " ", f"unusable: {problems[0]}{more}")]
 
 
+def _undivided(kind: str, folder: Path) -> bool:
+    return kind == "folder" and not any(find_split(folder, split) for split in SPLITS)
+
+
 def _command(kind: str, folder: Path, split: str) -> str:
-    return f"ablate tokenize {kind} --source {folder}{f' --split {split}' if split else ''} --out STORES"
+    how = "--divide" if _undivided(kind, folder) else f"--split {split}"
+    return f"ablate tokenize {kind} --source {folder} --out STORES {how}"

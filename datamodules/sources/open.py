@@ -71,7 +71,7 @@ def _plain(folder: Path, split: str, unit_size: int) -> Source:
     if others or split != "train":
         raise ValueError(
             f"No split {split} in {folder}: expected the folder {' or '.join(SPLIT_FOLDERS.get(split, (split,)))}"
-            + (f"; there is {', '.join(others)}." if others else ", or divide the folder: --divide.")
+            + (f"; there is {', '.join(others)}." if others else "; of a folder without splits, --split train takes all, and ablate tokenize --divide makes both.")
         )
     return _images(folder, [], unit_size)
 

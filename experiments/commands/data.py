@@ -152,6 +152,7 @@ def reference_command(dataset: str, settings: tuple[str, ...], **options: Any) -
         raise UserError(f"{settings[0]}: settings are those of a tokenizer, which only `reference store` needs.")
     made = make_reference(ReferenceJob(dataset=dataset, **options), decode)
     click.echo(f"{options['out']}: {made.name}, {made.count:,} images, moments of {', '.join(made.moments)}.")
+    click.echo(f"Measure against it with: ablate evaluate RUN evaluation.reference={options['out']}")
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -254,7 +254,7 @@ def test_a_folder_without_splits_is_divided_by_names_alone(tmp_path):
     assert [val.labels.count(label) for label in (0, 1, 2)] == [1, 1, 1]
     assert all(file.startswith(val.class_names[label]) for file, label in zip(val.files, val.labels, strict=True))
     assert open_divided(tmp_path / "images", "val").fingerprint == val.fingerprint != train.fingerprint
-    with pytest.raises(ValueError, match="divide the folder: --divide"):
+    with pytest.raises(ValueError, match="--split train takes all, and ablate tokenize --divide makes both"):
         open_source("folder", tmp_path / "images", "val")
     class_tree(tmp_path / "train", NUMBERS)
     with pytest.raises(ValueError, match="is for a plain folder of images; .* has the folder train"):
