@@ -69,10 +69,10 @@ def _plain(folder: Path, split: str, unit_size: int) -> Source:
         return _images(place, _classes(folder, split), unit_size)
     others = [name for name in SPLIT_FOLDERS if find_split(folder, name)]
     if others or split != "train":
-        expected = f"No split {split} in {folder}: expected the folder {' or '.join(SPLIT_FOLDERS.get(split, (split,)))}"
+        names = " or ".join(SPLIT_FOLDERS.get(split, (split,)))
         undivided = "of a folder without splits, --split train takes all, and ablate tokenize --divide makes both"
         there = f"there is {', '.join(others)}" if others else undivided
-        raise ValueError(f"{expected}; {there}.")
+        raise ValueError(f"No split {split} in {folder}: expected the folder {names}; {there}.")
     return _images(folder, [], unit_size)
 
 
