@@ -159,7 +159,7 @@ void reduce_batch(const Arguments& p, int64_t blocks, float* sums) {
 template <class T, int kTaps>
 int run(const Arguments& p, bool backward) {
   const int64_t blocks = (p.channels + kLanes - 1) / kLanes;
-  const Grouping grouping(p.batch, blocks);
+  const Grouping grouping(p.batch, blocks, p.threads);
   const Buffer sums = parallel::allocate(backward ? p.batch * blocks * (kTaps + 1) * kLanes : 0);
   if (!sums) return parallel::kOutOfMemory;
 #pragma omp parallel num_threads(static_cast<int>(p.threads))

@@ -23,14 +23,16 @@ inline Buffer allocate(int64_t count) {
   return Buffer(static_cast<float*>(std::aligned_alloc(64, bytes > 0 ? bytes : 64)));
 }
 
-// Consecutive channel blocks that one task walks side by side, so that it reads whole stretches of a row.
-// Depends on shapes alone, never on the number of threads: partial sums stay the same.
+// Consecutive channel blocks that one task walks side by side, so that it reads whole stretches of a row: as many as leave
+// every thread some tasks. Blocks come in units of `unit`, which a task does not cut.
 struct Grouping {
-  static constexpr int64_t kMaxBlocks = 8, kWantedTasks = 32;
+  static constexpr int64_t kMaxBlocks = 8, kTasksPerThread = 4;
   int64_t blocks_per_group, groups;
-  Grouping(int64_t batch, int64_t blocks)
-      : blocks_per_group(std::clamp<int64_t>(batch * blocks / kWantedTasks, 1, kMaxBlocks)),
-        groups((blocks + blocks_per_group - 1) / blocks_per_group) {}
+  Grouping(int64_t batch, int64_t blocks, int64_t threads, int64_t unit = 1) {
+    const int64_t most = std::clamp<int64_t>(batch * blocks / (kTasksPerThread * threads), 1, kMaxBlocks);
+    blocks_per_group = std::max(most / unit, int64_t{1}) * unit;
+    groups = (blocks + blocks_per_group - 1) / blocks_per_group;
+  }
 };
 
 inline int64_t thread_index() {

@@ -10,8 +10,13 @@ namespace {
 struct Partials {
   float *A;                // (B, K, blocks, N, kLanes)
   float *D, *delta_bias;   // (B, K, blocks, kLanes)
-  float *B, *C;            // (groups, B, K, L, N)
+  float *B, *C;            // (sums, B, K, L, N), one sum over blocks_per_sum blocks each
 };
+
+// Blocks whose gradients of B and C are added up right away. Depends on shapes alone, so that the order of additions does.
+int64_t blocks_per_sum(const Arguments& p, const Extent& e) {
+  return std::clamp<int64_t>(p.batch * e.blocks / 16, 1, Grouping::kMaxBlocks);
+}
 
 template <class T>
 class Task : Rows<T> {
@@ -22,18 +27,14 @@ class Task : Rows<T> {
   }
   Task(const Arguments& p, const Extent& e, const Grouping& grouping, const float* packed_rates, const Partials& partials,
        float* memory)
-      : Rows<T>(p), e_(e), grouping_(grouping), packed_rates_(packed_rates), partials_(partials), memory_(memory) {
+      : Rows<T>(p), e_(e), grouping_(grouping), packed_rates_(packed_rates), partials_(partials), memory_(memory),
+        sum_blocks_(blocks_per_sum(p, e)) {
     zero_row_ = memory + 2 * grouping.blocks_per_group * vectors();
     std::fill(zero_row_, zero_row_ + p.states, 0.f);
   }
 
   void run(int64_t b, int64_t group, int64_t k) {
     b_ = b, k_ = k;
-    const int64_t rows = (group * p_.batch + b) * p_.directions + k;
-    grad_B_ = partials_.B + rows * p_.length * p_.states;
-    grad_C_ = partials_.C + rows * p_.length * p_.states;
-    std::fill(grad_B_, grad_B_ + p_.length * p_.states, 0.f);
-    std::fill(grad_C_, grad_C_ + p_.length * p_.states, 0.f);
     first_ = group * grouping_.blocks_per_group;
     last_ = std::min(first_ + grouping_.blocks_per_group, e_.blocks);
     for (int64_t block = first_; block < last_; ++block) begin(block, block - first_);
@@ -52,8 +53,9 @@ class Task : Rows<T> {
   float* memory_;
   float* zero_row_;  // (N) stands for B and C of rows beyond the last position
   int64_t first_, last_;  // blocks of the group
-  float *grad_B_, *grad_C_;
+  const int64_t sum_blocks_;
   Vec grad_D_[Grouping::kMaxBlocks], grad_bias_[Grouping::kMaxBlocks];
+  const float* next_checkpoint_;
   ChunkRows rows_;
   Trace trace_;
 
@@ -100,6 +102,9 @@ class Task : Rows<T> {
   // Points the prefetches at the next block of these rows, or after the last one at the first of the chunk before.
   void look_ahead(int64_t block, int64_t start, int count) {
     const bool next_block = block + 1 < last_;
+    const int64_t next_chunk = start / kChunk - (next_block ? 0 : 1);
+    next_checkpoint_ = p_.checkpoints + checkpoint_offset(p_, e_, b_, k_, std::max<int64_t>(next_chunk, 0),
+                                                          next_block ? block + 1 : first_);
     const int64_t channel = (next_block ? block + 1 : first_) * kLanes;
     rows_.ahead[0] = {u(0, channel), p_.u_strides.position};
     rows_.ahead[1] = {delta(0, channel), p_.delta_strides.position};
@@ -117,15 +122,17 @@ class Task : Rows<T> {
   }
 
   // Storage positions of a chunk's steps, and the rows of B, C and their gradients there.
-  void locate(int64_t start, int count) {
+  void locate(int64_t block, int64_t start, int count) {
+    const int64_t sum = ((block / sum_blocks_ * p_.batch + b_) * p_.directions + k_) * p_.length * p_.states;
+    float *const grad_B = partials_.B + sum, *const grad_C = partials_.C + sum;
     const float *const B = p_.B + p_.B_strides.offset(b_, k_, 0), *const C = p_.C + p_.C_strides.offset(b_, k_, 0);
     for (int i = 0; i < count; ++i) {
       const int64_t position = visited(p_, k_, start + i);
       rows_.position[i] = position;
       rows_.B[i] = B + position * p_.B_strides.position;
       rows_.C[i] = C + position * p_.C_strides.position;
-      rows_.grad_B[i] = grad_B_ + position * p_.states;
-      rows_.grad_C[i] = grad_C_ + position * p_.states;
+      rows_.grad_B[i] = grad_B + position * p_.states;
+      rows_.grad_C[i] = grad_C + position * p_.states;
     }
   }
 
@@ -138,9 +145,11 @@ class Task : Rows<T> {
     const int64_t u_stride = p_.u_strides.position, delta_stride = p_.delta_strides.position;
     const int64_t grad_stride = p_.grad_y_strides.position;
     const bool softplus = p_.softplus, gated = p_.z;
-    locate(start, count);
+    locate(block, start, count);
+    rows_.add = block % sum_blocks_ > 0;
     look_ahead(block, start, count);
     for (int i = 0; i < count; ++i) {
+      if (i < p_.states) __builtin_prefetch(next_checkpoint_ + i * kLanes);
       const int64_t position = rows_.position[i];
       const Vec input = simd::load(u_rows + position * u_stride, lanes);
       Vec dt = simd::load(delta_rows + position * delta_stride, lanes) + bias, slope = simd::splat(1.f);
@@ -227,16 +236,16 @@ void reduce_batch(const Arguments& p, const Extent& e, const Partials& partials)
   }
 }
 
-// grad_B, grad_C: sums over the groups of channel blocks, in order; with one group they are already in place.
-void reduce_groups(const Arguments& p, const Grouping& grouping, const Partials& partials) {
+// grad_B, grad_C: adds up the sums over blocks, in order; where there is one, it is already in place.
+void reduce_sums(const Arguments& p, int64_t sums, const Partials& partials) {
   const int64_t rows = p.batch * p.directions * p.length, size = rows * p.states;
 #pragma omp parallel for schedule(static) num_threads(static_cast<int>(p.threads))
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t i = r * p.states; i < (r + 1) * p.states; ++i) {
       float grad_B = 0.f, grad_C = 0.f;
-      for (int64_t group = 0; group < grouping.groups; ++group) {
-        grad_B += partials.B[group * size + i];
-        grad_C += partials.C[group * size + i];
+      for (int64_t sum = 0; sum < sums; ++sum) {
+        grad_B += partials.B[sum * size + i];
+        grad_C += partials.C[sum * size + i];
       }
       p.grad_B[i] = grad_B;
       p.grad_C[i] = grad_C;
@@ -246,20 +255,21 @@ void reduce_groups(const Arguments& p, const Grouping& grouping, const Partials&
 template <class T>
 int backward(const Arguments& p) {
   const Extent e(p);
-  const Grouping grouping(p.batch, e.blocks);
+  const int64_t sum_blocks = blocks_per_sum(p, e), block_sums = (e.blocks + sum_blocks - 1) / sum_blocks;
+  const Grouping grouping(p.batch, e.blocks, p.threads, sum_blocks);
   const int64_t vectors = p.states * kLanes, slices = p.directions * e.blocks;
   const int64_t shared_rows = p.batch * p.directions * p.length * p.states;
   const int64_t per_thread = Task<T>::memory_size(p, grouping);
   const Buffer rates = parallel::allocate(slices * vectors), scratch = parallel::allocate(p.threads * per_thread);
   const Buffer sums = parallel::allocate(p.batch * slices * (vectors + 2 * kLanes));
-  const Buffer group_sums = parallel::allocate(grouping.groups > 1 ? 2 * grouping.groups * shared_rows : 0);
-  if (!rates || !scratch || !sums || !group_sums) return parallel::kOutOfMemory;
+  const Buffer shared_sums = parallel::allocate(block_sums > 1 ? 2 * block_sums * shared_rows : 0);
+  if (!rates || !scratch || !sums || !shared_sums) return parallel::kOutOfMemory;
   Partials partials;
   partials.A = sums.get();
   partials.D = partials.A + p.batch * slices * vectors;
   partials.delta_bias = partials.D + p.batch * slices * kLanes;
-  partials.B = grouping.groups > 1 ? group_sums.get() : p.grad_B;
-  partials.C = grouping.groups > 1 ? partials.B + grouping.groups * shared_rows : p.grad_C;
+  partials.B = block_sums > 1 ? shared_sums.get() : p.grad_B;
+  partials.C = block_sums > 1 ? partials.B + block_sums * shared_rows : p.grad_C;
   pack_decay_rates(p, e, rates.get());
 #pragma omp parallel num_threads(static_cast<int>(p.threads))
   {
@@ -269,7 +279,7 @@ int backward(const Arguments& p) {
       for (int64_t k = 0; k < p.directions; ++k) task.run(i / grouping.groups, i % grouping.groups, k);
   }
   reduce_batch(p, e, partials);
-  if (grouping.groups > 1) reduce_groups(p, grouping, partials);
+  if (block_sums > 1) reduce_sums(p, block_sums, partials);
   return parallel::kDone;
 }
 

@@ -183,7 +183,7 @@ template <class T>
 int forward(const Arguments& p) {
   if (!is_permutation(p)) return parallel::kBadOrder;
   const Extent e(p);
-  const Grouping grouping(p.batch, e.blocks);
+  const Grouping grouping(p.batch, e.blocks, p.threads);
   const bool adds = !p.stack && p.directions > 1;
   const int64_t per_thread = Task<T>::memory_size(p, grouping, adds);
   const Buffer rates = parallel::allocate(p.directions * e.blocks * p.states * kLanes);

@@ -15,6 +15,7 @@ struct ChunkRows {
   alignas(64) float grad_exponent[kChunk * kLanes];  // sum over states of (dL/d exponent) A log2(e)
   const float *B[kChunk], *C[kChunk];
   float *grad_B[kChunk], *grad_C[kChunk];
+  bool add;  // to these, rather than begin them
   int64_t position[kChunk];
   // What is read or written next, tensor by tensor; see the forward. `recompute` fetches the even ones, `reverse` the odd.
   static constexpr int kStreams = 8;
@@ -59,6 +60,7 @@ struct Gradients {
   Vec carry[kStates];   // dL/dh flowing back through the decay
   Vec grad_A[kStates];  // sum over positions of (dL/d exponent) dt
   Vec rate[kStates];
+  Vec h[kStates];       // state after the position at hand
 };
 
 // kLanes (position, state) pairs: as many as one LaneSums tree holds. Positions kTile - 1 - kPair / kStates of the tile at
@@ -72,11 +74,12 @@ KERNEL_INLINE void reverse_pairs(Gradients<kStates>& g, ChunkRows& rows, const T
   if constexpr (j == 0) ahead.prefetch(rows.next_position[i]);
   const Vec dt = simd::load(rows.dt + i * kLanes), grad_y = simd::load(rows.grad_y + i * kLanes);
   const Vec grad_h = g.carry[j] + grad_y * rows.C[i][first + j];
-  sums_C.template push<kPair>(grad_y * simd::load(trace.h + ((i + 1) * kStates + j) * kLanes));
+  sums_C.template push<kPair>(grad_y * g.h[j]);
+  g.h[j] = simd::load(trace.h + (i * kStates + j) * kLanes);
   sums_B.template push<kPair>(grad_h * simd::load(rows.x + i * kLanes));
   grad_x += grad_h * rows.B[i][first + j];
   g.carry[j] = grad_h * simd::load(trace.a + (i * kStates + j) * kLanes);
-  const Vec through_decay = g.carry[j] * simd::load(trace.h + (i * kStates + j) * kLanes);
+  const Vec through_decay = g.carry[j] * g.h[j];
   grad_exponent += through_decay * g.rate[j];
   g.grad_A[j] += through_decay * dt;
   if constexpr (j == kStates - 1) {
@@ -88,9 +91,13 @@ KERNEL_INLINE void reverse_pairs(Gradients<kStates>& g, ChunkRows& rows, const T
     reverse_pairs<kStates, kPair + 1>(g, rows, trace, first, start, sums_B, sums_C, grad_x, grad_exponent, ahead);
 }
 
+// The first block of a group leaves its sums, the others add theirs.
 template <int kStates>
-KERNEL_INLINE void add_row(float* row, const float* sums) {
-  for (int j = 0; j < kStates; ++j) row[j] += sums[j];
+KERNEL_INLINE void put_row(float* row, const float* sums, bool add) {
+  typedef float Part __attribute__((vector_size(kStates * 4), aligned(4), may_alias));
+  Part sum = *reinterpret_cast<const Part*>(sums);
+  if (add) sum += *reinterpret_cast<const Part*>(row);
+  *reinterpret_cast<Part*>(row) = sum;
 }
 
 template <int kStates>
@@ -103,16 +110,18 @@ void reverse(const float* rates, float* carry, float* grad_A, ChunkRows& rows, c
     g.grad_A[j] = simd::load(grad_A + j * kLanes);
     g.rate[j] = simd::load(rates + j * kLanes);
   }
-  for (int start = (count - 1) / kTile * kTile; start >= 0; start -= kTile) {
+  const int padded = (count + kTile - 1) / kTile * kTile;
+  UNROLL for (int j = 0; j < kStates; ++j) g.h[j] = simd::load(trace.h + (padded * kStates + j) * kLanes);
+  for (int start = padded - kTile; start >= 0; start -= kTile) {
     simd::LaneSums sums_B, sums_C;
     reverse_pairs<kStates, 0>(g, rows, trace, first, start, sums_B, sums_C, simd::zeros(), simd::zeros(), ahead);
     alignas(64) float pairs_B[kLanes], pairs_C[kLanes];
     simd::store(pairs_B, sums_B.result);
     simd::store(pairs_C, sums_C.result);
-    for (int i = start; i < std::min(start + kTile, count); ++i) {
+    for (int i = start, end = std::min(start + kTile, count); i < end; ++i) {
       const int pair = (kTile - 1 - (i - start)) * kStates;
-      add_row<kStates>(rows.grad_B[i] + first, pairs_B + pair);
-      add_row<kStates>(rows.grad_C[i] + first, pairs_C + pair);
+      put_row<kStates>(rows.grad_B[i] + first, pairs_B + pair, rows.add);
+      put_row<kStates>(rows.grad_C[i] + first, pairs_C + pair, rows.add);
     }
   }
   UNROLL for (int j = 0; j < kStates; ++j) {
