@@ -31,8 +31,10 @@ def configure_logging() -> None:
 @click.command("train")
 @click.argument("preset")
 @click.argument("overrides", nargs=-1)
-def train_command(preset: str, overrides: tuple[str, ...]) -> None:
+@click.option("--subset", type=click.IntRange(min=1), help="Train on so many images only: short for data.subset=N.")
+def train_command(preset: str, overrides: tuple[str, ...], subset: int | None) -> None:
     """Train one run from PRESET (a name, or a YAML file), with KEY=VALUE overrides. Going on is automatic."""
+    overrides = (*overrides, f"data.subset={subset}") if subset else overrides
     config = load_config(preset, overrides)
     config.runtime.progress = config.runtime.progress and sys.stderr.isatty()
     configure_logging()

@@ -5,6 +5,7 @@ Shapes: N samples, H x W pixels.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,16 @@ from lightning_modules.metrics.measures import LAYERS, image_deviations, splits,
 from lightning_modules.metrics.pixels import pixel_measures
 from lightning_modules.metrics.statistics import ReferenceStatistics
 
+log = logging.getLogger(__name__)
+LARGEST_SHARE = 0.1
+"""Of the images that moments are of, how many may stand in for new real images, to tell the floor."""
+
 
 def evaluate_against(images: np.ndarray, reference: ReferenceStatistics, config: MetricsConfig) -> Measurement:
     """Fréchet distances to the moments in the file (to its images, where it has no moments of these features); KID,
-    precision, recall and measures of the pixels to its images, if any; Inception score. There is no floor, and
-    memorisation is not measured: both need more real images.
+    precision, recall and measures of the pixels to its images, if any; Inception score. The floor of a Fréchet distance
+    is that of N of the file's own images, where N is a small part of what the moments are of. Memorisation is not
+    measured: it needs the training images. The protocol says under "not_measured" what is missing, and why.
 
     Args:
         images: (N, H, W, 3) uint8.
@@ -53,15 +59,21 @@ def evaluate_against(images: np.ndarray, reference: ReferenceStatistics, config:
     weights = resamples(len(images), config.bootstrap, config.seed) if config.bootstrap else None
     metrics: dict[str, float] = {}
     replicates: dict[str, np.ndarray] = {}
+    floor: dict[str, float] = {}
     extractors = make_extractors(config)
     for extractor in extractors.values():
         found, deviations = _measure(extractor, images, reference, config, weights)
         metrics, replicates = metrics | found, replicates | deviations
+        floor |= _floor(extractor, len(images), reference, config)
     if reference.images is not None:
         metrics |= pixel_measures(images, reference.images)
     metrics |= intervals(metrics, replicates)
     short = {name: [float(f"{value:.{DIGITS}g}") for value in values] for name, values in replicates.items()}
-    return Measurement(metrics, _protocol(len(images), reference, extractors, config), short)
+    not_measured = _not_measured(len(images), reference)
+    for name, reason in not_measured.items():
+        log.warning("not measured: %s: %s", name, reason)
+    protocol = _protocol(len(images), reference, extractors, config)
+    return Measurement(metrics, protocol | {"floor": floor, "not_measured": not_measured}, short)
 
 
 def _measure(
@@ -103,6 +115,35 @@ def _measure(
     return metrics, replicates
 
 
+def _floor(extractor: Extractor, count: int, reference: ReferenceStatistics, config: MetricsConfig) -> dict[str, float]:
+    """Fréchet distances of as many real images as there are samples: of the file's own, at random."""
+    if reference.images is None or _no_floor(count, reference):
+        return {}
+    cache = Path(config.cache_dir) if config.cache_dir else None
+    real = extractor.cached(reference.images, config.batch_size, config.device, cache)
+    chosen = np.random.default_rng(config.seed).permutation(len(reference.images))[:count]
+    layers = [layer for layer in real if layer in reference.moments]
+    return {LAYERS[layer].frechet: frechet_distance(real[layer][chosen], reference.stand_in(layer)) for layer in layers}
+
+
+def _no_floor(count: int, reference: ReferenceStatistics) -> str:
+    """Why there is none; empty if there is."""
+    kept = 0 if reference.images is None else len(reference.images)
+    if not reference.moments or kept < count:
+        return f"the file keeps {kept:,} images, {count:,} and moments of more are needed"
+    if reference.count and count > LARGEST_SHARE * reference.count:
+        return f"the moments are of {reference.count:,} images, and {LARGEST_SHARE:.0%} of those may tell it"
+    return ""
+
+
+def _not_measured(count: int, reference: ReferenceStatistics) -> dict[str, str]:
+    """What cannot be said with this file -> why."""
+    reasons = {"memorisation": "needs the training images themselves", "floor": _no_floor(count, reference)}
+    if reference.images is None:
+        reasons["KID, precision, recall"] = "the file keeps no images"
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
 def _check_extractor(extractor: Extractor, layer: str, reference: ReferenceStatistics) -> None:
     expected = reference.extractors.get(layer)
     if expected not in (None, extractor.fingerprint):
@@ -124,7 +165,6 @@ def _protocol(
         "reference_fingerprint": reference.fingerprint,
         **describe(extractors[""]),
         "moments": sorted(LAYERS[layer].frechet for layer in reference.moments),
-        "floor": {},
         "seed": config.seed,
     }
     if kept:

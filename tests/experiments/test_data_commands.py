@@ -57,9 +57,10 @@ def test_images_to_a_measured_run(ablate, pictures, tmp_path):
     train += ["generator.width=32", "generator.depth=2", "generator.heads=2", "trainer.max_steps=2"]
     train += ["trainer.batch_size=16", "runtime.threads=1", "runtime.val_every=2", "runtime.sample_every=100"]
     train += ["sampler.steps=2", "evaluation.num_samples=6", "evaluation.bootstrap=4"]
-    code, _, err = ablate(*train)
+    code, _, err = ablate(*train, "--subset", 40)
     assert code == 0, err
     run = next((root / "runs").iterdir())
+    assert "subset: 40" in (run / "config.yaml").read_text()
     code, _, err = ablate("evaluate", run.name, "--root", root)
     assert code == 2 and "evaluation.reference=FILE" in err
     code, _, err = ablate("evaluate", run.name, f"evaluation.reference={reference}", "--root", root)

@@ -71,8 +71,21 @@ def test_distances_are_those_to_the_images(real, made):
         assert found.metrics[name] == pytest.approx(expected.metrics[name], rel=1e-2)
     assert set(found.metrics) <= set(METRICS) and "kid_efflite0" in found.metrics
     assert "memorisation_rate" not in found.metrics and found.protocol["floor"] == {}
+    assert "training images" in found.protocol["not_measured"]["memorisation"]
+    assert "keeps 6 images" in found.protocol["not_measured"]["floor"]
     assert found.protocol["reference"] == "toy/val (statistics of 20 images, 6 images kept)"
     assert found.protocol["reference_fingerprint"] == statistics.fingerprint
+
+
+def test_floor_of_the_images_kept(tmp_path):
+    """Real images against real ones at N: above 0, below what noise of another kind measures."""
+    images, path = noise(5, 60), tmp_path / "reference.npz"
+    write_statistics(path, collect_statistics("toy/val", [images], [efficientnet_extractor()], 8, 8, "cpu"))
+    found = evaluate_against(noise(6, 6) // 2, read_statistics(path), CONFIG)
+    assert 0 < found.protocol["floor"]["fd_efflite0"] < found.metrics["fd_efflite0"]
+    assert set(found.protocol["not_measured"]) == {"memorisation"}
+    found = evaluate_against(noise(6, 7), read_statistics(path), CONFIG)
+    assert "10% of those" in found.protocol["not_measured"]["floor"]
 
 
 def test_layout_of_adm(tmp_path):
