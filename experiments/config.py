@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from datamodules.config import DATASETS, EmojiConfig
 from experiments.benchmarks.config import BENCHMARK_CELLS, NoBenchmarkConfig
 from experiments.errors import UserError, unknown
-from experiments.presets import PRESETS, preset_names, read_chain
+from experiments.presets import preset_names, preset_path, read_chain
 from experiments.resolve import resolve
 from experiments.search.config import SearchConfig
 from lightning_modules.config import OBJECTIVES, MaskedConfig, OptimConfig
@@ -195,13 +195,9 @@ def load_config(preset: str, overrides: Mapping[str, Any] | Iterable[str] = ()) 
     Raises:
         UserError: unknown preset or key, a value of the wrong type or out of range.
     """
-    if preset.endswith((".yaml", ".yml")):
-        path = Path(preset)
-    elif preset in (names := preset_names()):
-        path = PRESETS / f"{preset}.yaml"
-    else:
+    if not preset.endswith((".yaml", ".yml")) and preset not in (names := preset_names()):
         raise unknown("preset", preset, names)
-    raw = read_chain(path)
+    raw = read_chain(preset_path(preset))
     raw["preset"] = preset
     return build_config(raw, overrides if isinstance(overrides, Mapping) else parse_overrides(overrides))
 

@@ -17,6 +17,11 @@ def preset_names() -> list[str]:
     return sorted(str(path.relative_to(PRESETS).with_suffix("")) for path in PRESETS.rglob("*.yaml"))
 
 
+def preset_path(name: str) -> Path:
+    """The file of a preset: of a name such as "maskmamba/demo", or the path itself where `name` ends in .yaml."""
+    return Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
+
+
 def read_chain(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Read a YAML file and, beneath it, the files its `base:` names, relative to itself."""
     if path.resolve() in seen:

@@ -26,6 +26,7 @@ from experiments.config import RunConfig
 from experiments.errors import UserError
 from experiments.files import atomic_path
 from experiments.identity import run_id
+from experiments.model_facts import build_facts
 from experiments.process import device_of, peak_memory_bytes, prepare_process
 from experiments.provenance import provenance
 from experiments.ranks import check_world
@@ -200,6 +201,7 @@ def _write_result(
         end: at which step training ended, and why, if not at the last one.
     """
     lines, rate = [line for line in run.metrics() if "train/loss" in line], _median_rate(run)
+    facts = build_facts(config)
     metrics = {**({"train/loss": lines[-1]["train/loss"]} if lines else {}), **final}
     run.write_result(
         {
@@ -209,6 +211,8 @@ def _write_result(
             **end,
             "metrics": {key: float(value) for key, value in metrics.items()},
             **count_parameters(module.model),
+            "flops": facts.flops,
+            "training_flops": facts.step_flops(config) * end["step"],
             "train_seconds": end["step"] * config.trainer.batch_size / rate if rate else None,
             "samples_per_s": rate,
             "peak_memory_bytes": peak_memory_bytes(),

@@ -48,6 +48,13 @@ class Value:
         return statistics.stdev(self.samples) if self.n > 1 else None
 
     @property
+    def half_width(self) -> float:
+        """Of an error bar: the standard deviation over seeds, else 1.96 reported standard errors, else 0."""
+        if self.std is not None:
+            return self.std
+        return 1.96 * self.errors[0] if self.errors and self.errors[0] is not None else 0.0
+
+    @property
     def note(self) -> str:
         """What a reader must know of a missing or partial value; "" when it is complete."""
         if not self.n:

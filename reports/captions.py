@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reports.aggregate import Row, trainings
-from reports.figures import CROWD, SMOOTHING, default_title, points_of, smoothed
+from reports.figures import SMOOTHING, default_title, smoothed
 from reports.layout import Figure
+from reports.points import names_front
+from reports.tables import axis_title
 
 
 def caption(figure: Figure, rows: Sequence[Row]) -> str:
@@ -17,8 +19,11 @@ def caption(figure: Figure, rows: Sequence[Row]) -> str:
     else:
         sentences += _of_noise(figure, rows)
     if figure.kind == "pareto":
-        named = "; its rows are named" if len(points_of(figure, rows)) > CROWD else ""
+        named = "; its rows are named" if names_front(figure, rows) else ""
         sentences.append(f"The line is the Pareto front: no row beats one on it in both quantities{named}.")
+    if figure.colour and figure.marker:
+        colour, marker = axis_title(figure.colour).lower(), axis_title(figure.marker).lower()
+        sentences.append(f"Thin lines join rows of one {colour}, which differ in {marker}.")
     if figure.kind == "scatter" and figure.fit:
         sentences.append("Dashed: least squares, with Pearson's r.")
     return " ".join(sentences)

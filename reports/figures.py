@@ -1,4 +1,4 @@
-"""Figures of a sweep: bars with the floor, curves and lines with bands, scatter with fit, and the Pareto front.
+"""Figures of a sweep: bars with the floor, curves and lines with bands; for scatter and the Pareto front see `points`.
 
 Each function draws on axes that it is given and returns False where there is nothing to draw.
 """
@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from itertools import product
+from typing import TYPE_CHECKING, Any
 
 from reports.aggregate import Row, row_name, trainings
 from reports.layout import Figure
-from reports.quantities import Quantity, quantity
+from reports.points import draw_points
+from reports.quantities import quantity
 from reports.records import named
 from reports.style import WIDTH, Theme, colour, marker, style
-from reports.tables import ARROWS, axis_title
-from reports.uncertainty import pearson
+from reports.tables import axis_label, axis_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,23 +26,31 @@ SMOOTHING = 0.05
 """Share of a single training-loss curve that its moving average spans; the raw curve stays visible behind it."""
 FEW = 12
 """A curve of at most so many points shows them."""
-CROWD = 8
-"""Beyond so many points a scatter tells rows apart by colours and markers in a legend, not by their names."""
 
 
 def draw(figure: Figure, rows: Sequence[Row], theme: Theme = "light") -> Drawing | None:
     """Draw one figure; None where no row has what it needs."""
-    height = 0.42 * len(rows) + 1.1 if figure.kind == "bars" else 3.3
     with style(theme) as plt:
-        drawing, axes = plt.subplots(figsize=(WIDTH, height))
-        if not _DRAW[figure.kind](axes, figure, rows):
+        drawing = draw_points(plt, figure, rows) if figure.kind in ("scatter", "pareto") else _alone(plt, figure, rows)
+        if drawing is None:
             return None
-        axes.set_title(figure.title or default_title(figure))
-        for axis in figure.log:
+        title = figure.title or default_title(figure)
+        if len(drawing.axes) == 1:
+            drawing.axes[0].set_title(title)
+        else:
+            drawing.suptitle(title, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
+        for axes, axis in product(drawing.axes, figure.log):
             getattr(axes, f"set_{axis}scale")("log")
         drawing.canvas.draw()  # laid out once, in this style, so that every format shows the same
         drawing.set_layout_engine("none")
         return drawing
+
+
+def _alone(plt: Any, figure: Figure, rows: Sequence[Row]) -> Drawing | None:
+    """A figure of one panel."""
+    height = 0.42 * len(rows) + 1.1 if figure.kind == "bars" else 3.3
+    drawing, axes = plt.subplots(figsize=(WIDTH, height))
+    return drawing if _DRAW[figure.kind](axes, figure, rows) else None
 
 
 def default_title(figure: Figure) -> str:
@@ -64,18 +73,6 @@ def floors(rows: Sequence[Row], metric: str) -> list[float]:
     return sorted(value for value in found if isinstance(value, int | float))
 
 
-def _error(row: Row, metric: str) -> float:
-    """Half-width of the error bar: the standard deviation over seeds, else 1.96 reported standard errors, else 0."""
-    value = row.value(metric)
-    if value.std is not None:
-        return value.std
-    return 1.96 * value.errors[0] if value.errors and value.errors[0] is not None else 0.0
-
-
-def _axis_label(known: Quantity) -> str:
-    return f"{known.label} {ARROWS[known.better]}".strip()
-
-
 def _bars(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
     known = quantity(figure.y)
     means = [row.value(figure.y).mean for row in rows]
@@ -86,7 +83,7 @@ def _bars(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
         if mean is None:
             axes.text(longest * 0.01, place, row.value(figure.y).note, va="center", style="italic", alpha=0.75)
             continue
-        width, error = mean * known.scale, _error(row, figure.y) * known.scale
+        width, error = mean * known.scale, row.value(figure.y).half_width * known.scale
         axes.barh(place, width, color=colour(place), height=0.62)
         if error:
             axes.errorbar(width, place, xerr=error, color=axes.xaxis.label.get_color(), capsize=3, linewidth=1.1)
@@ -99,7 +96,7 @@ def _bars(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.margins(x=0.12)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel(_axis_label(known) + below)
+    axes.set_xlabel(axis_label(known) + below)
     return True
 
 
@@ -168,94 +165,19 @@ def _lines(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
         members.sort(key=lambda row: where[row.labels[figure.x]])
         x = [where[row.labels[figure.x]] for row in members]
         y = [(row.value(figure.y).mean or 0.0) * known.scale for row in members]
-        e = [_error(row, figure.y) * known.scale for row in members]
+        e = [row.value(figure.y).half_width * known.scale for row in members]
         band = [a - b for a, b in zip(y, e, strict=True)], [a + b for a, b in zip(y, e, strict=True)]
         axes.fill_between(x, *band, color=colour(place), alpha=0.18, linewidth=0)
         axes.plot(x, y, color=colour(place), marker=marker(place), label=name or None)
     axes.set_xlabel(axis_title(figure.x))
-    axes.set_ylabel(_axis_label(known))
+    axes.set_ylabel(axis_label(known))
     if len(series) > 1:
         axes.legend()
     return bool(series)
-
-
-def _scatter(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
-    across, up = quantity(figure.x), quantity(figure.y)
-    points = points_of(figure, rows)
-    looks = _looks(axes, points, rows)
-    for place, (row, x, y) in points.items():
-        hue, sign = looks[place]
-        error, faint = _error(row, figure.y) * up.scale or None, 1.0 if len(points) <= CROWD else 0.4
-        axes.errorbar(x, y, yerr=error, color=hue, capsize=3, linewidth=1.1, alpha=faint)
-        axes.plot(x, y, sign, color=hue, markersize=8)
-        if len(points) <= CROWD:
-            axes.annotate(row_name(row, rows), (x, y), xytext=(7, 5), textcoords="offset points", fontsize=9)
-    axes.margins(0.16, 0.2)
-    axes.set_xlabel(_axis_label(across))
-    axes.set_ylabel(_axis_label(up))
-    xs, ys = [x for _, x, _ in points.values()], [y for _, _, y in points.values()]
-    if figure.fit and (r := pearson(xs, ys)) is not None:
-        slope = r * statistics.stdev(ys) / statistics.stdev(xs)
-        ends = [min(xs), max(xs)]
-        line = [statistics.fmean(ys) + slope * (x - statistics.fmean(xs)) for x in ends]
-        axes.plot(ends, line, "--", color=axes.xaxis.label.get_color(), linewidth=1.1, zorder=0, label=f"r = {r:.3f}")
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(**({"loc": "center left", "bbox_to_anchor": (1, 0.5)} if len(points) > CROWD else {}))
-    return bool(points)
-
-
-def points_of(figure: Figure, rows: Sequence[Row]) -> dict[int, tuple[Row, float, float]]:
-    """Rows that have both quantities, by place, with the numbers as printed."""
-    result = {}
-    for place, row in enumerate(rows):
-        x, y = row.value(figure.x).mean, row.value(figure.y).mean
-        if x is not None and y is not None:
-            result[place] = (row, x * quantity(figure.x).scale, y * quantity(figure.y).scale)
-    return result
-
-
-def _looks(
-    axes: Axes, points: Mapping[int, tuple[Row, float, float]], rows: Sequence[Row]
-) -> dict[int, tuple[str, str]]:
-    """Colour and marker of every point, by place; in a crowd, one for each label of its first and its last axis."""
-    if len(points) <= CROWD:
-        return {place: (colour(place), marker(place)) for place in points}
-    varied = [axis for axis in rows[0].labels if len({row.labels.get(axis) for row in rows}) > 1]
-    first, last = varied[0], varied[-1]
-    labels = {axis: list(dict.fromkeys(row.labels[axis] for row in rows)) for axis in (first, last)}
-    for number, label in enumerate(labels[first]):
-        sign = marker(number) if first == last else "s"
-        axes.plot([], [], sign, color=colour(number), label=named(first, label))
-    for number, label in enumerate(labels[last] if first != last else ()):
-        axes.plot([], [], marker(number), color=axes.xaxis.label.get_color(), label=named(last, label))
-    result = {}
-    for place, (row, _, _) in points.items():
-        hue, shape = (labels[axis].index(row.labels[axis]) for axis in (first, last))
-        result[place] = (colour(hue), marker(shape))
-    return result
-
-
-def _pareto(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
-    """Scatter with the front: the points that no other point beats on both quantities (less is better for x)."""
-    if not _scatter(axes, figure, rows):
-        return False
-    sign = -1 if quantity(figure.y).better == "higher" else 1
-    points = points_of(figure, rows)
-    front: list[tuple[Row, float, float]] = []
-    for row, x, y in sorted(points.values(), key=lambda point: (point[1], sign * point[2])):
-        if not front or sign * y < sign * front[-1][2]:
-            front.append((row, x, y))
-    for row, x, y in front if len(points) > CROWD else ():
-        axes.annotate(row_name(row, rows), (x, y), xytext=(7, 5), textcoords="offset points", fontsize=8)
-    across, up = [x for _, x, _ in front], [y for _, _, y in front]
-    axes.step(across, up, where="post", color=axes.xaxis.label.get_color(), linewidth=1.1, alpha=0.6, zorder=0)
-    return True
 
 
 _DRAW: dict[str, Callable[[Axes, Figure, Sequence[Row]], bool]] = {
     "bars": _bars,
     "curves": _curves,
     "lines": _lines,
-    "scatter": _scatter,
-    "pareto": _pareto,
 }

@@ -54,6 +54,14 @@ class Figure:
     x: str = ""
     series: str = ""
     """lines: one line for each label of this axis."""
+    beside: tuple[str, ...] = ()
+    """scatter, pareto: further quantities in the place of x, a column of panels for each."""
+    panels: str = ""
+    """scatter, pareto: a row of panels for each label of this axis."""
+    colour: str = ""
+    """scatter, pareto: rows with the same label on this axis share a colour, instead of standing by their names."""
+    marker: str = ""
+    """scatter, pareto: and those with the same label on this axis a marker; lines join the points of one colour."""
     log: str = ""
     """Logarithmic axes: "x", "y" or "xy"."""
     fit: bool = False
@@ -177,8 +185,9 @@ def _figure(item: Any, axes: Mapping[str, Sequence[str]]) -> Figure:
         raise unknown("kind of figure", str(item["kind"]), FIGURE_NEEDS)
     if missing := [key for key in FIGURE_NEEDS[item["kind"]] if not item.get(key)]:
         raise UserError(f"report.figure: kind {item['kind']} needs {', '.join(missing)}.")
-    figure = Figure(**item)
-    for axis in ((figure.x,) if figure.kind == "lines" else ()) + ((figure.series,) if figure.series else ()):
+    figure = Figure(**{**item, "beside": tuple(item.get("beside", ()))})
+    named = (figure.x if figure.kind == "lines" else "", figure.series, figure.panels, figure.colour, figure.marker)
+    for axis in filter(None, named):
         if axis not in axes:
             raise unknown("axis in report.figure:", axis, axes)
     if set(figure.log) - {"x", "y"}:

@@ -56,6 +56,7 @@ PRINTED: dict[str, tuple[str, str, float]] = {
     "parameters": ("M", ".2f", 1e-6),
     "non_embedding_parameters": ("M", ".2f", 1e-6),
     "flops": ("G", ".2f", 1e-9),
+    "training_flops": ("T", ".1f", 1e-12),
     "train_seconds": ("min", ".1f", 1 / 60),
     "device_seconds": ("h", ".2f", 1 / 3600),
     "peak_memory_bytes": ("GB", ".2f", 1e-9),
@@ -80,7 +81,7 @@ PRINTED: dict[str, tuple[str, str, float]] = {
 """Quantity -> unit, format and factor of the printed number, where they are not the stored one's."""
 NOISE = re.compile("_(low|high|std)$")
 """Endings of quantities that are printed as the one they belong to."""
-EXACT = frozenset({"parameters", "non_embedding_parameters", "flops"})
+EXACT = frozenset({"parameters", "non_embedding_parameters", "flops", "training_flops"})
 """Quantities without noise: any difference is one."""
 COST_WORDS = ("seconds", "_per_s", "memory_bytes")
 """Parts of the names of quantities that the random seed of a training has no part in."""

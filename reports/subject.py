@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 from experiments.errors import UserError, unknown
 from reports.aggregate import Row, row_name, rows_of
 from reports.claims import Verdict, agreement, judge
+from reports.compute import compute_notes
 from reports.crossing import crossing_notes
 from reports.guard import ISO, Flag, OneFactor, baseline_of, guard, one_factor
 from reports.layout import Layout, parse_layout
@@ -21,6 +22,7 @@ from reports.searches import search_notes
 from reports.tables import Table, build_table
 from reports.uncertainty import compare
 from sweeps.planner import Cell, Plan, plan
+from sweeps.varied import varied_keys
 
 LISTED = 4
 """So many rows are named in a sentence; of more, their number is given."""
@@ -183,6 +185,7 @@ def subject_of(planned: Plan) -> Subject:
         f"{_words(a.labels)} and {_words(b.labels)} are one configuration: nothing was varied between them."
         for a, b in planned.duplicates
     ]
+    remarks += compute_notes(planned)
     return make_subject(
         name=sweep.name,
         scale=planned.scale,
@@ -192,10 +195,7 @@ def subject_of(planned: Plan) -> Subject:
         root=planned.root,
         report=sweep.report,
         axes={axis.name: axis.labels for axis in sweep.axes},
-        declared=[
-            *(key for axis in sweep.axes for choice in axis.choices for key in choice.overrides),
-            *(item["key"] for item in sweep.config.search.get("space", [])),
-        ],
+        declared=varied_keys(sweep, planned.scale),
         cells=planned.cells,
         remarks=remarks,
         words=[f"{k}={v}" for k, v in planned.request.config.items() if not k.startswith("runtime.")],
@@ -213,7 +213,7 @@ def make_subject(
     root: Path,
     report: Mapping[str, object],
     axes: Mapping[str, Sequence[str]],
-    declared: Sequence[str],
+    declared: Collection[str],
     cells: Sequence[Cell],
     remarks: Sequence[str] = (),
     words: Sequence[str] = (),

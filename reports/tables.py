@@ -12,7 +12,7 @@ from typing import Literal
 
 from reports.aggregate import Row, Value, select
 from reports.layout import Column, Layout
-from reports.quantities import EXACT, is_cost
+from reports.quantities import EXACT, Quantity, is_cost
 from reports.ranking import Rank, rank_rows
 from reports.reference import ReferenceTable
 
@@ -153,6 +153,11 @@ def _is_published(layout: Layout, column: Column, label: str, spread: Sequence[s
     """Whether a published column stands here: at each label of the spread axis if the paper varies it, else once."""
     varied = any(layout.spread in row.match for row in layout.reference.rows) if layout.reference else False
     return bool(column.paper) and (varied or label == spread[-1])
+
+
+def axis_label(known: Quantity) -> str:
+    """A quantity's name along an axis, with an arrow towards what is better."""
+    return f"{known.label} {ARROWS[known.better]}".strip()
 
 
 def axis_title(axis: str) -> str:

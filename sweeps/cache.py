@@ -15,9 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.config import PRESETS
 from experiments.errors import UserError
 from experiments.files import atomic_write_json, atomic_write_text, read_json
+from experiments.presets import PRESETS
 
 PROJECT = Path(__file__).parent.parent
 PACKAGES = ("experiments", "lightning_modules", "datamodules", "sweeps")

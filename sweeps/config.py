@@ -55,12 +55,25 @@ class ResourcesConfig:
 
 
 @dataclass
+class PartConfig:
+    """What one scale sets in some of its cells: under the axes, over the rest of the scale."""
+
+    when: dict[str, Any] = MISSING
+    """Axis -> labels."""
+    preset: str = ""
+    """In place of the scale's."""
+    set: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class ScaleConfig:
     """How large the sweep is run: `demo` on a laptop, `small` on one GPU, `paper` as published."""
 
     preset: str = MISSING
     overrides: dict[str, Any] = field(default_factory=dict)
     """Dotted keys of the run's configuration, over the preset and under the axes."""
+    cells: list[PartConfig] = field(default_factory=list)
+    """Presets and settings of some of the cells; the later of two that fit counts."""
     seeds: list[int] = field(default_factory=lambda: [0])
     only: dict[str, Any] = field(default_factory=dict)
     """Axis -> the labels taken at this scale; an axis that is not named is taken whole."""
@@ -103,6 +116,16 @@ class ExcludeConfig:
 
 
 @dataclass
+class EqualComputeConfig:
+    """Cells that train for as many steps as the training FLOPs of another cell pay for."""
+
+    when: dict[str, Any] = MISSING
+    """Axis -> labels: the cells whose steps follow."""
+    to: dict[str, Any] = MISSING
+    """Axis -> label: where the cell that they follow differs from them."""
+
+
+@dataclass
 class SweepConfig:
     """A named sweep: what is varied, at which scales, and how its table looks."""
 
@@ -121,6 +144,7 @@ class SweepConfig:
     in_turns: list[str] = field(default_factory=list)
     """Axes whose cells one process measures in turns, so that their ratios survive a machine that is slow for a while;
     for `measure: benchmark` only."""
+    equal_compute: EqualComputeConfig | None = None
     search: dict[str, Any] = field(default_factory=dict)
     """Values that are tuned for each cell before it is run: `search.*` of the run's configuration
     (experiments/search/config.py)."""

@@ -84,6 +84,13 @@ class Sweep:
         """
         yield from _combine(self._units(), {}, only)
 
+    def base(self, scale: str, labels: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
+        """Preset of the cell with these labels, and what the scale sets in it: what the axes' own values go over."""
+        config = self.config.scales[scale]
+        parts = [part for part in config.cells if matches(labels, part.when)]
+        preset = next((part.preset for part in reversed(parts) if part.preset), config.preset)
+        return preset, {**config.overrides, **{key: value for part in parts for key, value in part.set.items()}}
+
     def _units(self) -> list[tuple[Axis, ...]]:
         """Axes that are multiplied; those of a zip group form one unit, which stands where its first axis stands."""
         groups = {name: tuple(group) for group in self.config.zip for name in group}
@@ -179,9 +186,12 @@ def _check(config: SweepConfig, path: Path) -> Sweep:
         _check_zip(axes, group)
     for scale in config.scales.values():
         scale.only = {name: _labels(axes, name, wanted) for name, wanted in scale.only.items()}
+        for part in scale.cells:
+            part.when = {name: _labels(axes, name, wanted) for name, wanted in part.when.items()}
         if not scale.seeds or len(set(scale.seeds)) < len(scale.seeds):
             raise UserError(f"seeds={scale.seeds} must be one or more different numbers.")
     _check_in_turns(config, axes)
+    _check_equal_compute(config, axes)
     _check_report(config.report, axes)
     return Sweep(config, path, tuple(axes), exclude)
 
@@ -250,6 +260,15 @@ def _check_in_turns(config: SweepConfig, axes: list[Axis]) -> None:
         raise UserError("in_turns is for timings; it goes with measure: benchmark.")
     if config.search and config.measure == "benchmark":
         raise UserError("search tunes what is evaluated; it does not go with measure: benchmark.")
+
+
+def _check_equal_compute(config: SweepConfig, axes: list[Axis]) -> None:
+    if (equal := config.equal_compute) is None:
+        return
+    equal.when = {name: _labels(axes, name, wanted) for name, wanted in equal.when.items()}
+    equal.to = {name: _labels(axes, name, wanted)[0] for name, wanted in equal.to.items()}
+    if not any(name in equal.to and equal.to[name] not in labels for name, labels in equal.when.items()):
+        raise UserError("equal_compute.to must name another cell, one that equal_compute.when does not hold.")
 
 
 def _check_report(report: Mapping[str, Any], axes: list[Axis]) -> None:

@@ -18,6 +18,8 @@ from experiments.store import RunStore
 from sweeps import cache
 from sweeps.cell import Cell, Excluded, Group
 from sweeps.definition import DEFINITIONS, Choice, Sweep, load_sweep, matches
+from sweeps.equal_compute import STEPS, equal_steps, followed, labels_of
+from sweeps.fact_book import FactBook
 from sweeps.request import Request, parse_request
 from sweeps.state import CellState, cell_states, with_queue
 from sweeps.submissions import places, with_accounting
@@ -123,37 +125,34 @@ def plan(name: str, scale: str = "", overrides: Iterable[str] = (), root: Path |
 def count_cells(sweep: Sweep, scale: str) -> int:
     """Number of cells at a scale, without building any configuration."""
     config = sweep.config.scales[scale]
-    combinations = [_labels(c) for c in sweep.combinations(config.only)]
+    combinations = [labels_of(c) for c in sweep.combinations(config.only)]
     return len(config.seeds) * sum(not any(matches(x, when) for when, _ in sweep.exclude) for x in combinations)
-
-
-def _labels(choices: Mapping[str, Choice]) -> dict[str, str]:
-    return {axis: choice.label for axis, choice in choices.items()}
 
 
 def _expand(
     sweep: Sweep, scale: str, request: Request, amendments: Mapping[str, Mapping[str, Any]]
 ) -> tuple[tuple[Cell, ...], tuple[Excluded, ...]]:
     config = sweep.config.scales[scale]
-    seeds = request.seeds or tuple(config.seeds)
+    seeds, book = request.seeds or tuple(config.seeds), FactBook(request.root)
     cells: list[Cell] = []
     excluded: list[Excluded] = []
     for choices in sweep.combinations({**config.only, **request.only}):
-        labels = _labels(choices)
+        labels = labels_of(choices)
         if reasons := [reason for when, reason in sweep.exclude if matches(labels, when)]:
             excluded.append(Excluded(labels, reasons[0]))
             continue
-        varied = {key: value for choice in choices.values() for key, value in choice.overrides.items()}
-        if clash := sorted(varied.keys() & request.config.keys()):
-            raise UserError(f"{clash[0]} is what sweep {sweep.name} varies; take a part of it with AXIS=LABEL instead.")
-        searched = {f"search.{key}": value for key, value in sweep.config.search.items()}
-        base = {**searched, **config.overrides, **request.config, **varied, "runtime.root": str(request.root)}
+        preset, base = _settings(sweep, scale, request, choices)
+        if other := followed(sweep, scale, choices):
+            pair = [
+                _build(*_settings(sweep, scale, request, part), _name(labels, None, "")) for part in (choices, other)
+            ]
+            base[STEPS] = equal_steps(*pair, book.facts)
         built: RunConfig | None = None
         for seed in seeds:
             name = _name(labels, seed if len(config.seeds) > 1 or request.seeds else None, sweep.name)
             amended = amendments.get(name)
             if built is None or amended:
-                built = _build(config.preset, {**base, **(amended or {}), "seed": seed}, name)
+                built = _build(preset, {**base, **(amended or {}), "seed": seed}, name)
             built = replace(built, seed=seed)  # nothing else follows from the seed
             cells.append(
                 Cell(
@@ -161,7 +160,7 @@ def _expand(
                     scale=scale,
                     labels=labels,
                     seed=seed,
-                    preset=config.preset,
+                    preset=preset,
                     overrides={**base, **(amended or {}), "seed": seed},
                     **_identity(sweep, request, labels, built),
                     name=name,
@@ -171,6 +170,16 @@ def _expand(
     if not cells:
         raise UserError(f"Sweep {sweep.name} at scale {scale} has no cell left after exclusions and restrictions.")
     return tuple(cells), tuple(excluded)
+
+
+def _settings(sweep: Sweep, scale: str, request: Request, choices: Mapping[str, Choice]) -> tuple[str, dict[str, Any]]:
+    """Preset of a combination of values, and everything that is set over it."""
+    preset, base = sweep.base(scale, labels_of(choices))
+    varied = {key: value for choice in choices.values() for key, value in choice.overrides.items()}
+    if clash := sorted(varied.keys() & request.config.keys()):
+        raise UserError(f"{clash[0]} is what sweep {sweep.name} varies; take a part of it with AXIS=LABEL instead.")
+    searched = {f"search.{key}": value for key, value in sweep.config.search.items()}
+    return preset, {**searched, **base, **request.config, **varied, "runtime.root": str(request.root)}
 
 
 def _identity(sweep: Sweep, request: Request, labels: Mapping[str, str], config: RunConfig) -> dict[str, Any]:

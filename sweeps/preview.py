@@ -12,8 +12,9 @@ from rich.text import Text
 
 from experiments.config import RunConfig
 from experiments.errors import UserError
+from experiments.model_facts import ModelFacts
 from experiments.store import RunStore
-from sweeps.model_facts import FactBook, ModelFacts
+from sweeps.fact_book import FactBook
 from sweeps.parents import Parent, parents
 from sweeps.planner import Cell, Plan
 from sweeps.state import CellState

@@ -82,7 +82,9 @@ METRICS: dict[str, MetricSpec] = {
     "memorisation_rate": MetricSpec(
         "Memorised", "lower", ".3f", "", "Share of samples nearer to a training image than 90 % of held-out images are."
     ),
-    "seconds_per_image": MetricSpec("Time per image", "lower", ".4f", "s", "Sampling and decoding, per image, at the pace of the median batch."),
+    "seconds_per_image": MetricSpec(
+        "Time per image", "lower", ".4f", "s", "Sampling and decoding, per image, at the pace of the median batch."
+    ),
     "train/loss": MetricSpec("Train loss", "lower", ".3f", "nats", "Training objective at the last logged step."),
     "train/accuracy": MetricSpec("Train accuracy", "higher", ".3f", "", "Share of hidden tokens predicted, training."),
     "val/loss": MetricSpec(
@@ -100,6 +102,9 @@ METRICS: dict[str, MetricSpec] = {
         "Non-embedding parameters", "none", ".3g", "", "Parameters without the tables of tokens, positions and classes."
     ),
     "flops": MetricSpec("FLOPs", "none", ".3g", "", "Floating-point operations of one forward pass, one image."),
+    "training_flops": MetricSpec(
+        "Training FLOPs", "lower", ".3g", "", "Operations of all training steps; a backward pass counts as two forward."
+    ),
     "kept_step": MetricSpec("Weights of step", "none", ".0f", "", "Step of the weights that samples are drawn from."),
     "train_seconds": MetricSpec("Training time", "lower", ".0f", "s", "Time in training steps, all attempts together."),
     "device_seconds": MetricSpec("Device time", "lower", ".0f", "s", "Wall time of all attempts, times devices held."),

@@ -213,6 +213,28 @@ def test_a_crowd_is_told_apart_by_its_axes_and_the_front_by_name(tmp_path: Path)
     assert "its rows are named" in caption(figure, rows)
 
 
+def test_panels_share_one_legend_of_colours_and_markers(tmp_path: Path) -> None:
+    rows = _grid(tmp_path, ("1", "2", "3"), ("5", "10"))
+    figure = Figure(
+        "pareto",
+        "fd_efflite0",
+        "seconds_per_image",
+        beside=("parameters",),
+        panels="steps",
+        colour="guidance",
+        marker="steps",
+    )
+    drawing = draw(figure, rows)
+    assert drawing is not None and len(drawing.axes) == 4 and len(drawing.legends) == 1
+    assert [axes.get_title("left") for axes in drawing.axes[::2]] == ["Steps: 5", "Steps: 10"]
+    assert [axes.get_xlabel() for axes in drawing.axes] == ["", "", "Time per image (ms) ↓", "Parameters (M)"]
+    names = [text.get_text() for text in drawing.legends[0].get_texts()]
+    assert names == ["guidance 1", "guidance 2", "guidance 3", "steps 5", "steps 10"]
+    across = [float(line.get_xdata()[0]) for line in drawing.axes[2].lines if line.get_marker() in "os"]
+    assert across == [20, 40, 60], "the panel of 10 steps holds its rows alone"
+    assert "join rows of one guidance, which differ in steps" in caption(figure, rows)
+
+
 @pytest.mark.parametrize(
     ("figure", "seeds", "said"),
     [

@@ -15,12 +15,14 @@ from torch import Tensor
 from datamodules.config import DATASETS
 from experiments.config import RunConfig, load_config
 from experiments.identity import benchmark_id, semantic
+from experiments.model_facts import build_facts
 from lightning_modules.conditions import TextFeatures, condition_of
 from lightning_modules.config import OBJECTIVES
 from lightning_modules.generators.config import GENERATORS
 from lightning_modules.samplers.config import SAMPLERS
 from lightning_modules.samplers.noise import Noise
 from sweeps.definition import Axis, Choice, Sweep, label_of, load_sweep, sweep_names
+from sweeps.equal_compute import equal_steps, followed, labels_of
 
 TINY = {"width": 32, "heads": 2, "depth": 4, "dropout": 0.0}
 BATCH = 12
@@ -42,13 +44,19 @@ def _choices(sweep: Sweep, axis: Axis) -> list[Choice]:
 
 def _config(sweep: Sweep, axis: Axis, choice: Choice) -> RunConfig:
     """The sweep's first cell with one value of one axis, as small as the axis allows."""
-    scale = sweep.config.scales[sweep.scale("")]
-    cell: dict[str, Any] = {}
-    for chosen in next(sweep.combinations({**axis.when, **choice.when, axis.name: (choice.label,)})).values():
-        cell |= chosen.overrides
-    generator = load_config(scale.preset, {**scale.overrides, **cell}).generator
+    scale, chosen = sweep.scale(""), next(sweep.combinations({**axis.when, **choice.when, axis.name: (choice.label,)}))
+    config = _tiny(sweep, scale, chosen)
+    if other := followed(sweep, scale, chosen):
+        config.trainer.max_steps = equal_steps(config, _tiny(sweep, scale, other), build_facts)
+    return config
+
+
+def _tiny(sweep: Sweep, scale: str, choices: dict[str, Choice]) -> RunConfig:
+    preset, base = sweep.base(scale, labels_of(choices))
+    cell = {key: value for choice in choices.values() for key, value in choice.overrides.items()}
+    generator = load_config(preset, {**base, **cell}).generator
     tiny = {f"generator.{key}": value for key, value in TINY.items() if hasattr(generator, key)}
-    return load_config(scale.preset, {**scale.overrides, **tiny, **cell})
+    return load_config(preset, {**base, **tiny, **cell})
 
 
 @torch.no_grad()

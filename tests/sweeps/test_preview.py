@@ -10,10 +10,11 @@ import pytest
 import yaml
 
 from experiments.config import load_config
+from experiments.model_facts import build_facts
 from experiments.store import RunStore
 from lightning_modules.generators.config import GENERATORS
 from sweeps import commands
-from sweeps.model_facts import FactBook, build_facts
+from sweeps.fact_book import FactBook
 from sweeps.planner import plan
 from sweeps.preview import preview
 from tests.experiments.configs import small_config
@@ -38,7 +39,7 @@ def test_flops_of_linear_layers_grow_with_the_square_of_the_width() -> None:
 
 def test_facts_are_remembered(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = FactBook(root).facts(small_config())
-    monkeypatch.setattr("sweeps.model_facts.build_facts", lambda config: pytest.fail("built again"))
+    monkeypatch.setattr("sweeps.fact_book.build_facts", lambda config: pytest.fail("built again"))
     assert FactBook(root).facts(small_config(seed=3, optim__lr=1.0)) == first
 
 

@@ -1,0 +1,172 @@
+"""Scatter figures and the Pareto front: two quantities of every row, alone or in panels that share their scale."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from reports.aggregate import Row, row_name, select
+from reports.layout import Figure
+from reports.quantities import quantity
+from reports.records import named
+from reports.style import WIDTH, colour, marker
+from reports.tables import axis_label, axis_title
+from reports.uncertainty import pearson
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
+
+CROWD = 8
+"""Beyond so many points rows are told apart by colours and markers in a legend, not by their names."""
+Points = list[tuple[Row, float, float]]
+"""Rows that have both quantities, with the numbers as printed."""
+
+
+def draw_points(plt: Any, figure: Figure, rows: Sequence[Row]) -> Drawing | None:
+    """Draw a figure of kind scatter or pareto: a row of panels for each label of `figure.panels`, a column for each x.
+
+    Args:
+        plt: matplotlib.pyplot in the house style.
+    """
+    labels = list(dict.fromkeys(row.labels.get(figure.panels, "") for row in rows)) if figure.panels else [""]
+    places = list(product(labels, (figure.x, *figure.beside)))
+    alone, across = len(places) == 1, len(figure.beside) + 1
+    size = (WIDTH, 3.3 if len(labels) == 1 else 2.6 * len(labels) + 0.4)
+    drawing, grid = plt.subplots(len(labels), across, figsize=size, sharey=True, sharex="col", squeeze=False)
+    looks, drawn = _Looks(figure, rows), False
+    for axes, (label, x) in zip(grid.flat, places, strict=True):
+        inside = select(rows, {figure.panels: label}) if label else rows
+        drawn |= _panel(axes, replace(figure, x=x), inside, looks)
+        if label:
+            axes.set_title(f"{axis_title(figure.panels)}: {label}", fontweight="normal", fontsize=9.5)
+    for axes in grid[:-1].flat:
+        axes.set_xlabel("")
+    for axes in grid[:, 1:].flat:
+        axes.set_ylabel("")
+    keys = list(looks.keys(drawing.axes[0].xaxis.label.get_color()))
+    if alone:
+        if handles := [*keys, *drawing.axes[0].get_legend_handles_labels()[0]]:
+            beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if keys else {}
+            drawing.axes[0].legend(handles=handles, **beside)
+    elif keys:
+        drawing.legend(handles=keys, loc="outside lower center", ncols=len(keys), columnspacing=1, handletextpad=0)
+    return drawing if drawn else None
+
+
+def names_front(figure: Figure, rows: Sequence[Row]) -> bool:
+    """Whether the rows on the front are named: where a crowd of rows is not."""
+    return not figure.colour and not figure.panels and len(_points(figure, rows)) > CROWD
+
+
+class _Looks:
+    """Colour and marker of every row: its own, or, in a crowd and where the figure says so, those of its labels."""
+
+    def __init__(self, figure: Figure, rows: Sequence[Row]):
+        self._rows = list(rows)
+        self._colour, self._marker = figure.colour, figure.marker
+        if not (figure.colour or figure.marker) and len(_points(figure, rows)) > CROWD:
+            varied = [axis for axis in rows[0].labels if len({row.labels.get(axis) for row in rows}) > 1]
+            self._colour, self._marker = varied[0], varied[-1]
+
+    @property
+    def by_name(self) -> bool:
+        """Whether rows stand by their names."""
+        return not (self._colour or self._marker)
+
+    def of(self, row: Row) -> tuple[str, str]:
+        """Colour and marker."""
+        return colour(self._place(row, self._colour)), marker(self._place(row, self._marker))
+
+    def keys(self, ink: str) -> Iterator[Any]:
+        """What the legend shows."""
+        from matplotlib.lines import Line2D
+
+        one = self._colour == self._marker
+        for number, label in enumerate(self._labels(self._colour)):
+            shape = marker(number) if one else "s"
+            yield Line2D([], [], marker=shape, color=colour(number), linestyle="", label=named(self._colour, label))
+        for number, label in enumerate(() if one else self._labels(self._marker)):
+            yield Line2D([], [], marker=marker(number), color=ink, linestyle="", label=named(self._marker, label))
+
+    def _labels(self, axis: str) -> list[str]:
+        return list(dict.fromkeys(row.labels[axis] for row in self._rows if axis in row.labels)) if axis else []
+
+    def _place(self, row: Row, axis: str) -> int:
+        if self.by_name:
+            return next(place for place, other in enumerate(self._rows) if other is row)
+        return self._labels(axis).index(row.labels[axis]) if axis in row.labels else 0
+
+
+def _panel(axes: Axes, figure: Figure, rows: Sequence[Row], looks: _Looks) -> bool:
+    points, up = _points(figure, rows), quantity(figure.y)
+    for row, x, y in points:
+        (hue, shape), error = looks.of(row), row.value(figure.y).half_width * up.scale
+        faint = 1.0 if looks.by_name else 0.4
+        axes.errorbar(x, y, yerr=error or None, color=hue, capsize=3, linewidth=1.1, alpha=faint)
+        axes.plot(x, y, shape, color=hue, markersize=8)
+        if looks.by_name:
+            _name(axes, row_name(row, rows), x, y, 9)
+    if figure.colour and figure.marker:
+        _join(axes, figure, points, looks)
+    axes.margins(0.16, 0.2)
+    axes.set_xlabel(axis_label(quantity(figure.x)))
+    axes.set_ylabel(axis_label(up))
+    if figure.fit:
+        _fit(axes, points)
+    if figure.kind == "pareto":
+        front = _front(points, -1 if up.better == "higher" else 1)
+        for row, x, y in front if names_front(figure, rows) else ():
+            _name(axes, row_name(row, rows), x, y, 8)
+        across, upwards = [x for _, x, _ in front], [y for _, _, y in front]
+        axes.step(across, upwards, where="post", color=axes.xaxis.label.get_color(), linewidth=1.1, alpha=0.6, zorder=0)
+    return bool(points)
+
+
+def _points(figure: Figure, rows: Sequence[Row]) -> Points:
+    result = []
+    for row in rows:
+        x, y = row.value(figure.x).mean, row.value(figure.y).mean
+        if x is not None and y is not None:
+            result.append((row, x * quantity(figure.x).scale, y * quantity(figure.y).scale))
+    return result
+
+
+def _name(axes: Axes, name: str, x: float, y: float, size: int) -> None:
+    axes.annotate(name, (x, y), xytext=(7, 5), textcoords="offset points", fontsize=size)
+
+
+def _join(axes: Axes, figure: Figure, points: Points, looks: _Looks) -> None:
+    """A thin line between the points of one colour: what differs between them is the marker's axis."""
+    families: dict[str, Points] = {}
+    for point in points:
+        families.setdefault(point[0].labels.get(figure.colour, ""), []).append(point)
+    for members in families.values():
+        xs, ys = [x for _, x, _ in members], [y for _, _, y in members]
+        axes.plot(xs, ys, color=looks.of(members[0][0])[0], linewidth=1.0, alpha=0.5, zorder=1)
+
+
+def _fit(axes: Axes, points: Points) -> None:
+    xs, ys = [x for _, x, _ in points], [y for _, _, y in points]
+    if (r := pearson(xs, ys)) is None:
+        return
+    slope = r * statistics.stdev(ys) / statistics.stdev(xs)
+    ends = [min(xs), max(xs)]
+    line = [statistics.fmean(ys) + slope * (x - statistics.fmean(xs)) for x in ends]
+    axes.plot(ends, line, "--", color=axes.xaxis.label.get_color(), linewidth=1.1, zorder=0, label=f"r = {r:.3f}")
+
+
+def _front(points: Points, sign: int) -> Points:
+    """The points that no other one beats on both quantities; less is better for x.
+
+    Args:
+        sign: +1 where less is better for y.
+    """
+    front: Points = []
+    for row, x, y in sorted(points, key=lambda point: (point[1], sign * point[2])):
+        if not front or sign * y < sign * front[-1][2]:
+            front.append((row, x, y))
+    return front

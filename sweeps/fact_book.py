@@ -1,0 +1,51 @@
+"""Remembers the parameters and FLOPs of what cells train, by content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from experiments.config import RunConfig
+from experiments.errors import UserError
+from experiments.files import atomic_write_json
+from experiments.model_facts import ModelFacts, build_facts
+from sweeps.cache import PROJECT
+
+
+class FactBook:
+    """Looks facts up, or builds the generator (which imports torch) and notes them down.
+
+    Args:
+        root: the folder of all outputs; nothing is noted if it does not exist.
+    """
+
+    def __init__(self, root: Path):
+        self._folder = root / "cache" / "facts"
+        self._known: dict[str, ModelFacts] = {}
+        sources = sorted((PROJECT / "lightning_modules").rglob("*.py"))
+        self._sources = [[path.name, path.stat().st_mtime_ns, path.stat().st_size] for path in sources]
+
+    def facts(self, config: RunConfig) -> ModelFacts:
+        """The facts of what the run trains, or of the layer that it times."""
+        part = config.tokenizer if config.objective.name == "reconstruction" else config.generator
+        part = config.benchmark if config.benchmark.name == "layer" else part
+        text = json.dumps([asdict(part), self._sources], sort_keys=True)
+        key = hashlib.sha256(text.encode()).hexdigest()[:16]
+        if key not in self._known:
+            self._known[key] = self._read(key) or self._build(key, config)
+        return self._known[key]
+
+    def _read(self, key: str) -> ModelFacts | None:
+        with suppress(OSError, ValueError, TypeError):
+            return ModelFacts(**json.loads((self._folder / f"{key}.json").read_text()))
+        return None
+
+    def _build(self, key: str, config: RunConfig) -> ModelFacts:
+        facts = build_facts(config)
+        if self._folder.parents[1].is_dir():
+            with suppress(UserError):
+                atomic_write_json(self._folder / f"{key}.json", asdict(facts))
+        return facts
