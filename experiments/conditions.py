@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,11 @@ def evaluation_conditions(config: RunConfig, device: torch.device | str = "cpu")
     count = config.evaluation.num_samples
     if config.generator.condition == "class":
         return Conditions(np.arange(count) % config.generator.num_classes)
+    if file := config.evaluation.prompt_file:
+        prompts = read_prompts(Path(file))
+        asked = [prompts[i % len(prompts)] for i in range(count)]
+        origin = f"{len(prompts)} captions of {Path(file).name}, one after the other"
+        return caption_conditions(config, asked, np.full(count, NO_CLASS), device, origin)
     split = config.evaluation.prompts
     data = evaluation_data(config)
     captions, labels, available = choose_captions(config, data, split, count)
@@ -112,6 +118,17 @@ def grid_conditions(config: RunConfig, device: torch.device | str = "cpu") -> Co
     half = GRID_ROWS * columns // 2
     (heldout, a, _), (seen, b, _) = (choose_captions(config, config.data, split, half) for split in ("val", "train"))
     return caption_conditions(config, heldout + seen, np.concatenate([a, b]), device)
+
+
+def read_prompts(file: Path) -> list[str]:
+    """The captions of a text file, one a line; empty lines are left out. Raises UserError if there are none."""
+    try:
+        prompts = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"evaluation.prompt_file={file} cannot be read as text: {error}.") from error
+    if not prompts:
+        raise UserError(f"evaluation.prompt_file={file} holds no caption; write one a line.")
+    return prompts
 
 
 def grid_columns(config: RunConfig) -> int:

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from datamodules.config import DATASETS, EmojiConfig
 from experiments.benchmarks.config import BENCHMARK_CELLS, NoBenchmarkConfig
 from experiments.errors import UserError, unknown
+from experiments.evaluation_config import EvaluationConfig
 from experiments.presets import preset_names, preset_path, read_chain
 from experiments.resolve import resolve
 from experiments.search.config import SearchConfig
@@ -80,53 +81,6 @@ class TrainerConfig:
     def selects(self) -> bool:
         """Whether validations decide about the weights or the end."""
         return self.keep == "best" or self.patience > 0
-
-
-@dataclass
-class EvaluationConfig:
-    """What is sampled from a finished run, and how it is measured."""
-
-    num_samples: int = 512
-    """Images, with labels balanced over the classes."""
-    prompts: Literal["val", "train"] = "val"
-    """Split whose captions a caption-conditioned run is asked for with: held out, or seen in training."""
-    dataset: str = ""
-    """Another data set to take captions and real images from, such as coco for a run on cc3m; empty = the run's own."""
-    dataset_root: str = ""
-    """Folder of that data set's stores."""
-    dataset_fingerprint: str = ""
-    """sha256 of the split's meta.json in it, filled in when a run is resolved."""
-    reference: str = ""
-    """File of reference statistics (`ablate reference`, or ADM's npz) to measure against; empty = the data's images."""
-    reference_fingerprint: str = ""
-    """sha256 of that file, filled in when a run is resolved."""
-    seed: int = 0
-    """Image i depends on (seed, i) alone, whatever the batch size."""
-    batch_size: int = 128
-    inception_weights: str = ""
-    """Local file of the 2015-12-05 Inception weights; without it there is no FID and no IS."""
-    inception_fingerprint: str = ""
-    """sha256 of that file, filled in when a run is resolved."""
-    dinov2_weights: str = ""
-    """Local file of DINOv2 weights as published (ViT-L/14 for FD-DINOv2); without it there is no FD-DINOv2."""
-    dinov2_fingerprint: str = ""
-    """sha256 of that file, filled in when a run is resolved."""
-    clip_weights: str = ""
-    """Local folder of a CLIP as transformers writes it, for the CLIP score of runs on captions; without it there is
-    none."""
-    clip_fingerprint: str = ""
-    """Of its weights and tokenizer, filled in when a run is resolved."""
-    bootstrap: int = 200
-    """Resamples of the images behind the intervals of single numbers; 0 = no intervals."""
-
-    def __post_init__(self) -> None:
-        if self.num_samples < 2 or self.batch_size < 1:
-            raise ValueError(
-                f"evaluation.num_samples={self.num_samples} must be at least 2 and "
-                f"evaluation.batch_size={self.batch_size} at least 1."
-            )
-        if self.bootstrap < 0 or self.bootstrap == 1:
-            raise ValueError(f"evaluation.bootstrap={self.bootstrap} must be a number of resamples, or 0 for none.")
 
 
 @dataclass

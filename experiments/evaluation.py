@@ -31,7 +31,7 @@ from experiments.shards import Draw, Shards
 from experiments.store import Evaluation, Run
 from lightning_modules.kernels import backends_used, reset_backends_used
 from lightning_modules.metrics.against import evaluate_against
-from lightning_modules.metrics.clip_score import with_clip_score
+from lightning_modules.metrics.caption_scores import with_caption_scores
 from lightning_modules.metrics.config import MetricsConfig
 from lightning_modules.metrics.evaluate import Measurement, evaluate_images
 from lightning_modules.metrics.reference import ReferenceSet
@@ -147,33 +147,40 @@ def _write_samples(config: RunConfig, evaluation: Evaluation, images: np.ndarray
     write_png(grid, evaluation.grid_path)
 
 
-def reference_of(config: RunConfig) -> ReferenceSet | ReferenceStatistics:
-    """What samples are measured against."""
+Reference = ReferenceSet | ReferenceStatistics | None
+
+
+def reference_of(config: RunConfig) -> Reference:
+    """What samples are measured against; None where the captions are somebody's own."""
+    if config.evaluation.prompt_file:
+        return None
     if config.evaluation.reference:
         return read_statistics(Path(config.evaluation.reference))
     data = evaluation_data(config)
     return DATASETS.target(data.name).reference(data)
 
 
-def measure(
-    config: RunConfig, images: np.ndarray, conditions: Conditions, reference: ReferenceSet | ReferenceStatistics
-) -> Measurement:
+def measure(config: RunConfig, images: np.ndarray, conditions: Conditions, reference: Reference) -> Measurement:
     """Measure images (N, H, W, 3) uint8 as `config.evaluation` says."""
     settings = MetricsConfig(
         inception_weights=config.evaluation.inception_weights,
         dinov2_weights=config.evaluation.dinov2_weights,
         clip_weights=config.evaluation.clip_weights,
+        blip_vqa_weights=config.evaluation.blip_vqa_weights,
+        detector_weights=config.evaluation.detector_weights,
         bootstrap=config.evaluation.bootstrap,
         cache_dir=str(config.root / "cache"),
         device=str(device_of(config)),
     )
-    if isinstance(reference, ReferenceStatistics):
+    if reference is None:
+        measured = Measurement({}, {"reference": "none: captions alone", "seed": settings.seed}, {})
+    elif isinstance(reference, ReferenceStatistics):
         measured = evaluate_against(images, reference, settings)
     else:
         measured = evaluate_images(images, conditions.labels, reference, settings)
     if conditions.captions:
         measured.protocol["prompts"] = conditions.origin
-    return with_clip_score(measured, images, conditions.captions, settings)
+    return with_caption_scores(measured, images, conditions.captions, settings)
 
 
 def finite(metrics: dict[str, float]) -> dict[str, float]:

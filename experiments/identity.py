@@ -34,6 +34,9 @@ NOT_SEMANTIC = frozenset(
         "search.jobs",
         "evaluation.dinov2_weights",
         "evaluation.clip_weights",
+        "evaluation.blip_vqa_weights",
+        "evaluation.detector_weights",
+        "evaluation.prompt_file",
         "evaluation.dataset_root",
         "evaluation.reference",
     }

@@ -83,13 +83,17 @@ def evaluation_data(config: RunConfig) -> Any:
 def _resolve_captions(config: RunConfig) -> None:
     """Fingerprints of what only runs on captions are evaluated with."""
     wanted = config.evaluation
-    for key in ("dataset", "clip_weights"):
+    models = ("clip", "blip_vqa", "detector")
+    for key in ("dataset", "prompt_file", *(f"{model}_weights" for model in models)):
         if getattr(wanted, key) and config.generator.condition == "class":
             raise ValueError(f"evaluation.{key} needs a run on captions; this one is conditioned on classes.")
     if wanted.dataset and wanted.dataset not in DATASETS.names():
         raise unknown("data set of evaluation.dataset", wanted.dataset, DATASETS.names())
-    if wanted.clip_weights:
-        wanted.clip_fingerprint = weights_fingerprint(Path(wanted.clip_weights))
+    for model in models:
+        if folder := getattr(wanted, f"{model}_weights"):
+            setattr(wanted, f"{model}_fingerprint", weights_fingerprint(Path(folder)))
+    if wanted.prompt_file:
+        wanted.prompt_fingerprint = _fingerprint(Path(wanted.prompt_file), "evaluation.prompt_file")
     if wanted.dataset and wanted.dataset_root:
         meta = Path(wanted.dataset_root) / wanted.prompts / "meta.json"
         wanted.dataset_fingerprint = _fingerprint(meta, "evaluation.dataset_root")

@@ -38,6 +38,10 @@ def _measuring_note(record: Record, shown: Collection[str]) -> str:
     parts = [f"N = {protocol.get('num_samples', '?')} samples against {protocol.get('reference', '?')}"]
     if clip := protocol.get("clip"):
         parts.append(f"CLIP of width {clip.get('width', '?')} ({str(clip.get('fingerprint', ''))[:8]})")
+    if blip := protocol.get("attribute_binding"):
+        parts.append(f"{blip['model']}, phrases {blip['phrases']} ({str(blip['fingerprint'])[:8]})")
+    if detector := protocol.get("spatial_relations"):
+        parts.append(f"boxes of {detector['detector']}, not of UniDet ({str(detector['fingerprint'])[:8]})")
     if extractor := protocol.get("extractor"):
         parts.append(f"features: {extractor} ({str(protocol.get('extractor_sha256', ''))[:8]}), so FD is not FID")
     floor = protocol.get("floor", {})

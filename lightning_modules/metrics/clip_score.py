@@ -2,7 +2,7 @@
 
 100 cos(image, caption) in the joint space of CLIP, averaged over the images, as torchmetrics has it (without the
 factor 2.5 and the clipping of single values of the original definition). Numbers compare only where the CLIP is the
-same, so its fingerprint stands in the protocol. Nothing is ever downloaded.
+same, so its fingerprint stands in the protocol.
 
 Shapes: N images, H x W pixels.
 """
@@ -10,48 +10,23 @@ Shapes: N images, H x W pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 
-from lightning_modules.metrics.bootstrap import intervals, mean_deviations, resamples
-from lightning_modules.metrics.config import MetricsConfig
-from lightning_modules.metrics.evaluate import DIGITS, Measurement
-from lightning_modules.text_encoders.checkpoint import weights_fingerprint
-from lightning_modules.text_encoders.library import import_transformers
-
-NAME = "clip_score"
+from lightning_modules.metrics.local_model import LocalModel
 
 
-class CLIPScore:
-    """A CLIP with its image processor and tokenizer.
+class CLIPScore(LocalModel):
+    """A CLIP in a local folder. Args and errors: see `LocalModel`."""
 
-    Args:
-        folder: as transformers writes it: config.json, weights, preprocessor_config.json and the tokenizer's files.
-        device: where it runs.
+    name, key, model_type, model_class = "clip_score", "clip_weights", ("clip",), "CLIPModel"
 
-    Raises:
-        FileNotFoundError: no such folder, or no weights or tokenizer in it.
-        ValueError: it is not a CLIP, or transformers is not installed.
-    """
-
-    def __init__(self, folder: Path, device: torch.device | str = "cpu"):
-        if not folder.is_dir():
-            raise FileNotFoundError(f"evaluation.clip_weights={folder} is not a folder; name that of a CLIP.")
-        self.fingerprint = weights_fingerprint(folder)
-        self.device = torch.device(device)
-        transformers = import_transformers("The CLIP score (evaluation.clip_weights)")
-        try:
-            self.model = transformers.CLIPModel.from_pretrained(folder, local_files_only=True)
-            self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            self.processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-            first = " ".join(str(error).split())[:300]
-            raise ValueError(f"evaluation.clip_weights={folder} does not hold a CLIP: {first}") from error
-        self.model = self.model.to(self.device).eval().requires_grad_(False)
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What the score was taken with."""
+        return {"fingerprint": self.fingerprint, "width": self.model.config.projection_dim}
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray, captions: Sequence[str], batch_size: int = 64) -> np.ndarray:
@@ -73,32 +48,8 @@ class CLIPScore:
     def _inputs(self, images: np.ndarray, captions: Sequence[str]) -> dict[str, Any]:
         longest = self.model.config.text_config.max_position_embeddings
         text = self.tokenizer(list(captions), padding=True, truncation=True, max_length=longest, return_tensors="pt")
-        pixels = self.processor(images=list(images), return_tensors="pt", input_data_format="channels_last")
         return {
             "input_ids": text["input_ids"].to(self.device),
             "attention_mask": text["attention_mask"].to(self.device),
-            "pixel_values": pixels["pixel_values"].to(self.device),
+            "pixel_values": self.pixels(images),
         }
-
-
-def with_clip_score(
-    measured: Measurement, images: np.ndarray, captions: Sequence[str], config: MetricsConfig
-) -> Measurement:
-    """A measurement with the CLIP score beside it, where there are captions and `config.clip_weights` names a CLIP."""
-    if not captions or not config.clip_weights:
-        return measured
-    clip = CLIPScore(Path(config.clip_weights), config.device)
-    values = clip(images, captions, config.batch_size)
-    metrics, replicates = {NAME: float(values.mean())}, {}
-    if config.bootstrap:
-        replicates[NAME] = mean_deviations(values, resamples(len(values), config.bootstrap, config.seed))
-    protocol = {
-        **measured.protocol,
-        "clip": {"fingerprint": clip.fingerprint, "width": clip.model.config.projection_dim},
-    }
-    short = {name: [float(f"{value:.{DIGITS}g}") for value in values] for name, values in replicates.items()}
-    return Measurement(
-        {**measured.metrics, **metrics, **intervals(metrics, replicates)},
-        protocol,
-        {**measured.replicates, **short},
-    )

@@ -79,6 +79,20 @@ METRICS: dict[str, MetricSpec] = {
     "colour_distance": MetricSpec(
         "Colour distance", "lower", ".2f", "", "Wasserstein-1 distance of pixel values (0 to 255), mean over channels."
     ),
+    "attribute_binding": MetricSpec(
+        "Attribute binding",
+        "higher",
+        ".4f",
+        "",
+        "T2I-CompBench: BLIP-VQA's belief in every phrase of the caption; phrases are found by rules, not by spaCy.",
+    ),
+    "spatial_relations": MetricSpec(
+        "Spatial relations",
+        "higher",
+        ".4f",
+        "",
+        "T2I-CompBench's rule on the boxes of the detector named, which is not its UniDet; not comparable with papers.",
+    ),
     "memorisation_rate": MetricSpec(
         "Memorised", "lower", ".3f", "", "Share of samples nearer to a training image than 90 % of held-out images are."
     ),
@@ -130,6 +144,8 @@ METRICS: dict[str, MetricSpec] = {
     "forward_memory_bytes": MetricSpec("Memory, forward", "lower", ".3g", "B", "Most held in a forward pass."),
     "training_memory_bytes": MetricSpec("Memory, training", "lower", ".3g", "B", "Most held in forward and backward."),
 }
+CAPTIONED = ("clip_score", "attribute_binding", "spatial_relations")
+"""Metrics of images beside their captions."""
 RESAMPLED = (
     "fd_efflite0",
     "kid_efflite0",
@@ -144,7 +160,7 @@ RESAMPLED = (
     "precision",
     "recall",
     "fd_dinov2",
-    "clip_score",
+    *CAPTIONED,
 )
 """Metrics with a bootstrap interval of their sampling noise: `<metric>_low` to `<metric>_high`, 95 %."""
 METRICS |= {
@@ -173,6 +189,10 @@ class MetricsConfig:
     """Local file of DINOv2 weights as published; empty = no FD-DINOv2."""
     clip_weights: str = ""
     """Local folder of a CLIP; empty = no CLIP score."""
+    blip_vqa_weights: str = ""
+    """Local folder of a BLIP-VQA; empty = no attribute binding."""
+    detector_weights: str = ""
+    """Local folder of an OWL-ViT or OWLv2; empty = no spatial relations."""
     bootstrap: int = 200
     """Resamples behind the intervals; 0 = none."""
     cache_dir: str = "outputs/cache"

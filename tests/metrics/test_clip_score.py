@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_modules.metrics.clip_score import CLIPScore, with_clip_score
+from lightning_modules.metrics.caption_scores import with_caption_scores
+from lightning_modules.metrics.clip_score import CLIPScore
 from lightning_modules.metrics.config import MetricsConfig
 from lightning_modules.metrics.evaluate import Measurement
 from tests.text_encoders.tiny import save_clip
@@ -76,7 +77,7 @@ def test_what_is_no_clip_is_refused(folder: Path, tmp_path: Path) -> None:
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "model.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match="does not hold a CLIP"):
+    with pytest.raises(ValueError, match="cannot be loaded as a clip"):
         CLIPScore(tmp_path)
     with pytest.raises(ValueError, match="4 images but 1 captions"):
         CLIPScore(folder)(np.zeros((4, 32, 32, 3), np.uint8), ["a"])
@@ -85,9 +86,9 @@ def test_what_is_no_clip_is_refused(folder: Path, tmp_path: Path) -> None:
 def test_it_joins_a_measurement_with_its_interval(folder: Path, images: np.ndarray) -> None:
     without = Measurement({"fid": 1.0}, {"num_samples": 4}, {})
     settings = MetricsConfig(clip_weights=str(folder), bootstrap=50)
-    metrics, protocol, replicates = with_clip_score(without, images, CAPTIONS, settings)
+    metrics, protocol, replicates = with_caption_scores(without, images, CAPTIONS, settings)
     assert metrics["clip_score"] == pytest.approx(CLIPScore(folder)(images, CAPTIONS).mean())
     assert metrics["clip_score_low"] < metrics["clip_score"] < metrics["clip_score_high"] and metrics["fid"] == 1.0
     assert protocol["clip"]["fingerprint"] == CLIPScore(folder).fingerprint and len(replicates["clip_score"]) == 50
-    assert with_clip_score(without, images, CAPTIONS, MetricsConfig()) is without
-    assert with_clip_score(without, images, (), settings) is without
+    assert with_caption_scores(without, images, CAPTIONS, MetricsConfig()) == without
+    assert with_caption_scores(without, images, (), settings) == without

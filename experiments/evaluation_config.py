@@ -1,0 +1,71 @@
+"""What is sampled from a finished run, and how it is measured. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass
+class EvaluationConfig:
+    """What is sampled from a finished run, and how it is measured."""
+
+    num_samples: int = 512
+    """Images, with labels balanced over the classes."""
+    prompt_file: str = ""
+    """Text file of captions to ask for, one a line, such as T2I-CompBench's; then there are no real images to measure
+    against, and only scores of images beside captions. Image i is asked for with line i, and so on from the start."""
+    prompt_fingerprint: str = ""
+    """sha256 of that file, filled in when a run is resolved."""
+    prompts: Literal["val", "train"] = "val"
+    """Split whose captions a caption-conditioned run is asked for with: held out, or seen in training."""
+    dataset: str = ""
+    """Another data set to take captions and real images from, such as coco for a run on cc3m; empty = the run's own."""
+    dataset_root: str = ""
+    """Folder of that data set's stores."""
+    dataset_fingerprint: str = ""
+    """sha256 of the split's meta.json in it, filled in when a run is resolved."""
+    reference: str = ""
+    """File of reference statistics (`ablate reference`, or ADM's npz) to measure against; empty = the data's images."""
+    reference_fingerprint: str = ""
+    """sha256 of that file, filled in when a run is resolved."""
+    seed: int = 0
+    """Image i depends on (seed, i) alone, whatever the batch size."""
+    batch_size: int = 128
+    inception_weights: str = ""
+    """Local file of the 2015-12-05 Inception weights; without it there is no FID and no IS."""
+    inception_fingerprint: str = ""
+    """sha256 of that file, filled in when a run is resolved."""
+    dinov2_weights: str = ""
+    """Local file of DINOv2 weights as published (ViT-L/14 for FD-DINOv2); without it there is no FD-DINOv2."""
+    dinov2_fingerprint: str = ""
+    """sha256 of that file, filled in when a run is resolved."""
+    clip_weights: str = ""
+    """Local folder of a CLIP as transformers writes it, for the CLIP score of runs on captions; without it there is
+    none."""
+    clip_fingerprint: str = ""
+    """Of its weights and tokenizer, filled in when a run is resolved."""
+    blip_vqa_weights: str = ""
+    """Local folder of a BLIP for visual question answering, for T2I-CompBench's attribute binding."""
+    blip_vqa_fingerprint: str = ""
+    """Of its weights and tokenizer, filled in when a run is resolved."""
+    detector_weights: str = ""
+    """Local folder of an OWL-ViT or OWLv2, for spatial relations by T2I-CompBench's rule (with its UniDet: no)."""
+    detector_fingerprint: str = ""
+    """Of its weights and tokenizer, filled in when a run is resolved."""
+    bootstrap: int = 200
+    """Resamples of the images behind the intervals of single numbers; 0 = no intervals."""
+
+    def __post_init__(self) -> None:
+        if self.num_samples < 2 or self.batch_size < 1:
+            raise ValueError(
+                f"evaluation.num_samples={self.num_samples} must be at least 2 and "
+                f"evaluation.batch_size={self.batch_size} at least 1."
+            )
+        if self.prompt_file and (self.dataset or self.reference):
+            raise ValueError(
+                "evaluation.prompt_file leaves no real images to measure against; leave evaluation.dataset and "
+                "evaluation.reference out."
+            )
+        if self.bootstrap < 0 or self.bootstrap == 1:
+            raise ValueError(f"evaluation.bootstrap={self.bootstrap} must be a number of resamples, or 0 for none.")

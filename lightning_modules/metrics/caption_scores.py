@@ -1,0 +1,52 @@
+"""Scores of images beside the captions that they were asked for with; each needs a published model in a local folder.
+
+Shapes: N images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lightning_modules.metrics.attribute_binding import AttributeBinding
+from lightning_modules.metrics.bootstrap import intervals, mean_deviations, resamples
+from lightning_modules.metrics.clip_score import CLIPScore
+from lightning_modules.metrics.config import MetricsConfig
+from lightning_modules.metrics.evaluate import DIGITS, Measurement
+from lightning_modules.metrics.local_model import LocalModel
+from lightning_modules.metrics.spatial import SpatialRelations
+
+SCORES: dict[str, type[LocalModel]] = {
+    "clip": CLIPScore,
+    "attribute_binding": AttributeBinding,
+    "spatial_relations": SpatialRelations,
+}
+"""By their section of the protocol."""
+
+
+def with_caption_scores(
+    measured: Measurement, images: np.ndarray, captions: Sequence[str], config: MetricsConfig
+) -> Measurement:
+    """A measurement with those scores beside it whose weights `config` names, where there are captions.
+
+    A score is the mean over the images whose captions it can judge, of which the protocol tells the number.
+    """
+    metrics, protocol, replicates = dict(measured.metrics), dict(measured.protocol), dict(measured.replicates)
+    for section, kind in SCORES.items():
+        folder = getattr(config, kind.key)
+        if not captions or not folder:
+            continue
+        model = kind(Path(folder), config.device)
+        values = model(images, captions, config.batch_size)
+        values = values[~np.isnan(values)]
+        protocol[section] = {**model.protocol, "images": len(values)}
+        if not len(values):
+            continue
+        found, drawn = {kind.name: float(values.mean())}, {}
+        if config.bootstrap:
+            drawn[kind.name] = mean_deviations(values, resamples(len(values), config.bootstrap, config.seed))
+        metrics |= found | intervals(found, drawn)
+        replicates |= {name: [float(f"{v:.{DIGITS}g}") for v in row] for name, row in drawn.items()}
+    return Measurement(metrics, protocol, replicates)
