@@ -156,7 +156,7 @@ def _pass_on(config: RunConfig, section: str, key: str) -> None:
         )
     if not own and value:
         setattr(generator, key, value)
-    if not value and section == "tokenizer":
+    if not value and section == "tokenizer" and config.objective.name != "reconstruction":
         raise UserError(f"generator.name={generator.name} needs a tokenizer with {key}; '{part.name}' has none.")
 
 

@@ -80,7 +80,7 @@ class DiffusionConfig:
 
 @dataclass
 class ReconstructionConfig:
-    """Stage 1: train the tokenizer itself (VQGAN, arXiv 2012.09841; LlamaGen's VQ recipe)."""
+    """Stage 1: train the tokenizer itself, VQ (VQGAN, arXiv 2012.09841) or KL (latent diffusion, 2112.10752)."""
 
     name: str = "reconstruction"
     validates: ClassVar[tuple[str, ...]] = ("val/psnr", "val/codebook_usage")
@@ -89,6 +89,8 @@ class ReconstructionConfig:
     keeps outlines sharp without a pretrained network, so that no metric's feature extractor is trained against."""
     commitment_weight: float = 0.25
     codebook_weight: float = 1.0
+    kl_weight: float = 1e-3
+    """Weight of the mean divergence of a latent, in nats, of KL autoencoders."""
     revive_every: int = 100
     """Every so many steps, codes unused since the last time are re-drawn from the batch's latents; 0 = never."""
     shift: int = 2
@@ -127,6 +129,6 @@ OBJECTIVES = Registry(
         "masked": Entry(MaskedConfig, "lightning_modules.masked:MaskedModule"),
         "autoregressive": Entry(AutoregressiveConfig, "lightning_modules.autoregressive:AutoregressiveModule"),
         "diffusion": Entry(DiffusionConfig, "lightning_modules.diffusion:DiffusionModule"),
-        "reconstruction": Entry(ReconstructionConfig, "lightning_modules.tokenizer:TokenizerModule"),
+        "reconstruction": Entry(ReconstructionConfig, "lightning_modules.tokenizer:tokenizer_module"),
     },
 )

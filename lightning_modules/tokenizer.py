@@ -1,4 +1,4 @@
-"""Stage 1: train a VQ autoencoder (VQGAN, arXiv 2012.09841; LlamaGen, arXiv 2406.06525, section 2.1).
+"""Stage 1: train an autoencoder, VQ (VQGAN, arXiv 2012.09841) or KL (latent diffusion, 2112.10752, section 3.1).
 
 Shapes: B batch, H x W pixels in [-1, 1], V codes.
 """
@@ -6,25 +6,77 @@ Shapes: B batch, H x W pixels in [-1, 1], V codes.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_modules.base import TrainingModule
 from lightning_modules.config import OptimConfig, ReconstructionConfig
-from lightning_modules.tokenizers.vq import VQAutoencoder, to_uint8
+from lightning_modules.tokenizers.emoji_kl import EmojiKL, Posterior
+from lightning_modules.tokenizers.vq import Quantized, VQAutoencoder, to_uint8
+
+
+def tokenizer_module(objective: ReconstructionConfig, model: nn.Module, *args: Any, **training: Any) -> TrainingModule:
+    """The module that trains an autoencoder of this kind."""
+    kind = KLModule if isinstance(model, EmojiKL) else VQModule
+    return kind(objective, model, *args, **training)
 
 
 class TokenizerModule(TrainingModule):
-    """Reconstruction (pixels and edges) + codebook + commitment losses, straight-through estimator, revived codes."""
+    """Reconstruction (pixels and edges), beside what the latents between encoder and decoder cost."""
+
+    def __init__(self, objective: ReconstructionConfig, model: nn.Module, optim: OptimConfig, **training: Any):
+        super().__init__(model, optim, **training)
+        self.objective = objective
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """batch["image"]: (B, 3, H, W) -> scalar loss."""
+        images = _shift(batch["image"], self.objective.shift)
+        reconstruction, between = self.model(images)
+        error = reconstruction.float() - images
+        pixel, edge = error.abs().mean(), _edges(error)
+        loss = pixel + self.objective.edge_weight * edge + self._cost(between)
+        self.log_dict({"train/loss": loss, "train/pixel": pixel, "train/edge": edge}, prog_bar=True)
+        return self.check_finite(loss)
+
+    @abstractmethod
+    def _cost(self, between: Any) -> Tensor:
+        """Of what the network returns beside the reconstruction, scalar."""
+
+    def on_validation_epoch_start(self) -> None:
+        self._squared_error, self._pixels = 0.0, 0
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Accumulate the squared error, in 8-bit-rounded pixels of [0, 1], and what is measured of the latents."""
+        images = batch["image"]
+        error = (to_uint8(self._reconstruct(images)).float() - to_uint8(images).float()) / 255
+        self._squared_error += error.square().sum().item()
+        self._pixels += error.numel()
+
+    @abstractmethod
+    def _reconstruct(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> the same through the weights that are kept."""
+
+    def on_validation_epoch_end(self) -> None:
+        """Log PSNR (dB, over all pixels together), and what is measured of the latents."""
+        psnr = -10 * math.log10(max(self._squared_error / self._pixels, 1e-10))
+        self.log_dict({"val/psnr": psnr, **self._measured()}, prog_bar=True)
+
+    @abstractmethod
+    def _measured(self) -> dict[str, Any]:
+        """Of the latents, over the validation."""
+
+
+class VQModule(TokenizerModule):
+    """Codebook and commitment losses, straight-through estimator, revived codes."""
 
     model: VQAutoencoder
 
-    def __init__(self, objective: ReconstructionConfig, model: VQAutoencoder, optim: OptimConfig, **training: Any):
-        super().__init__(model, optim, **training)
-        self.objective = objective
+    def __init__(self, objective: ReconstructionConfig, model: VQAutoencoder, *args: Any, **training: Any):
+        super().__init__(objective, model, *args, **training)
         self.register_buffer("used", torch.zeros(model.quantize.embedding.num_embeddings, dtype=torch.bool))
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -35,21 +87,12 @@ class TokenizerModule(TrainingModule):
         if every and step and step % every == 0 and not settling:
             self._revive(batch["image"])
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """batch["image"]: (B, 3, H, W) -> scalar loss."""
-        images = _shift(batch["image"], self.objective.shift)
-        reconstruction, quantized = self.model(images)
-        error = reconstruction.float() - images
-        pixel, edge = error.abs().mean(), _edges(error)
-        loss = (
-            pixel
-            + self.objective.edge_weight * edge
-            + self.objective.codebook_weight * quantized.codebook_loss
-            + self.objective.commitment_weight * quantized.commitment_loss
+    def _cost(self, between: Quantized) -> Tensor:
+        self.used[between.indices.flatten()] = True
+        return (
+            self.objective.codebook_weight * between.codebook_loss
+            + self.objective.commitment_weight * between.commitment_loss
         )
-        self.used[quantized.indices.flatten()] = True
-        self.log_dict({"train/loss": loss, "train/pixel": pixel, "train/edge": edge}, prog_bar=True)
-        return self.check_finite(loss)
 
     @torch.no_grad()
     def _revive(self, images: Tensor) -> None:
@@ -62,28 +105,50 @@ class TokenizerModule(TrainingModule):
         self.used.zero_()
 
     def on_validation_epoch_start(self) -> None:
-        self._squared_error, self._pixels = 0.0, 0
+        super().on_validation_epoch_start()
         self._counts = torch.zeros(len(self.used), device=self.device)
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Accumulate the squared error, in 8-bit-rounded pixels of [0, 1], and the use of each code."""
-        images = batch["image"]
+    def _reconstruct(self, images: Tensor) -> Tensor:
         tokens = self.sampling_model.encode(images)
-        reconstruction = self.sampling_model.decode(tokens)
-        error = (to_uint8(reconstruction).float() - to_uint8(images).float()) / 255
-        self._squared_error += error.square().sum().item()
-        self._pixels += error.numel()
         self._counts += torch.bincount(tokens.flatten(), minlength=len(self._counts))
+        return self.sampling_model.decode(tokens)
 
-    def on_validation_epoch_end(self) -> None:
-        """Log PSNR (dB, over all pixels together), the share of codes used, and the perplexity of their use."""
+    def _measured(self) -> dict[str, Any]:
+        """The share of codes used, and the perplexity of their use."""
         p = self._counts / self._counts.sum()
-        metrics = {
-            "val/psnr": -10 * math.log10(max(self._squared_error / self._pixels, 1e-10)),
+        return {
             "val/codebook_usage": (self._counts > 0).float().mean(),
             "val/codebook_perplexity": torch.exp(torch.special.entr(p).sum()),
         }
-        self.log_dict(metrics, prog_bar=True)
+
+
+class KLModule(TokenizerModule):
+    """Divergence of the latents from a standard normal distribution; validation measures the scale of their means."""
+
+    model: EmojiKL
+
+    def _cost(self, between: Posterior) -> Tensor:
+        divergence = between.divergence
+        self.log("train/divergence", divergence)
+        return self.objective.kl_weight * divergence
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self._moments = torch.zeros(3, dtype=torch.float64)
+
+    def _reconstruct(self, images: Tensor) -> Tensor:
+        mean = self.sampling_model.posterior(images).mean
+        values = mean.double().cpu()
+        self._moments += torch.stack([values.new_tensor(values.numel()), values.sum(), values.square().sum()])
+        return self.sampling_model.decode(mean)
+
+    def _measured(self) -> dict[str, Any]:
+        """The standard deviation of the latents, whose inverse becomes the network's scale."""
+        count, total, squares = self._moments.tolist()
+        deviation = math.sqrt(max(squares / count - (total / count) ** 2, 1e-12))
+        for network in (self.model, self.sampling_model):
+            network.scale.fill_(1 / deviation)
+        return {"val/latent_std": deviation}
 
 
 def _edges(error: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # name -> "module:function"; the function takes keyword options and returns a Bench.
 BENCHMARKS: dict[str, str] = {
     "scan": "experiments.benchmarks.scan:scan",
+    "cross-scan": "experiments.benchmarks.cross_scan:cross_scan",
     "conv": "experiments.benchmarks.conv:conv",
     "layer": "experiments.benchmarks.layer:layer",
     "sampler": "experiments.benchmarks.sampler:sampler",

@@ -111,6 +111,7 @@ METRICS: dict[str, MetricSpec] = {
     "val/accuracy": MetricSpec("Val accuracy", "higher", ".3f", "", "Share of hidden tokens predicted, validation."),
     "val/psnr": MetricSpec("PSNR", "higher", ".2f", "dB", "Peak signal-to-noise ratio of reconstructions, validation."),
     "val/codebook_usage": MetricSpec("Codebook usage", "higher", ".3f", "", "Share of codes in use, validation."),
+    "val/latent_std": MetricSpec("Latent std", "none", ".3g", "", "Standard deviation of latents, before scaling."),
     "parameters": MetricSpec("Parameters", "none", ".3g", "", "Trainable parameters of the generator."),
     "non_embedding_parameters": MetricSpec(
         "Non-embedding parameters", "none", ".3g", "", "Parameters without the tables of tokens, positions and classes."

@@ -125,6 +125,36 @@ class EmojiLatentConfig(EmojiVQConfig):
 
 
 @dataclass
+class EmojiKLConfig(_Grid):
+    """A small KL autoencoder of the layers of the embedded VQ autoencoder: 32x32 pixels <-> 8x8 latents."""
+
+    name: str = "emoji_kl"
+    weights: str = ""
+    """final.safetensors of a run of tokenizer/emoji-kl. Needed to encode and decode, not to train it nor to plan."""
+    image_size: int = 32
+    downsample: int = 4
+    latent_channels: int = 8
+    channels: list[int] = field(default_factory=lambda: [32, 64, 96])
+    """Width at each resolution, finest first; one halving between neighbours."""
+    blocks: int = 2
+    """Residual blocks per resolution (one more in the decoder)."""
+    latent_width: int = 96
+    groups: int = 8
+    """Groups of every GroupNorm."""
+    fingerprint: str = ""
+    """sha256 of the weights, filled in when a run is resolved."""
+    vocab_size: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        _check_levels(self.channels, self.downsample)
+        super().__post_init__()
+
+    def weight_file(self) -> Path | None:
+        """The file of weights, or None."""
+        return Path(self.weights) if self.weights else None
+
+
+@dataclass
 class PixelsConfig(_Grid):
     """No autoencoder: diffusion of the pixels themselves."""
 
@@ -215,6 +245,7 @@ TOKENIZERS = Registry(
     "tokenizer",
     {
         "amused_vq": Entry(AmusedVQConfig, "lightning_modules.tokenizers.amused_vq:AmusedVQ"),
+        "emoji_kl": Entry(EmojiKLConfig, "lightning_modules.tokenizers.emoji_kl:EmojiKL"),
         "emoji_latent": Entry(EmojiLatentConfig, "lightning_modules.tokenizers.emoji_latent:EmojiLatent"),
         "emoji_vq": Entry(EmojiVQConfig, "lightning_modules.tokenizers.emoji_vq:EmojiVQ"),
         "kl": Entry(KLConfig, "lightning_modules.tokenizers.kl:KLAutoencoder"),

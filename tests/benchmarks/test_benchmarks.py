@@ -24,6 +24,7 @@ from experiments.errors import UserError
 
 TINY = {
     "scan": {"shapes": [(1, 24, 33)], "seconds": 0},
+    "cross-scan": {"shapes": [(1, 8, 3, 4)], "seconds": 0},
     "conv": {"shapes": [(1, 24, 33)], "seconds": 0},
     "layer": {"lengths": [16], "width": 32, "heads": 2, "seconds": 0},
     "sampler": {"batches": [2], "steps": 3, "seconds": 0},

@@ -30,7 +30,7 @@ TINY = {
 
 def tiny_preset(folder: Path, name: str, **sections: dict) -> str:
     """Write TINY with other values as a preset; its outputs go to folder/out. Returns its path."""
-    raw = {key: {**value, **sections.get(key, {})} for key, value in TINY.items()}
+    raw = {key: {**TINY.get(key, {}), **sections.get(key, {})} for key in TINY | sections}
     raw["runtime"]["root"] = str(folder / "out")
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(raw))
     return str(folder / f"{name}.yaml")

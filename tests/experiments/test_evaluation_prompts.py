@@ -29,7 +29,7 @@ from tests.text_encoders.tiny import save_clip, save_clip_text
 CAPTIONED: dict[str, Any] = {
     "data": {"condition": "caption"},
     "generator": {"condition": "text"},
-    "text_encoder": {"name": "clip"},
+    "text_encoder": {"name": "clip", "text_width": 32, "pooled_width": 24},
 }
 
 
