@@ -93,9 +93,7 @@ def test_images(ablate: Ablate, tmp_path: Path) -> None:
     code, out, _ = ablate("folder", tmp_path / "images", tmp_path / "out", "--batch-size", "5")
     assert code == 0 and "24 images" in out
     for kind in UNUSUAL:
-        assert (
-            f"unusual: {10 if kind == 'wrong file extension' else 2} x {kind}" in out
-        )
+        assert f"unusual: {10 if kind == 'wrong file extension' else 2} x {kind}" in out
     assert "left out: 3 x empty file" in out and "left out: 1 x file not found" in out
     store = TokenStore(tmp_path / "out/train", verify=True)
     for found, label, key in zip(numbers_of(store.tokens), store.labels, map(store.key, range(24)), strict=True):

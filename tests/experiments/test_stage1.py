@@ -34,6 +34,7 @@ TINY = {
     "runtime.log_every": 1,
     "runtime.checkpoint_every": 100,
     "runtime.device": "cpu",
+    "runtime.threads": 1,
     "runtime.progress": "false",
 }
 IMAGES = torch.from_numpy(load_emoji(["twemoji"], "val").images)
