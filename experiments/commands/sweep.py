@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 
@@ -31,13 +32,31 @@ def sweep_options(function: Callable) -> Callable:
 
 
 @click.command("list")
+@click.option("--runs", is_flag=True, help="The runs that there are instead, with what they were made with.")
 @JSON_OPTION
 @ROOT_OPTION
-def list_command(root: str, as_json: bool) -> int:
+def list_command(runs: bool, root: str, as_json: bool) -> int:
     """Named sweeps: what each reproduces, how many cells, how far."""
+    if runs:
+        return _list_runs(root, as_json)
     from sweeps.commands import list_sweeps
 
     return list_sweeps(root, as_json)
+
+
+def _list_runs(root: str, as_json: bool) -> int:
+    from rich.console import Console
+
+    from experiments.runs import run_records, run_table
+
+    records = run_records(root)
+    if as_json:
+        click.echo(json.dumps(records, indent=2))
+    elif records:
+        Console().print(run_table(records))
+    else:
+        click.echo(f"No runs in {root}. A first one: ablate train maskmamba/demo")
+    return 0
 
 
 @click.command("plan")

@@ -116,7 +116,8 @@ def _config(body: Mapping[str, Tensor], grid_size: int | None) -> AiMConfig:
         grid_size = math.isqrt(len(positions) - 1) if positions is not None else 16
     if positions is not None and len(positions) < grid_size**2 + 1:
         raise ValueError(
-            f"The checkpoint has {len(positions)} position rows, too few for {grid_size} x {grid_size} tokens."
+            f"The checkpoint has {len(positions)} position rows, too few for {grid_size} x {grid_size} tokens; "
+            "name a preset of a smaller grid with --preset."
         )
     shared = body.get("adaln_group.1.weight")
     groups = 4 if shared is None else len(shared) // (3 * width)

@@ -107,6 +107,17 @@ def test_evaluate_again_measures_the_samples_that_are_there(ablate, trained: Pat
     assert after == before
 
 
+def test_list_runs_says_what_each_was_made_with(ablate, trained: Path, tmp_path: Path) -> None:
+    code, out, _ = ablate("list", "--runs", "--json", "--root", trained)
+    (record,) = json.loads(out)
+    assert code == 0 and (record["run"], record["state"]) == (_id(trained), "done")
+    assert record["step"] == record["max_steps"] and "generator.width=16" in record["overrides"]
+    assert {"val/loss"} <= record["metrics"].keys()
+    code, out, _ = ablate("list", "--runs", "--root", trained)
+    assert code == 0 and _id(trained) in out and "done" in out
+    assert "ablate train" in ablate("list", "--runs", "--root", tmp_path)[1]
+
+
 def test_evaluate_may_not_change_the_training(ablate, trained: Path) -> None:
     code, _, err = ablate("evaluate", _id(trained), "optim.lr=1", "--root", trained)
     assert code == 2 and "optim.lr" in err and "sampler" in err
