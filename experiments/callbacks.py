@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import time
 from functools import partial
@@ -25,10 +26,13 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class Stopped(SystemExit):
-    """Training stopped at a step boundary, after a checkpoint, because a signal asked for it."""
+    """Training stopped at a step boundary, after a checkpoint, because a signal asked for it.
+
+    The process ends with code 75, by which a job's script tells a run that can go on from one that failed.
+    """
 
     def __init__(self, name: str):
-        super().__init__(1)
+        super().__init__(os.EX_TEMPFAIL)
         self.name = name
 
 

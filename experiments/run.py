@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
@@ -42,6 +42,7 @@ from lightning_modules.sharding import load_whole_state, whole_state
 from lightning_modules.tokenizers.config import TOKENIZERS
 
 log = logging.getLogger("ablate")
+Part = Literal["all", "train", "evaluate"]
 
 
 # --- building ---------------------------------------------------------------------------------------------------------
@@ -247,12 +248,16 @@ def load_generator(config: RunConfig, run: Run, device: torch.device) -> torch.n
     return generator.to(device).eval().requires_grad_(False)
 
 
-def execute(configs: list[RunConfig], wait: bool = True) -> None:
-    """Train the run that the configurations share, unless it is done, then evaluate each of them."""
+def execute(configs: list[RunConfig], wait: bool = True, part: Part = "all") -> None:
+    """Train the run that the configurations share, unless it is done, then evaluate each of them.
+
+    Args:
+        part: only "train", or only "evaluate" a run that is trained already.
+    """
     if len({run_id(config) for config in configs}) != 1:
         raise UserError("The configurations of one worker must share their training.")
     from experiments.evaluation import evaluate  # which builds on this module
 
-    run = train(configs[0], wait=wait)
-    for config in configs if not is_stage1(configs[0]) else ():
+    run = RunStore(configs[0].root).prepare(configs[0]) if part == "evaluate" else train(configs[0], wait=wait)
+    for config in configs if part != "train" and not is_stage1(configs[0]) else ():
         evaluate(config, run, wait=wait)

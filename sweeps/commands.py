@@ -18,7 +18,6 @@ from sweeps.devices import Slots
 from sweeps.interventions import amend, cancel_plan, clear_failures, failed_cells, only
 from sweeps.local import WORKER, LocalLauncher
 from sweeps.logs import newest_log
-from sweeps.parents import dry_run as parents_lines
 from sweeps.planner import Plan, count_cells, plan
 from sweeps.progress import Progress
 from sweeps.registry import begun, register
@@ -146,7 +145,10 @@ def run(
 def _launch(planned: Plan, launcher: str, jobs: int, worker: tuple[str, ...], dry_run: bool = False) -> int:
     states = planned.states()
     if dry_run:
-        return _say_open(planned, states)
+        from sweeps.preview import tell_open
+
+        tell_open(planned, launcher, _say)
+        return 0
     register(planned)
     for left, right in planned.duplicates:
         _say(f"Note: {right.name} is the same as {left.name}; it is run once.")
@@ -168,16 +170,6 @@ def _launch(planned: Plan, launcher: str, jobs: int, worker: tuple[str, ...], dr
     if any(state.state == "failed" for state in states.values()):
         _say(f"Mend the reason, then: ablate retry {planned.title}")
     return 0 if all(state.state == "done" or state.is_queued for state in states.values()) else 1
-
-
-def _say_open(planned: Plan, states: dict[str, CellState]) -> int:
-    for line in parents_lines((g for g in planned.groups() if states[g.cells[0].name].is_open), planned.root):
-        _say(line)
-    for cell in planned.cells:
-        state = states[cell.name]
-        _say(f"{'would start' if state.is_open else 'would leave'}  {cell.name}: {state.describe()}")
-    _say(summary(states))
-    return 0
 
 
 def _submit(planned: Plan, parallel: int, worker: tuple[str, ...]) -> int:
@@ -260,13 +252,15 @@ def cancel(
     overrides: Words = (),
     root: Path | str | None = None,
     confirm: Callable[[str], bool] = lambda question: False,
+    dry_run: bool = False,
 ) -> int:
     """Stop a sweep's running cells in good order; runs that another begun sweep still needs go on.
 
     Args:
         confirm: puts the question to the person; `lambda question: True` for --yes.
+        dry_run: only say which cells would be stopped.
     """
-    return cancel_plan(plan(name, scale, overrides, root), confirm, _say)
+    return cancel_plan(plan(name, scale, overrides, root), confirm, _say, dry_run)
 
 
 def load_root() -> Path:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 
 @dataclass
@@ -46,12 +46,28 @@ class ResourcesConfig:
     """Share of the peak that a training reaches, assumed until finished trainings tell."""
     setup: list[str] = field(default_factory=list)
     """Lines of shell that run before python: modules, environments."""
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    """Where given, evaluations are jobs of their own, on one node, that wait for their trainings; what they need
+    instead of the above, e.g. {gpus: 1, time: "1:00:00"}."""
 
     def __post_init__(self) -> None:
         for key, least in (("nodes", 1), ("gpus", 0), ("cpus", 0), ("signal_seconds", 1), ("max_attempts", 1)):
             value = getattr(self, key)
             if isinstance(value, int) and value < least:
                 raise ValueError(f"resources.{key}={value} must be at least {least}.")
+
+    def of_evaluation(self) -> ResourcesConfig | None:
+        """What an evaluation needs where it is a job of its own; None where the training's job does it, too.
+
+        Raises:
+            OmegaConfBaseException, ValueError: a key that does not exist, or a value that cannot be.
+        """
+        if not self.evaluation:
+            return None
+        own = OmegaConf.merge(OmegaConf.structured(replace(self, nodes=1, evaluation={})), self.evaluation)
+        result = OmegaConf.to_object(own)
+        assert isinstance(result, ResourcesConfig)
+        return result
 
 
 @dataclass

@@ -76,8 +76,12 @@ def amend(plan: Plan, cells: Iterable[Cell], change: Iterable[str], again: Calla
         raise
 
 
-def cancel_plan(plan: Plan, confirm: Callable[[str], bool], say: Callable[[str], None]) -> int:
-    """Stop a sweep's running and queued trainings in good order, but none that another begun sweep still needs."""
+def cancel_plan(plan: Plan, confirm: Callable[[str], bool], say: Callable[[str], None], dry_run: bool = False) -> int:
+    """Stop a sweep's running and queued trainings in good order, but none that another begun sweep still needs.
+
+    Args:
+        dry_run: only say which.
+    """
     states = plan.states()
     active = {
         cell.group: cell for cell in plan.cells if states[cell.name].state == "running" or states[cell.name].is_queued
@@ -88,6 +92,11 @@ def cancel_plan(plan: Plan, confirm: Callable[[str], bool], say: Callable[[str],
     stop = [identity for identity in active if identity not in shared]
     if not stop:
         say(f"Nothing to stop in {plan.title}.")
+        return 0
+    if dry_run:
+        for identity in stop:
+            cell = active[identity]
+            say(f"would stop  {cell.name}: {states[cell.name].describe()}")
         return 0
     if not confirm(f"Stop {len(stop)} running or queued training(s) of {plan.title}?"):
         say("Nothing was stopped; --yes stops without asking.")

@@ -43,7 +43,8 @@ def parents(groups: Iterable[Group]) -> list[Parent]:
         UserError: a run that is named and not there.
     """
     groups = [group for group in groups if group.cells[0].run_id]
-    own, found = {group.id for group in groups}, {}
+    own = {group.id for group in groups}
+    found: dict[str, Parent] = {}
     for group in groups:
         child, name = group.cells[0].config, group.cells[0].name
         line: list[Parent] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -15,7 +15,7 @@ from experiments.errors import UserError
 from experiments.model_facts import ModelFacts
 from experiments.store import RunStore
 from sweeps.fact_book import FactBook
-from sweeps.parents import Parent, parents
+from sweeps.parents import Parent, dry_run, parents
 from sweeps.planner import Cell, Plan
 from sweeps.state import CellState
 from sweeps.table import STYLES, cell_json, duration, summary
@@ -110,7 +110,7 @@ def cost(
 
 def _ancestors(first: Sequence[Parent], names: set[str]) -> list[Parent]:
     """Those that the cells of these names start from, directly or not."""
-    needed = []
+    needed: list[Parent] = []
     for parent in reversed(first):  # children come after what they start from
         if names & set(parent.needed_by):
             needed.insert(0, parent)
@@ -129,6 +129,30 @@ def _rate(store: RunStore, run: str, config: RunConfig, fact: ModelFacts) -> flo
     done = result["step"] / config.trainer.max_steps
     devices = config.runtime.devices * config.runtime.num_nodes
     return fact.training_flops(config) * done / result["train_seconds"] / devices
+
+
+def tell_open(plan: Plan, launcher: str, say: Callable[[str], None]) -> None:
+    """What `ablate run` would start and leave, the arrays that it would submit, and what that would cost."""
+    states = plan.states()
+    for line in dry_run((group for group in plan.groups() if states[group.name].is_open), plan.root):
+        say(line)
+    for cell in plan.cells:
+        state = states[cell.name]
+        say(f"{'would start' if state.is_open else 'would leave'}  {cell.name}: {state.describe()}")
+    if launcher == "slurm":
+        from sweeps.slurm import SlurmLauncher
+
+        for line in SlurmLauncher(plan).describe():
+            say(line)
+    say(summary(states))
+    if any(state.is_open for state in states.values()) and (estimate := preview(plan)["cost"]):
+        say(_tell(estimate))
+
+
+def _tell(estimate: dict[str, Any]) -> str:
+    hours = estimate["device_hours"]
+    time = f"{hours:,.1f} device-hours" if hours >= 10 else f"{duration(3600 * hours)} (h:mm:ss) on one device"
+    return f"Still to train: {estimate['trainings']}, {time}, {estimate['basis']}."
 
 
 def print_preview(plan: Plan, console: Console) -> None:
@@ -166,8 +190,7 @@ def print_preview(plan: Plan, console: Console) -> None:
     for left, right in found["duplicates"]:
         lines.append(f"Note: {right} is the same as {left}; it is run once.")
     if (estimate := found["cost"]) and estimate["trainings"]:
-        time = duration(3600 * estimate["device_hours"])
-        lines.append(f"Still to train: {estimate['trainings']}, {time} (h:mm:ss) on one device, {estimate['basis']}.")
+        lines.append(_tell(estimate))
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 

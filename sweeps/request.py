@@ -111,7 +111,8 @@ def _resources(*layers: Mapping[str, Any]) -> ResourcesConfig:
             for key, value in layer.items():
                 OmegaConf.update(schema, key, value)
         result = OmegaConf.to_object(schema)
+        assert isinstance(result, ResourcesConfig)
+        result.of_evaluation()  # only to check it
     except (OmegaConfBaseException, ValueError) as error:
         raise UserError(f"resources: {str(error).splitlines()[0]}") from error
-    assert isinstance(result, ResourcesConfig)
     return result

@@ -10,23 +10,37 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from experiments.claims import Busy, Claim, acquire
 from experiments.config import save_config
 from experiments.errors import UserError
 from experiments.files import atomic_write_text
 from experiments.store import RunStore
+from sweeps.config import ResourcesConfig
 from sweeps.local import WORKER
 from sweeps.planner import Cell, Group, Plan
 from sweeps.slurm_script import array_script, report_script
 from sweeps.snapshot import take_snapshot
 from sweeps.submissions import Submission, new_uid, places, read_submissions, recover, write_submissions
 
+WHAT = {"all": "trainings and their evaluations", "train": "trainings", "evaluate": "evaluations"}
 LEAKING = ("SLURM_", "SBATCH_", "SRUN_", "SLURMD_", "SLURMSTEPD_")
 """Variables of a job that one submits from; they would silently change the jobs that are submitted."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """An array of tasks to submit."""
+
+    groups: Sequence[Group]
+    part: Literal["all", "train", "evaluate"]
+    resources: ResourcesConfig
+    waits: bool = False
+    """Whether each task waits for the task of the same number in the array before."""
 
 
 class SlurmLauncher:
@@ -76,15 +90,44 @@ class SlurmLauncher:
             if not groups:
                 return []
             code = take_snapshot(self.folder / "code")
-            size = max_array_size()
             new: list[Submission] = []
-            for begin in range(0, len(groups), size):
-                new.append(self._submit_array(groups[begin : begin + size], code, [*known, *new]))
+            for batch in self._batches(groups):
+                new.append(self._submit_array(batch, code, [*known, *new]))
             if self.report:
                 self._submit_report(new, code)
             return new
         finally:
             claim.release()
+
+    def describe(self) -> list[str]:
+        """The arrays that `launch` would submit now, in words."""
+        lines = []
+        for batch in self._batches(self.open_groups()):
+            r = batch.resources
+            each = f"{r.nodes} node(s), {f'{r.gpus} GPU(s) per node' if r.gpus else 'CPUs'}"
+            what = "timings" if self.plan.is_timed else WHAT[batch.part]
+            waits = ", each after its training" if batch.waits else ""
+            lines.append(f"would submit an array of {len(batch.groups)} task(s): {what}{waits}; {each}")
+        return lines
+
+    def _batches(self, groups: Sequence[Group]) -> Iterator[Batch]:
+        """The arrays, none larger than the cluster takes; an evaluation's follows its training's."""
+        size, apart = max_array_size(), self.resources.of_evaluation()
+        if apart is None or self.plan.is_timed:
+            for some in _chunks(groups, size):
+                yield Batch(some, "all", self.resources)
+            return
+        store = RunStore(self.plan.root)
+        searched = [group for group in groups if group.cells[0].search_id and not group.cells[0].eval_id]
+        groups = [group for group in groups if group not in searched]
+        trained = [group for group in groups if store.run(group.cells[0].run_id).is_done()]
+        for some in _chunks(searched, size):
+            yield Batch(some, "all", self.resources)
+        for some in _chunks([group for group in groups if group not in trained], size):
+            yield Batch(some, "train", self.resources)
+            yield Batch(some, "evaluate", apart, waits=True)
+        for some in _chunks(trained, size):
+            yield Batch(some, "evaluate", apart)
 
     def _claim(self) -> Claim:
         """Submitting is for one at a time, also among users who share the folder."""
@@ -110,29 +153,31 @@ class SlurmLauncher:
                 kept.append(group)
         return kept
 
-    def _submit_array(self, groups: list[Group], code: Path, known: list[Submission]) -> Submission:
+    def _submit_array(self, batch: Batch, code: Path, known: list[Submission]) -> Submission:
         uid = new_uid(self.plan.sweep.name)
         tasks, script = self.jobs / f"{uid}.txt", self.jobs / f"{uid}.sbatch"
-        lines = [" ".join(str(self._write_config(cell)) for cell in group.cells) for group in groups]
+        lines = [" ".join(str(self._write_config(cell, batch)) for cell in group.cells) for group in batch.groups]
         atomic_write_text(tasks, "".join(f"{line}\n" for line in lines))
         (self.folder / "logs").mkdir(parents=True, exist_ok=True)
         text = array_script(
             title=self.plan.title,
             name=self.plan.sweep.name,
             uid=uid,
-            resources=self.resources,
+            resources=batch.resources,
             tasks=tasks,
-            count=len(groups),
+            count=len(batch.groups),
             parallel=self.parallel,
-            processes=self._processes(groups[0]),
+            processes=1 if self.plan.is_timed else self._devices(batch.groups[0].cells[0], batch),
             logs=self.folder / "logs",
             code=code,
-            worker=self.worker,
+            worker=self.worker if batch.part == "all" else [*self.worker, "--part", batch.part],
+            what="timings" if self.plan.is_timed else WHAT[batch.part],
+            after=known[-1].job if batch.waits else "",
             exclusive=self.plan.is_timed,
         )
         atomic_write_text(script, text)
         # Noted before it is submitted: if this process dies in between, the next one finds the job by its comment.
-        submission = Submission(uid, "", [group.id for group in groups], time.time())
+        submission = Submission(uid, "", [group.id for group in batch.groups], time.time())
         write_submissions(self.folder, [*known, submission])
         submission = replace(submission, job=sbatch(script))
         write_submissions(self.folder, [*known, submission])
@@ -154,18 +199,20 @@ class SlurmLauncher:
         atomic_write_text(script, text)
         sbatch(script)
 
-    def _processes(self, group: Group) -> int:
-        return 1 if self.plan.is_timed else self.resources.gpus or group.cells[0].config.runtime.devices
+    def _devices(self, cell: Cell, batch: Batch) -> int:
+        """Processes per node."""
+        return batch.resources.gpus or (1 if batch.part == "evaluate" else cell.config.runtime.devices)
 
-    def _write_config(self, cell: Cell) -> Path:
-        path = self.jobs / cell.group / f"{cell.eval_id or cell.search_id}.yaml"
+    def _write_config(self, cell: Cell, batch: Batch) -> Path:
+        suffix = "" if batch.part == "all" else f"-{batch.part}"
+        path = self.jobs / cell.group / f"{cell.eval_id or cell.search_id}{suffix}.yaml"
         runtime = replace(
             cell.config.runtime,
             root=str(self.plan.root.resolve()),
-            devices=self.resources.gpus or cell.config.runtime.devices,
-            num_nodes=self.resources.nodes,
-            device="cuda" if self.resources.gpus else "cpu",
-            threads=self.resources.cpus or cell.config.runtime.threads,
+            devices=self._devices(cell, batch),
+            num_nodes=batch.resources.nodes,
+            device="cuda" if batch.resources.gpus else "cpu",
+            threads=batch.resources.cpus or cell.config.runtime.threads,
             progress=False,
         )
         processes = runtime.devices * runtime.num_nodes
@@ -176,6 +223,11 @@ class SlurmLauncher:
             )
         save_config(replace(cell.config, runtime=runtime), path)
         return path
+
+
+def _chunks(groups: Sequence[Group], size: int) -> Iterator[Sequence[Group]]:
+    for begin in range(0, len(groups), size):
+        yield groups[begin : begin + size]
 
 
 def _tasks(cell: Cell) -> int:

@@ -37,12 +37,20 @@ while kill -0 "$step" 2> /dev/null; do
     code=$?
 done
 
-# 137: killed from outside; three times is enough for that. A failure that the run recorded itself is never repeated.
+# 75: the run was told to stop, and saved. 137, 138, 143: it was killed from outside; three times is enough for that.
+# A failure that the run recorded itself is never repeated, and a job that is being cancelled ends.
+task="${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
 restarts=${{SLURM_RESTART_COUNT:-0}}
-if [[ $warned = 1 && $restarts -lt {max_restarts} ]] || [[ $code = 137 && $restarts -lt 3 ]]; then
+most=0
+case "$code" in
+    75) most={max_restarts} ;;
+    137 | 138 | 143) most=3 ;;
+esac
+[[ $warned = 1 ]] && most={max_restarts}
+if [[ $restarts -lt $most ]] && [[ "$(squeue --noheader --jobs="$task" --format=%T)" =~ ^(RUNNING|)$ ]]; then
     echo "--- requeued after $restarts restarts ---"
     # By array and task: the job id of an array's last task is the array's own, and would requeue all of it.
-    scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
+    scontrol requeue "$task"
 fi
 exit "$code"
 """
@@ -72,6 +80,8 @@ def array_script(
     logs: Path,
     code: Path,
     worker: Sequence[str],
+    what: str = "trainings and their evaluations",
+    after: str = "",
     exclusive: bool = False,
 ) -> str:
     """The script of an array of `count` tasks.
@@ -80,6 +90,8 @@ def array_script(
         uid: marks the job in the queue, so that it is found again if its id was lost.
         parallel: tasks at once; 0 = no limit.
         processes: per node.
+        what: the tasks do, for the reader.
+        after: an array; each task waits until that one's task of the same number has done its work.
         exclusive: nothing else may run on the nodes.
     """
     array = f"0-{count - 1}{f'%{parallel}' if parallel else ''}"
@@ -96,6 +108,7 @@ def array_script(
         **_shared(resources),
         **({"gres": f"gpu:{resources.gpus}"} if resources.gpus else {}),
         **({"exclusive": ""} if exclusive else {}),
+        **({"dependency": f"aftercorr:{after}", "kill-on-invalid-dep": "yes"} if after else {}),
     }
     # srun does not take over --cpus-per-task from sbatch since Slurm 22.05.
     srun = ["--kill-on-bad-exit=1", *([f"--cpus-per-task={resources.cpus}"] if resources.cpus else [])]
@@ -104,7 +117,7 @@ def array_script(
     return ARRAY.format(
         title=title,
         count=count,
-        what="timings" if exclusive else "trainings and their evaluations",
+        what=what,
         directives=_directives(directives),
         setup="\n".join(resources.setup),
         code=shlex.quote(str(code)),

@@ -52,7 +52,12 @@ class Place:
     @property
     def is_active(self) -> bool:
         """Whether Slurm is going to start it, or has."""
-        return self.is_waiting or self.state in slurm.ALIVE
+        return self.urgency > 0
+
+    @property
+    def urgency(self) -> int:
+        """2: at work, 1: waiting, 0: ended."""
+        return 2 if self.state in slurm.ALIVE else int(self.is_waiting)
 
 
 def read_submissions(folder: Path) -> list[Submission]:
@@ -71,7 +76,10 @@ def write_submissions(folder: Path, submissions: Iterable[Submission]) -> None:
 
 
 def places(folder: Path, max_age: float = 5.0) -> dict[str, Place] | None:
-    """The latest place of every group of cells that was submitted, by its id; None if Slurm does not answer.
+    """Where every group of cells stands that was submitted, by its id; None if Slurm does not answer.
+
+    Of several tasks (an evaluation's waits for its training's) that is the first one at work or waiting, or else the
+    latest.
 
     Args:
         max_age: as in `slurm.job_states`.
@@ -87,7 +95,8 @@ def places(folder: Path, max_age: float = 5.0) -> dict[str, Place] | None:
         for index, group in enumerate(item.groups if item.job else ()):
             job = f"{item.job}_{index}"
             place = Place(job, *states.get(job, ("", "")))
-            if place.is_active or not (group in found and found[group].is_active):
+            known = found[group].urgency if group in found else -1
+            if place.urgency > known or place.urgency == 0 == known:
                 found[group] = place
     return found
 

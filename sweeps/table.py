@@ -19,7 +19,7 @@ from sweeps.state import CellState
 STYLES = {"done": "green", "running": "cyan", "failed": "red", "stale": "yellow", "stopped": "yellow", "missing": "dim"}
 _ORDER = ("running", "failed", "stale", "stopped", "missing", "done")
 SILENT = 120.0
-"""Seconds without a sign of life after which a table says so."""
+"""Seconds without a sign of life after which a table marks them."""
 
 
 def duration(seconds: float) -> str:
@@ -38,8 +38,8 @@ def status_table(plan: Plan, states: Mapping[str, CellState], limit: int = 0) ->
         limit: at most so many rows, the most telling first; 0 = all, in the sweep's order.
     """
     table = Table(title=f"{plan.sweep.name} · {plan.scale}", caption=summary(states), caption_justify="left", box=None)
-    for name in ("cell", "state", "step", "loss", "it/s", "ETA", "tries"):
-        table.add_column(name, justify="left" if name in ("cell", "state") else "right", overflow="fold")
+    for name in ("cell", "state", "step", "loss", "it/s", "ETA", "heard", "tries", "node"):
+        table.add_column(name, justify="left" if name in ("cell", "state", "node") else "right", overflow="fold")
     cells = list(plan.cells)
     if limit and len(cells) > limit:
         cells = sorted(cells, key=lambda cell: _ORDER.index(states[cell.name].state))[:limit]
@@ -51,9 +51,8 @@ def status_table(plan: Plan, states: Mapping[str, CellState], limit: int = 0) ->
 def _row(cell: Cell, state: CellState) -> list[Text | str]:
     status = state.status
     text = Text(state.describe(), style="blue" if state.is_queued else STYLES[state.state])
-    if (silent := state.silent_seconds) and silent > SILENT:
-        text.append(f" (silent for {duration(silent)})", style="yellow")
-    eta = state.eta_seconds
+    eta, silent = state.eta_seconds, state.silent_seconds
+    heard = "" if silent is None else f"{duration(silent)} ago"
     return [
         cell.name,
         text,
@@ -61,7 +60,9 @@ def _row(cell: Cell, state: CellState) -> list[Text | str]:
         "" if status.loss is None else f"{status.loss:.3f}",
         "" if status.steps_per_s is None or state.state != "running" else f"{status.steps_per_s:.2f}",
         "" if eta is None else duration(eta),
+        Text(heard, style="yellow" if silent and silent > SILENT else ""),
         str(status.attempt) if status.attempt > 1 else "",
+        status.host if state.state not in ("missing", "done") else "",
     ]
 
 

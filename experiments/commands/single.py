@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from experiments.store import Run, RunStore
 
 if TYPE_CHECKING:
     from experiments.export import Kind
+    from experiments.run import Part
 
 ROOT_OPTION = click.option("--root", envvar="ABLATE_ROOT", default="outputs", show_default=True, help="Output folder.")
 
@@ -148,7 +150,8 @@ def sample_command(
 
 @click.command("execute", hidden=True)
 @click.argument("configs", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def execute_command(configs: tuple[Path, ...]) -> None:
+@click.option("--part", type=click.Choice(["all", "train", "evaluate"]), default="all", help="Do only this part.")
+def execute_command(configs: tuple[Path, ...], part: Part) -> None:
     """Train and evaluate what the CONFIGS describe, which share one training, or measure it. What launchers start."""
     loaded = [read_config(path) for path in configs]
     for config in loaded:
@@ -159,7 +162,9 @@ def execute_command(configs: tuple[Path, ...]) -> None:
     elif loaded[0].search.space:
         from experiments.search.run import search_and_execute as work_on
     else:
-        from experiments.run import execute as work_on
+        from experiments.run import execute
+
+        work_on = partial(execute, part=part)
     try:
         work_on(loaded)
     except (UserError, CellError):

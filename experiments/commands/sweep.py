@@ -16,7 +16,13 @@ JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 LAUNCHER_OPTION = click.option(
     "--launcher", type=click.Choice(["local", "slurm"]), default="local", show_default=True, help="Where runs go."
 )
-JOBS_OPTION = click.option("--jobs", default=0, type=click.IntRange(min=0), help="Runs at once; 0: what fits here.")
+JOBS_OPTION = click.option(
+    "--jobs",
+    "--max-parallel",
+    default=0,
+    type=click.IntRange(min=0),
+    help="Runs at once; 0: what fits, or no limit.",
+)
 
 
 def sweep_options(function: Callable) -> Callable:
@@ -127,13 +133,14 @@ def logs_command(
 @click.command("cancel")
 @sweep_options
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def cancel_command(sweep: str, overrides: tuple[str, ...], scale: str, root: str, yes: bool) -> int:
+@click.option("--dry-run", is_flag=True, help="Say what would be stopped, and stop nothing.")
+def cancel_command(sweep: str, overrides: tuple[str, ...], scale: str, root: str, yes: bool, dry_run: bool) -> int:
     """Stop the running cells of SWEEP in good order; runs that another sweep needs go on."""
     from sweeps.commands import cancel
 
-    if not yes and not sys.stdin.isatty():
-        raise UserError("cancel asks before it stops anything; without a terminal, say --yes.")
-    return cancel(sweep, scale, overrides, root, (lambda question: True) if yes else click.confirm)
+    if not (yes or dry_run or sys.stdin.isatty()):
+        raise UserError("cancel asks before it stops anything; without a terminal, say --yes or --dry-run.")
+    return cancel(sweep, scale, overrides, root, (lambda question: True) if yes else click.confirm, dry_run)
 
 
 @click.command("retry")

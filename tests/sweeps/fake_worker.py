@@ -20,7 +20,9 @@ from experiments.store import RunStore
 
 def main() -> None:
     behaviour = json.loads(os.environ.get("FAKE_WORKER", "{}"))
-    configs = [read_config(Path(path)) for path in sys.argv[1:]]
+    words = sys.argv[1:]
+    part = words.pop(1) if words[0] == "--part" else "all"
+    configs = [read_config(Path(path)) for path in words if path != "--part"]
     if configs[0].benchmark.name != "none":
         measure(configs)
         return
@@ -33,8 +35,9 @@ def main() -> None:
     total = configs[0].trainer.max_steps
     with run.claim(wait=True) as mine:
         if mine:
+            assert part != "evaluate", "nothing is trained here"
             with open(os.environ["FAKE_WORKER_LOG"], "a") as log:
-                log.write(f"{scheme} {os.getpid()}\n")
+                log.write(f"{scheme} {os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES', '')}\n")
             start = max((line["step"] for line in run.metrics()), default=0)
             for step in range(start + 1, total + 1):
                 time.sleep(behaviour.get("steps", 0.01))
@@ -45,7 +48,7 @@ def main() -> None:
                 if step == 3 and todo == "fail":
                     raise MemoryError("out of memory: tried to allocate 3 GiB")
             run.write_result({"step": total, "max_steps": total, "metrics": {"val/loss": 0.5}})
-    for config in configs:
+    for config in configs if part != "train" else ():
         evaluation = run.prepare_evaluation(config)
         with evaluation.claim(wait=True) as mine:
             if mine:

@@ -189,6 +189,21 @@ def test_two_launchers_at_once_train_everything_once(make_sweep: Make, behave: C
     assert sorted(trainings()) == ["group_v1", "serial_v1", "serial_v2"]
 
 
+def test_workers_have_their_own_gpus(
+    make_sweep: Make, behave: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7,9")
+    path = make_sweep(scales={"demo": {"preset": "", "overrides": {"runtime.devices": 2, "runtime.device": "cuda"}}})
+    behave(steps=0.1)
+    assert run(path, jobs=0) == 0
+    assert set(states(path).values()) == {"done"}
+    lines = (tmp_path / "trainings.txt").read_text().splitlines()
+    given = [line.split()[2] for line in lines]
+    assert sorted(given[:2]) == ["4,5", "6,7"] and given[2] in given[:2], "the third waits for a pair of GPUs"
+    with pytest.raises(UserError, match=r"A run wants 8 GPU\(s\) .* this machine offers 5"):
+        run(path, overrides=["runtime.devices=8", "trainer.batch_size=8"])
+
+
 def test_cancel_asks_stops_and_spares_what_another_sweep_needs(
     make_sweep: Make, behave: Callable, trainings: Callable, capsys, root: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from omegaconf.errors import OmegaConfBaseException
 
 from sweeps.config import ResourcesConfig
 from sweeps.slurm_script import array_script
@@ -32,7 +33,8 @@ def test_two_nodes_of_four_gpus() -> None:
     for option in (*wanted, "partition=gpu", "account=me", "array=0-5%2", "signal=B:USR1@120", "open-mode=append"):
         assert f"#SBATCH --{option}" in lines
     assert "#SBATCH --requeue" in lines
-    assert '    scontrol requeue "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"' in lines, "one task, not its array"
+    assert '    scontrol requeue "$task"' in lines
+    assert 'task="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"' in lines, "one task, not its array"
     (srun,) = [line for line in lines if line.startswith("srun")]
     assert "--cpus-per-task=8" in srun, "srun does not take it over from sbatch"
     assert "--kill-on-bad-exit=1" in srun, "a rank that dies ends the others"
@@ -49,3 +51,14 @@ def test_one_process_on_a_cpu_asks_for_no_more() -> None:
 def test_processes_are_those_that_lightning_counts(nodes: int, gpus: int, processes: int) -> None:
     lines = script(processes, nodes=nodes, gpus=gpus)
     assert f"#SBATCH --ntasks-per-node={gpus}" in lines and f"#SBATCH --nodes={nodes}" in lines
+
+
+def test_evaluations_have_resources_of_their_own() -> None:
+    resources = ResourcesConfig(
+        nodes=4, gpus=8, time="48:00:00", partition="gpu", evaluation={"gpus": "1", "time": "1"}
+    )
+    own = resources.of_evaluation()
+    assert own == ResourcesConfig(nodes=1, gpus=1, time="1", partition="gpu")
+    assert ResourcesConfig(nodes=4).of_evaluation() is None
+    with pytest.raises(OmegaConfBaseException, match="gpsu"):
+        ResourcesConfig(evaluation={"gpsu": 1}).of_evaluation()
