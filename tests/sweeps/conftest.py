@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+
+from experiments import slurm
+from tests.sweeps.slurm_cluster import Cluster, missing
 
 PRESET = {
     "tokenizer": {"weights": ""},
@@ -74,3 +79,27 @@ def trainings(tmp_path: Path) -> Callable[[], list[str]]:
         return [line.split()[0] for line in path.read_text().splitlines()] if path.exists() else []
 
     return read
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A Slurm of two nodes, for all tests of the launcher."""
+    if missing():
+        pytest.skip(missing())
+    started = Cluster(Path(tempfile.mkdtemp(prefix="ablate-slurm-")))
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def slurm_here(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Commands and the launcher talk to the private cluster; queries are not remembered between steps of a test."""
+    for name in list(os.environ):
+        if name.startswith(("SLURM", "SBATCH", "SRUN")):
+            monkeypatch.delenv(name)
+    for name, value in cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    original = slurm.job_states
+    monkeypatch.setattr(slurm, "job_states", lambda max_age=0.0: original(0.0))
+    yield
+    cluster.call("scancel", "--user", os.environ.get("USER", "root"))

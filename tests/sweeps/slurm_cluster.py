@@ -39,7 +39,7 @@ MpiDefault=none
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
+{accounting}
 SwitchType=switch/none
 SlurmdParameters=config_overrides
 PropagateResourceLimits=NONE
@@ -49,13 +49,17 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 DefMemPerCPU=200
 PriorityType=priority/basic
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 JobRequeue=1
 MaxArraySize={max_array}
-MinJobAge=600
+MinJobAge={forget}
 KillWait=5
 ReturnToService=2
 NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{last}] CPUs=4 RealMemory=8000 State=UNKNOWN
-PartitionName=main Nodes=ALL Default=YES MaxTime=1-00:00:00 DefaultTime=10 State=UP
+PartitionName=main Nodes=ALL Default=YES MaxTime=1-00:00:00 DefaultTime=10 PriorityTier=10 PreemptMode=OFF State=UP
+PartitionName=low Nodes=ALL MaxTime=1-00:00:00 DefaultTime=10 PriorityTier=1 PreemptMode=REQUEUE GraceTime=15 State=UP
+PartitionName=high Nodes=ALL MaxTime=1-00:00:00 DefaultTime=10 PriorityTier=100 PreemptMode=OFF State=UP
 """
 
 
@@ -67,27 +71,49 @@ def missing() -> str:
 
 
 class Cluster:
-    """Starts on construction; `stop` ends all of it."""
+    """Starts on construction; `stop` ends all of it.
 
-    def __init__(self, folder: Path, nodes: int = 2, max_array: int = 1001):
+    Args:
+        max_array: MaxArraySize.
+        forget: seconds after which the controller forgets a job that has ended.
+        accounts: keeps the accounts, for sacct; started before the controller.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        nodes: int = 2,
+        max_array: int = 1001,
+        forget: int = 600,
+        accounts: Callable[[Cluster], str] = lambda cluster: "AccountingStorageType=accounting_storage/none",
+    ):
         # Unix socket paths may have 107 bytes.
         assert len(str(folder)) <= 80, f"{folder} is too long for a socket in it"
         self.folder, self.nodes = folder, nodes
         for name in ("etc", "run", "log", "state", "spool", "munge"):
             (folder / name).mkdir(parents=True, mode=0o755)
         (folder / "munge").chmod(0o700)
-        port = _free_ports(nodes + 1)
-        values = {"host": socket.gethostname().partition(".")[0], "user": getuser(), "folder": folder, "nodes": nodes}
-        text = CONFIG.format(**values, port=port, first=port + 1, last=port + nodes, max_array=max_array)
-        (folder / "etc" / "slurm.conf").write_text(text)
-        (folder / "etc" / "cgroup.conf").write_text("")
         self.environment = {
             "PATH": SEARCH,
             "LANG": "C.UTF-8",
             "SLURM_CONF": str(folder / "etc" / "slurm.conf"),
         }
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        try:
+            self._set_up(nodes, max_array, forget, accounts)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _set_up(self, nodes: int, max_array: int, forget: int, accounts: Callable[[Cluster], str]) -> None:
+        folder = self.folder
         self._start_munge()
+        values = {"host": socket.gethostname().partition(".")[0], "user": getuser(), "folder": folder, "nodes": nodes}
+        values |= {"max_array": max_array, "forget": forget, "accounting": accounts(self)}
+        port = free_ports(nodes + 1)
+        text = CONFIG.format(**values, port=port, first=port + 1, last=port + nodes)
+        (folder / "etc" / "slurm.conf").write_text(text)
+        (folder / "etc" / "cgroup.conf").write_text("")
         self.start_controller()
         for node in range(1, nodes + 1):
             self.start_node(node)
@@ -95,12 +121,12 @@ class Cluster:
 
     def start_controller(self) -> None:
         """Start slurmctld."""
-        self._start("slurmctld", "-D")
+        self.start("slurmctld", "-D")
 
     def start_node(self, node: int) -> None:
         """Start the slurmd of a node."""
         (self.folder / "spool" / f"n{node}").mkdir(exist_ok=True)
-        self._start("slurmd", "-D", "-N", f"n{node}", name=f"n{node}")
+        self.start("slurmd", "-D", "-N", f"n{node}", name=f"n{node}")
 
     def end(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:
         """End a daemon: "slurmctld", "n1", ... (A controller that is killed forgets what it has not saved yet.)"""
@@ -151,10 +177,11 @@ class Cluster:
         key.chmod(0o400)
         options = [f"--key-file={key}", f"--socket={run}/munge.socket", f"--pid-file={run}/munged.pid"]
         options += [f"--log-file={self.folder}/log/munged.log", f"--seed-file={self.folder}/munge/seed"]
-        self._start("munged", "--foreground", "--force", *options)
+        self.start("munged", "--foreground", "--force", *options)
         self.wait_until((run / "munge.socket").exists, 10.0, "munged did not come up")
 
-    def _start(self, program: str, *options: str, name: str = "") -> None:
+    def start(self, program: str, *options: str, name: str = "") -> None:
+        """Start a daemon, which must stay in the foreground."""
         path = shutil.which(program, path=SEARCH)
         assert path, f"{program} not found"
         # The daemons must not hold the tests' output, or a pipe behind pytest would never close.
@@ -170,12 +197,12 @@ class Cluster:
 
     def _is_up(self) -> bool:
         with suppress(subprocess.SubprocessError):
-            states = self.call("sinfo", "-h", "-N", "-o", "%t").split()
+            states = self.call("sinfo", "-h", "-N", "-p", "main", "-o", "%t").split()
             return len(states) == self.nodes and all(state in ("idle", "mix", "alloc") for state in states)
         return False
 
 
-def _free_ports(count: int) -> int:
+def free_ports(count: int) -> int:
     """The first of `count` consecutive free ports."""
     for base in range(20000 + os.getpid() % 10000, 60000, count):
         sockets = [socket.socket() for _ in range(count)]

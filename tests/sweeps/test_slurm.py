@@ -7,71 +7,28 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from experiments import slurm
 from experiments.errors import UserError
-from experiments.search.study import finished
 from experiments.store import RunStore
 from sweeps import commands
 from sweeps.planner import plan
 from sweeps.slurm import SlurmLauncher
 from sweeps.submissions import read_submissions, write_submissions
-from tests.experiments.test_search import WORKER as SEARCHER
 from tests.sweeps.conftest import WORKER
-from tests.sweeps.slurm_cluster import Cluster, missing
+from tests.sweeps.slurm_cluster import Cluster
+from tests.sweeps.slurm_steps import states, submit, task, wait_done
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+pytestmark = pytest.mark.usefixtures("slurm_here")
 Make = Callable[..., str]
 SUBMIT = "import sys; from sweeps import commands as c; c.run(sys.argv[1], launcher='slurm', worker=sys.argv[2:])"
 ONE = [{"name": "scheme", "key": "generator.hybrid_scheme", "values": ["serial_v1"]}]
 SIX = [{"name": "width", "key": "generator.width", "values": [32, 64, 96, 128, 160, 192]}]
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    folder = Path(tempfile.mkdtemp(prefix="ablate-slurm-"))
-    started = Cluster(folder)
-    yield started
-    started.stop()
-
-
-@pytest.fixture(autouse=True)
-def slurm_here(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Commands and the launcher talk to the private cluster; queries are not remembered between steps of a test."""
-    for name in list(os.environ):
-        if name.startswith(("SLURM", "SBATCH", "SRUN")):
-            monkeypatch.delenv(name)
-    for name, value in cluster.environment.items():
-        monkeypatch.setenv(name, value)
-    original = slurm.job_states
-    monkeypatch.setattr(slurm, "job_states", lambda max_age=0.0: original(0.0))
-    yield
-    cluster.call("scancel", "--user", os.environ.get("USER", "root"))
-
-
-def submit(path: str, **options: object) -> int:
-    return commands.run(path, launcher="slurm", worker=WORKER, **options)
-
-
-def states(path: str) -> dict[str, str]:
-    return {name: state.describe() for name, state in plan(path).states().items()}
-
-
-def wait_done(cluster: Cluster, path: str, seconds: float = 60.0) -> None:
-    cluster.wait_until(lambda: set(states(path).values()) == {"done"}, seconds, f"not done: {states(path)}")
-
-
-def task(path: str, cell: str) -> str:
-    """The array task of a cell."""
-    planned = plan(path)
-    item = read_submissions(planned.folder)[-1]
-    return f"{item.job}_{item.groups.index(planned.find(cell).group)}"
 
 
 def test_array_runs_once_with_limited_parallelism(
@@ -109,7 +66,7 @@ def test_failed_cell_has_its_reason_and_can_be_retried(
     assert commands.logs(path, "serial_v1") == 0
     assert "MemoryError" in capsys.readouterr().out
     behave()
-    assert commands.retry(path, where=["cause=oom"], launcher="slurm", worker=WORKER) == 0
+    assert commands.retry(path, where=["reason=oom"], launcher="slurm", worker=WORKER) == 0
     wait_done(cluster, path)
     assert len(trainings()) == 4
 
@@ -174,8 +131,6 @@ def test_arrays_are_split_and_lost_ids_found_again(
     known = read_submissions(folder)
     assert [len(item.groups) for item in known] == [4, 2]
     # As if the submitter had died between sbatch and noting the id, and once before sbatch.
-    from dataclasses import replace
-
     lost = replace(known[0], job="")
     write_submissions(folder, [lost, known[1], replace(lost, uid="never-submitted")])
     SlurmLauncher(plan(path), worker=WORKER).launch()
@@ -231,6 +186,10 @@ def test_cancel_ends_queued_and_running_jobs(cluster: Cluster, make_sweep: Make,
     assert commands.status(path, as_json=True) == 0
     cells = json.loads(capsys.readouterr().out)["cells"]
     assert sorted(cell["queued"] for cell in cells) == [""] + [task(path, cell.name) for cell in plan(path).cells][1:]
+    capsys.readouterr()
+    assert commands.cancel(path, dry_run=True) == 0
+    assert capsys.readouterr().out.count("would stop") == 6
+    assert any("running" in state for state in states(path).values())
     assert commands.cancel(path, confirm=lambda question: True) == 0
     cluster.wait_until(
         lambda: not any("queued" in s or "running" in s or "starting" in s for s in states(path).values()),
@@ -257,45 +216,3 @@ def test_refusals_are_one_sentence_and_leave_nothing_queued(cluster: Cluster, ma
         submit(path, overrides=["resources.nodes=3"])
     assert submit(path) == 0
     wait_done(cluster, path)
-
-
-def test_four_jobs_search_and_no_trial_is_lost_or_doubled(
-    cluster: Cluster, make_sweep: Make, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    log = tmp_path / "trials.txt"
-    monkeypatch.setenv("SEARCH_WORKER_LOG", str(log))
-    monkeypatch.setenv("SEARCH_WORKER_SECONDS", "0.5")
-    space = [{"key": "sampler.guidance", "low": 1.0, "high": 9.0}]
-    path = make_sweep(axes=ONE, report={}, search={"space": space, "trials": 16, "jobs": 4})
-    run = RunStore(root).prepare(plan(path).cells[0].config)
-    with run.claim():
-        run.write_result({"step": 10, "max_steps": 10, "metrics": {}})
-    assert commands.run(path, launcher="slurm", worker=SEARCHER) == 0
-    assert len(read_submissions(plan(path).folder)[0].groups) == 4
-    cluster.wait_until(lambda: log.exists() and len(log.read_text().split()) >= 12, 60, "the search did not begin")
-    assert commands.run(path, launcher="slurm", worker=SEARCHER) == 0
-    assert len(read_submissions(plan(path).folder)) == 1, "what is at work is left alone"
-    os.kill(int(log.read_text().split()[-1]), signal.SIGKILL)
-    wait_done(cluster, path, 90)
-    search = RunStore(root).search(plan(path).cells[0].search_id)
-    result = search.result()
-    assert result is not None
-    numbers = [trial["number"] for trial in result["trials"]]
-    assert len(numbers) == len(set(numbers)) == 16
-    journal = finished(search.journal_path)
-    complete = {number: value for number, (state, value) in journal.items() if state == "COMPLETE"}
-    assert complete == {trial["number"]: trial["metrics"]["fd_efflite0"] for trial in result["trials"]}
-    begun = [line.split() for line in log.read_text().splitlines()]
-    assert len(begun) == 17 and len({pid for _, pid in begun}) >= 4, "one trial was begun twice: the killed one"
-
-
-def test_timings_have_their_node_to_themselves(cluster: Cluster, make_sweep: Make) -> None:
-    overrides = {"benchmark.name": "layer", "benchmark.width": 32, "benchmark.heads": 2}
-    layers = {"name": "layer", "key": "benchmark.layer", "values": ["attention", "bi_mamba_v2"]}
-    scales = {"demo": {"preset": "", "overrides": overrides}}
-    path = make_sweep(measure="benchmark", axes=[layers], scales=scales, report={})
-    assert submit(path) == 0
-    wait_done(cluster, path)
-    (item,) = read_submissions(plan(path).folder)
-    assert len(item.groups) == 2
-    assert "OverSubscribe=NO" in cluster.call("scontrol", "show", "job", f"{item.job}_0")

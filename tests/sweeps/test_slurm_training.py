@@ -14,10 +14,9 @@ from experiments.store import Run, RunStore
 from sweeps import commands
 from sweeps.planner import plan
 from sweeps.submissions import read_submissions
-from tests.sweeps.slurm_cluster import Cluster, missing
-from tests.sweeps.test_slurm import cluster, slurm_here  # noqa: F401
+from tests.sweeps.slurm_cluster import Cluster
 
-pytestmark = [pytest.mark.skipif(bool(missing()), reason=missing()), pytest.mark.slow]
+pytestmark = [pytest.mark.usefixtures("slurm_here"), pytest.mark.slow]
 ONE = [{"name": "scheme", "key": "generator.hybrid_scheme", "values": ["serial_v2"]}]
 
 
@@ -50,7 +49,7 @@ def run_of(path: str, root: Path, *words: str) -> Run:
 
 
 def test_a_requeued_training_ends_with_the_same_bits(
-    cluster: Cluster,  # noqa: F811
+    cluster: Cluster,
     sweep: str,
     root: Path,
     tmp_path: Path,
@@ -75,7 +74,7 @@ def test_a_requeued_training_ends_with_the_same_bits(
 
 
 def test_two_nodes_train_one_run(
-    cluster: Cluster,  # noqa: F811
+    cluster: Cluster,
     sweep: str,
     root: Path,
     tmp_path: Path,

@@ -1,0 +1,28 @@
+"""Steps that tests of the Slurm launcher share."""
+
+from __future__ import annotations
+
+from sweeps import commands
+from sweeps.planner import plan
+from sweeps.submissions import read_submissions
+from tests.sweeps.conftest import WORKER
+from tests.sweeps.slurm_cluster import Cluster
+
+
+def submit(path: str, **options: object) -> int:
+    return commands.run(path, launcher="slurm", worker=WORKER, **options)
+
+
+def states(path: str) -> dict[str, str]:
+    return {name: state.describe() for name, state in plan(path).states().items()}
+
+
+def wait_done(cluster: Cluster, path: str, seconds: float = 60.0) -> None:
+    cluster.wait_until(lambda: set(states(path).values()) == {"done"}, seconds, f"not done: {states(path)}")
+
+
+def task(path: str, cell: str) -> str:
+    """The array task of a cell."""
+    planned = plan(path)
+    item = read_submissions(planned.folder)[-1]
+    return f"{item.job}_{item.groups.index(planned.find(cell).group)}"
