@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -168,7 +169,9 @@ def _launch(planned: Plan, launcher: str, jobs: int, worker: tuple[str, ...], dr
     for line in failure_lines(states):
         _say(line)
     if any(state.state == "failed" for state in states.values()):
-        _say(f"Mend the reason, then: ablate retry {planned.title}")
+        words = [part for word in planned.request.words for part in ("--of", word)]
+        command = shlex.join([planned.name_or_path, "--scale", planned.scale, *words])
+        _say(f"Mend the reason, then: ablate retry {command}")
     return 0 if all(state.state == "done" or state.is_queued for state in states.values()) else 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -38,8 +39,8 @@ class Plan:
 
     @property
     def title(self) -> str:
-        """Sweep and scale, as a person would type them."""
-        return f"{self.name_or_path} --scale {self.scale}"
+        """Sweep, scale and words, as a person would type them."""
+        return shlex.join([self.name_or_path, "--scale", self.scale, *self.request.words])
 
     @property
     def name_or_path(self) -> str:

@@ -39,8 +39,9 @@ def test_evaluations_wait_for_their_trainings(
     assert train.groups == evaluate.groups
     script = (plan(path).folder / "jobs" / f"{evaluate.uid}.sbatch").read_text()
     assert f"#SBATCH --dependency=aftercorr:{train.job}\n" in script and "#SBATCH --time=5\n" in script
-    cluster.wait_until(lambda: "running" in str(states(path)), 60, "not running")
-    cluster.call("scontrol", "requeue", task(path, "serial_v2").replace(evaluate.job, train.job))
+    index = train.groups.index(plan(path).find("serial_v2").group)
+    cluster.wait_until(lambda: "serial_v2" in trainings(), 60, "not running")
+    cluster.call("scontrol", "requeue", f"{train.job}_{index}")
     assert not any("_" in job and job.startswith(evaluate.job) for job, s in cluster.jobs().items() if s == "RUNNING")
     ended = ["done", "done", "failed"]
     cluster.wait_until(lambda: sorted(x[:6] for x in states(path).values()) == ended, 60, f"{states(path)}")
