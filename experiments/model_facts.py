@@ -35,13 +35,16 @@ def build_facts(config: RunConfig) -> ModelFacts:
 
     import lightning_modules.kernels  # noqa: F401  (a counter knows the operations registered before it was made)
 
-    with FakeTensorMode(), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    # Fake tensors cannot be moved to another memory format in place, as the small autoencoders do; meta tensors can.
+    stage1 = config.objective.name == "reconstruction"
+    without_content = torch.device("meta") if stage1 else FakeTensorMode()
+    with without_content, torch.no_grad(), FlopCounterMode(display=False) as counter:
         if config.benchmark.name == "layer":
             from experiments.benchmarks.cells.layer import build_layer
 
             model = build_layer(config.benchmark).eval()
             model(torch.zeros(1, config.benchmark.length, config.benchmark.width))
-        elif config.objective.name == "reconstruction":
+        elif stage1:
             from lightning_modules.tokenizers.config import TOKENIZERS
 
             model = TOKENIZERS.build(replace(config.tokenizer, weights="")).eval()
