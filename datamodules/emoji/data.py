@@ -16,6 +16,7 @@ import hashlib
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -86,10 +87,17 @@ def load_emoji(styles: Sequence[str] = STYLES, split: Split = "train", path: Pat
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file, not to be written to."""
     if not path.is_file():
         raise FileNotFoundError(
             f"The emoji data file {path} does not exist; `python -m datamodules.emoji.build` makes it."
         )
+    found = path.stat()
+    return _unpacked(path, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=1)  # a run asks for every split several times; unpacking takes half a second
+def _unpacked(path: Path, changed: int, size: int) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             missing = [name for name in ARRAYS if name not in file.files]

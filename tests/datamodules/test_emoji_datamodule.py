@@ -20,8 +20,8 @@ VOCAB = 64
 def encode(images: torch.Tensor) -> torch.Tensor:
     """A stand-in tokenizer: 4x4 tokens, each the mean brightness of 8x8 pixels."""
     assert images.dtype == torch.uint8 and images.shape[1:] == (32, 32, 3)
-    patches = images.long().unflatten(2, (4, 8)).unflatten(1, (4, 8))
-    return (patches.sum((2, 4, 5)) * VOCAB // (8 * 8 * 3 * 256)).flatten(1)
+    patches = images.float().unflatten(2, (4, 8)).unflatten(1, (4, 8)).sum((2, 4, 5))
+    return (patches.long() * VOCAB // (8 * 8 * 3 * 256)).flatten(1)
 
 
 ENCODER = ImageEncoder(encode, "toy", VOCAB)
