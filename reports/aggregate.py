@@ -105,12 +105,12 @@ def standard_error(record: Record, metric: str) -> tuple[float | None, str]:
 
     That of the bootstrap replicates where they are kept; else a bootstrap interval (`<metric>_low` and `<metric>_high`,
     95%) counts as 1.96 standard errors either way; else `<metric>_std`, the spread over subsets or splits, is taken as
-    it is, which is on the cautious side.
+    it is, which is on the cautious side. Of a benchmark, the interval is that of its repetitions.
     """
     if len(deviations := record.replicates(metric)) > 1:
         return math.sqrt(sum(d * d for d in deviations) / (len(deviations) - 1)), "bootstrap interval"
     if ends := bootstrap_interval(record, metric):
-        return (ends[1] - ends[0]) / (2 * 1.96), "bootstrap interval"
+        return (ends[1] - ends[0]) / (2 * 1.96), "repetitions" if record.benchmark else "bootstrap interval"
     if (spread := record.metrics.get(f"{metric}_std")) is not None:
         return spread, "spread over subsets"
     return None, ""
@@ -134,11 +134,20 @@ def row_name(row: Row, rows: Sequence[Row]) -> str:
 
 
 def trainings(rows: Sequence[Row]) -> list[Row]:
-    """One row for each set of trainings: rows that differ in sampling alone become one, with the labels they share."""
+    """One row for each set of trainings: rows that differ in sampling alone become one.
+
+    It has the labels that they share; where they hold some labels of an axis and not all, those together ("a + b").
+    """
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(record.run_id for record in row.records), []).append(row)
-    return [Row(shared_labels(members), members[0].records) for members in groups.values()]
+    everything = {axis: {row.labels.get(axis) for row in rows} for row in rows for axis in row.labels}
+    result = []
+    for members in groups.values():
+        labels = {axis: list(dict.fromkeys(row.labels[axis] for row in members)) for axis in members[0].labels}
+        kept = {a: " + ".join(own) for a, own in labels.items() if len(own) == 1 or len(own) < len(everything[a])}
+        result.append(Row(kept, members[0].records))
+    return result
 
 
 def shared_labels(rows: Sequence[Row]) -> dict[str, str]:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from experiments.errors import UserError
 from experiments.store import RunStore
@@ -20,6 +21,9 @@ from reports.events import write_experiment, write_hparams
 from reports.formats import to_markdown
 from reports.records import Record, named
 from reports.subject import Subject
+
+SAME_COLOUR = r"([^/]+) seed\d+"
+"""Of the names of runs: those in which the group reads the same get the same colour."""
 
 
 def link_board(subject: Subject, folder: Path) -> list[str]:
@@ -70,6 +74,11 @@ def link_all_runs(root: Path, folder: Path) -> list[str]:
         (new / run.id).symlink_to(run.tensorboard.resolve(), target_is_directory=True)
     _replace(new, folder)
     return [run.id for run in runs]
+
+
+def address(port: int) -> str:
+    """Where TensorBoard answers, with one colour for all seeds of a row and for its final metrics."""
+    return f"http://localhost:{port}/?runColorGroup={quote(f'regex:{SAME_COLOUR}')}#timeseries"
 
 
 def serve(folder: Path, port: int) -> None:

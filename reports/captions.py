@@ -46,6 +46,8 @@ def _of_noise(figure: Figure, rows: Sequence[Row]) -> list[str]:
     if any(value.std is not None for value in values):
         return [f"{mark}: one standard deviation over seeds."]
     sources = {value.error_source for value in values if any(error for error in value.errors)}
+    if "repetitions" in sources:
+        return [f"{mark}: 95% interval of the median over repetitions."]
     if "bootstrap interval" in sources:
         return [f"{mark}: 95% bootstrap interval over samples; one training seed, so training noise is not in them."]
     if sources:

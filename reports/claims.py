@@ -81,6 +81,9 @@ def judge(claim: Claim, rows: Sequence[Row]) -> Verdict:
     for row in rows:
         rest = tuple((axis, label) for axis, label in row.labels.items() if axis not in axes)
         contexts.setdefault(() if claim.kind == "correlation" else rest, []).append(row)
+    if not contexts:
+        where = ", ".join(named(axis, label) for axis, label in claim.where.items())
+        return Verdict(claim, "not measured", (f"no row of {where} at this scale",))
     verdicts = [_JUDGES[claim.kind](claim, _Ground(inside, metric, len(contexts))) for inside in contexts.values()]
     return replace(_combine(claim, verdicts), stand_in=stand_in)
 

@@ -244,7 +244,7 @@ def board(
     Raises:
         UserError: nothing has run yet.
     """
-    from reports.board import link_all_runs, link_board, serve
+    from reports.board import address, link_all_runs, link_board, serve
 
     if sweep:
         subject = load_subject(sweep, scale, overrides, root)
@@ -254,6 +254,8 @@ def board(
         folder = Path(root or "outputs") / "boards" / "all"
         names = link_all_runs(Path(root or "outputs"), folder)
     _console().print(f"{len(names)} runs: {', '.join(names)}", soft_wrap=True, highlight=False)
+    if start and sweep:
+        _console().print(f"One colour a row: {address(port)}", soft_wrap=True, highlight=False)
     if start:
         serve(folder, port)
     return folder

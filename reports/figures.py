@@ -40,7 +40,7 @@ def draw(figure: Figure, rows: Sequence[Row], theme: Theme = "light") -> Drawing
         else:
             drawing.suptitle(title, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
         for axes, axis in product(drawing.axes, figure.log):
-            getattr(axes, f"set_{axis}scale")("log")
+            _logarithmic(axes, axis, figure, rows)
         drawing.canvas.draw()  # laid out once, in this style, so that every format shows the same
         drawing.set_layout_engine("none")
         return drawing
@@ -51,6 +51,21 @@ def _alone(plt: Any, figure: Figure, rows: Sequence[Row]) -> Drawing | None:
     height = 0.42 * len(rows) + 1.1 if figure.kind == "bars" else 3.3
     drawing, axes = plt.subplots(figsize=(WIDTH, height))
     return drawing if _DRAW[figure.kind](axes, figure, rows) else None
+
+
+def _logarithmic(axes: Axes, axis: str, figure: Figure, rows: Sequence[Row]) -> None:
+    """Plain numbers at 1, 2 and 5 of every decade, or at the labels of the axis that is varied."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    getattr(axes, f"set_{axis}scale")("log")
+    ruler = getattr(axes, f"{axis}axis")
+    ruler.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ruler.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ruler.set_minor_formatter(NullFormatter())
+    if axis == "x" and figure.kind == "lines":
+        ticks = dict.fromkeys(row.labels[figure.x] for row in rows if figure.x in row.labels and row.value(figure.y).n)
+        ruler.set_ticks([float(label) for label in ticks], list(ticks))
+        ruler.set_ticks([], minor=True)
 
 
 def default_title(figure: Figure) -> str:
@@ -155,12 +170,11 @@ def _lines(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
         where = {label: place for place, label in enumerate(ticks)}
         axes.set_xticks(range(len(ticks)), ticks)
     series: dict[str, list[Row]] = {}
-    for row in rows:
-        if figure.x in row.labels and row.value(figure.y).n:
-            rest = {axis: label for axis, label in row.labels.items() if axis != figure.x}
-            shown = {figure.series: rest[figure.series]} if figure.series in rest else rest
-            name = " · ".join(named(axis, label) for axis, label in shown.items())
-            series.setdefault(name, []).append(row)
+    have = [row for row in rows if figure.x in row.labels and row.value(figure.y).n]
+    for row in have:
+        varied = [axis for axis in row.labels if len({other.labels.get(axis) for other in have}) > 1]
+        rest = sorted((axis for axis in varied if axis != figure.x), key=lambda axis: axis != figure.series)
+        series.setdefault(" · ".join(named(axis, row.labels[axis]) for axis in rest), []).append(row)
     for place, (name, members) in enumerate(series.items()):
         members.sort(key=lambda row: where[row.labels[figure.x]])
         x = [where[row.labels[figure.x]] for row in members]

@@ -75,22 +75,23 @@ def _markdown_entry(entry: Entry, row: TableRow) -> str:
 
 
 def to_latex(table: Table, label: str, provenance: Iterable[str] = ()) -> str:
-    r"""A `table` environment to \input into a paper that loads booktabs.
+    r"""A `table` environment to \input into a paper that loads booktabs and graphicx; a wide one is scaled to the line.
 
     Args:
         label: for \ref, "tab:" is put before it.
         provenance: lines that go into comments.
     """
     columns = "".join("l" if head.kind == "label" else "r" for head in table.heads)
-    lines = ["% Needs \\usepackage{booktabs}.", *(f"% {line}" for line in provenance)]
+    lines = ["% Needs \\usepackage{booktabs,graphicx}.", *(f"% {line}" for line in provenance), TWO_LINES]
     lines += ["\\begin{table}[t]", "\\centering", f"\\caption{{{latex(table.title)}}}", f"\\label{{tab:{label}}}"]
+    lines.append("\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%")
     lines += [f"\\begin{{tabular}}{{@{{}}{columns}@{{}}}}", "\\toprule", *_latex_heads(table.heads), "\\midrule"]
     for position, (group, rows) in enumerate(grouped(table.rows)):
         if group:
             lines += ["\\addlinespace"] if position else []
             lines.append(f"\\multicolumn{{{len(table.heads)}}}{{@{{}}l}}{{\\textit{{{latex(group)}}}}} \\\\")
         lines += [" & ".join(_latex_entry(entry) for entry in row.entries) + " \\\\" for row in rows]
-    lines += ["\\bottomrule", "\\end{tabular}", ""]
+    lines += ["\\bottomrule", "\\end{tabular}}", ""]
     if table.notes:
         lines.append("\\smallskip")
         lines.append("\\begin{minipage}{\\linewidth}\\footnotesize")
@@ -99,13 +100,20 @@ def to_latex(table: Table, label: str, provenance: Iterable[str] = ()) -> str:
     return "\n".join([*lines, "\\end{table}"]) + "\n"
 
 
+TWO_LINES = "\\providecommand{\\twolines}[3][t]{\\begin{tabular}[#1]{@{}r@{}}#2\\\\#3\\end{tabular}}"
+
+
 def latex(text: str) -> str:
-    """Escape text for LaTeX; characters that neither it nor T1 fonts know become a question mark."""
-    return "".join(LATEX.get(char, char if ord(char) < 0x250 else "?") for char in text)
+    """Escape text for LaTeX, code in backticks included; characters that neither it nor T1 fonts know become a "?"."""
+    parts = text.split("`")
+    escaped = ["".join(LATEX.get(char, char if ord(char) < 0x250 else "?") for char in part) for part in parts]
+    if len(parts) % 2 == 0:
+        return "`".join(escaped)
+    return "".join(f"\\texttt{{{part}}}" if number % 2 else part for number, part in enumerate(escaped))
 
 
 def _latex_heads(heads: Sequence[Head]) -> list[str]:
-    names = " & ".join(latex(head.text) for head in heads) + " \\\\"
+    names = " & ".join(_latex_head(head) for head in heads) + " \\\\"
     spans: list[tuple[str, int]] = []
     for head in heads:
         if spans and spans[-1][0] == head.over:
@@ -123,15 +131,22 @@ def _latex_heads(heads: Sequence[Head]) -> list[str]:
     return [" & ".join(over) + " \\\\", "".join(rules), names]
 
 
+def _latex_head(head: Head) -> str:
+    """A unit, or whose numbers these are, stands on a line of its own."""
+    name, bracket, rest = head.text.partition(" (")
+    return f"\\twolines[b]{{{latex(name)}}}{{{latex(bracket.strip() + rest)}}}" if bracket else latex(name)
+
+
 def _latex_entry(entry: Entry) -> str:
-    text = latex(entry.text) + (f" {{\\scriptsize {latex(entry.interval)}}}" if entry.interval else "")
+    text = latex(entry.text)
     if entry.rank == "best":
         text = f"\\textbf{{{text}}}"
     elif entry.rank == "second":
         text = f"\\underline{{{text}}}"
     elif entry.kind == "missing":
         text = f"\\textit{{{text}}}"
-    return text + ("$^{=}$" if entry.tied else "") + (f"$^{{{','.join(entry.marks)}}}$" if entry.marks else "")
+    text += ("$^{=}$" if entry.tied else "") + (f"$^{{{','.join(entry.marks)}}}$" if entry.marks else "")
+    return f"\\twolines{{{text}}}{{\\scriptsize {latex(entry.interval)}}}" if entry.interval else text
 
 
 def grouped(rows: Sequence[TableRow]) -> list[tuple[str, list[TableRow]]]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.identity import NOT_SEMANTIC
+from experiments.resolve import SIZES
 from reports.aggregate import Row, select
 from reports.records import Record
 
@@ -21,14 +22,16 @@ ISO = 0.05
 """Relative deviation of parameters or FLOPs from the baseline's beyond which a row is not called equal in size."""
 NOT_COMPARED = ("runtime.", "preset", "seed", "evaluation.bootstrap")
 """Configuration that changes no result, and the seed, which a row averages over and which is held against the plan."""
+SIZES_OF = {part: tuple(f"generator.{size}" for size in sizes) for part, sizes in SIZES.items()}
 FOLLOWS = {
-    "data.": ("data.fingerprint", "reference images"),
-    "tokenizer.": ("tokenizer.fingerprint",),
+    "data.": ("data.fingerprint", "reference images", *SIZES_OF["data"]),
+    "tokenizer.": ("tokenizer.fingerprint", *SIZES_OF["tokenizer"]),
+    "text_encoder.": SIZES_OF["text_encoder"],
     "trainer.patience": ("trainer.max_steps",),
 }
 """Facts that follow from any key of a section, or from one key: declared along with it."""
 
-
+MISSING = "not recorded"
 DECODING = frozenset({"selective_state_update", "depthwise_conv1d_update", "mamba2_decode"})
 """Operations that a training runs for its sample grids alone."""
 
@@ -113,9 +116,10 @@ def guard(rows: Sequence[Row], declared: Collection[str], baseline: Mapping[str,
     for name in names:
         if _is_declared(name, declared):
             continue
-        values = [sorted({fact.get(name, "not recorded") for fact in found}) for found in by_row]
-        if name.startswith("kernel "):  # an operation that a row does not use is no difference
-            values = [[value for value in found if value != "not recorded"] for found in values]
+        values = [sorted({fact.get(name, MISSING) for fact in found}) for found in by_row]
+        if name.startswith("kernel ") or "benchmark.name" in declared:
+            # An operation that a row does not use is no difference, nor is a part that its benchmark does not time.
+            values = [[value for value in found if value != MISSING] for found in values]
         counts = Counter(value for found in values for value in found)
         if len(counts) < 2:
             continue
@@ -135,6 +139,8 @@ def one_factor(rows: Sequence[Row], baseline: Mapping[str, str]) -> list[OneFact
             continue
         ours, theirs = _configuration(row), _configuration(base)
         keys = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+        renamed = tuple(key.removesuffix("name") for key in keys if key.endswith(".name"))
+        keys = [k for k in keys if not k.startswith(renamed) or (k in ours and k in theirs)]  # others bring their own
         changes = {key: (theirs.get(key, "-"), ours.get(key, "-")) for key in keys}
         deviations = [_relative(row, base, metric) for metric in ("parameters", "flops")]
         result.append(OneFactor(index, changes, *deviations))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,7 @@ def render(subject: Subject, pictures: Sequence[Picture], samples: Samples | Non
         else [],
         "figures": pictures,
         "differences": _differences(subject),
-        "sizes": any(item.parameters or item.flops for item in subject.one_factor),
+        "sizes": [n for n in ("parameters", "flops") if any(getattr(item, n) for item in subject.one_factor)],
         "ranked": [column for column in subject.layout.columns if column.better != "none"],
         "baseline": subject.baseline,
         "runs": [_run_line(subject, index) for index in range(len(subject.records))],
@@ -130,9 +131,14 @@ def table_html(table: Table) -> Markup:
             parts.append("<tr>" + "".join(_entry_html(entry, row) for entry in row.entries) + "</tr>")
     parts.append("</tbody></table></div>")
     notes = "".join(
-        f"<li>{f'<sup>{letter}</sup> ' if letter else ''}{escape(text)}</li>" for letter, text in table.notes
+        f"<li>{f'<sup>{letter}</sup> ' if letter else ''}{_with_code(text)}</li>" for letter, text in table.notes
     )
     return Markup("".join(parts) + (f'<ul class="notes">{notes}</ul>' if notes else ""))
+
+
+def _with_code(text: str) -> str:
+    """Escaped text, what stands in backticks as code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text)))
 
 
 def _head_html(head: Head) -> str:
@@ -187,8 +193,7 @@ def _differences(subject: Subject) -> list[dict[str, Any]]:
             {
                 "name": row_name(row, subject.rows),
                 "text": item.text,
-                "parameters": _share(item.parameters),
-                "flops": _share(item.flops),
+                "sizes": {"parameters": _share(item.parameters), "flops": _share(item.flops)},
                 "deltas": deltas,
             }
         )

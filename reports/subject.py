@@ -130,6 +130,9 @@ class Subject:
         for metric in ("parameters", "flops"):
             off = [(item.row, getattr(item, metric)) for item in self.one_factor]
             other = [f"{row_name(self.rows[i], self.rows)} {x:+.0%}" for i, x in off if x is not None and abs(x) > ISO]
+            if len(other) > LISTED:
+                ends = [f(x for _, x in off if x is not None and abs(x) > ISO) for f in (min, max)]
+                other = [f"{len(other)} rows, by {ends[0]:+.0%} to {ends[1]:+.0%}"]
             if other:
                 notes.append(f"Not equal in {metric} to the baseline, {self.baseline}: {', '.join(other)}.")
         return notes

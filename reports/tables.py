@@ -205,6 +205,8 @@ def _entry(row: Row | None, column: Column, notes: Notes) -> Entry:
     if row is None:
         return Entry(DASH, "missing", marks=(notes.mark("not part of this sweep"),))
     value = row.value(column.metric)
+    if value.mean is None and row.measured:
+        return Entry(DASH, "missing", value=value)
     if value.mean is None:
         short = textwrap.shorten(value.note, LONGEST_REASON, placeholder=" …")
         return Entry(short, "missing", marks=() if short == value.note else (notes.mark(value.note),), value=value)
@@ -239,11 +241,17 @@ def _reading_notes(layout: Layout, rows: Sequence[TableRow]) -> Iterable[str]:
     elif any(entry.value and entry.value.n and not is_cost(entry.value.metric) for entry in entries):
         yield "One training a row: the spread over training seeds is not known."
     if any(entry.interval for entry in entries):
-        yield "[low, high]: 95% bootstrap interval over other samples of the same training."
+        timed = any(record.benchmark for line in rows for row in line.cells for record in row.measured)
+        what = (
+            "interval of the median over repetitions" if timed else "bootstrap interval over samples of that training"
+        )
+        yield f"[low, high]: 95% {what}."
+    if any(entry.text == DASH and entry.value for entry in entries):
+        yield f"{DASH} not measured."
     if layout.reference and any(column.paper for column in layout.columns):
         table = layout.reference
         protocol = f"; {table.protocol}" if table.protocol else ""
         yield (
             f"(paper): {table.citation}, {table.where}{protocol}. Other data, sizes and features: compare the order of "
-            f"the rows, not the numbers. {DASH} means that the number is not known."
+            f"the rows, not the numbers. {DASH} in such a column: not known."
         )

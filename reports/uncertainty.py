@@ -64,7 +64,8 @@ def compare(left: Row, right: Row, metric: str) -> Difference | None:
     if (margin := paired_margin(left, right, metric)) is not None:
         difference = Difference(delta, margin, abs(delta) > margin, "one seed; paired bootstrap over samples")
     elif (margin := _margin_of_one(a, b)) is not None:
-        difference = Difference(delta, margin, abs(delta) > margin, f"one seed; {a.error_source}")
+        source = "interval over repetitions" if a.error_source == "repetitions" else f"one seed; {a.error_source}"
+        difference = Difference(delta, margin, abs(delta) > margin, source)
     else:
         difference = _through_stand_in(left, right, metric, delta)
     trained = not is_cost(metric) and {r.run_id for r in left.measured} != {r.run_id for r in right.measured}

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import parse_qs, urlparse
 
 import pytest
 
 import reports
 from experiments.errors import UserError
 from reports import commands
-from reports.board import link_all_runs, link_board
+from reports.board import address, link_all_runs, link_board
 from reports.build import build
 from reports.compare import compare_runs
 from reports.explain import explain
@@ -87,6 +89,13 @@ def test_the_board_shows_exactly_the_sweeps_runs_under_readable_names(tmp_path: 
     assert names == {f"{scheme} seed{seed}" for scheme in fakes.SCHEMES for seed in (0, 1)}
     assert (board / "serial_v2 seed1").resolve() == tmp_path / "runs" / "fake-serial_v2-s1" / "tb"
     assert "fake-other-s0" in link_all_runs(tmp_path, tmp_path / "all")
+
+
+def test_seeds_of_a_row_share_a_colour() -> None:
+    query = parse_qs(urlparse(address(6006)).query)
+    kind, _, pattern = query["runColorGroup"][0].partition(":")
+    groups = [re.search(pattern, name) for name in ("serial_v2 seed0", "serial_v2 seed12", "final/serial_v2 seed0")]
+    assert kind == "regex" and [match and match[1] for match in groups] == ["serial_v2"] * 3
 
 
 def test_making_a_board_again_removes_links_but_no_runs(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reports.aggregate import Row
+from reports.aggregate import Row, row_name, trainings
 from reports.captions import caption
 from reports.figures import draw, floors
 from reports.layout import Figure
@@ -246,3 +246,25 @@ def test_panels_share_one_legend_of_colours_and_markers(tmp_path: Path) -> None:
 )
 def test_a_caption_says_what_the_marks_mean(tmp_path: Path, figure: Figure, seeds: tuple[int, ...], said: str) -> None:
     assert said in caption(figure, fakes.finished(tmp_path, seeds).rows)
+
+
+def test_rows_of_one_training_share_a_name_and_others_keep_theirs(tmp_path: Path) -> None:
+    rows = fakes.finished(tmp_path).rows
+    merged = Row(rows[0].labels, rows[1].records)
+    found = trainings([merged, *rows[1:]])
+    assert [row_name(row, found) for row in found] == ["group_v1 + group_v2", "serial_v1", "serial_v2"]
+
+
+def test_lines_do_not_join_what_another_axis_tells_apart(tmp_path: Path) -> None:
+    cells = [fakes.cell_of({"work": w, "steps": s, "model": "a"}) for w in ("train", "sample") for s in ("5", "80")]
+    for cell in cells:
+        fakes.write_run(tmp_path, cell)
+    axes = {"work": ["train", "sample"], "steps": ["5", "80"], "model": ["a"]}
+    report = {"rows": ["work", "steps", "model"], "columns": ["fd_efflite0"]}
+    rows = fakes.subject(tmp_path, cells, axes=axes, report=report).rows
+    drawing = draw(Figure("lines", "fd_efflite0", "steps", series="model", log="xy"), rows)
+    assert drawing is not None
+    axes_drawn = drawing.axes[0]
+    assert [line.get_label() for line in axes_drawn.lines] == ["train", "sample"]
+    assert [label.get_text() for label in axes_drawn.get_xticklabels()] == ["5", "80"]
+    assert not any("10^" in label.get_text() for label in axes_drawn.get_yticklabels())

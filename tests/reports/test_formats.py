@@ -100,7 +100,7 @@ def test_golden(tmp_path: Path, case: str, suffix: str) -> None:
 def test_latex_compiles_without_complaint(tmp_path: Path, case: str) -> None:
     table = to_latex(CASES[case](tmp_path / "root").table, "x", ["100% of _everything_ \\ in a comment"])
     document = (
-        "\\documentclass{article}\\usepackage{booktabs}\\usepackage[landscape,margin=1cm]{geometry}"
+        "\\documentclass{article}\\usepackage{booktabs,graphicx}\\usepackage[margin=2.5cm]{geometry}"
         f"\\begin{{document}}\n{table}\\end{{document}}\n"
     )
     (tmp_path / "x.tex").write_text(document, encoding="utf-8")
@@ -113,6 +113,10 @@ def test_latex_compiles_without_complaint(tmp_path: Path, case: str) -> None:
 @pytest.mark.parametrize("text", ["50% & more", "a_b^c~d", "{x} \\ $y$ #1", "<0.5> ± 2 ≈ 3 × 4 ↓ ↑ – − … τ", "漢"])
 def test_latex_escapes(text: str) -> None:
     assert not re.search(r"(?<!\\)[&%#_]", latex(text)) and latex(text).isascii()
+
+
+def test_code_in_notes() -> None:
+    assert latex("`a_b` of c_d") == r"\texttt{a\_b} of c\_d" and latex("a ` alone") == "a ` alone"
 
 
 def test_csv_holds_unrounded_numbers_and_leaves_missing_ones_empty(tmp_path: Path) -> None:
@@ -130,7 +134,7 @@ def test_intervals_stand_beside_single_trainings_and_say_what_they_cover(tmp_pat
     by_scheme = {row.labels["hybrid_scheme"]: row.entries[2] for row in table.rows}
     assert by_scheme["serial_v2"].full == "112.0 [102.2, 121.8]" and by_scheme["serial_v1"].tied
     assert not by_scheme["group_v1"].tied
-    assert any("over other samples of the same training" in text for _, text in table.notes)
+    assert any("bootstrap interval over samples of that training" in text for _, text in table.notes)
     assert any("spread over training seeds is not known" in text for _, text in table.notes)
     (line,) = (x for x in csv.DictReader(io.StringIO(to_csv(table))) if x["hybrid_scheme"] == "serial_v2")
     assert (float(line["fd_efflite0_low"]), float(line["fd_efflite0_high"])) == (102.2, 121.8)

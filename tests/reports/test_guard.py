@@ -119,3 +119,23 @@ def test_one_factor_statement_and_parameter_deviation(tmp_path: Path) -> None:
     assert found[1].parameters == pytest.approx(1.0) and found[1].flops is None
     note = "Not equal in parameters to the baseline, serial_v2: group_v2 +100%."
     assert ("", note) in mutated(tmp_path, {"run__parameters": 4_206_000}).table.notes
+
+
+def test_sizes_follow_from_the_parts_that_are_varied(tmp_path: Path) -> None:
+    changes = {"config__generator__grid_size": 16, "config__tokenizer__image_size": 64}
+    declared = [fakes.KEY, "tokenizer.image_size"]
+    assert mutated(tmp_path / "a", changes, declared=declared).flags == []
+    found = {flag.fact for flag in mutated(tmp_path / "b", changes).flags}
+    assert found == {"generator.grid_size", "tokenizer.image_size"}
+
+
+def test_what_another_generator_brings_along_is_not_a_setting_that_differs(tmp_path: Path) -> None:
+    other = {"name": "uvit", "width": 384, "cross_attention": True, "hybrid_scheme": "group_v2"}
+    found = mutated(tmp_path, {"config__generator": other}).one_factor[1]
+    assert set(found.changes) == {"generator.name", "generator.width", fakes.KEY}
+
+
+def test_kinds_of_benchmark_time_different_parts(tmp_path: Path) -> None:
+    changes = {"config__objective": {"name": "masked"}}
+    assert mutated(tmp_path / "a", changes, declared=[fakes.KEY, "benchmark.name"]).flags == []
+    assert [flag.fact for flag in mutated(tmp_path / "b", changes).flags] == ["objective.name"]
