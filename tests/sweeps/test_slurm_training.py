@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +19,10 @@ from sweeps.submissions import read_submissions
 from tests.sweeps.slurm_cluster import Cluster
 
 pytestmark = [pytest.mark.usefixtures("slurm_here"), pytest.mark.slow]
+LOCAL = """import sys
+from sweeps import commands
+commands.run(sys.argv[1], root=sys.argv[2], overrides=["runtime.threads=1"])
+"""
 ONE = [{"name": "scheme", "key": "generator.hybrid_scheme", "values": ["serial_v2"]}]
 
 
@@ -59,18 +65,23 @@ def test_a_requeued_training_ends_with_the_same_bits(
         folder.mkdir(exist_ok=True)
         (folder / "cache").symlink_to(tokens)
     undisturbed, run = run_of(sweep, tmp_path / "undisturbed"), run_of(sweep, root)
-    assert commands.run(sweep, root=tmp_path / "undisturbed", overrides=["runtime.threads=1"]) == 0
     assert commands.run(sweep, launcher="slurm") == 0
-    cluster.wait_until(lambda: 20 < run.inspect().step < 300, 120, "did not get going")
-    cluster.call("scancel", "--batch", "--signal=USR1", f"{read_submissions(plan(sweep).folder)[0].job}_0")
-    cluster.wait_until(lambda: run.attempts == 2, 60, "was not requeued")
-    cluster.wait_until(run.is_done, 120, "did not go on")
+    cluster.wait_until(lambda: 20 < run.inspect().step < 200, 120, "did not get going")
+    job = f"{read_submissions(plan(sweep).folder)[0].job}_0"
+    cluster.call("scancel", "--batch", "--signal=USR1", job)  # as the time limit's warning does
+    reference = subprocess.Popen([sys.executable, "-c", LOCAL, sweep, str(tmp_path / "undisturbed")])
+    cluster.wait_until(lambda: run.attempts == 2, 60, "was not requeued after the warning")
+    stopped = run.inspect().step
+    cluster.wait_until(lambda: stopped + 50 < run.inspect().step < 380, 120, "did not go on")
+    cluster.call("scontrol", "requeue", job)
+    cluster.wait_until(run.is_done, 120, "did not go on after the requeue")
+    assert reference.wait(timeout=120) == 0
     ours, theirs = (load_file(item.final_weights) for item in (run, undisturbed))
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     steps = [line["step"] for line in run.metrics() if "train/loss" in line]
     assert steps == [line["step"] for line in undisturbed.metrics() if "train/loss" in line]
     result = run.result()
-    assert result and result["provenance"]["attempts"] == 2 and result["provenance"]["snapshot"]
+    assert result and result["provenance"]["attempts"] == 3 and result["provenance"]["snapshot"]
 
 
 def test_two_nodes_train_one_run(
