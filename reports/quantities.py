@@ -56,7 +56,7 @@ PRINTED: dict[str, tuple[str, str, float]] = {
     "parameters": ("M", ".2f", 1e-6),
     "non_embedding_parameters": ("M", ".2f", 1e-6),
     "flops": ("G", ".2f", 1e-9),
-    "training_flops": ("T", ".1f", 1e-12),
+    "training_flops": ("T", ".3g", 1e-12),
     "train_seconds": ("min", ".1f", 1 / 60),
     "device_seconds": ("h", ".2f", 1 / 3600),
     "peak_memory_bytes": ("GB", ".2f", 1e-9),

@@ -4,19 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reports.quantities import quantity
+from reports.quantities import CHOSEN, quantity
 from reports.records import Record
+
+LISTED = 4
+"""Beyond so many searches, one sentence tells of all; what each chose is in the table's chosen/ columns."""
 
 
 def search_notes(records: Sequence[Record]) -> list[str]:
     """For each record whose values were searched: what was chosen, out of how many trials, and how good it seemed."""
+    searched = [record for record in records if record.search]
+    if len(searched) > LISTED:
+        return [_summary(searched)]
     notes = []
-    for record in records:
-        if not record.search:
-            continue
+    for record in searched:
         chosen = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in record.search["chosen"].items())
         ((metric, value),) = record.search["metrics"].items()
         known, trials = quantity(metric), len(record.search["trials"])
         judged = f"{known.plain} {known.text(value)} on other samples than the table's"
         notes.append(f"{record.name}: {chosen}, the best of {trials} trials ({judged}).")
     return notes
+
+
+def _summary(records: Sequence[Record]) -> str:
+    keys = dict.fromkeys(key for record in records for key in record.search["chosen"])
+    metrics = dict.fromkeys(quantity(name).plain for record in records for name in record.search["metrics"])
+    counts = sorted({len(record.search["trials"]) for record in records})
+    trials = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    names = ", ".join(quantity(f"{CHOSEN}{key}").plain.removesuffix(" chosen") for key in keys)
+    return (
+        f"{names}: each row's own best of {trials} trials, judged by {', '.join(metrics)} on other samples than the "
+        "table's."
+    )

@@ -12,7 +12,8 @@ from omegaconf import MISSING, OmegaConf
 class PaperConfig:
     """Where the table stands in the literature."""
 
-    system: str = MISSING
+    system: str = ""
+    """Empty: no paper has this table."""
     table: str = ""
     """Table or figure, as the paper numbers it."""
     citation: str = ""

@@ -11,6 +11,7 @@ import yaml
 
 from experiments.errors import UserError
 from experiments.model_facts import build_facts
+from sweeps.fact_book import FactBook
 from sweeps.planner import plan
 
 Make = Callable[..., str]
@@ -61,6 +62,18 @@ def test_cells_of_a_scale_have_presets_and_settings(make_sweep: Make, tmp_path: 
     assert [(c.generator.width, c.generator.depth) for c in configs] == [(32, 2), (64, 6)]
     assert [c.optim.lr for c in configs] == [0.25, 0.5]
     assert [c.optim.warmup_steps for c in configs] == [9, 9], "what is typed goes over the definition"
+
+
+def test_head_to_head_is_equal_in_what_it_says(root: Path) -> None:
+    """Parameters within 3% of their middle; training FLOPs within a step."""
+    book, sizes, budgets = FactBook(root), [], []
+    for cell in plan("head-to-head").cells:
+        facts = book.facts(cell.config)
+        if cell.labels["protocol"] == "compute":
+            budgets.append(facts.training_flops(cell.config))
+        sizes.append(facts.parameters)
+    assert max(sizes) / min(sizes) < 1.03 / 0.97
+    assert len(budgets) == 8 and max(budgets) / min(budgets) < 1.01
 
 
 @pytest.mark.parametrize(

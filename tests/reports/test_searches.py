@@ -1,0 +1,34 @@
+"""What searches chose, in words."""
+
+from __future__ import annotations
+
+import pytest
+
+from reports.records import Record
+from reports.searches import LISTED, search_notes
+from sweeps.definition import load_sweep
+from sweeps.varied import varied_keys
+
+
+def record(seed: int, trials: int = 3, searched: bool = True) -> Record:
+    found = {"chosen": {"sampler.guidance": 2.0}, "metrics": {"fd_efflite0": 99.94}, "trials": [{}] * trials}
+    return Record(f"seed={seed}", {"model": "a"}, {}, seed, "r", "e", search=found if searched else {})
+
+
+def test_a_few_searches_are_told_one_by_one() -> None:
+    notes = search_notes([record(0), record(1, searched=False)])
+    said = "a seed0: guidance 2.0, the best of 3 trials (FD-EffLite0 99.9 on other samples than the table's)."
+    assert notes == [said]
+
+
+@pytest.mark.parametrize(("last", "said"), [(3, "best of 3 trials"), (8, "best of 3 to 8 trials")])
+def test_many_are_told_in_one_sentence(last: int, said: str) -> None:
+    notes = search_notes([*(record(seed) for seed in range(LISTED)), record(LISTED, last)])
+    assert len(notes) == 1 and said in notes[0] and notes[0].startswith("Guidance: each row's own")
+
+
+def test_what_the_cells_of_a_scale_bring_along_is_varied_and_what_the_scale_sets_for_all_is_not() -> None:
+    keys = varied_keys(load_sweep("head-to-head"), "demo")
+    assert {"generator.name", "optim.lr", "sampler.guidance", "trainer.max_steps", "generator.depth"} <= keys
+    assert not keys & {"data.name", "data.styles", "trainer.batch_size", "evaluation.num_samples"}
+    assert varied_keys(load_sweep("dimba-ratio"), "demo") == {"generator.attention_mamba_ratio"}
