@@ -17,11 +17,11 @@ from datamodules.config import DATASETS
 from datamodules.text_store import TextStore, cached_text_store
 from experiments.config import RunConfig
 from experiments.errors import UserError
+from experiments.pictures import GRID_ROWS
 from experiments.resolve import evaluation_data
 from lightning_modules.conditions import Condition, TextFeatures
 from lightning_modules.text_encoders.config import TEXT_ENCODERS
 
-GRID_ROWS = 4
 GRID_COLUMNS = 8
 """Columns of a grid where the data has no classes."""
 MOST_COLUMNS = 16

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from datamodules.config import DATASETS
-from experiments.conditions import GRID_ROWS, Conditions, evaluation_conditions, grid_columns
+from experiments.conditions import Conditions, evaluation_conditions, grid_columns
 from experiments.config import RunConfig, save_config, to_dict
 from experiments.errors import UserError
 from experiments.files import atomic_path
-from experiments.pictures import captioned_grid, write_png
+from experiments.pictures import GRID_ROWS, captioned_grid, write_png
 from experiments.process import device_of, prepare_process
 from experiments.provenance import provenance
 from experiments.ranks import is_leader, rank, world_size

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from experiments.conditions import (
-    GRID_ROWS,
     NO_CLASS,
     Conditions,
     caption_conditions,
@@ -20,7 +19,7 @@ from experiments.conditions import (
 )
 from experiments.config import RunConfig
 from experiments.errors import UserError, did_you_mean
-from experiments.pictures import captioned_grid, write_png
+from experiments.pictures import GRID_ROWS, captioned_grid, write_png
 from experiments.process import device_of, prepare_process
 from experiments.run import build_tokenizer, load_generator
 from experiments.sampling import sample_images

@@ -14,6 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from experiments.files import atomic_path
 
+GRID_ROWS = 4
+"""Rows of the sample grids that are drawn during training."""
 CAPTIONED_TILE = 96
 """Least side of a tile with a caption under it, in pixels; images are enlarged by whole factors."""
 LINES = 3

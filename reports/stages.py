@@ -9,10 +9,12 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from experiments.pictures import GRID_ROWS
 from reports.aggregate import Row, row_name, trainings
 
 MARGIN = 12
 HEAD = 28
+FONT_SIZE = 16
 COLOURS = 128
 """Of the palette that the picture is reduced to."""
 
@@ -24,26 +26,29 @@ def run_folders(rows: Sequence[Row]) -> list[tuple[str, Path]]:
 
 
 def stages_image(folders: Sequence[tuple[str, Path]], count: int) -> Image.Image | None:
-    """One line per run with its grids of `count` steps, first and last among them; None where there are none."""
+    """The first row of a run's grids at `count` steps, first and last among them, run below run; None without any."""
     lines = []
     for name, folder in folders:
         if found := sorted((folder / "samples").glob("step-*.png")):
             last = len(found) - 1
             chosen = dict.fromkeys(round(i * last / max(1, count - 1)) for i in range(count))
-            lines.append([(f"{name}, step {_step(found[i])}", Image.open(found[i]).convert("RGB")) for i in chosen])
+            lines += [(f"{name}, step {_step(found[i])}", _first_row(found[i])) for i in chosen]
     if count < 1 or not lines:
         return None
-    width, height = (max(image.size[side] for line in lines for _, image in line) for side in (0, 1))
-    columns = max(len(line) for line in lines)
-    size = (columns * (width + MARGIN) + MARGIN, len(lines) * (height + HEAD + MARGIN))
-    picture, font = Image.new("RGB", size, "white"), ImageFont.load_default(18)
-    pen = ImageDraw.Draw(picture)
-    for i, line in enumerate(lines):
-        for j, (title, image) in enumerate(line):
-            x, y = MARGIN + j * (width + MARGIN), i * (height + HEAD + MARGIN)
-            pen.text((x, y + HEAD / 2), title, "black", font, "lm")
-            picture.paste(image, (x, y + HEAD))
+    width = max(image.width for _, image in lines) + 2 * MARGIN
+    picture = Image.new("RGB", (width, sum(image.height + HEAD for _, image in lines)), "white")
+    pen, font, y = ImageDraw.Draw(picture), ImageFont.load_default(FONT_SIZE), 0
+    for title, image in lines:
+        pen.text((MARGIN, y + HEAD / 2), title, "black", font, "lm")
+        picture.paste(image, (MARGIN, y + HEAD))
+        y += image.height + HEAD
     return picture.convert("P", palette=Image.Palette.ADAPTIVE, colors=COLOURS)
+
+
+def _first_row(grid: Path) -> Image.Image:
+    """Of a run on captions these are held-out ones."""
+    image = Image.open(grid).convert("RGB")
+    return image.crop((0, 0, image.width, image.height // GRID_ROWS))
 
 
 def as_svg(picture: Image.Image) -> str:

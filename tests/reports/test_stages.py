@@ -13,7 +13,9 @@ from reports.stages import as_svg, stages_image
 def _run(folder: Path, colours: list[str]) -> Path:
     (folder / "samples").mkdir(parents=True)
     for i, colour in enumerate(colours, start=1):
-        Image.new("RGB", (40, 20), colour).save(folder / "samples" / f"step-{i * 100:06d}.png")
+        grid = Image.new("RGB", (40, 80), "magenta")  # what is not of the first row is not shown
+        grid.paste(colour, (0, 0, 40, 20))
+        grid.save(folder / "samples" / f"step-{i * 100:06d}.png")
     return folder
 
 
@@ -35,6 +37,7 @@ def test_first_middle_and_last_step(tmp_path: Path, count: int, shown: set[str] 
     }
     found = {name for name, colour in names.items() if colour in {c for _, c in rgb.getcolors(1 << 24)}}
     assert found == (set(colours) if shown is None else shown)
+    assert (255, 0, 255) not in {c for _, c in rgb.getcolors(1 << 24)}
     assert as_svg(picture).startswith("<svg") and "base64" in as_svg(picture)
 
 
