@@ -144,10 +144,10 @@ def _expand(
             continue
         preset, base = _settings(sweep, scale, request, choices)
         if other := followed(sweep, scale, choices):
-            pair = [
+            follower, leader = (
                 _build(*_settings(sweep, scale, request, part), _name(labels, None, "")) for part in (choices, other)
-            ]
-            base[STEPS] = equal_steps(*pair, book.facts)
+            )
+            base[STEPS] = equal_steps(follower, leader, book.facts)
         built: RunConfig | None = None
         for seed in seeds:
             name = _name(labels, seed if len(config.seeds) > 1 or request.seeds else None, sweep.name)
