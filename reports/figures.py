@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 SMOOTHING = 0.05
 """Share of a single training-loss curve that its moving average spans; the raw curve stays visible behind it."""
+BESIDE = 5
+"""A legend of more entries stands beside the axes."""
 FEW = 12
 """A curve of at most so many points shows them."""
 
@@ -136,14 +138,19 @@ def _curves(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
         axes.set_xlabel("Step")
         axes.locator_params(axis="x", integer=True)
         axes.set_ylabel(quantity(figure.y).label)
-        if len(found) > 1:
-            axes.legend()
+        _legend(axes, len(found))
     return drawn
 
 
 def smoothed(figure: Figure, length: int) -> bool:
     """Whether a curve of so many points gets a moving average."""
     return figure.y.startswith("train/") and length * SMOOTHING >= 2
+
+
+def _legend(axes: Axes, entries: int) -> None:
+    """Where there is more than one thing to tell apart; of many, beside the axes, where it hides nothing."""
+    if entries > 1:
+        axes.legend(**({"loc": "center left", "bbox_to_anchor": (1, 0.5)} if entries > BESIDE else {}))
 
 
 def _band(curves: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[int, float, float]]:
@@ -185,8 +192,7 @@ def _lines(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
         axes.plot(x, y, color=colour(place), marker=marker(place), label=name or None)
     axes.set_xlabel(axis_title(figure.x))
     axes.set_ylabel(axis_label(known))
-    if len(series) > 1:
-        axes.legend()
+    _legend(axes, len(series))
     return bool(series)
 
 

@@ -165,3 +165,14 @@ def test_parquet_is_written_only_where_pyarrow_is_installed(tmp_path: Path) -> N
 
         frame = pandas.read_parquet(path)
         assert frame.set_index("hybrid_scheme").fd_efflite0["serial_v2"] == 112.0 and len(frame) == 4
+
+
+def test_rows_that_the_baseline_does_not_meet_are_not_ranked_together(tmp_path: Path) -> None:
+    cells = [fakes.cell_of({"resolution": r, "layer": layer}) for r in ("32", "64") for layer in ("a", "b")]
+    for number, cell in enumerate(cells):
+        fakes.write_run(tmp_path, cell, 100.0 + number)
+    report = {"rows": ["resolution", "layer"], "columns": ["fd_efflite0"], "baseline": {"layer": "a"}}
+    axes = {"resolution": ["32", "64"], "layer": ["a", "b"]}
+    table = fakes.subject(tmp_path, cells, report=report, axes=axes).table
+    assert [row.entries[2].rank for row in table.rows] == ["best", "", "best", ""]
+    assert any(text.startswith("Bold is best, underlined second at equal resolution") for _, text in table.notes)
