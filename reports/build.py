@@ -81,20 +81,18 @@ def _write_stages(subject: Subject, path: Path) -> list[Picture]:
     with atomic_path(path) as temporary:
         picture.save(temporary, "png", optimize=True)
     text = "Samples during training: the same prompts and random numbers at steps spread over it."
-    return [Picture("Samples during training", text, ("stages.png",), as_svg(picture), as_svg(picture))]
+    return [Picture("Samples during training", text, ("stages.png",), as_svg(picture))]
 
 
 def _write_figures(subject: Subject, folder: Path) -> list[Picture]:
     pictures = []
     for figure in subject.layout.figures:
-        if (light := draw(figure, subject.rows)) is None:
+        if (drawing := draw(figure, subject.rows)) is None:
             continue
-        dark = draw(figure, subject.rows, "dark")
-        assert dark is not None
-        save(light, folder / figure.name)
+        save(drawing, folder / figure.name)
         title = figure.title or default_title(figure)
         files = tuple(f"figures/{figure.name}.{suffix}" for suffix in ("png", "pdf"))
-        pictures.append(Picture(title, caption(figure, subject.rows), files, to_svg(light), to_svg(dark)))
+        pictures.append(Picture(title, caption(figure, subject.rows), files, to_svg(drawing)))
     return pictures
 
 

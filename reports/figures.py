@@ -15,7 +15,7 @@ from reports.layout import Figure
 from reports.points import draw_points
 from reports.quantities import quantity
 from reports.records import named
-from reports.style import WIDTH, Theme, colour, marker, style
+from reports.style import WIDTH, colour, marker, style
 from reports.tables import axis_label, axis_title
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ FEW = 12
 """A curve of at most so many points shows them."""
 
 
-def draw(figure: Figure, rows: Sequence[Row], theme: Theme = "light") -> Drawing | None:
+def draw(figure: Figure, rows: Sequence[Row]) -> Drawing | None:
     """Draw one figure; None where no row has what it needs."""
-    with style(theme) as plt:
+    with style() as plt:
         drawing = draw_points(plt, figure, rows) if figure.kind in ("scatter", "pareto") else _alone(plt, figure, rows)
         if drawing is None:
             return None

@@ -29,24 +29,18 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class Picture:
-    """One figure in both themes, as SVG text."""
+    """One figure as SVG text."""
 
     title: str
     caption: str
     files: tuple[str, ...]
     """The same figure in files beside the page."""
-    light_svg: str
-    dark_svg: str
+    svg: str
 
     @property
-    def light(self) -> str:
+    def uri(self) -> str:
         """As a data URI."""
-        return svg_uri(self.light_svg)
-
-    @property
-    def dark(self) -> str:
-        """As a data URI."""
-        return svg_uri(self.dark_svg)
+        return svg_uri(self.svg)
 
 
 def render(subject: Subject, pictures: Sequence[Picture], samples: Samples | None) -> str:
@@ -271,7 +265,6 @@ def _provenance(subject: Subject) -> list[dict[str, Any]]:
 def svg_uri(text: str) -> str:
     """SVG text as a data URI."""
     start = text.index("<svg")  # without the XML declaration and the document type
-    # base64, because a srcset ends at the first space or comma
     return "data:image/svg+xml;base64," + base64.b64encode(text[start:].encode()).decode()
 
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from experiments.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Theme = Literal["light", "dark"]
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7F7F7F")
 """Okabe and Ito's colours, without black and yellow, which vanish on one of the two backgrounds."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-INK = {"light": "#1b1f24", "dark": "#e6e8eb"}
-FAINT = {"light": "#8a929c", "dark": "#8f98a3"}
-GRID = {"light": "#e4e7eb", "dark": "#343a42"}
+INK, FAINT, GRID = "#1b1f24", "#8a929c", "#e4e7eb"
+IN_THE_DARK = {INK: "#e6e8eb", FAINT: "#8f98a3", GRID: "#343a42"}
+"""What these become on a page that is read in the dark."""
+DECIMALS = re.compile(r"(\.\d\d)\d+")
 WIDTH = 5.6
 """Inches: a figure's text is then a little below body text in a one-column paper, and still read on a phone."""
 
@@ -35,17 +36,16 @@ def marker(index: int) -> str:
 
 
 @contextmanager
-def style(theme: Theme = "light") -> Iterator[Any]:
+def style() -> Iterator[Any]:
     """matplotlib.pyplot in the house style; figures made inside are closed at the end."""
     import matplotlib
 
     matplotlib.use("Agg", force=True)
     import matplotlib.pyplot as plt
 
-    ink = INK[theme]
     settings: Any = {
         "figure.constrained_layout.use": True,
-        "figure.facecolor": "white" if theme == "light" else "none",
+        "figure.facecolor": "white",
         "axes.facecolor": "none",
         "font.family": "DejaVu Sans",
         "font.size": 9.5,
@@ -54,15 +54,15 @@ def style(theme: Theme = "light") -> Iterator[Any]:
         "axes.titlelocation": "left",
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "axes.edgecolor": FAINT[theme],
-        "axes.labelcolor": ink,
+        "axes.edgecolor": FAINT,
+        "axes.labelcolor": INK,
         "axes.axisbelow": True,
         "axes.grid": True,
-        "grid.color": GRID[theme],
+        "grid.color": GRID,
         "grid.linewidth": 0.8,
-        "text.color": ink,
-        "xtick.color": ink,
-        "ytick.color": ink,
+        "text.color": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
         "xtick.major.size": 0,
         "ytick.major.size": 0,
         "lines.linewidth": 1.8,
@@ -86,8 +86,16 @@ def save(figure: Figure, stem: Path) -> None:
 
 
 def to_svg(figure: Figure) -> str:
-    """The figure as SVG text, with letters as outlines so that it looks the same everywhere."""
+    """The figure as SVG text: letters as outlines, so that it looks the same everywhere; light or dark as the reader's
+    screen is; coordinates to hundredths of a point."""
     text = io.StringIO()
     with style():
         figure.savefig(text, format="svg", facecolor="none", metadata={"Date": None, "Creator": None})
-    return text.getvalue()
+    rules = "".join(
+        f'[style*="{what}: {light}"]{{{what}:{dark} !important}}'
+        for light, dark in IN_THE_DARK.items()
+        for what in ("fill", "stroke")
+    )
+    rules = f"<style>@media (prefers-color-scheme: dark){{{rules}}}</style>"
+    short = re.sub(r' (?:d|x|y)="[^"]*"', lambda found: DECIMALS.sub(r"\1", found[0]), text.getvalue())
+    return re.sub(r"(<svg[^>]*>)", lambda found: found[1] + rules, short, count=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from reports.figures import draw, floors
 from reports.layout import Figure
 from reports.page import render
 from reports.samples import class_names, collect_samples, enlarge, grid_image, read_images
-from reports.style import GRID, PALETTE, save, to_svg
+from reports.style import GRID, IN_THE_DARK, PALETTE, save, to_svg
 from tests.reports import fakes
 
 FIGURES = [
@@ -29,12 +30,14 @@ FIGURES = [
 
 
 @pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.kind)
-def test_every_kind_draws_in_both_themes(tmp_path: Path, figure: Figure) -> None:
+def test_every_kind_draws_for_light_and_dark_screens(tmp_path: Path, figure: Figure) -> None:
     rows = fakes.finished(tmp_path, (0, 1)).rows
-    light, dark = draw(figure, rows), draw(figure, rows, "dark")
-    assert light is not None and dark is not None
-    assert GRID["light"] in to_svg(light) and GRID["dark"] in to_svg(dark) and GRID["light"] not in to_svg(dark)
-    save(light, tmp_path / figure.name)
+    drawing = draw(figure, rows)
+    assert drawing is not None
+    svg = to_svg(drawing)
+    assert f"stroke: {GRID}" in svg and f'[style*="stroke: {GRID}"]{{stroke:{IN_THE_DARK[GRID]} !important}}' in svg
+    assert not re.search(r' d="[^"]*\.\d{3}', svg)
+    save(drawing, tmp_path / figure.name)
     first = (tmp_path / f"{figure.name}.png").read_bytes(), (tmp_path / f"{figure.name}.pdf").read_bytes()
     again = draw(figure, rows)
     assert again is not None
