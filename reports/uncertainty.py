@@ -25,7 +25,7 @@ class Difference:
     """None: there is nothing to judge the noise by."""
     method: str
     one_training_each: bool = False
-    """What differs is two trainings, one seed each: their samples can be told apart, the settings cannot."""
+    """What differs is two trainings, one seed each: their samples can be told apart or not, the settings cannot."""
     freedom: float = math.inf
     """Degrees of freedom of the t distribution that the margin comes from; infinite: the normal one."""
 
@@ -48,7 +48,9 @@ class Difference:
         if self.distinguishable is None:
             return f"noise unknown ({self.method})"
         said = f"{'distinguishable' if self.distinguishable else 'not distinguishable'} ({self.method})"
-        return f"{said}; one training each, so chance in training is not ruled out" if self.one_training_each else said
+        if self.distinguishable and self.one_training_each:
+            return f"{said}; one training each, so chance in training is not ruled out"
+        return said
 
 
 def compare(left: Row, right: Row, metric: str) -> Difference | None:
@@ -69,7 +71,7 @@ def compare(left: Row, right: Row, metric: str) -> Difference | None:
     else:
         difference = _through_stand_in(left, right, metric, delta)
     trained = not is_cost(metric) and {r.run_id for r in left.measured} != {r.run_id for r in right.measured}
-    return replace(difference, one_training_each=bool(difference.distinguishable and trained))
+    return replace(difference, one_training_each=trained)
 
 
 def _over_seeds(a: Value, b: Value, delta: float) -> Difference:

@@ -162,3 +162,11 @@ def test_one_training_each_decides_nothing() -> None:
     assert trainings.judgement == "undecided" and "one training each" in trainings.evidence[0]
     samplers = judge(BEST, [_single("a", 10.0, "run1"), _single("b", 20.0, "run1")])
     assert samplers.judgement == "supported"  # one model, sampled in two ways
+
+
+def test_one_training_each_shows_no_likeness_either() -> None:
+    """Samples that cannot be told apart say nothing about what another seed would have given."""
+    similar = claim("similar", left={"scheme": "a"}, right={"scheme": "b"}, tolerance=0.2)
+    like = [_single("a", 10.0, "run1"), _single("b", 10.1, "run2")]
+    assert judge(similar, like).judgement == "undecided"
+    assert judge(similar, [like[0], _single("b", 10.1, "run1")]).judgement == "supported"
