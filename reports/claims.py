@@ -15,7 +15,7 @@ from reports.aggregate import Row, select, shared_labels
 from reports.quantities import STAND_INS, quantity
 from reports.records import named
 from reports.reference import Claim, ReferenceTable
-from reports.uncertainty import compare, kendall_tau, pearson
+from reports.uncertainty import compare, correlation_interval, kendall_tau, pearson
 
 Judgement = Literal["supported", "contradicted", "undecided", "not measured"]
 
@@ -120,7 +120,7 @@ def _combine(claim: Claim, verdicts: Sequence[Verdict]) -> Verdict:
     if judgement == "supported" and "not measured" in found:
         judgement = "undecided"
     taus = [verdict.tau for verdict in verdicts if verdict.tau is not None]
-    evidence = tuple(line for verdict in verdicts for line in verdict.evidence)
+    evidence = tuple(dict.fromkeys(line for verdict in verdicts for line in verdict.evidence))
     return Verdict(claim, judgement, evidence, sum(taus) / len(taus) if taus else None)
 
 
@@ -233,9 +233,17 @@ def _correlation(claim: Claim, ground: _Ground) -> Verdict:
         return Verdict(claim, "not measured", (f"{len(have)} of {len(ground.rows)} rows measured; three are needed",))
     low, high = _bounds(claim)
     inside = (low is None or r >= low) and (high is None or r <= high)
-    judgement: Judgement = "undecided" if len(have) < 4 else "supported" if inside else "contradicted"
     text = f"r = {r:.4f} over {len(have)} rows"
-    return Verdict(claim, judgement, (text if claim.value is None else f"{text}, published {claim.value}",))
+    if claim.value is not None:
+        text += f", published {claim.value}"
+    if len(have) < 4:
+        return Verdict(claim, "undecided", (text,))
+    lowest, highest = correlation_interval(r, len(have))
+    outside = (low is not None and highest < low) or (high is not None and lowest > high)
+    judgement: Judgement = (
+        "supported" if inside and lowest * highest > 0 else "contradicted" if outside else "undecided"
+    )
+    return Verdict(claim, judgement, (f"{text}; 95% interval {lowest:.2f} to {highest:.2f}",))
 
 
 _JUDGES: dict[str, Callable[[Claim, _Ground], Verdict]] = {

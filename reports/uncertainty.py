@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 from reports.aggregate import Row, Value
 from reports.quantities import EXACT, is_cost, quantity
-from reports.resampling import paired_margin
+from reports.resampling import NORMAL_95, paired_margin
 
 CONFIDENCE = 0.95
+ALMOST_ONE = 1 - 1e-12
 STAND_IN_FOR_NOISE = {"fd_efflite0": "kid_efflite0", "fid": "kid"}
 """Where a distance carries no interval of its own, the kernel distance on the same features is asked instead."""
 
@@ -99,7 +100,7 @@ def _margin_of_one(a: Value, b: Value) -> float | None:
     if a.error_source != b.error_source or any(error is None for error in errors):
         return None
     means = [math.fsum(e * e for e in v.errors if e is not None) / v.n**2 for v in (a, b)]
-    return 1.96 * math.sqrt(sum(means))
+    return NORMAL_95 * math.sqrt(sum(means))
 
 
 def _through_stand_in(left: Row, right: Row, metric: str, delta: float) -> Difference:
@@ -135,3 +136,10 @@ def pearson(x: list[float], y: list[float]) -> float | None:
     if n < 3 or not sxx or not syy:
         return None
     return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / math.sqrt(sxx * syy)
+
+
+def correlation_interval(r: float, count: int) -> tuple[float, float]:
+    """The 95% interval of Pearson's r over more than three points, by Fisher's z: few points scatter widely even where
+    two quantities have nothing to do with each other."""
+    z, reach = math.atanh(max(-ALMOST_ONE, min(r, ALMOST_ONE))), NORMAL_95 / math.sqrt(count - 3)
+    return math.tanh(z - reach), math.tanh(z + reach)

@@ -137,7 +137,9 @@ def test_correlation() -> None:
         return [Row(a, (Record(a["size"], a, {}, 0, "r", "e", b),)) for a, b in zip(labels, found, strict=True)]
 
     assert judge(falls, sized([(1, 4), (2, 3), (3, 2), (4, 1.1)])).judgement == "supported"
-    assert judge(falls, sized([(1, 4), (2, 1), (3, 4), (4, 2)])).judgement == "contradicted"
+    assert judge(falls, sized([(1, 4), (2, 1), (3, 4), (4, 2)])).judgement == "undecided"  # four points, any r
+    assert judge(falls, sized([(1, 4), (2, 3.4), (3, 3.1), (4, 1)])).judgement == "undecided"
+    assert judge(falls, sized([(size, size + size % 2) for size in range(1, 9)])).judgement == "contradicted"
     assert judge(falls, sized([(1, 4), (2, 3), (3, 2)])).judgement == "undecided"
     assert judge(falls, sized([(1, 4), (2, 3)])).judgement == "not measured"
 
