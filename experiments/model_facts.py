@@ -28,23 +28,19 @@ class ModelFacts:
 
 
 def build_facts(config: RunConfig) -> ModelFacts:
-    """Build what the run trains from tensors that have a shape and no content, run it once, and count."""
+    """Build what the run trains from meta tensors, which have a shape and no content, run it once, and count."""
     import torch
-    from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils.flop_counter import FlopCounterMode
 
     import lightning_modules.kernels  # noqa: F401  (a counter knows the operations registered before it was made)
 
-    # Fake tensors cannot be moved to another memory format in place, as the small autoencoders do; meta tensors can.
-    stage1 = config.objective.name == "reconstruction"
-    without_content = torch.device("meta") if stage1 else FakeTensorMode()
-    with without_content, torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         if config.benchmark.name == "layer":
             from experiments.benchmarks.cells.layer import build_layer
 
             model = build_layer(config.benchmark).eval()
             model(torch.zeros(1, config.benchmark.length, config.benchmark.width))
-        elif stage1:
+        elif config.objective.name == "reconstruction":
             from lightning_modules.tokenizers.config import TOKENIZERS
 
             model = TOKENIZERS.build(replace(config.tokenizer, weights="")).eval()

@@ -3,6 +3,7 @@
 Shapes: B batch, L positions, H heads, P channels of a head, N states.
 """
 
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -47,7 +48,8 @@ def ssd(
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     name = dispatch.choose(dispatch.SSD, backend, x.device, dtype)
     dispatch.record(dispatch.SSD, name)
-    with torch.autocast(x.device.type, enabled=False):
+    # Meta tensors, which plans count operations with, have no autocast.
+    with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
         narrow = dtype if name == "mamba_ssm" else wide  # its matrix products run on tensor cores
         x, B, C = (t.to(narrow) for t in (x, B, C))
         delta, A, D, bias, state = (None if t is None else t.to(wide) for t in (delta, A, D, delta_bias, initial_state))
