@@ -72,7 +72,10 @@ class StoreDataModule(StreamDataModule):
     @staticmethod
     def reference(config: StoreConfig) -> Any:
         """Raises ValueError: real images do not travel with tokens."""
-        size = TokenStore(Path(config.root) / "train").meta.source["image_size"] if config.root else "PIXELS"
+        try:
+            size = TokenStore(Path(config.root) / "train").meta.source["image_size"]
+        except FileNotFoundError:  # no tokens to train on, as in an evaluation on prompts alone
+            size = "PIXELS"
         raise ValueError(
             f"The tokens of {config.name} carry no real images to measure against; name reference statistics with "
             f"evaluation.reference=FILE, from `ablate reference {config.name} --source IMAGES --split train --size "

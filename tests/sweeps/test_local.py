@@ -37,9 +37,13 @@ def states(path: str, scale: str = "demo") -> dict[str, str]:
 
 
 def launcher(path: str) -> subprocess.Popen[str]:
-    """`ablate run` in a process of its own."""
+    """`ablate run` in a process of its own, which heeds Ctrl-C also where the tests are begun in a script's background."""
     return subprocess.Popen(
-        [sys.executable, "-c", LAUNCH, path, *WORKER], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-c", LAUNCH, path, *WORKER],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
