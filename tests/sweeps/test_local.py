@@ -37,7 +37,7 @@ def states(path: str, scale: str = "demo") -> dict[str, str]:
 
 
 def launcher(path: str) -> subprocess.Popen[str]:
-    """`ablate run` in a process of its own, which heeds Ctrl-C also where the tests are begun in a script's background."""
+    """`ablate run` in a process of its own, which heeds Ctrl-C even if a script began the tests in its background."""
     return subprocess.Popen(
         [sys.executable, "-c", LAUNCH, path, *WORKER],
         stdout=subprocess.PIPE,
