@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from experiments.errors import UserError
@@ -23,10 +24,13 @@ OURS = ("index.html", "provenance.json")
 """A folder that holds these is a report, and may be replaced by a newer one."""
 
 
-def build(subject: Subject, out: Path) -> Path:
-    """Write table.md, table.tex, table.csv, figures/, samples.png, index.html and provenance.json.
+def build(subject: Subject, out: Path, published: bool = False) -> Path:
+    """Write table.md, .tex, .csv and .parquet, figures/, samples.png, index.html and provenance.json.
 
     Everything is made in a folder beside `out`, which then takes its place.
+
+    Args:
+        published: only index.html, table.md, table.csv and provenance.json, without this machine's path of the root.
 
     Returns:
         The path of index.html.
@@ -42,7 +46,7 @@ def build(subject: Subject, out: Path) -> Path:
     except OSError as error:
         raise UserError(f"Cannot write {out}: {error.strerror}; name another folder with --out.") from error
     try:
-        _write(subject, temporary)
+        _write(subject, temporary, published)
         temporary.chmod(0o755)
         _swap(temporary, out)
     finally:
@@ -50,22 +54,31 @@ def build(subject: Subject, out: Path) -> Path:
     return out / "index.html"
 
 
-def _write(subject: Subject, folder: Path) -> None:
+def _write(subject: Subject, folder: Path, published: bool) -> None:
     table = subject.table
     atomic_write_text(folder / "table.md", to_markdown(table))
-    comments = [
-        f"{subject.name} at scale {subject.scale}, made again with: {subject.command}",
-        *(f"{record.name}: {origin(record)}" for record in subject.records),
-        "Every number's origin: provenance.json beside this file.",
-    ]
-    atomic_write_text(folder / "table.tex", to_latex(table, subject.name, comments))
     atomic_write_text(folder / "table.csv", to_csv(table))
-    write_parquet(table, folder / "table.parquet")
     atomic_write_json(folder / "provenance.json", provenance(subject))
     samples = collect_samples(subject.rows, subject.layout.samples)
-    _write_samples(samples, folder / "samples.png")
     pictures = [*_write_figures(subject, folder / "figures"), *_write_stages(subject, folder / "stages.png")]
-    atomic_write_text(folder / "index.html", render(subject, pictures, samples))
+    if published:
+        pictures = [replace(picture, files=()) for picture in pictures]
+        (folder / "stages.png").unlink(missing_ok=True)
+        shutil.rmtree(folder / "figures", ignore_errors=True)
+    else:
+        comments = [
+            f"{subject.name} at scale {subject.scale}, made again with: {subject.command}",
+            *(f"{record.name}: {origin(record)}" for record in subject.records),
+            "Every number's origin: provenance.json beside this file.",
+        ]
+        atomic_write_text(folder / "table.tex", to_latex(table, subject.name, comments))
+        write_parquet(table, folder / "table.parquet")
+        _write_samples(samples, folder / "samples.png")
+    beside = sorted(path.name for path in folder.iterdir())
+    atomic_write_text(folder / "index.html", render(subject, pictures, samples, beside))
+    if published:
+        for path in folder.iterdir():
+            atomic_write_text(path, path.read_text(encoding="utf-8").replace(str(subject.root.resolve()), "outputs"))
 
 
 def _write_samples(samples: Samples | None, path: Path) -> None:

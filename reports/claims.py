@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from reports.aggregate import Row, select, shared_labels
 from reports.quantities import STAND_INS, quantity
@@ -31,6 +31,16 @@ class Verdict:
     """Kendall's tau between the claimed order and ours (kinds best and order)."""
     stand_in: str = ""
     """Name of the quantity used in place of the claim's, or ""."""
+
+    def as_json(self) -> dict[str, Any]:
+        """As it stands in provenance.json, and as `ablate report --json` prints it."""
+        return {
+            "id": self.claim.id,
+            "text": self.claim.text,
+            "judgement": self.judgement,
+            "evidence": list(self.evidence),
+            "tau": self.tau,
+        }
 
 
 @dataclass(frozen=True)

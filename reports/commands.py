@@ -15,6 +15,8 @@ from reports.tables import Entry, Table
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
+    from reports import overview as overview_page
+
 
 def report(
     sweep: str,
@@ -82,16 +84,7 @@ def summary(subject: Subject, index: Path) -> dict[str, Any]:
         "states": subject.counts(),
         "rows": to_data(subject.table),
         "notes": [text for _, text in subject.table.notes],
-        "claims": [
-            {
-                "id": verdict.claim.id,
-                "text": verdict.claim.text,
-                "judgement": verdict.judgement,
-                "evidence": list(verdict.evidence),
-                "tau": verdict.tau,
-            }
-            for verdict in subject.verdicts
-        ],
+        "claims": [verdict.as_json() for verdict in subject.verdicts],
     }
 
 
@@ -136,6 +129,34 @@ def overview(root: Path | str | None = None, out: Path | None = None, as_json: b
     if as_json:
         print(json.dumps({"index": str(page), "sweeps": [e.as_json() for e in entries]}, indent=2, ensure_ascii=False))
         return page
+    console = _console()
+    console.print(_overview_table(entries))
+    console.print(f"\nWrote {page}.", soft_wrap=True, highlight=False)
+    return page
+
+
+def publish(out: Path, root: Path | str | None = None, as_json: bool = False) -> Path:
+    """Write the reports of all complete sweeps into a folder to commit, and print what is in it and what is not.
+
+    Raises:
+        UserError: no sweep is complete, or `out` cannot be written.
+    """
+    from reports.publish import publish as write
+
+    readme, entries, left_out = write(Path(root or "outputs"), out)
+    if as_json:
+        found = {"readme": str(readme), "sweeps": [e.as_json() for e in entries], "left_out": left_out}
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+        return readme
+    console = _console()
+    console.print(_overview_table(entries))
+    for line in left_out:
+        console.print(f"[dim]left out: {_plain(line)}[/]")
+    console.print(f"\nWrote {readme}.", soft_wrap=True, highlight=False)
+    return readme
+
+
+def _overview_table(entries: Sequence[overview_page.Entry]) -> RichTable:
     from rich.table import Table as RichTable
 
     table = RichTable("sweep", "scale", "cells", "claims", box=None, pad_edge=False)
@@ -143,10 +164,7 @@ def overview(root: Path | str | None = None, out: Path | None = None, as_json: b
         words = [verdict.judgement for verdict in entry.verdicts]
         claims = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
         table.add_row(entry.subject.name, entry.subject.scale, f"{entry.done}/{len(entry.subject.records)}", claims)
-    console = _console()
-    console.print(table)
-    console.print(f"\nWrote {page}.", soft_wrap=True, highlight=False)
-    return page
+    return table
 
 
 def reproduce(

@@ -126,12 +126,22 @@ def build_overview(root: Path, out: Path | None = None) -> tuple[Path, list[Entr
     return page, entries
 
 
-def render_overview(entries: Sequence[Entry], lost: Sequence[str], folder: Path) -> str:
-    """The page as HTML text; links are relative to `folder`."""
-    papers: dict[str, list[tuple[Entry, str]]] = {}
+def by_paper(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """The entries under the heading of their paper."""
+    papers: dict[str, list[Entry]] = {}
     for entry in entries:
-        link = os.path.relpath(entry.folder / "index.html", folder).replace(os.sep, "/")
-        papers.setdefault(_paper(entry.subject), []).append((entry, link))
+        papers.setdefault(_paper(entry.subject), []).append(entry)
+    return papers
+
+
+def render_overview(
+    entries: Sequence[Entry], lost: Sequence[str], folder: Path, command: str = "ablate report --all"
+) -> str:
+    """The page as HTML text; links are relative to `folder`."""
+
+    def link(entry: Entry) -> str:
+        return os.path.relpath(entry.folder / "index.html", folder).replace(os.sep, "/")
+
     judgements = [verdict.judgement for entry in entries for verdict in entry.verdicts]
     counts = [(word, judgements.count(word)) for word in ("supported", "contradicted", "undecided", "not measured")]
     return (
@@ -139,8 +149,9 @@ def render_overview(entries: Sequence[Entry], lost: Sequence[str], folder: Path)
         .get_template("overview.html")
         .render(
             css=stylesheet(),
-            papers=papers,
+            papers={paper: [(entry, link(entry)) for entry in group] for paper, group in by_paper(entries).items()},
             lost=lost,
+            command=command,
             facts=[
                 ("sweeps", str(len(entries))),
                 ("cells", f"{sum(e.done for e in entries)} of {sum(len(e.subject.records) for e in entries)} done"),

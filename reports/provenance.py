@@ -19,6 +19,7 @@ def provenance(subject: Subject) -> dict[str, Any]:
         "scale": subject.scale,
         "command": subject.command,
         "numbers": numbers(subject),
+        "claims": [verdict.as_json() for verdict in subject.verdicts],
         "evaluations": {
             record.eval_id: {
                 "run_id": record.run_id,

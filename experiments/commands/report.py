@@ -19,6 +19,12 @@ OUT_OPTION = click.option("--out", type=click.Path(file_okay=False, path_type=Pa
 @SCALE_OPTION
 @ROOT_OPTION
 @click.option("--all", "everything", is_flag=True, help="Every sweep that was begun, and one page over all of them.")
+@click.option(
+    "--publish",
+    "published",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder to commit or serve: small pages of every complete sweep, and README.md over them.",
+)
 @OUT_OPTION
 @JSON_OPTION
 def report_command(
@@ -27,15 +33,23 @@ def report_command(
     scale: str,
     root: str,
     everything: bool,
+    published: Path | None,
     out: Path | None,
     as_json: bool,
 ) -> None:
     """Tables, figures, samples and index.html of SWEEP, from whatever has run so far."""
-    from reports.commands import overview, report
+    from reports.commands import overview, publish, report
 
-    if everything == bool(sweep):
-        raise UserError("Name a sweep (ablate list shows them), or say --all for every one that was begun.")
-    if everything:
+    if bool(sweep) + everything + bool(published) != 1:
+        raise UserError(
+            "Name a sweep (ablate list shows them), or say --all for every one that was begun, or --publish FOLDER for "
+            "every one that is complete."
+        )
+    if published:
+        if out:
+            raise UserError("--publish FOLDER names the folder already; leave --out away.")
+        publish(published, root, as_json)
+    elif everything:
         overview(root, out, as_json)
     else:
         report(sweep, scale, overrides, root, out, as_json)

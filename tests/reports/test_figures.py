@@ -118,7 +118,7 @@ def test_captions_stand_over_the_images_that_they_asked_for(tmp_path: Path) -> N
     assert shown["group_v2"] == others != samples.rows[0].heads
     assert [bool(heads) for heads in shown.values()] == [True, False, False, True] and list(shown)[-1] == "group_v2"
     assert samples.notes == ("Other captions, so not comparable image by image with group_v1: group_v2.",)
-    page = render(subject, [], samples)
+    page = render(subject, [], samples, [])
     assert "The same captions" in page and "caption 10 of class 1" in page
 
 

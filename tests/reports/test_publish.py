@@ -1,0 +1,62 @@
+"""What is published: complete sweeps alone, without paths of the machine, with links that lead somewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from experiments.cli import main
+from reports import publish
+from tests.reports import fakes
+
+
+def test_complete_sweeps_are_published_and_others_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    half = fakes.subject(tmp_path / "half")
+    origin = {"command": f"ablate execute {tmp_path / 'whole'}/sweeps/x.yaml"}
+    for cell in fakes.cells_of((0, 1, 2)):
+        fakes.write_run(tmp_path / "whole", cell, 100.0 + cell.seed, run__provenance=origin)
+    whole = fakes.subject(tmp_path / "whole", fakes.cells_of((0, 1, 2)))
+    monkeypatch.setattr(publish, "find_subjects", lambda root: ([whole, half], ["old-demo: Unknown sweep"]))
+    out = tmp_path / "published"
+    readme, entries, left_out = publish.publish(tmp_path, out)
+    assert [entry.subject for entry in entries] == [whole]
+    assert left_out[0] == "old-demo: Unknown sweep" and "cells done" in left_out[1]
+    folder = out / whole.slug
+    assert {path.name for path in folder.iterdir()} == {"index.html", "table.md", "table.csv", "provenance.json"}
+    for page in (readme, out / "index.html", folder / "index.html"):
+        text = page.read_text()
+        links = re.findall(r'href="([^"#][^"]*)"', text) + re.findall(r"\]\(([^)]+)\)", text)
+        assert all((page.parent / link).is_file() for link in links if not link.startswith(("data:", "http"))), links
+    assert all(str(tmp_path) not in path.read_text() for path in out.rglob("*.*"))
+    assert "ablate execute outputs/sweeps/x.yaml" in (folder / "provenance.json").read_text()
+    assert "3 seeds" in readme.read_text() and "ablate report --publish" in (out / "index.html").read_text()
+    stored = json.loads((folder / "provenance.json").read_text())["claims"]
+    assert [claim["judgement"] for claim in stored] == [verdict.judgement for verdict in whole.verdicts]
+    before = readme.read_text()
+    publish.publish(tmp_path, out)
+    assert readme.read_text() == before, "a second time over the first"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--publish", "out", "--root", "empty"], "No sweep is complete"),
+        (["--all", "--publish", "out"], "Name a sweep"),
+        (["--publish", "out", "--out", "other"], "leave --out away"),
+    ],
+)
+def test_refusals(
+    words: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        main(["report", *words])
+    assert caught.value.code == 2 and said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
