@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -150,7 +151,7 @@ def load_sweep(name: str) -> Sweep:
 def read_sweep(path: Path) -> Sweep:
     """Read and check one definition file. Raises UserError, naming the file, where it is wrong."""
     try:
-        raw = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Strict)
         if not isinstance(raw, dict):
             raise UserError("it must hold a mapping with the keys name, title, reproduces, scales and axes.")
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SweepConfig), raw))
@@ -160,10 +161,23 @@ def read_sweep(path: Path) -> Sweep:
         return _check(config, path)
     except OSError as error:
         raise UserError(f"Cannot read sweep {path}: {error.strerror}.") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"Sweep {path} is not valid YAML: {' '.join(str(error).split())}.") from error
     except (OmegaConfBaseException, ValueError, UserError) as error:
         raise UserError(f"Sweep {path}: {_first_lines(error)}") from error
+
+
+class _Strict(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML in which a key that stands twice in one mapping is refused: the first would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise UserError(f"the key '{key.value}' is there twice, again in line {key.start_mark.line + 1}.")
+            if isinstance(key.value, str) and key.value != "<<":
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _first_lines(error: Exception) -> str:
@@ -184,6 +198,8 @@ def _check(config: SweepConfig, path: Path) -> Sweep:
     exclude = tuple(({n: _labels(axes, n, w) for n, w in e.when.items()}, e.reason) for e in config.exclude)
     for group in config.zip:
         _check_zip(axes, group)
+    if twice := [name for name, count in Counter(n for group in config.zip for n in group).items() if count > 1]:
+        raise UserError(f"zip names the axis '{twice[0]}' twice; an axis advances with one group of others.")
     for scale in config.scales.values():
         scale.only = {name: _labels(axes, name, wanted) for name, wanted in scale.only.items()}
         for part in scale.cells:
@@ -193,7 +209,24 @@ def _check(config: SweepConfig, path: Path) -> Sweep:
     _check_in_turns(config, axes)
     _check_equal_compute(config, axes)
     _check_report(config.report, axes)
-    return Sweep(config, path, tuple(axes), exclude)
+    sweep = Sweep(config, path, tuple(axes), exclude)
+    _check_conditions(sweep)
+    return sweep
+
+
+def _check_conditions(sweep: Sweep) -> None:
+    """What speaks of some of the cells must speak of one at least, or else something in it is mistyped."""
+    config = sweep.config
+    conditions = [("exclude", when) for when, _ in sweep.exclude]
+    conditions += [(f"scales.{name}.cells", part.when) for name, s in config.scales.items() for part in s.cells]
+    conditions += [("equal_compute", config.equal_compute.when)] if config.equal_compute else []
+    if not conditions:
+        return
+    there = [{axis: choice.label for axis, choice in choices.items()} for choices in sweep.combinations({})]
+    for place, when in conditions:
+        if not any(matches(labels, when) for labels in there):
+            said = ", ".join(f"{axis}: {' or '.join(labels)}" for axis, labels in when.items())
+            raise UserError(f"{place} speaks of cells with {said}, and there are none: these never come together.")
 
 
 def _choices(before: list[Axis], axis: str, key: str, values: list[Any]) -> tuple[Choice, ...]:

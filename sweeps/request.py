@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.config import parse_overrides
 from experiments.errors import UserError, unknown
 from sweeps.config import ResourcesConfig
-from sweeps.definition import Sweep
+from sweeps.definition import Sweep, label_of
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,13 @@ def parse_request(sweep: Sweep, scale: str, words: Iterable[str], root: Path | s
 
 
 def _labels(sweep: Sweep, axis: str, value: Any) -> tuple[str, ...]:
-    labels = tuple(str(item) for item in value) if isinstance(value, list) else tuple(str(value).split(","))
+    known = sweep.axis(axis).labels
+    if (whole := label_of(value)) in known:  # which may hold a comma
+        return (whole,)
+    labels = tuple(map(label_of, value)) if isinstance(value, list) else tuple(whole.split(","))
     for label in labels:
-        if label not in sweep.axis(axis).labels:
-            raise unknown(f"value of axis '{axis}'", label, sweep.axis(axis).labels)
+        if label not in known:
+            raise unknown(f"value of axis '{axis}'", label, known)
     return labels
 
 
@@ -93,10 +96,12 @@ def _site(root: Path) -> dict[str, Any]:
     """Resources that hold for all sweeps of a root: its slurm.yaml."""
     path = root / "slurm.yaml"
     try:
-        site = yaml.safe_load(path.read_text()) or {}
+        site = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         return {}
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(site, dict):
         raise UserError(f"{path} must hold a mapping of resources, such as partition: gpu.")
@@ -105,14 +110,19 @@ def _site(root: Path) -> dict[str, Any]:
 
 def _resources(*layers: Mapping[str, Any]) -> ResourcesConfig:
     """Later layers count more."""
-    try:
-        schema = OmegaConf.structured(ResourcesConfig)
-        for layer in layers:
-            for key, value in layer.items():
+    schema = OmegaConf.structured(ResourcesConfig)
+    for layer in layers:
+        for key, value in layer.items():
+            if (head := str(key).partition(".")[0]) not in schema:
+                raise unknown("key of resources", head, map(str, schema))
+            try:
                 OmegaConf.update(schema, key, value)
+            except OmegaConfBaseException as error:
+                raise UserError(f"resources.{key}={value}: {str(error).splitlines()[0].rstrip('.')}.") from error
+    try:
         result = OmegaConf.to_object(schema)
         assert isinstance(result, ResourcesConfig)
         result.of_evaluation()  # only to check it
     except (OmegaConfBaseException, ValueError) as error:
-        raise UserError(f"resources: {str(error).splitlines()[0]}") from error
+        raise UserError(f"resources: {str(error).splitlines()[0].rstrip('.')}.") from error
     return result

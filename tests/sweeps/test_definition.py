@@ -1,0 +1,90 @@
+"""Sweep files with mistakes in them: each is refused in one sentence, before anything is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from experiments.errors import UserError
+from sweeps.definition import read_sweep
+from sweeps.request import parse_request
+
+SWEEP = """\
+name: mine
+title: Mine
+reproduces: Nothing.
+scales: {demo: {preset: maskmamba/demo}}
+axes:
+  - {name: mixer, key: generator.mixer, values: [bi_mamba, attention]}
+  - {name: d_state, key: generator.bi_mamba.d_state, values: [8, 16], when: {mixer: bi_mamba}}
+  - {name: flip, key: data.flip, values: [true, false]}
+report: {rows: [mixer, d_state, flip], columns: [val/loss]}
+"""
+
+
+def sweep_file(folder: Path, text: str = SWEEP) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("title: Yours\n", "the key 'title' is there twice, again in line 10"),
+        ("exclude: [{when: {mixer: attention, d_state: 8}, reason: no state}]\n", "exclude speaks of cells with mixer"),
+        ("equal_compute: {when: {mixer: attention, d_state: 8}, to: {mixer: bi_mamba}}\n", "equal_compute speaks of"),
+        ("zip: [[mixer, flip], [flip, mixer]]\n", "zip names the axis 'mixer' twice"),
+        ("exlude: []\n", "exlude"),
+    ],
+)
+def test_mistakes_are_refused(tmp_path: Path, more: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        read_sweep(sweep_file(tmp_path, SWEEP + more))
+    assert "\n" not in str(error.value) and str(tmp_path / "mine.yaml") in str(error.value)
+
+
+def test_a_part_of_a_scale_must_fit_some_cell(tmp_path: Path) -> None:
+    part = "{preset: maskmamba/demo, cells: [{when: {mixer: attention, d_state: 8}, set: {seed: 1}}]}"
+    with pytest.raises(UserError, match=r"scales.demo.cells speaks of cells with mixer: attention, d_state: 8"):
+        read_sweep(sweep_file(tmp_path, SWEEP.replace("{preset: maskmamba/demo}", part)))
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(b"name: \xff\xfe")
+    with pytest.raises(UserError, match="not valid YAML"):
+        read_sweep(path)
+
+
+@pytest.mark.parametrize("word", ["flip=true", "flip=[true]", "flip=true,false", "flip=[true, false]"])
+def test_labels_are_typed_as_the_file_has_them(tmp_path: Path, word: str) -> None:
+    request = parse_request(read_sweep(sweep_file(tmp_path)), "demo", [word], tmp_path)
+    assert request.only["flip"] in (("true",), ("true", "false"))
+
+
+def test_a_label_with_a_comma_or_null_can_be_chosen(tmp_path: Path) -> None:
+    text = SWEEP.replace("[true, false]", "[{value: true, label: 'a,b'}, {value: null}]")
+    sweep = read_sweep(sweep_file(tmp_path, text))
+    assert parse_request(sweep, "demo", ["flip=a,b"], tmp_path).only["flip"] == ("a,b",)
+    assert parse_request(sweep, "demo", ["flip=null"], tmp_path).only["flip"] == ("null",)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("resources.gpuz=1", "Unknown key of resources 'gpuz'. Did you mean 'gpus'"),
+        ("resources.gpus=x", "resources.gpus=x: Value 'x'"),
+        ("resources.evaluation.gpuz=1", "gpuz"),
+    ],
+)
+def test_resources_are_named(tmp_path: Path, word: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_request(read_sweep(sweep_file(tmp_path)), "demo", [word], tmp_path)
+
+
+def test_a_site_file_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "slurm.yaml").mkdir()
+    with pytest.raises(UserError, match=r"Cannot read .*slurm.yaml: Is a directory"):
+        parse_request(read_sweep(sweep_file(tmp_path)), "demo", [], tmp_path)
