@@ -166,7 +166,10 @@ def _images_beneath(folder: Path) -> Iterator[str]:
 
 def _from_metadata(table: Path, unit_size: int) -> FileSource:
     files, captions, refused, seen = [], [], [], set()
-    for number, line in enumerate(table.read_text(errors="replace").splitlines(), 1):
+    # Not splitlines: JSON may hold separators of Unicode (U+2028, U+0085) as they are.
+    for number, line in enumerate(table.read_text(encoding="utf-8-sig", errors="replace").split("\n"), 1):
+        if not line.strip():
+            continue
         try:
             entry = json.loads(line)
             file, text = str(entry["file_name"]), str(entry.get("text", entry.get("caption", "")))

@@ -30,23 +30,38 @@ def list_source(table: Path, split: str, unit_size: int = UNIT) -> FileSource:
     Raises:
         ValueError: a list of another form, no folder of images, or none of the images there.
     """
-    with open(table, newline="", errors="replace") as stream:
-        separator = "\t" if "\t" in stream.readline() else ","
-        stream.seek(0)
-        quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL  # captions in TSV have bare quotes
-        csv.field_size_limit(1 << 24)
-        rows = [row for row in csv.reader(stream, delimiter=separator, quoting=quoting) if row]
+    rows, separator = _rows(table)
     header = [word.strip().lower() for word in rows[0]] if rows else []
     path = next((header.index(word) for word in PATHS if word in header), None)
     caption = next((header.index(word) for word in CAPTIONS if word in header), None)
     if path is not None and caption is not None:
         return _with_paths(table, rows[1:], path, caption, unit_size)
-    if separator != "\t" or not all(len(row) >= 2 for row in rows[:8]) or not rows:
+    if separator != "\t" or not all(len(row) >= 2 for row in rows[:8] if row != [""]) or not rows:
         raise ValueError(
             f"{table} is not understood: expected a header with a column of files ({', '.join(PATHS)}) and one of "
             f"captions ({', '.join(CAPTIONS)}), or CC3M's lines of caption TAB url."
         )
     return _numbered(table, [row[0] for row in rows], split, unit_size)
+
+
+def _rows(table: Path) -> tuple[list[list[str]], str]:
+    """The fields of every line, and what separates them.
+
+    A tab-separated line is a line, whatever is in it: its number says which image it belongs to.
+    """
+    with open(table, newline="\n", encoding="utf-8-sig", errors="replace") as stream:
+        if "\t" in next((line for line in stream if line.strip()), ""):
+            stream.seek(0)
+            rows = [line.rstrip("\r\n").split("\t") for line in stream]
+            while rows and rows[-1] == [""]:
+                rows.pop()
+            return rows, "\t"
+    csv.field_size_limit(1 << 24)
+    with open(table, newline="", encoding="utf-8-sig", errors="replace") as stream:
+        try:
+            return [row for row in csv.reader(stream) if row], ","
+        except csv.Error as error:
+            raise ValueError(f"{table} is no table of comma-separated values ({error}).") from error
 
 
 def _with_paths(table: Path, rows: list[list[str]], path: int, caption: int, unit_size: int) -> FileSource:

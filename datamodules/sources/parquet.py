@@ -121,5 +121,10 @@ def _class_names(files: Sequence[Path], label: str) -> list[str]:
     info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     if names := info.get("info", {}).get("features", {}).get(label, {}).get("names"):
         return list(names)
-    largest = max(_open(file).read(columns=[label])[label].to_numpy().max() for file in files)
-    return [str(number) for number in range(int(largest) + 1)]
+    import pyarrow
+
+    if not pyarrow.types.is_integer(kind := schema.field(label).type):
+        raise ValueError(f"{files[0]}: the labels in column {label} are of type {kind}; they must be whole numbers.")
+    columns = (_open(file).read(columns=[label])[label].drop_null() for file in files)
+    largest = max((int(column.to_numpy().max()) for column in columns if len(column)), default=-1)
+    return [str(number) for number in range(largest + 1)]

@@ -44,6 +44,8 @@ class Work:
 
     def __post_init__(self) -> None:
         number, count = self.shard
+        if count < 1:
+            raise ValueError(f"--shard {number}/{count}: the second number says among how many; it is at least 1.")
         if not 0 <= number < count:
             raise ValueError(f"--shard {number}/{count}: shards are numbered 0 to {count - 1} of {count}.")
         if self.batch_size < 1 or self.workers < 0:

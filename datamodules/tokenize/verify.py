@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ from datamodules.files import atomic_write
 from datamodules.store import TokenStore
 
 SHOWN, MOST_VIEWS, GAP = 16, 10, 2
-CHUNK = 65536
+CHUNK = 32 << 20
+"""Codes that are looked at together; as indices they take four times the memory."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,9 @@ def verify_store(
 
 def _check_codes(store: TokenStore) -> float | None:
     seen = np.zeros(max(store.meta.vocab_size, 1), bool)
-    for start in range(0, len(store), CHUNK):
-        codes = np.asarray(store.codes[start : start + CHUNK])
+    rows = max(1, CHUNK // math.prod(store.codes.shape[1:]))
+    for start in range(0, len(store), rows):
+        codes = np.asarray(store.codes[start : start + rows])
         if store.meta.latent_shape:
             if not np.isfinite(codes).all():
                 raise ValueError(f"{store.folder} has latents that are not finite, from image {start} on.")

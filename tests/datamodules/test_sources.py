@@ -197,6 +197,38 @@ def test_cc3m_list_beside_downloads(tmp_path):
     assert sum(summary.refused.values()) == 2  # lines 0 and 4
 
 
+def test_a_line_of_a_list_is_a_line_whatever_is_in_it(tmp_path):
+    """Blank lines and the odd line break inside a caption must not shift the captions that follow."""
+    lines = [f"{caption(n)}\thttp://example.org/{n}" for n in range(12)]
+    lines[0], lines[2], lines[4] = "", "\r", f"{caption(4)}\r\u2028 and more\thttp://example.org/4"
+    (tmp_path / "Train_GCC-training.tsv").write_bytes("\n".join([*lines, "", ""]).encode())
+    (tmp_path / "train").mkdir()
+    for number in NUMBERS:
+        (tmp_path / "train" / f"{number}.png").write_bytes(encoded(picture(number)))
+    summary = run("cc3m", tmp_path, tmp_path / "out")
+    rows = stored(tmp_path / "out")
+    assert rows.pop(4)[1] == [f"{caption(4)} and more"]
+    check_captions(rows, [n for n in NUMBERS if n not in (2, 4)])
+    assert sum(summary.refused.values()) == 2  # lines 0 and 2
+
+
+def test_captions_of_a_json_list_may_hold_any_character(tmp_path):
+    lines = [json.dumps({"file_name": f"{n}.png", "text": f"a\u2028b\u0085c {n}"}, ensure_ascii=False) for n in (1, 2)]
+    (tmp_path / "metadata.jsonl").write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+    source = open_source("folder", tmp_path, "train")
+    assert list(source.files) == ["1.png", "2.png"] and source.captions[1] == ("a\u2028b\u0085c 2",)
+
+
+def test_parquet_labels_that_are_words(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    table = pyarrow.table({"image": [encoded(picture(1))], "label": ["cat"]})
+    parquet.write_table(table, tmp_path / "train-0.parquet")
+    with pytest.raises(ValueError, match="column label are of type string; they must be whole numbers"):
+        open_source("folder", tmp_path, "train")
+
+
 def test_list_with_a_header(tmp_path):
     (tmp_path / "images").mkdir()
     for number in NUMBERS:
