@@ -7,6 +7,7 @@ Where the quantity a claim speaks of was not measured, the named stand-in is use
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -28,7 +29,7 @@ class Verdict:
     judgement: Judgement
     evidence: tuple[str, ...] = ()
     tau: float | None = None
-    """Kendall's tau between the claimed order and ours (kinds best and order)."""
+    """Kendall's tau between the claimed order and ours (kind order)."""
     stand_in: str = ""
     """Name of the quantity used in place of the claim's, or ""."""
 
@@ -106,7 +107,8 @@ def agreement(table: ReferenceTable, column: str, rows: Sequence[Row], metric: s
         value = published.values.get(column) if published else None
         if value is not None and ours is not None:
             pairs.append((value, ours))
-    flip = -1 if table.columns[column].better != quantity(metric).better else 1
+    opposed = {table.columns[column].better, quantity(metric).better} == {"lower", "higher"}
+    flip = -1 if opposed else 1
     return kendall_tau([p for p, _ in pairs], [flip * o for _, o in pairs]), len(pairs)
 
 
@@ -201,9 +203,10 @@ def _similar(claim: Claim, ground: _Ground) -> Verdict:
     judgement: Judgement = "undecided"
     if difference.one_training_each:
         return Verdict(claim, judgement, (text,))
+    wider = difference.margin_among(ground.contexts)
     if difference.margin is not None and off + difference.margin <= bound:
         judgement = "supported"
-    elif off > bound and difference.distinguishable and off - (difference.margin or 0.0) > bound:
+    elif wider is not None and off - wider > bound:
         judgement = "contradicted"
     return Verdict(claim, judgement, (text,))
 
@@ -216,15 +219,20 @@ def _ratio(claim: Claim, ground: _Ground) -> Verdict:
         return Verdict(claim, "not measured")
     ratio = 1 + difference.delta / base
     low, high = _bounds(claim)
+    sides = [
+        (compare(left, right, ground.metric, bound), sign)
+        for bound, sign in ((low, 1), (high, -1))
+        if bound is not None
+    ]
+    agreeing = [(found, math.copysign(1, base) * sign * found.delta) for found, sign in sides if found]
     wanted = " and ".join(
         [*([f"at least {low:.3g}"] if low is not None else []), *([f"at most {high:.3g}"] if high is not None else [])]
     )
     text = f"{ground.show(left, right, 'over')} is {ratio:.3f}, claimed {wanted}; {difference.text}"
     if difference.margin is None or difference.one_training_each:
         return Verdict(claim, "undecided", (text,))
-    margin = difference.margin / abs(base)
-    inside = (low is None or ratio - margin >= low) and (high is None or ratio + margin <= high)
-    outside = (low is not None and ratio + margin < low) or (high is not None and ratio - margin > high)
+    inside = all(found.margin is not None and by >= found.margin for found, by in agreeing)
+    outside = any(by < 0 and found.stands_among(ground.contexts) for found, by in agreeing)
     return Verdict(claim, "supported" if inside else "contradicted" if outside else "undecided", (text,))
 
 

@@ -16,8 +16,8 @@ from reports.records import Record
 NORMAL_95 = 1.96
 
 
-def paired_margin(left: Row, right: Row, metric: str) -> float | None:
-    """Half-width of the 95 % interval of left - right over samples.
+def paired_margin(left: Row, right: Row, metric: str, factor: float = 1.0) -> float | None:
+    """Half-width of the 95 % interval of left - factor x right over samples.
 
     None unless each row is one training, with replicates of the same resamples.
     """
@@ -28,7 +28,8 @@ def paired_margin(left: Row, right: Row, metric: str) -> float | None:
     first, second = a.replicates(metric), b.replicates(metric)
     if len(first) < 2 or len(first) != len(second) or _draws(a) != _draws(b):
         return None
-    return NORMAL_95 * math.sqrt(sum((x - y) ** 2 for x, y in zip(first, second, strict=True)) / (len(first) - 1))
+    deviations = [x - factor * y for x, y in zip(first, second, strict=True)]
+    return NORMAL_95 * math.sqrt(sum(d * d for d in deviations) / (len(deviations) - 1))
 
 
 def _draws(record: Record) -> tuple[Any, Any]:

@@ -17,7 +17,7 @@ STAND_IN_FOR_NOISE = {"fd_efflite0": "kid_efflite0", "fid": "kid"}
 
 @dataclass(frozen=True)
 class Difference:
-    """left - right, and whether it can be told from noise."""
+    """left - right (or left - factor x right), and whether it can be told from noise."""
 
     delta: float
     margin: float | None
@@ -30,18 +30,22 @@ class Difference:
     freedom: float = math.inf
     """Degrees of freedom of the t distribution that the margin comes from; infinite: the normal one."""
 
-    def stands_among(self, comparisons: int) -> bool:
-        """Whether it is distinguishable still as one of so many comparisons, any of which might be so by chance.
+    def margin_among(self, comparisons: int) -> float | None:
+        """The margin as one of so many comparisons, any of which might be distinguishable by chance.
 
         Bonferroni: each at 1 - 5% / comparisons.
         """
         from scipy.special import stdtrit
 
-        if not self.distinguishable or not self.margin:
-            return bool(self.distinguishable)
+        if not self.margin:
+            return self.margin
         tail = (1 - CONFIDENCE) / 2
-        wider = float(stdtrit(self.freedom, 1 - tail / comparisons) / stdtrit(self.freedom, 1 - tail))
-        return abs(self.delta) > wider * self.margin
+        return self.margin * float(stdtrit(self.freedom, 1 - tail / comparisons) / stdtrit(self.freedom, 1 - tail))
+
+    def stands_among(self, comparisons: int) -> bool:
+        """Whether it is distinguishable still as one of so many comparisons."""
+        wider = self.margin_among(comparisons)
+        return bool(self.distinguishable) and (wider is None or abs(self.delta) > wider)
 
     @property
     def text(self) -> str:
@@ -54,9 +58,17 @@ class Difference:
         return said
 
 
-def compare(left: Row, right: Row, metric: str) -> Difference | None:
-    """Compare two rows on one quantity; None if either has no measurement of it."""
+def compare(left: Row, right: Row, metric: str, factor: float = 1.0) -> Difference | None:
+    """Compare two rows on one quantity; None if either has no measurement of it.
+
+    Args:
+        factor: of the right one. A ratio left / right lies above a bound where left - bound x right lies above 0, with
+            the noise of both in it (Fieller).
+    """
     a, b = left.value(metric), right.value(metric)
+    if factor != 1.0:
+        scaled = tuple(None if error is None else factor * error for error in b.errors)
+        b = replace(b, samples=tuple(factor * sample for sample in b.samples), errors=scaled)
     if a.mean is None or b.mean is None:
         return None
     delta = a.mean - b.mean
@@ -64,13 +76,13 @@ def compare(left: Row, right: Row, metric: str) -> Difference | None:
         return Difference(delta, 0.0, delta != 0, "exact")
     if a.n > 1 and b.n > 1:
         return _over_seeds(a, b, delta)
-    if (margin := paired_margin(left, right, metric)) is not None:
+    if (margin := paired_margin(left, right, metric, factor)) is not None:
         difference = Difference(delta, margin, abs(delta) > margin, "one seed; paired bootstrap over samples")
     elif (margin := _margin_of_one(a, b)) is not None:
         source = "interval over repetitions" if a.error_source == "repetitions" else f"one seed; {a.error_source}"
         difference = Difference(delta, margin, abs(delta) > margin, source)
     else:
-        difference = _through_stand_in(left, right, metric, delta)
+        difference = _through_stand_in(left, right, metric if factor == 1.0 else "", delta)
     trained = not is_cost(metric) and {r.run_id for r in left.measured} != {r.run_id for r in right.measured}
     return replace(difference, one_training_each=trained)
 

@@ -128,6 +128,41 @@ def test_ratio_with_a_bound() -> None:
     assert judge(faster, rows({"a": [3.0], "b": [1.0]}, "seconds_per_image")).judgement == "undecided"
 
 
+def test_a_ratio_has_the_noise_of_both_in_it() -> None:
+    """4 / 0.1 with errors of 0.02 and 0.004: 40 +- 3.2 at 95%, most of it from the small one, 40 times as large."""
+    claimed = claim("ratio", "forward_seconds", left={"scheme": "a"}, right={"scheme": "b"}, at_least=38)
+
+    def timed(name: str, value: float, reach: float) -> Row:
+        metrics = {f"forward_seconds{e}": value + s * reach for e, s in (("", 0), ("_low", -1), ("_high", 1))}
+        return Row({"scheme": name}, (Record(name, {"scheme": name}, {}, 0, "", "e", metrics=metrics),))
+
+    assert judge(claimed, [timed("a", 4.0, 0.04), timed("b", 0.1, 0.008)]).judgement == "undecided"
+    assert judge(claimed, [timed("a", 4.0, 0.04), timed("b", 0.1, 0.001)]).judgement == "supported"
+    assert judge(claimed, [timed("a", 3.0, 0.04), timed("b", 0.1, 0.008)]).judgement == "contradicted"
+    assert judge(claimed, [timed("a", 3.5, 0.04), timed("b", 0.1, 0.008)]).judgement == "undecided"
+
+
+@pytest.mark.parametrize("kind", [{"kind": "similar", "tolerance": 0.05}, {"kind": "ratio", "at_most": 1.05}])
+def test_one_of_many_contexts_must_stand_out_to_contradict(kind: dict[str, Any]) -> None:
+    """A finding where it is the only comparison, to be expected where it is one of twelve."""
+    claimed = claim(**{"metric": "fid", "left": {"scheme": "a"}, "right": {"scheme": "b"}, **kind})
+    off = rows({"a": [12.0, 12.5, 12.9], "b": [10.1, 10.0, 10.2]}, size="0")
+    even = [row for i in range(1, 12) for row in rows({"a": [10.0, 10.1, 10.2], "b": [10.1, 10.0, 10.2]}, size=str(i))]
+    assert judge(claimed, off).judgement == "contradicted"
+    assert judge(claimed, off + even).judgement == "undecided"
+
+
+def test_a_difference_of_unknown_size_contradicts_no_likeness() -> None:
+    """Judged by the kernel distance: that there is a difference, not how large it is."""
+
+    def row(name: str, fd: float, kid: float) -> Row:
+        metrics = {"fd_efflite0": fd, "kid_efflite0": kid, "kid_efflite0_std": 0.1}
+        return Row({"scheme": name}, (Record(name, {"scheme": name}, {}, 0, "run", "e", metrics=metrics),))
+
+    similar = claim("similar", left={"scheme": "a"}, right={"scheme": "b"}, tolerance=0.1)
+    assert judge(similar, [row("a", 11.5, 9.0), row("b", 10.0, 1.0)]).judgement == "undecided"
+
+
 def test_correlation() -> None:
     falls = load_table("aim.figure6").claim("fid_correlates_with_parameters")
 
