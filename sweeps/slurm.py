@@ -156,7 +156,7 @@ class SlurmLauncher:
     def _submit_array(self, batch: Batch, code: Path, known: list[Submission]) -> Submission:
         uid = new_uid(self.plan.sweep.name)
         tasks, script = self.jobs / f"{uid}.txt", self.jobs / f"{uid}.sbatch"
-        lines = [" ".join(str(self._write_config(cell, batch)) for cell in group.cells) for group in batch.groups]
+        lines = ["\t".join(str(self._write_config(cell, batch)) for cell in group.cells) for group in batch.groups]
         atomic_write_text(tasks, "".join(f"{line}\n" for line in lines))
         (self.folder / "logs").mkdir(parents=True, exist_ok=True)
         text = array_script(

@@ -21,15 +21,15 @@ export ABLATE_CODE_VERSION="$(cat {code}/code_version.json)"
 export PYTHONUNBUFFERED=1
 export PYTHONSAFEPATH=1  # the snapshot, not whatever lies in the current folder
 {threads}
-# Line N of the list holds the configuration files of task N.
+# Line N of the list holds the configuration files of task N, with tabs between them.
 mapfile -t tasks < {tasks}
-configs=${{tasks[$SLURM_ARRAY_TASK_ID]}}
+IFS=$'\t' read -r -a configs <<< "${{tasks[$SLURM_ARRAY_TASK_ID]}}"
 {port}
 # The warning before the time limit comes to this shell, which passes it on: the run saves at its next step and ends.
 warned=0
 trap 'warned=1; kill -USR1 "$step" 2> /dev/null' USR1
 trap : TERM
-srun {srun} {worker} $configs &
+srun {srun} {worker} "${{configs[@]}}" &
 step=$!
 code=0
 while kill -0 "$step" 2> /dev/null; do
@@ -174,4 +174,6 @@ def _shared(resources: ResourcesConfig) -> dict[str, str]:
 
 
 def _directives(values: Mapping[str, str]) -> str:
-    return "\n".join(f"#SBATCH --{key}{f'={value}' if value else ''}" for key, value in values.items())
+    """What has blanks in it, such as a path, stands in quotes."""
+    quoted = {key: f'"{value}"' if any(map(str.isspace, value)) else value for key, value in values.items()}
+    return "\n".join(f"#SBATCH --{key}{f'={value}' if value else ''}" for key, value in quoted.items())

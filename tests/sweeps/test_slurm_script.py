@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +54,36 @@ def test_one_process_on_a_cpu_asks_for_no_more() -> None:
 def test_processes_are_those_that_lightning_counts(nodes: int, gpus: int, processes: int) -> None:
     lines = script(processes, nodes=nodes, gpus=gpus)
     assert f"#SBATCH --ntasks-per-node={gpus}" in lines and f"#SBATCH --nodes={nodes}" in lines
+
+
+def test_paths_may_have_blanks_in_them(tmp_path: Path) -> None:
+    """The script is run by bash, with stand-ins for what Slurm brings along."""
+    folder = tmp_path / "my outputs"
+    (folder / "code").mkdir(parents=True)
+    (folder / "code" / "code_version.json").write_text("{}")
+    (folder / "tasks.txt").write_text(f"{folder}/none.yaml\n{folder}/a.yaml\t{folder}/b c.yaml\n")
+    text = array_script(
+        title="a sweep",
+        name="sweep",
+        uid="uid",
+        resources=ResourcesConfig(),
+        tasks=folder / "tasks.txt",
+        count=2,
+        parallel=0,
+        processes=1,
+        logs=folder / "logs",
+        code=folder / "code",
+        worker=(sys.executable, "-c", "import sys; print(sys.argv[1:])"),
+    )
+    assert f'#SBATCH --output="{folder}/logs/slurm-%A_%a.log"' in text
+    (tmp_path / "bin").mkdir()
+    srun = tmp_path / "bin" / "srun"
+    srun.write_text('#!/bin/bash\nshift\nexec "$@"\n')  # without its one option
+    srun.chmod(0o755)
+    path = f"{srun.parent}:{os.environ['PATH']}"
+    job = {**os.environ, "PATH": path, "SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_JOB_ID": "7"}
+    done = subprocess.run(["bash", "-c", text], capture_output=True, text=True, env=job, check=True)
+    assert done.stdout.strip() == str([f"{folder}/a.yaml", f"{folder}/b c.yaml"])
 
 
 def test_evaluations_have_resources_of_their_own() -> None:
