@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from experiments.work import Status, Work
 from reports.quantities import CHOSEN
 from sweeps.planner import Cell
 from sweeps.state import CellState, cell_states
+from sweeps.varied import flatten
 
 BOOKKEEPING = ("schema", "step", "max_steps")
 """Numbers of a result.json that are no measurement."""
@@ -157,15 +158,6 @@ def numbers(result: Mapping[str, Any]) -> dict[str, float]:
         for key, value in values.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
-
-
-def flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested mappings by dotted key."""
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _timed(config: dict[str, Any]) -> dict[str, Any]:

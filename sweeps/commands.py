@@ -36,8 +36,11 @@ def list_sweeps(root: Path | str | None = None, as_json: bool = False) -> int:
     folder = Path(root or load_root())
     for record in begun(folder):
         if record["sweep"] in sweep_names():
-            states = plan(record["sweep"], record["scale"], record["words"], folder).states()
-            started.setdefault(record["sweep"], []).append(f"{record['scale']}: {summary(states)}")
+            try:
+                found = summary(plan(record["sweep"], record["scale"], record["words"], folder).states())
+            except UserError as error:  # one that cannot be planned any more must not hide the others
+                found = f"begun, but not as it is defined now: {error}"
+            started.setdefault(record["sweep"], []).append(f"{record['scale']}: {found}")
     for name in sweep_names():
         sweep = load_sweep(name)
         paper = sweep.config.paper

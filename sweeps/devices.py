@@ -23,7 +23,13 @@ def gpus() -> list[str]:
     if not shutil.which("nvidia-smi"):
         return []
     command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError(
+            "nvidia-smi does not answer, so it is not known which GPUs there are; name them with "
+            "CUDA_VISIBLE_DEVICES=0,1, or take runtime.device=cpu."
+        ) from error
     return answer.stdout.split() if answer.returncode == 0 else []
 
 

@@ -24,6 +24,7 @@ from sweeps.fact_book import FactBook
 from sweeps.request import Request, parse_request
 from sweeps.state import CellState, cell_states, with_queue
 from sweeps.submissions import places, with_accounting
+from sweeps.varied import flatten
 
 
 @dataclass(frozen=True)
@@ -228,14 +229,30 @@ def _build(preset: str, overrides: Mapping[str, Any], name: str) -> RunConfig:
 
 
 def _files(sweep: Sweep, cells: Iterable[Cell]) -> set[Path]:
-    """Files that the cells' identities depend on, beside the sources and the presets that come with them."""
+    """Files and folders that the cells' identities depend on, beside the sources and the presets that come with them:
+    the definition, presets of one's own, and whatever a setting names: weights, stores, references."""
     files = {sweep.path}
+    settings = {(key, value) for cell in cells for key, value in cell.overrides.items() if isinstance(value, str)}
     for preset in {cell.preset for cell in cells if cell.preset.endswith((".yaml", ".yml"))}:
         path: Path | None = Path(preset)
         while path:
             files.add(path)
-            base = (yaml.safe_load(path.read_text()) or {}).get("base")
-            path = path.parent / base if base else None
-    for cell in cells:
-        files |= {Path(value) for value in cell.overrides.values() if isinstance(value, str) and Path(value).is_file()}
+            raw = yaml.safe_load(path.read_text()) or {}
+            settings |= {(key, value) for key, value in flatten(raw) if isinstance(value, str)}
+            path = path.parent / raw["base"] if raw.get("base") else None
+    for value in {value for key, value in settings if not key.startswith("runtime.")}:
+        files |= _content(Path(value))
     return files
+
+
+def _content(path: Path) -> set[Path]:
+    """A file, or of a folder what changes when something in it does: itself, what is in it, and, one deeper, folders
+    and the descriptions of stores."""
+    try:
+        if not path.is_dir():
+            return {path} if path.is_file() else set()
+        inside = set(path.iterdir())
+        deeper = {found for place in inside if place.is_dir() for found in place.iterdir()}
+    except OSError:  # no path at all, such as a long text, or one that cannot be read
+        return set()
+    return {path, *inside, *(found for found in deeper if found.suffix in (".json", ".npy") or found.is_dir())}

@@ -53,6 +53,9 @@ def _read(path: Path) -> Mapping[str, Any] | None:
         record = read_json(path)
     except FileNotFoundError:
         return None
-    if not isinstance(record, dict) or not isinstance(record.get("cells"), list):
-        raise UserError(f"{path} is damaged; remove it and run the sweep again.")
-    return record
+    try:
+        if {"sweep", "scale", "words", "cells"} <= record.keys() and [Cell(**cell) for cell in record["cells"]]:
+            return record
+    except (TypeError, AttributeError):
+        pass
+    raise UserError(f"{path} is damaged or of another version; remove it and run the sweep again.")

@@ -16,15 +16,16 @@ def varied_keys(sweep: Sweep, scale: str) -> set[str]:
     keys = {key for axis in sweep.axes for choice in axis.choices for key in choice.overrides}
     keys |= {item["key"] for item in sweep.config.search.get("space", [])}
     presets = {config.preset, *(part.preset for part in config.cells if part.preset)}
-    chains = [dict(_flat(read_chain(preset_path(name)))) for name in presets]
+    chains = [dict(flatten(read_chain(preset_path(name)))) for name in presets]
     differ = {key for chain in chains for key in chain if any(other.get(key) != chain[key] for other in chains)}
     keys |= (differ - config.overrides.keys()) | {key for part in config.cells for key in part.set}
     return keys | {STEPS} if sweep.config.equal_compute else keys
 
 
-def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of nested mappings by dotted key."""
     for key, value in node.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 import time
@@ -14,8 +15,10 @@ from rich.console import Console
 
 from experiments.errors import UserError
 from experiments.store import RunStore
+from sweeps.commands import list_sweeps
 from sweeps.definition import load_sweep, read_sweep, sweep_names
 from sweeps.planner import count_cells, plan
+from sweeps.registry import register
 from sweeps.table import status_table
 
 Make = Callable[..., str]
@@ -229,6 +232,20 @@ def test_a_remembered_plan_is_equal_and_forgotten_when_anything_changes(make_swe
     assert plan(path).cells[0].max_steps == 11
 
 
+def test_a_remembered_plan_is_forgotten_when_data_in_a_folder_change(make_sweep: Make, root: Path) -> None:
+    """Stores and folders of weights are named by their folders and identified by what is in them."""
+    path = make_sweep(axes=[WIDTH], report={})
+    stores = root.parent / "stores"
+    for split in ("train", "val"):
+        (stores / split).mkdir(parents=True)
+        (stores / split / "meta.json").write_text('{"source": {"classes": ["a", "b"]}}')
+    words = ["data.name=folder", f"data.root={stores}"]
+    first = plan(path, "", words).cells[0].run_id
+    assert plan(path, "", words).cells[0].run_id == first
+    (stores / "train" / "meta.json").write_text('{"source": {"classes": ["a", "b"]}, "count": 5}')
+    assert plan(path, "", words).cells[0].run_id != first
+
+
 def test_a_dry_run_leaves_nothing_behind(make_sweep: Make, root: Path) -> None:
     root.rmdir()
     plan(make_sweep(axes=[WIDTH], report={})).states()
@@ -267,6 +284,19 @@ def test_a_training_that_ended_early_is_done_and_shows_where(make_sweep: Make, r
     evaluation.result_path.write_text('{"metrics": {"fd_efflite0": 1.0}}')
     console.print(status_table(planned, planned.states()))
     assert "6/10" in console.export_text()
+
+
+def test_the_list_survives_a_sweep_that_has_changed_since(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    planned = plan("aim-adaln", root=root)
+    register(planned)
+    record = planned.folder / "plan.json"
+    record.write_text(record.read_text().replace('"words": []', '"words": ["adaln=long_gone"]'))
+    assert list_sweeps(root, as_json=True) == 0
+    (row,) = [row for row in json.loads(capsys.readouterr().out) if row["name"] == "aim-adaln"]
+    assert "not as it is defined now: Unknown value of axis 'adaln' 'long_gone'" in row["begun"][0]
+    record.write_text(record.read_text().replace('"group"', '"grupp"'))
+    with pytest.raises(UserError, match="plan.json is damaged or of another version; remove it"):
+        list_sweeps(root)
 
 
 def test_planning_needs_no_torch() -> None:
