@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from reports.provenance import origin_lines, reproduce
+from reports.provenance import origin_lines
 from reports.quantities import quantity
 from reports.subject import Subject
 
@@ -57,5 +57,5 @@ def explain(subject: Subject, word: str) -> Explanation:
         flags=tuple(flag.text for flag in subject.flags if flag.row == place),
         origin=tuple(origin_lines(record)),
         folder=str(record.works[-1 if record.metrics else 0].folder) if record.works else "",
-        reproduce=reproduce(subject, record),
+        reproduce=subject.command_of(record),
     )

@@ -11,6 +11,7 @@ from lightning_modules.metrics.config import METRICS
 from reports.crossing import Crossing, parse_crossing
 from reports.quantities import CHOSEN, STAND_INS, Better, quantity
 from reports.reference import Checked, Claim, ReferenceTable, load_table, parse_claim
+from sweeps.definition import label_of
 
 FigureKind = Literal["bars", "curves", "lines", "scatter", "pareto"]
 FIGURE_NEEDS = {
@@ -117,12 +118,18 @@ def parse_layout(report: Mapping[str, Any], axes: Mapping[str, Sequence[str]]) -
         ),
     )
     raw = body.raw
+    for key in ("columns", "figure", "claims", "footnotes", "crossing"):
+        if not isinstance(raw.get(key) or [], list | tuple):
+            raise UserError(f"report.{key} must be a list, not {raw[key]!r}.")
+    for key in ("samples", "stages"):
+        if isinstance(raw.get(key, 0), bool) or not isinstance(raw.get(key, 0), int) or raw.get(key, 0) < 0:
+            raise UserError(f"report.{key}={raw[key]!r} must be a number of images, or 0 for none.")
     rows = (raw["rows"],) if isinstance(raw["rows"], str) else tuple(raw["rows"])
     group, spread = raw.get("group", ""), raw.get("spread", "")
     placed = [axis for axis in (group, *rows, spread) if axis]
     for axis in placed:
-        if axis not in axes:
-            raise unknown("axis in report:", axis, axes)
+        if str(axis) not in axes:
+            raise unknown("axis in report:", str(axis), axes)
     if lost := [axis for axis in axes if axis not in placed]:
         raise UserError(
             f"report gives the axis {', '.join(lost)} no place, and averaging over it would hide it; name it under "
@@ -138,10 +145,10 @@ def parse_layout(report: Mapping[str, Any], axes: Mapping[str, Sequence[str]]) -
         baseline=_baseline(raw.get("baseline", {}), axes),
         figures=tuple(_figure(item, axes) for item in raw.get("figure", ())) or _default_figures(columns),
         reference=reference,
-        claims=_claims(raw.get("claims"), reference),
+        claims=_claims(raw.get("claims"), reference, axes),
         footnotes=tuple(raw.get("footnotes", ())),
-        samples=int(raw.get("samples", 9)),
-        stages=int(raw.get("stages", 0)),
+        samples=raw.get("samples", 9),
+        stages=raw.get("stages", 0),
         crossings=tuple(parse_crossing(item, axes) for item in raw.get("crossing", ())),
     )
 
@@ -149,10 +156,9 @@ def parse_layout(report: Mapping[str, Any], axes: Mapping[str, Sequence[str]]) -
 def _column(item: Any, reference: ReferenceTable | None) -> Column:
     body = {"metric": item} if isinstance(item, str) else item
     Checked(body, "report.columns").keys("metric", optional=("label", "best", "format", "scale", "paper"))
-    if body["metric"] not in METRICS and not body["metric"].startswith(CHOSEN):
-        raise unknown("metric in report.columns:", str(body["metric"]), METRICS)
+    _known_metric(body["metric"], "columns")
     known = quantity(body["metric"])
-    label: str = body.get("label", known.label)
+    label = str(body.get("label", known.label))
     better: Any = body.get("best", known.better)
     if better not in get_args(Better):
         raise unknown("value of best", str(better), get_args(Better))
@@ -165,12 +171,20 @@ def _column(item: Any, reference: ReferenceTable | None) -> Column:
         reference is None or paper not in reference.columns
     ):
         raise unknown("column of the reference", paper, reference.columns if reference else ())
-    form, scale = body.get("format", known.format), float(body.get("scale", known.scale))
+    form, scale = str(body.get("format", known.format)), body.get("scale", known.scale)
+    if isinstance(scale, bool) or not isinstance(scale, int | float):
+        raise UserError(f"report.columns: scale={scale!r} of {body['metric']} must be a number.")
     try:
         format(1.0, form)
     except ValueError as error:
         raise UserError(f"report.columns: '{form}' is not a number format; write for example '.1f'.") from error
     return Column(body["metric"], label, better, form, scale, paper, known.description)
+
+
+def _known_metric(name: Any, place: str) -> None:
+    """Raise UserError unless results may hold such a quantity."""
+    if name not in METRICS and not str(name).startswith(CHOSEN):
+        raise unknown(f"metric in report.{place}:", str(name), METRICS)
 
 
 def _paper_column(metric: str, reference: ReferenceTable | None) -> str:
@@ -186,6 +200,9 @@ def _figure(item: Any, axes: Mapping[str, Sequence[str]]) -> Figure:
     if missing := [key for key in FIGURE_NEEDS[item["kind"]] if not item.get(key)]:
         raise UserError(f"report.figure: kind {item['kind']} needs {', '.join(missing)}.")
     figure = Figure(**{**item, "beside": tuple(item.get("beside", ()))})
+    across = (figure.x, *figure.beside) if item["kind"] in ("scatter", "pareto") else ()
+    for name in (figure.y, *across):
+        _known_metric(name, "figure")
     named = (figure.x if figure.kind == "lines" else "", figure.series, figure.panels, figure.colour, figure.marker)
     for axis in filter(None, named):
         if axis not in axes:
@@ -205,7 +222,7 @@ def _default_figures(columns: Sequence[Column]) -> tuple[Figure, ...]:
 
 
 def _baseline(raw: Mapping[str, Any], axes: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    result = {str(axis): str(label) for axis, label in raw.items()}
+    result = {str(axis): label_of(label) for axis, label in raw.items()}
     for axis, label in result.items():
         if axis not in axes:
             raise unknown("axis in report.baseline:", axis, axes)
@@ -214,14 +231,27 @@ def _baseline(raw: Mapping[str, Any], axes: Mapping[str, Sequence[str]]) -> dict
     return result
 
 
-def _claims(raw: Any, reference: ReferenceTable | None) -> tuple[Claim, ...]:
+def _own_claim(claim: Claim, axes: Mapping[str, Sequence[str]]) -> Claim:
+    """A claim that was written for this sweep: what it names must be here."""
+    _known_metric(claim.metric, "claims")
+    best = {claim.axis: claim.label} if claim.axis else {}
+    for labels in (best, claim.left, claim.right, claim.where, *claim.order):
+        for axis, label in labels.items():
+            if axis not in axes:
+                raise unknown("axis in report.claims:", axis, axes)
+            if label not in axes[axis]:
+                raise unknown(f"label of {axis} in report.claims:", label, axes[axis])
+    return claim
+
+
+def _claims(raw: Any, reference: ReferenceTable | None, axes: Mapping[str, Sequence[str]]) -> tuple[Claim, ...]:
     """Claims named from the reference table, or written out; all of the table's where the block says nothing."""
     if raw is None:
         return reference.claims if reference else ()
     result = []
     for item in raw:
         if isinstance(item, Mapping):
-            result.append(parse_claim(item, "report.claims"))
+            result.append(_own_claim(parse_claim(item, "report.claims"), axes))
         elif "." in str(item):
             table, _, claim = item.rpartition(".")
             result.append(load_table(table).claim(claim))

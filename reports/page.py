@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 from reports.aggregate import row_name
 from reports.formats import grouped
 from reports.guard import baseline_of
-from reports.provenance import origin_lines, reproduce
+from reports.provenance import origin_lines
 from reports.quantities import quantity
 from reports.reference import ReferenceTable
 from reports.samples import Samples, strip
@@ -252,7 +252,7 @@ def _provenance(subject: Subject) -> list[dict[str, Any]]:
             {
                 "title": f"seed {record.seed}",
                 "lines": origin_lines(record),
-                "command": reproduce(subject, record),
+                "command": subject.command_of(record),
             }
             for record in row.measured
         ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -84,7 +83,7 @@ def numbers(subject: Subject) -> list[dict[str, Any]]:
                             "seed": record.seed,
                             "run_id": record.run_id,
                             "eval_id": record.eval_id,
-                            "reproduce": reproduce(subject, record),
+                            "reproduce": subject.command_of(record),
                         }
                         for record in sources
                     ],
@@ -98,12 +97,6 @@ def origin(record: Record) -> str:
     if record.benchmark:
         return f"benchmark {record.eval_id}"
     return f"evaluation {record.eval_id} of run {record.run_id}"
-
-
-def reproduce(subject: Subject, record: Record) -> str:
-    """The command that makes this record's number again."""
-    words = [f"{axis}={label}" for axis, label in record.labels.items()]
-    return " ".join([subject.command, *(shlex.quote(word) for word in words), f"seeds={record.seed}"])
 
 
 def origin_lines(record: Record) -> list[tuple[str, str]]:

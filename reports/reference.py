@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import yaml
 
 from experiments.errors import UserError, unknown
+from sweeps.definition import label_of
 
 FOLDER = Path(__file__).parent / "reference"
 ClaimKind = Literal["best", "order", "similar", "ratio", "correlation"]
@@ -226,7 +227,7 @@ def parse_claim(raw: Any, place: str) -> Claim:
     for key in ("left", "right", "where"):
         values[key] = _labels(values.get(key, {}))
     values["order"] = tuple(_labels(item) for item in values.get("order", ()))
-    values["label"] = str(values.get("label", ""))
+    values["label"] = label_of(values.get("label", ""))
     claim = Claim(**values)
     if claim.kind == "order" and len(claim.order) < 2:
         raise UserError(f"{body.place}: order needs at least two rows.")
@@ -238,5 +239,5 @@ def parse_claim(raw: Any, place: str) -> Claim:
 
 
 def _labels(raw: Mapping[str, Any]) -> dict[str, str]:
-    """Labels are text: YAML's 4 and "4" are the same label."""
-    return {str(axis): str(label) for axis, label in raw.items()}
+    """Labels are text, as the axes have them: YAML's 4 and "4" are the same label, and so are its true and "true"."""
+    return {str(axis): label_of(label) for axis, label in raw.items()}

@@ -21,6 +21,7 @@ from reports.records import Record, collect, named
 from reports.searches import search_notes
 from reports.tables import Table, build_table
 from reports.uncertainty import compare
+from sweeps.definition import load_sweep
 from sweeps.planner import Cell, Plan, plan
 from sweeps.varied import varied_keys
 
@@ -38,6 +39,8 @@ class Subject:
     reproduces: str
     citation: str
     """The paper and its table; "" where the sweep reproduces none."""
+    url: str
+    """Of the paper, or ""."""
     root: Path
     layout: Layout
     declared: frozenset[str]
@@ -46,7 +49,9 @@ class Subject:
     remarks: tuple[str, ...] = ()
     """What the plan has to say: cells left out, axes that change nothing."""
     words: tuple[str, ...] = ()
-    """Configuration overrides that were asked for on the command line."""
+    """What was typed behind its name: overrides, axes, seeds."""
+    typed: str = ""
+    """What names it on a command line where that is not its name: the path of its file."""
     slug: str = ""
     """Folder name; overrides make another sweep of it, with a report of its own."""
 
@@ -100,7 +105,16 @@ class Subject:
 
     def command_for(self, verb: str) -> str:
         """The `ablate` command that does this to the sweep."""
-        return shlex.join(["ablate", verb, self.name, "--scale", self.scale, *self.words])
+        return self._typed(verb, self.words)
+
+    def command_of(self, record: Record) -> str:
+        """The command that makes this record's number again."""
+        own = {**record.labels, "seeds": str(record.seed)}
+        others = [word for word in self.words if word.partition("=")[0] not in own]
+        return self._typed("run", [*others, *(f"{key}={value}" for key, value in own.items())])
+
+    def _typed(self, verb: str, words: Sequence[str]) -> str:
+        return shlex.join(["ablate", verb, self.typed or self.name, "--scale", self.scale, *words])
 
     def counts(self) -> dict[str, int]:
         """Number of cells by state."""
@@ -181,8 +195,6 @@ def subject_of(planned: Plan) -> Subject:
     """The subject of a planned sweep, looked at now."""
     sweep = planned.sweep
     paper = sweep.config.paper
-    missing = ("system", "table", "citation")
-    system, table, citation = (getattr(paper, key, "") for key in missing)
     remarks = [f"Left out: {_words(item.labels)} ({item.reason})." for item in planned.excluded]
     remarks += [
         f"{_words(a.labels)} and {_words(b.labels)} are one configuration: nothing was varied between them."
@@ -194,15 +206,17 @@ def subject_of(planned: Plan) -> Subject:
         scale=planned.scale,
         title=sweep.config.title,
         reproduces=sweep.config.reproduces,
-        citation=", ".join(part for part in (citation or system, table) if part),
+        citation=", ".join(part for part in (paper.citation or paper.system, paper.table) if part),
+        url=paper.url,
         root=planned.root,
         report=sweep.report,
         axes={axis.name: axis.labels for axis in sweep.axes},
         declared=varied_keys(sweep, planned.scale),
         cells=planned.cells,
         remarks=remarks,
-        words=[f"{k}={v}" for k, v in planned.request.config.items() if not k.startswith("runtime.")],
+        words=[word for word in planned.request.words if not word.startswith(("runtime.", "resources."))],
         slug=planned.folder.name,
+        typed=_as_typed(planned.name_or_path),
     )
 
 
@@ -221,6 +235,8 @@ def make_subject(
     remarks: Sequence[str] = (),
     words: Sequence[str] = (),
     slug: str = "",
+    typed: str = "",
+    url: str = "",
 ) -> Subject:
     """A subject from its parts; `report` is the sweep definition's block of that name."""
     return Subject(
@@ -229,6 +245,7 @@ def make_subject(
         title=title,
         reproduces=reproduces,
         citation=citation,
+        url=url,
         root=root,
         layout=parse_layout(report, axes),
         declared=frozenset(declared),
@@ -236,7 +253,27 @@ def make_subject(
         remarks=tuple(remarks),
         words=tuple(words),
         slug=slug or f"{name}-{scale}",
+        typed=typed,
     )
+
+
+def check_report(name: str) -> None:
+    """Read the `report` block of a sweep as its report will, so that a typo comes out before the runs, not after.
+
+    Raises:
+        UserError: naming the sweep's file.
+    """
+    sweep = load_sweep(name)
+    try:
+        parse_layout(sweep.report, {axis.name: axis.labels for axis in sweep.axes})
+    except UserError as error:
+        raise UserError(f"Sweep {sweep.path}: {error}") from error
+
+
+def _as_typed(name_or_path: str) -> str:
+    """A path beneath the current folder from there on."""
+    path, here = Path(name_or_path), Path.cwd()
+    return str(path.relative_to(here)) if path.is_absolute() and path.is_relative_to(here) else name_or_path
 
 
 def _words(labels: Mapping[str, str]) -> str:

@@ -70,8 +70,10 @@ def _list_runs(root: str, as_json: bool) -> int:
 @JSON_OPTION
 def plan_command(sweep: str, overrides: tuple[str, ...], scale: str, root: str, as_json: bool) -> int:
     """Dry run of SWEEP: every cell on the meta device, its parameters and FLOPs, what is done and what left out."""
+    from reports.subject import check_report
     from sweeps.commands import show_plan
 
+    check_report(sweep)
     return show_plan(sweep, scale, overrides, root, as_json=as_json)
 
 
@@ -92,8 +94,10 @@ def run_command(
     with_report: bool,
 ) -> int:
     """Train and evaluate what SWEEP still lacks, then write its report. Finished runs are never run again."""
+    from reports.subject import check_report
     from sweeps.commands import run
 
+    check_report(sweep)
     code = run(sweep, scale, overrides, root, launcher, jobs, dry_run=dry_run)
     if with_report and launcher == "local" and not dry_run:
         from reports.commands import report

@@ -63,6 +63,11 @@ def test_titles_are_escaped(tmp_path: Path) -> None:
     assert "&lt;b&gt;5 &gt; 4 &amp; 3&lt;/b&gt;" in page and "<script" not in page
 
 
+def test_the_name_of_the_paper_leads_to_it(tmp_path: Path) -> None:
+    page = build(fakes.subject(tmp_path, url="https://arxiv.org/abs/2409.19937"), tmp_path / "out").read_text()
+    assert re.search(r'Reproduces <a href="https://arxiv.org/abs/2409.19937">[^<]+</a>', page)
+
+
 def test_a_sweep_that_has_not_begun_has_a_report_too(tmp_path: Path) -> None:
     page = build(fakes.subject(tmp_path), tmp_path / "out").read_text()
     assert "not run" in page and "0 of 4 done" in page and "not measured" in page

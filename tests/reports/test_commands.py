@@ -20,7 +20,8 @@ from reports.build import build
 from reports.compare import compare_runs
 from reports.explain import explain
 from reports.frames import to_frame
-from sweeps.definition import sweep_names
+from reports.subject import check_report, load_subject
+from sweeps.definition import load_sweep, sweep_names
 from tests.reports import fakes
 
 
@@ -158,3 +159,26 @@ def test_a_current_report_is_left_alone_until_a_result_is_newer(tmp_path: Path) 
     os.utime(record.run.evaluation(record.eval_id).result_path, (later, later))
     assert not commands.is_current(subject, index)
     assert not commands.is_current(subject, tmp_path / "none" / "index.html")
+
+
+def test_a_report_names_the_command_that_makes_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With everything that was typed, and the path of a definition of one's own."""
+    definition = Path(load_sweep("aim-adaln").path).read_text().replace("name: aim-adaln", "name: mine")
+    (tmp_path / "mine.yaml").write_text(definition)
+    monkeypatch.chdir(tmp_path)
+    words = ["seeds=0,1", "adaln=single", "trainer.max_steps=7", "resources.gpus=1"]
+    subject = load_subject("mine.yaml", "demo", words, tmp_path)
+    asked = "ablate run mine.yaml --scale demo seeds=0,1 adaln=single trainer.max_steps=7"
+    assert subject.command == asked
+    again = "ablate run mine.yaml --scale demo trainer.max_steps=7 size=mini adaln=single seeds=1"
+    assert subject.command_of(subject.records[1]) == again
+    assert load_subject("aim-adaln", root=tmp_path).command == "ablate run aim-adaln --scale demo"
+
+
+def test_a_mistake_in_the_report_block_comes_out_before_anything_runs(tmp_path: Path) -> None:
+    text = Path(load_sweep("aim-adaln").path).read_text()
+    for path, old, new in (("a.yaml", "fd_efflite0", "fd_eflite0"), ("b.yaml", "columns:", "colums:")):
+        (tmp_path / path).write_text(text.replace("name: aim-adaln", f"name: {path[0]}").replace(old, new))
+        with pytest.raises(UserError, match=f"Sweep .*{path}: Unknown .* Did you mean"):
+            check_report(str(tmp_path / path))
+    check_report("aim-adaln")

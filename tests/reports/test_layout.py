@@ -13,6 +13,17 @@ from sweeps.definition import load_sweep, sweep_names
 AXES = {"scheme": ["a", "b"], "guidance": ["1", "3"]}
 BLOCK: dict[str, Any] = {"rows": "scheme", "spread": "guidance", "columns": ["fd_efflite0"]}
 
+OWN = {"id": "x", "text": "t", "source": "us", "kind": "best", "metric": "fid", "axis": "scheme", "label": "a"}
+
+
+def test_labels_are_written_as_yaml_has_them() -> None:
+    axes = {"flip": ["true", "false"], "rate": ["0.0001"]}
+    own = {**OWN, "axis": "rate", "label": 1e-4, "where": {"flip": True}}
+    block = {"rows": ["flip", "rate"], "columns": ["fid"], "baseline": {"flip": False}, "claims": [own]}
+    layout = parse_layout(block, axes)
+    assert layout.baseline == {"flip": "false"}
+    assert (layout.claims[0].label, layout.claims[0].where) == ("0.0001", {"flip": "true"})
+
 
 def test_defaults_come_from_the_metric_registry() -> None:
     column = parse_layout(BLOCK, AXES).columns[0]
@@ -54,6 +65,18 @@ def test_claims_can_be_named_across_tables_or_written_out() -> None:
         ({"figure": [{"kind": "scatter", "y": "fid"}]}, "needs x"),
         ({"figure": [{"kind": "lines", "x": "parameters", "y": "fid"}]}, "axis in report.figure"),
         ({"claims": ["best"]}, "names no table"),
+        ({"claims": [{**OWN, "metric": "fidd"}]}, "metric in report.claims: 'fidd'"),
+        ({"claims": [{**OWN, "label": "c"}]}, "label of scheme in report.claims: 'c'"),
+        ({"claims": [{**OWN, "where": {"sheme": "a"}}]}, "axis in report.claims: 'sheme'"),
+        ({"claims": "best"}, "must be a list"),
+        ({"footnotes": "A sentence."}, "must be a list"),
+        ({"columns": "fd_efflite0"}, "must be a list"),
+        ({"columns": [{"metric": "fd_efflite0", "scale": "1e3 times"}]}, "must be a number"),
+        ({"columns": [{"metric": 5}]}, "metric in report.columns: '5'"),
+        ({"samples": "many"}, "must be a number of images"),
+        ({"stages": -1}, "must be a number of images"),
+        ({"figure": [{"kind": "bars", "y": "fd_eflite0"}]}, "Did you mean 'fd_efflite0'"),
+        ({"figure": [{"kind": "pareto", "x": "second", "y": "fid"}]}, "metric in report.figure: 'second'"),
         ({"reference": "maskmamba.table33"}, "Did you mean"),
     ],
 )
