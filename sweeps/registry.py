@@ -54,7 +54,8 @@ def _read(path: Path) -> Mapping[str, Any] | None:
     except FileNotFoundError:
         return None
     try:
-        if {"sweep", "scale", "words", "cells"} <= record.keys() and [Cell(**cell) for cell in record["cells"]]:
+        cells = [Cell(**cell) for cell in record["cells"]]
+        if {"sweep", "scale", "words"} <= record.keys() and len(cells) == len(record["cells"]):
             return record
     except (TypeError, AttributeError):
         pass
