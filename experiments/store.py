@@ -135,7 +135,7 @@ class Run(Work):
         """The lines of metrics.jsonl; one that a kill tore off is left out."""
         if not self.metrics_path.exists():
             return
-        with open(self.metrics_path, encoding="utf-8") as file:
+        with open(self.metrics_path, encoding="utf-8", errors="replace") as file:
             for line in file:
                 try:
                     record = json.loads(line)

@@ -6,6 +6,7 @@ Each function draws on axes that it is given and returns False where there is no
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ SMOOTHING = 0.05
 """Share of a single training-loss curve that its moving average spans; the raw curve stays visible behind it."""
 BESIDE = 5
 """A legend of more entries stands beside the axes."""
+LONGEST_NOTE = 48
+"""Characters of the reason that stands in the place of a bar; the table has it in full."""
 FEW = 12
 """A curve of at most so many points shows them."""
 
@@ -98,7 +101,8 @@ def _bars(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
     longest = max(abs(mean) for mean in means if mean is not None) * known.scale
     for place, (row, mean) in enumerate(zip(rows, means, strict=True)):
         if mean is None:
-            axes.text(longest * 0.01, place, row.value(figure.y).note, va="center", style="italic", alpha=0.75)
+            note = textwrap.shorten(row.value(figure.y).note, LONGEST_NOTE, placeholder=" …")
+            axes.text(longest * 0.01, place, note, va="center", style="italic", alpha=0.75)
             continue
         width, error = mean * known.scale, row.value(figure.y).half_width * known.scale
         axes.barh(place, width, color=colour(place), height=0.62)

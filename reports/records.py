@@ -133,7 +133,8 @@ def _look(cell: Cell, store: RunStore, state: CellState) -> Record:
 def _result(work: Work | None) -> dict[str, Any]:
     """The result of finished work, {} where there is none or it is damaged (the state says so)."""
     try:
-        return (work.result() if work else None) or {}
+        found = (work.result() if work else None) or {}
+        return {key: value for key, value in found.items() if value is not None}
     except UserError:
         return {}
 

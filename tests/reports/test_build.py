@@ -63,6 +63,19 @@ def test_titles_are_escaped(tmp_path: Path) -> None:
     assert "&lt;b&gt;5 &gt; 4 &amp; 3&lt;/b&gt;" in page and "<script" not in page
 
 
+def test_empty_parts_of_a_result_and_bytes_that_are_no_text_are_survived(tmp_path: Path) -> None:
+    subject = fakes.finished(tmp_path)
+    record = subject.records[0]
+    assert record.run is not None and record.evaluation is not None
+    result = json.loads(record.evaluation.result_path.read_text())
+    empty = {"protocol": None, "provenance": None, "replicates": None}
+    record.evaluation.result_path.write_text(json.dumps({**result, **empty}))
+    record.run.metrics_path.write_bytes(b"\x00\xff\n" + record.run.metrics_path.read_bytes())
+    again = fakes.subject(tmp_path).records[0]
+    assert again.evaluation_result.get("provenance", {}) == {} and again.replicates("fd_efflite0") == ()
+    assert again.curve("train/loss") == record.curve("train/loss")
+
+
 def test_the_name_of_the_paper_leads_to_it(tmp_path: Path) -> None:
     page = build(fakes.subject(tmp_path, url="https://arxiv.org/abs/2409.19937"), tmp_path / "out").read_text()
     assert re.search(r'Reproduces <a href="https://arxiv.org/abs/2409.19937">[^<]+</a>', page)

@@ -16,6 +16,7 @@ from reports.captions import caption
 from reports.figures import draw, floors
 from reports.layout import Figure
 from reports.page import render
+from reports.records import Record
 from reports.samples import class_names, collect_samples, enlarge, grid_image, read_images
 from reports.style import GRID, IN_THE_DARK, PALETTE, save, to_svg
 from tests.reports import fakes
@@ -271,3 +272,15 @@ def test_lines_do_not_join_what_another_axis_tells_apart(tmp_path: Path) -> None
     assert [line.get_label() for line in axes_drawn.lines] == ["train", "sample"]
     assert [label.get_text() for label in axes_drawn.get_xticklabels()] == ["5", "80"]
     assert not any("10^" in label.get_text() for label in axes_drawn.get_yticklabels())
+
+
+def test_a_long_reason_leaves_room_for_the_bars() -> None:
+    long = "failed: a file in a folder deep down is damaged; remove it and run the same command again " * 3
+    rows = [
+        Row({"scheme": "a"}, (Record("a", {"scheme": "a"}, {}, 0, "r", "e", metrics={"fd_efflite0": 3.0}),)),
+        Row({"scheme": "b"}, (Record("b", {"scheme": "b"}, {}, 0, "r", "e", reason=long),)),
+    ]
+    drawing = draw(Figure("bars", "fd_efflite0"), rows)
+    assert drawing is not None
+    notes = [text.get_text() for text in drawing.axes[0].texts]
+    assert any(note.startswith("failed") for note in notes) and max(map(len, notes)) <= 48
