@@ -31,10 +31,13 @@ def prepare_process(config: RunConfig) -> None:
     """Threads, kernels, memory, and Lightning's chatter down to warnings worth reading.
 
     Raises:
-        UserError: a precision that the device does not have.
+        UserError: a GPU that is not there, or a precision that the device does not have.
     """
-    if config.trainer.precision == "fp16" and device_of(config).type == "cpu":  # Lightning would take bf16 instead
+    device = device_of(config)
+    if config.trainer.precision == "fp16" and device.type == "cpu":  # Lightning would take bf16 instead
         raise UserError("trainer.precision=fp16 needs a GPU; take trainer.precision=bf16 or fp32 on a CPU.")
+    if device.index is not None:
+        torch.cuda.set_device(device)  # Triton and CUDA graphs work on the current one, wherever the tensors are
     for message in EXPECTED:
         warnings.filterwarnings("ignore", message=message)
     keep_freed_memory()
@@ -48,13 +51,31 @@ def prepare_process(config: RunConfig) -> None:
 
 
 def device_of(config: RunConfig) -> torch.device:
-    """Where sampling, evaluation and benchmarks run: of several processes on one machine, each on its own GPU."""
-    name = config.runtime.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+    """Where sampling, evaluation and benchmarks run: of several processes on one machine, each on its own GPU.
+
+    Raises:
+        UserError: a GPU that is not there.
+    """
+    name = usable_device(config.runtime.device, "runtime.device=")
     if name == "cuda" and torch.cuda.device_count() > 1:
         return torch.device("cuda", local_rank() % torch.cuda.device_count())
     return torch.device(name)
+
+
+def usable_device(name: str, option: str) -> str:
+    """ "cpu" or "cuda" for "auto" and themselves.
+
+    Args:
+        option: by which a user names it, for the error.
+
+    Raises:
+        UserError: cuda where there is none.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"{option}cuda, but no GPU is visible (`ablate doctor` tells more); take {option}cpu or auto.")
+    return name
 
 
 def peak_memory_bytes() -> int:

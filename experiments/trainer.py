@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 
 from experiments.config import RunConfig, RuntimeConfig
+from experiments.errors import UserError
+from experiments.process import device_of
 from experiments.store import Run
 
 PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def build_trainer(config: RunConfig, run: Run, callbacks: list[L.Callback], purge_step: int) -> L.Trainer:
-    """A Trainer that writes into the run's folder; checkpoints and metrics are the suite's own."""
+    """A Trainer that writes into the run's folder; checkpoints and metrics are the suite's own.
+
+    Raises:
+        UserError: more devices than this machine has.
+    """
     board = TensorBoardLogger(
         run.folder, name="", version="tb", default_hp_metric=False, purge_step=purge_step if purge_step else None
     )
-    runtime = config.runtime
-    return L.Trainer(
+    runtime, kind = config.runtime, device_of(config).type
+    options: dict[str, Any] = dict(
         max_steps=config.trainer.max_steps,
-        accelerator="cpu" if runtime.device == "cpu" else "auto" if runtime.device == "auto" else "gpu",
+        accelerator=kind,  # by name: Lightning's own choice would be Apple's GPUs too, which lack float64
         devices=runtime.devices,
         num_nodes=runtime.num_nodes,
         strategy=_strategy(runtime),
@@ -37,6 +46,12 @@ def build_trainer(config: RunConfig, run: Run, callbacks: list[L.Callback], purg
         enable_progress_bar=runtime.progress,
         enable_model_summary=False,
     )
+    try:
+        return L.Trainer(**options)
+    except MisconfigurationException as error:
+        raise UserError(
+            f"runtime.devices={runtime.devices} cannot be had here: {' '.join(str(error).split())}"
+        ) from error
 
 
 def _strategy(runtime: RuntimeConfig) -> str | Strategy:

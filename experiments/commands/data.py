@@ -225,9 +225,9 @@ def load_tokenizer(config: Any, device: str) -> Any:
 
 
 def _device(name: str) -> str:
-    import torch
+    from experiments.process import usable_device
 
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    return usable_device(name, "--device ")
 
 
 def _tell(folder: Path, summary: Summary) -> None:

@@ -1,0 +1,54 @@
+"""Which device a process works on, with stand-ins for GPUs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.accelerators import CPUAccelerator, MPSAccelerator
+
+from experiments.config import RunConfig, build_config
+from experiments.errors import UserError
+from experiments.process import prepare_process, usable_device
+from experiments.store import Run
+from experiments.trainer import build_trainer
+from tests.experiments.configs import TINY
+
+
+def _config(**runtime: object) -> RunConfig:
+    return build_config(TINY, {f"runtime.{key}": value for key, value in runtime.items()})
+
+
+def test_every_process_makes_its_own_gpu_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton launches on the current device, and a CUDA graph records what runs there."""
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    prepare_process(_config(device="auto"))
+    prepare_process(_config(device="cpu"))
+    assert chosen == [torch.device("cuda", 2)]
+
+
+def test_a_gpu_that_is_not_there_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="runtime.device=cuda, but no GPU is visible"):
+        prepare_process(_config(device="cuda"))
+    assert usable_device("auto", "--device ") == "cpu"
+
+
+def test_more_gpus_than_there_are_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="runtime.devices=4 cannot be had here"):
+        build_trainer(_config(device="cuda", devices=4), Run(tmp_path), [], 0)
+
+
+def test_training_takes_the_device_that_sampling_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a laptop with Apple's GPU, too, which knows no float64."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(MPSAccelerator, "is_available", staticmethod(lambda: True))
+    trainer = build_trainer(_config(device="auto"), Run(tmp_path), [], 0)
+    assert isinstance(trainer.accelerator, CPUAccelerator)
