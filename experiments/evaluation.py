@@ -197,7 +197,8 @@ def _helpers(config: RunConfig, shards: Shards) -> Iterator[int]:
     if count > 1:
         path = shards.folder / "config.yaml"
         save_config(config, path)
-        command = [sys.executable, "-m", "experiments.cli", "execute", str(path)]
+        # Only this part: there may be fewer of them than processes in the training, which would refuse such a number.
+        command = [sys.executable, "-m", "experiments.cli", "execute", str(path), "--part", "evaluate"]
         for number in range(1, count):
             ranks = {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(count)}
             processes.append(subprocess.Popen(command, env={**os.environ, **ranks}))

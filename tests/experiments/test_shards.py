@@ -136,6 +136,34 @@ def test_other_ranks_draw_and_do_not_measure(trained: Path, monkeypatch: pytest.
     assert not evaluation.status_path.exists()
 
 
+def test_helpers_draw_however_many_they_are(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four devices, but two parts left: the helper must not take the number of processes for that of a training."""
+    commands: list[tuple[list[str], dict[str, str]]] = []
+
+    class Started:
+        def __init__(self, command: list[str], env: dict[str, str]):
+            commands.append((command, env))
+
+        def terminate(self) -> None: ...
+        def wait(self) -> None: ...
+
+    config, run = config_in(trained), only_run(trained)
+    config.evaluation.seed, config.runtime.devices = 9, 4
+    evaluation = run.prepare_evaluation(config)
+    share_of_evaluation(config, run, (2, 3))
+    monkeypatch.setattr(evaluation_module.subprocess, "Popen", Started)
+    parts = evaluation_shards(evaluation, config)
+    with evaluation_module._helpers(config, parts) as workers:
+        assert workers == 2
+        ((command, environment),) = commands
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+            monkeypatch.setenv(name, environment[name])
+        with pytest.raises(SystemExit) as ended:
+            main(command[3:])
+        assert ended.value.code == 0
+    assert [span.start for span in parts.missing()] == [0]
+
+
 def test_workers_meet_without_drawing_twice(tmp_path: Path) -> None:
     drawn: list[int] = []
 
