@@ -69,18 +69,19 @@ class Checkpoints(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
         """Save when it is time, once per optimiser step."""
+        if trainer.fit_loop._should_accumulate():
+            return
         step = trainer.global_step
         stop = trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
         due = step % self.every == 0 or step == trainer.max_steps or stop
-        at_boundary = not trainer.fit_loop._should_accumulate()
-        if due and at_boundary and step != self._saved_step:
+        if due and step != self._saved_step:
             if trainer.is_global_zero:
                 with atomic_path(self.path) as temporary:
                     trainer.save_checkpoint(temporary)
             else:
                 trainer.save_checkpoint(self.path)  # takes part in the collective, writes nothing
             self._saved_step = step
-        if stop and at_boundary:
+        if stop:
             raise Stopped(signal.Signals(self._signal or signal.SIGTERM).name)
 
 
@@ -153,7 +154,7 @@ class SampleGrid(L.Callback):
         """Sampling has randomness of its own and leaves the training's untouched."""
         step = trainer.global_step
         due = self.every and (step % self.every == 0 or step == trainer.max_steps)
-        if not due or step == self._done:
+        if not due or step == self._done or trainer.fit_loop._should_accumulate():
             return
         self._done = step
         build = partial(GENERATORS.build, self.config.generator)

@@ -19,6 +19,8 @@ from lightning_modules.sharding import is_sharded, local, shard, whole
 
 NO_DECAY_NAMES = ("A_log", "D", "dt_bias", "position")
 """Parameters that are never decayed although some are matrices (Mamba: A, D and the bias of dt)."""
+PLACE = "batch_of_step"
+"""Key of a checkpoint."""
 
 
 class TrainingModule(L.LightningModule):
@@ -61,6 +63,14 @@ class TrainingModule(L.LightningModule):
         torch.manual_seed(key % 2**63)
         self._batch_of_step += 1
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the place in the step, which the batches of the next one are counted from."""
+        checkpoint[PLACE] = self._batch_of_step
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting there."""
+        self._batch_of_step = checkpoint.get(PLACE, 0)
+
     # --- optimisation ---
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -99,7 +109,8 @@ class TrainingModule(L.LightningModule):
 
     @torch.no_grad()
     def on_before_zero_grad(self, optimizer: Any) -> None:
-        """After an optimiser step: move the averaged weights."""
+        """Move the averaged weights: between the forward and the backward pass of a step's first batch, by what the
+        step before did."""
         self._batch_of_step = 0
         if self.ema is not None:
             # Young averages forget faster, so that the random start does not linger in short runs.
