@@ -13,6 +13,8 @@ from lightning_modules.kernels import dispatch
 
 EXPLICIT_LENGTH = 1024
 """Longest sequence for which the (L, S) scores are formed on a CPU in bfloat16."""
+FLASH_WIDTH = 256
+"""Widest head that flash-attn takes."""
 
 
 def attend(
@@ -25,6 +27,8 @@ def attend(
     backend: `torch` (PyTorch picks flash, cuDNN, memory-efficient or plain), `flash_attn`, `reference`; None: choose.
     """
     excluded = {} if mask is None else {"flash_attn": "it takes no mask"}
+    if q.shape[-1] > FLASH_WIDTH:
+        excluded = {"flash_attn": f"it takes heads of up to {FLASH_WIDTH} channels, not {q.shape[-1]}"}
     name = dispatch.choose(dispatch.ATTENTION, backend, q.device, q.dtype, excluded)
     dispatch.record(dispatch.ATTENTION, name)
     if name == "flash_attn":

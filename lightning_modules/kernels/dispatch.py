@@ -35,13 +35,14 @@ OPERATIONS = (
 class Backend:
     """One way to run some of the operations.
 
-    missing: () -> None where the machine has all it needs, else the reason in words (asked once, then remembered).
+    missing: operation -> None where the machine has all it needs, else the reason in words (asked once, then
+        remembered).
     devices, dtypes: tensors it takes; empty means any.
     """
 
     name: str
     operations: frozenset[str]
-    missing: Callable[[], str | None] = lambda: None
+    missing: Callable[[str], str | None] = lambda operation: None
     devices: frozenset[str] = frozenset()
     dtypes: frozenset[torch.dtype] = frozenset()
 
@@ -53,7 +54,7 @@ class Backend:
             return f"it runs on {' or '.join(sorted(self.devices))}, not on {device.type}"
         if self.dtypes and dtype not in self.dtypes:
             return f"it takes {' or '.join(sorted(map(_dtype_name, self.dtypes)))}, not {_dtype_name(dtype)}"
-        return self.missing()
+        return self.missing(operation)
 
 
 # In order of preference: the first that fits runs.
@@ -63,7 +64,7 @@ BACKENDS: dict[str, Backend] = {
         Backend(
             "cpp",
             frozenset(OPERATIONS) - {SSD, ATTENTION},
-            missing=cpp.missing,
+            missing=lambda operation: cpp.missing(),
             devices=frozenset({"cpu"}),
             dtypes=frozenset({torch.float32, torch.bfloat16}),
         ),
@@ -71,28 +72,28 @@ BACKENDS: dict[str, Backend] = {
         Backend(
             "mamba_ssm",
             frozenset({SELECTIVE_SCAN, SSD}),
-            missing=stock.scan_missing,
+            missing=stock.missing,
             devices=frozenset({"cuda"}),
             dtypes=frozenset({torch.float32, torch.bfloat16, torch.float16}),
         ),
         Backend(
             "causal_conv1d",
             frozenset({DEPTHWISE_CONV1D}),
-            missing=stock.conv_missing,
+            missing=stock.missing,
             devices=frozenset({"cuda"}),
             dtypes=frozenset({torch.float32, torch.bfloat16, torch.float16}),
         ),
         Backend(
             "flash_attn",
             frozenset({ATTENTION}),
-            missing=stock.attention_missing,
+            missing=stock.missing,
             devices=frozenset({"cuda"}),
             dtypes=frozenset({torch.bfloat16, torch.float16}),
         ),
         Backend(
             "triton",
             frozenset({SELECTIVE_SCAN}),
-            missing=triton.missing,
+            missing=lambda operation: triton.missing(),
             devices=triton.devices(),
             dtypes=frozenset({torch.float32, torch.bfloat16, torch.float16}),
         ),
@@ -107,7 +108,9 @@ _used: dict[str, set[str]] = {}
 def available() -> dict[str, dict[str, str | None]]:
     """Operation -> back end -> None where it can run on this machine, else the reason it cannot."""
     return {
-        operation: {name: backend.missing() for name, backend in BACKENDS.items() if operation in backend.operations}
+        operation: {
+            name: backend.missing(operation) for name, backend in BACKENDS.items() if operation in backend.operations
+        }
         for operation in OPERATIONS
     }
 

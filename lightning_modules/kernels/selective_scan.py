@@ -65,6 +65,8 @@ def selective_scan(
     u, delta, B, C, z = (None if t is None else t.to(dtype) for t in (u, delta, B, C, z))
     A, D, delta_bias, initial_state = (None if t is None else t.to(wide) for t in (A, D, delta_bias, initial_state))
     excluded = {} if initial_state is None else {"mamba_ssm": "it always starts from a zero state"}
+    if A.shape[2] > stock.MOST_STATES:
+        excluded = {"mamba_ssm": f"it takes up to {stock.MOST_STATES} states, not {A.shape[2]}"}
     name = dispatch.choose(dispatch.SELECTIVE_SCAN, backend, u.device, dtype, excluded)
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     training = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)

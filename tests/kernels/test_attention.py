@@ -42,7 +42,9 @@ def test_flash_attn_gets_its_layout_and_no_masks(monkeypatch: pytest.MonkeyPatch
 
     package.flash_attn_func = flash_attn_func
     monkeypatch.setitem(sys.modules, "flash_attn", package)
-    backend = dataclasses.replace(dispatch.BACKENDS["flash_attn"], missing=lambda: None, devices=frozenset({"cpu"}))
+    backend = dataclasses.replace(
+        dispatch.BACKENDS["flash_attn"], missing=lambda operation: None, devices=frozenset({"cpu"})
+    )
     monkeypatch.setitem(dispatch.BACKENDS, "flash_attn", backend)
     q, k, v = torch.randn(3, 2, 3, 9, 4, generator=torch.Generator().manual_seed(0)).bfloat16().unbind()
     for causal in (False, True):
@@ -51,3 +53,5 @@ def test_flash_attn_gets_its_layout_and_no_masks(monkeypatch: pytest.MonkeyPatch
     assert "flash_attn" in dispatch.backends_used()["attention"]
     with pytest.raises(ValueError, match="it takes no mask"):
         attend(q, k, v, torch.ones(9, dtype=torch.bool), backend="flash_attn")
+    with pytest.raises(ValueError, match="up to 256 channels, not 264"):
+        attend(*torch.zeros(3, 1, 1, 2, 264).bfloat16().unbind(), backend="flash_attn")

@@ -200,3 +200,24 @@ def test_double_backward_is_refused(backend: str) -> None:
     (grad,) = torch.autograd.grad(y.sum(), tensors["u"], create_graph=True)
     with pytest.raises(RuntimeError, match="no second derivative"):
         grad.sum().backward()
+
+
+def test_an_order_is_looked_through_once_for_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU every look waits for the device, and layers scan in the same orders step after step."""
+    looked: list[torch.Tensor] = []
+    equal = torch.equal
+    monkeypatch.setattr(torch, "equal", lambda a, b: looked.append(a) or equal(a, b))
+    order = torch.tensor([[2, 0, 1]], dtype=torch.int32)
+    tensors = small_scan(1, 1, 3, 2, 2)
+    for _ in range(3):
+        run_scan(tensors, {"order": order}, "torch")
+    assert len(looked) == 1
+    order[0, 0] = 1
+    with pytest.raises(ValueError, match="exactly once"):
+        run_scan(tensors, {"order": order}, "torch")
+    with torch.inference_mode():  # such a tensor does not count what is written to it
+        other = torch.tensor([[2, 0, 1]], dtype=torch.int32)
+    for _ in range(2):
+        with torch.no_grad():
+            selective_scan(**tensors, order=other, backend="torch")
+    assert len(looked) == 4

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lightning_modules.kernels import available, backends_used, depthwise_conv1d, dispatch, reset_backends_used, ssd
 from lightning_modules.kernels import selective_scan as own_scan
+from lightning_modules.kernels.stock import availability
 from tests.kernels.problems import relative_errors, run_scan, small_scan
 
 
@@ -63,7 +64,9 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     module("mamba_ssm.ops.triton.ssd_combined", mamba_chunk_scan_combined=mamba_chunk_scan_combined)
     module("causal_conv1d", causal_conv1d_fn=causal_conv1d_fn)
     for name in ("mamba_ssm", "causal_conv1d"):
-        backend = dataclasses.replace(dispatch.BACKENDS[name], missing=lambda: None, devices=frozenset({"cpu"}))
+        backend = dataclasses.replace(
+            dispatch.BACKENDS[name], missing=lambda operation: None, devices=frozenset({"cpu"})
+        )
         monkeypatch.setitem(dispatch.BACKENDS, name, backend)
     reset_backends_used()
 
@@ -99,6 +102,31 @@ def _gradients(tensors, options, backend: str, dtype: torch.dtype = torch.float3
 def test_a_scan_that_does_not_start_from_zero_goes_elsewhere(stand_ins: None) -> None:
     with pytest.raises(ValueError, match="always starts from a zero state"):
         run_scan(small_scan(), {}, "mamba_ssm")
+
+
+def test_a_scan_of_more_states_than_the_kernel_takes_goes_elsewhere(stand_ins: None) -> None:
+    tensors = _without_state(small_scan(1, 1, 2, 2, 257))
+    with pytest.raises(ValueError, match="up to 256 states, not 257"):
+        run_scan(tensors, {}, "mamba_ssm")
+
+
+@pytest.mark.parametrize("absent", ["selective_scan_cuda", "mamba_ssm.ops.selective_scan_interface"])
+def test_a_package_that_does_not_load_is_passed_over(absent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str) -> None:
+        if name == absent:
+            raise ImportError("undefined symbol: _ZN3c10")
+
+    monkeypatch.setattr(availability.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(availability.importlib, "import_module", load)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    availability.missing.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="install mamba-ssm anew"):
+            found = availability.missing("selective_scan")
+        assert found == "mamba-ssm does not load (ImportError: undefined symbol: _ZN3c10)"
+        assert availability.missing("ssd") is None, "which needs other parts of the package"
+    finally:
+        availability.missing.cache_clear()
 
 
 def test_causal_convolutions_only(stand_ins: None) -> None:

@@ -1,29 +1,36 @@
-"""Whether the published CUDA packages can be used here; imports nothing of them."""
+"""Whether the published CUDA packages can be used here; imports nothing of them where there is no GPU."""
 
 import functools
+import importlib
 import importlib.util
+import warnings
 
 import torch
 
+MODULES = {
+    # The compiled part by itself: newer releases of mamba-ssm can be installed, and imported, without it.
+    "selective_scan": ("selective_scan_cuda", "mamba_ssm.ops.selective_scan_interface"),
+    "ssd": ("mamba_ssm.ops.triton.ssd_combined",),
+    "depthwise_conv1d": ("causal_conv1d",),
+    "attention": ("flash_attn",),
+}
+"""Operation -> what its adapter imports, the last one of the package itself."""
+
 
 @functools.cache
-def missing(package: str) -> str | None:
-    """None where `package` (an import name) is installed and there is a GPU, else why not."""
+def missing(operation: str) -> str | None:
+    """None where the package that runs `operation` is installed, loads, and there is a GPU, else why not."""
+    package = MODULES[operation][-1].partition(".")[0]
+    name = package.replace("_", "-")
     if importlib.util.find_spec(package) is None:
-        return f"{package.replace('_', '-')} is not installed (extra 'cuda')"
-    return None if torch.cuda.is_available() else "no CUDA device"
-
-
-def scan_missing() -> str | None:
-    """Of mamba-ssm."""
-    return missing("mamba_ssm")
-
-
-def conv_missing() -> str | None:
-    """Of causal-conv1d."""
-    return missing("causal_conv1d")
-
-
-def attention_missing() -> str | None:
-    """Of flash-attn."""
-    return missing("flash_attn")
+        return f"{name} is not installed (extra 'cuda')"
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    try:
+        for module in MODULES[operation]:
+            importlib.import_module(module)
+    except Exception as error:  # compiled for another PyTorch, say: whatever a package raises when it is loaded
+        reason = f"{name} does not load ({' '.join(f'{type(error).__name__}: {error}'.split())[:200]})"
+        warnings.warn(f"Another back end stands in for {operation}: {reason}; install {name} anew.", stacklevel=2)
+        return reason
+    return None

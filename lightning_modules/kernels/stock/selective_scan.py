@@ -11,6 +11,9 @@ from torch import Tensor
 
 from lightning_modules.kernels.scan_inputs import ScanInputs
 
+MOST_STATES = 256
+"""The most that the package's kernel takes."""
+
 
 @torch.compiler.disable  # the package's autograd function cannot be traced
 def selective_scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:

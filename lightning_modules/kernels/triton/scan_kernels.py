@@ -15,7 +15,10 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def _softplus(x):
-    return tl.where(x > 20.0, x, tl.log(1.0 + tl.exp(x)))
+    """log(1 + e^x); where e^x is small by its series, since 1 + e^x would round it away."""
+    e = tl.exp(x)
+    series = e * (1.0 - e * (0.5 - e * (0.33333334 - e * (0.25 - e * 0.2))))
+    return tl.where(x > 20.0, x, tl.where(x < -4.0, series, tl.log(1.0 + e)))
 
 
 @triton.jit
