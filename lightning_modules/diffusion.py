@@ -79,6 +79,7 @@ class DiffusionModule(TrainingModule):
     def _terms(self, model: Any, x0: Tensor, noise: Tensor, time: Tensor, condition: Condition, drop: Tensor) -> Terms:
         """Noise at `time` (B,) in [0, 1), one forward pass, and its errors."""
         config = model.config
+        self.schedule = self.schedule.to(x0.device)  # once, or every step would wait for twelve copies
         noised: Noised = add_noise(self.schedule, config.prediction, x0, noise, time)
         output = model(noised.latents, model.embed_condition(condition, drop), noised.timesteps).float()
         variance = None

@@ -35,10 +35,15 @@ class MaskedModule(TrainingModule):
         masked = hide(ratio, length)
         drop = torch.rand(count, device=tokens.device) < self.objective.condition_dropout
         logits = self._logits(self.model, tokens, masked, condition, drop)
-        target = masked if self.objective.loss_on == "masked" else torch.ones_like(masked)
-        loss = F.cross_entropy(logits[target], tokens[target], label_smoothing=self.objective.label_smoothing)
+        # Chosen first, widened then: at 16,384 codes the logits are the largest tensor of a step.
+        hidden, answers = logits[masked].float(), tokens[masked]
+        if self.objective.loss_on == "masked":
+            judged = hidden, answers
+        else:
+            judged = logits.flatten(0, 1).float(), tokens.flatten()
+        loss = F.cross_entropy(*judged, label_smoothing=self.objective.label_smoothing)
         with torch.no_grad():
-            accuracy = (logits[masked].argmax(-1) == tokens[masked]).float().mean()
+            accuracy = (hidden.argmax(-1) == answers).float().mean()
         # Against ln V, the loss of a uniform guess: below 1 the model has learnt something.
         relative = loss.detach() / math.log(logits.shape[-1])
         self.log_dict({"train/loss": loss, "train/accuracy": accuracy, "train/loss_over_ln_v": relative}, prog_bar=True)
@@ -56,7 +61,7 @@ class MaskedModule(TrainingModule):
         ratio = mask_ratio(self.objective, len(tokens), torch.device("cpu"), generator)
         masked = hide(ratio, tokens.shape[1], generator).to(tokens.device)
         drop = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
-        logits = self._logits(self.sampling_model, tokens, masked, condition_of(batch), drop)[masked]
+        logits = self._logits(self.sampling_model, tokens, masked, condition_of(batch), drop)[masked].float()
         self._nll += F.cross_entropy(logits, tokens[masked], reduction="sum").double()
         self._correct += (logits.argmax(-1) == tokens[masked]).sum()
         self._hidden += masked.sum()
@@ -71,7 +76,7 @@ class MaskedModule(TrainingModule):
     @staticmethod
     def _logits(model: Any, tokens: Tensor, masked: Tensor, condition: Condition, drop: Tensor) -> Tensor:
         context = model.embed_condition(condition, drop)
-        return model(tokens.masked_fill(masked, model.mask_token), context).float()
+        return model(tokens.masked_fill(masked, model.mask_token), context)
 
 
 def mask_ratio(

@@ -31,9 +31,13 @@ class Schedule(NamedTuple):
     posterior_start: Tensor  # weight of x_0 in the posterior's mean
     posterior_now: Tensor  # weight of x_t in it
 
+    def to(self, device: torch.device) -> Schedule:
+        """The tables on a device; itself where they are there already."""
+        return self if self.signal.device == device else Schedule(*(table.to(device) for table in self))
+
     def at(self, t: Tensor) -> Schedule:
-        """The constants of timesteps (B,), shaped (B, 1, 1, 1) float32."""
-        return Schedule(*(table.to(t.device)[t].float()[:, None, None, None] for table in self))
+        """The constants of timesteps (B,), on the same device, shaped (B, 1, 1, 1) float32."""
+        return Schedule(*(table[t].float()[:, None, None, None] for table in self))
 
 
 def linear_schedule() -> Schedule:

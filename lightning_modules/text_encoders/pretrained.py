@@ -59,11 +59,14 @@ class PretrainedEncoder:
                 max_length=self.config.text_tokens,
                 return_tensors="pt",
             ).to(self.device)
-            states, whole, mask = self._forward(model, tokens)
+            encoded = self._forward(model, tokens)
+            # One transfer a batch, not one a caption.
+            states, whole = (None if t is None else t.to(torch.float16).cpu().numpy() for t in encoded[:2])
+            mask = encoded[2].cpu().numpy()
             for row, i in enumerate(chosen):
-                features[i] = states[row][mask[row]].to(torch.float16).cpu().numpy()
+                features[i] = states[row][mask[row]]
                 if whole is not None:
-                    pooled[i] = whole[row].to(torch.float16).cpu().numpy()
+                    pooled[i] = whole[row]
         wholes = [p for p in pooled if p is not None]
         return RaggedText(
             np.concatenate(features), np.array([len(f) for f in features]), np.stack(wholes) if wholes else None

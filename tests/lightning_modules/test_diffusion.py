@@ -157,3 +157,15 @@ def test_training_times_can_gather_in_the_middle() -> None:
         module.training_step({"latents": torch.zeros(2000, 1, 1, 1), "label": torch.zeros(2000)}, 0)
     middle = [((t > 250) & (t < 750)).float().mean().item() for t in seen]
     assert middle[0] == pytest.approx(0.5, abs=0.05) and middle[1] == pytest.approx(0.728, abs=0.05)
+
+
+def test_the_schedule_is_brought_to_the_device_once() -> None:
+    """Left on the CPU, its tables would be copied, and waited for, in every step."""
+    with torch.device("meta"):
+        module = DiffusionModule(DiffusionConfig(), Dimba(MODEL), OptimConfig(), max_steps=1, ema_decay=0.0, seed=0)
+        x0, time = torch.zeros(2, 4, 4, 4), torch.zeros(2)
+        nobody = torch.zeros(2, dtype=torch.bool)
+        module.schedule = SCHEDULE
+        module._terms(module.model, x0, x0, time, torch.zeros(2, dtype=torch.long), nobody)
+    assert all(table.device.type == "meta" for table in module.schedule)
+    assert SCHEDULE.to(torch.device("cpu")) is SCHEDULE

@@ -1,0 +1,66 @@
+"""Masked-token modelling: what a training step computes, and what it holds.
+
+Shapes: B batch, L tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lightning_modules.config import MaskedConfig, OptimConfig
+from lightning_modules.masked import MaskedModule, hide, mask_ratio
+
+B, L, V = 4, 6, 10
+
+
+class Half(nn.Module):
+    """Logits (B, L, V) in bfloat16, as under autocast, from a table; keeps the last it gave."""
+
+    mask_token = V
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(V + 1, V, generator=torch.Generator().manual_seed(0)))
+
+    def embed_condition(self, condition: Tensor, drop: Tensor) -> None: ...
+
+    def forward(self, tokens: Tensor, context: None) -> Tensor:
+        self.logits = self.table.bfloat16()[tokens]
+        return self.logits
+
+
+class Widened(TorchDispatchMode):
+    """Elements of the largest tensor that was converted to float32."""
+
+    most = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if function is torch.ops.aten._to_copy.default and result.dtype == torch.float32:
+            self.most = max(self.most, result.numel())
+        return result
+
+
+@pytest.mark.parametrize("loss_on", ["masked", "all"])
+def test_a_step_scores_what_is_hidden_and_widens_no_more(loss_on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    objective = MaskedConfig(loss_on=loss_on, mask_ratio_high=0.6)
+    module = MaskedModule(objective, Half(), OptimConfig(), max_steps=1, ema_decay=0.0, seed=0)
+    logged: dict[str, Tensor] = {}
+    monkeypatch.setattr(module, "log_dict", lambda values, **_: logged.update(values))
+    tokens = torch.randint(V, (B, L), generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(2)
+    with Widened() as widened:
+        loss = module.training_step({"tokens": tokens, "label": torch.zeros(B, dtype=torch.long)}, 0)
+    torch.manual_seed(2)
+    masked = hide(mask_ratio(objective, B, tokens.device), L)
+    target = masked if loss_on == "masked" else torch.ones_like(masked)
+    logits = module.model.logits.float()
+    assert loss == F.cross_entropy(logits[target], tokens[target], label_smoothing=0.1)
+    assert logged["train/accuracy"] == (logits[masked].argmax(-1) == tokens[masked]).float().mean()
+    assert widened.most == target.sum() * V
