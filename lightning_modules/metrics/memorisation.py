@@ -66,5 +66,8 @@ def nearest_distance(queries: Tensor, references: Tensor) -> Tensor:
 
 def _descriptors(images: np.ndarray) -> Tensor:
     """(N, H, W, 3) uint8 -> (N, 3 * SIZE**2) float64."""
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
-    return F.adaptive_avg_pool2d(pixels, SIZE).flatten(1).double()
+    parts = []
+    for start in range(0, len(images), CHUNK):
+        pixels = torch.from_numpy(np.ascontiguousarray(images[start : start + CHUNK])).permute(0, 3, 1, 2).float()
+        parts.append(F.adaptive_avg_pool2d(pixels, SIZE).flatten(1).double())
+    return torch.cat(parts)

@@ -12,6 +12,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+CHUNK = 512
+"""Images counted at a time."""
+
 
 def colour_distance(samples: np.ndarray, real: np.ndarray) -> float:
     """Wasserstein-1 distance of the distributions of pixel values, 0 to 255, mean over red, green and blue.
@@ -23,7 +26,10 @@ def colour_distance(samples: np.ndarray, real: np.ndarray) -> float:
 
 def _cumulative(images: np.ndarray) -> np.ndarray:
     """(N, H, W, 3) uint8 -> (3, 256): share of values up to each, for every channel."""
-    counts = np.stack([np.bincount(images[..., channel].ravel(), minlength=256) for channel in range(3)])
+    counts = np.zeros((3, 256), np.int64)
+    for start in range(0, len(images), CHUNK):  # numpy counts 64-bit copies of what it is given
+        for channel, count in enumerate(counts):
+            count += np.bincount(images[start : start + CHUNK, ..., channel].ravel(), minlength=256)
     return counts.cumsum(1) / counts.sum(1, keepdims=True)
 
 

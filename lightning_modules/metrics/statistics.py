@@ -110,7 +110,7 @@ def collect_statistics(
         for image in images:  # reservoir sampling: each image so far is kept with the same probability
             place = count if count < keep else int(chance.integers(count + 1))
             if place < keep:
-                kept[place : place + 1] = [image]
+                kept[place : place + 1] = [image.copy()]  # a view would keep its whole batch
             count += 1
     if count < 2:
         raise ValueError(f"{name}: {count} usable images are too few for statistics.")

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from datamodules.emoji.data import load_emoji
+from lightning_modules.metrics import memorisation as module
 from lightning_modules.metrics.memorisation import HELDOUT_SHARE, memorisation, nearest_distance
 
 
@@ -48,3 +49,13 @@ def test_nearest_distance_by_definition():
     expected = (queries[:, None] - references[None]).square().mean(2).amin(1).sqrt()
     torch.testing.assert_close(nearest_distance(queries, references), expected)
     assert nearest_distance(references, references).max() < 1e-3
+
+
+def test_images_are_averaged_in_parts(monkeypatch):
+    """Fifty thousand of 256 pixels at once would be 39 GB of float32."""
+    images = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
+    whole = module._descriptors(images)
+    sizes, pool = [], module.F.adaptive_avg_pool2d
+    monkeypatch.setattr(module, "CHUNK", 3)
+    monkeypatch.setattr(module.F, "adaptive_avg_pool2d", lambda x, size: sizes.append(len(x)) or pool(x, size))
+    assert torch.equal(module._descriptors(images), whole) and sizes == [3, 3, 1]

@@ -1,5 +1,7 @@
 """Measures of the pixels: against scipy, and that the registry and the metrics agree."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy.stats import wasserstein_distance
@@ -22,3 +24,13 @@ def test_colour_distance_is_the_mean_wasserstein_distance_of_the_channels():
 
 def test_every_measure_is_described():
     assert set(pixel_measures(images(0, 4, 256), images(1, 4, 256))) == set(PIXEL_MEASURES) <= set(METRICS)
+
+
+def test_many_images_are_counted_in_small_parts():
+    """Fifty thousand of 256 pixels, counted at once, would take 26 GB."""
+    many = np.zeros((4096, 16, 16, 3), np.uint8)
+    tracemalloc.start()
+    colour_distance(many, many)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < many.nbytes

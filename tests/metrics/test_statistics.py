@@ -1,5 +1,7 @@
 """Reference statistics: exact moments, ADM's file layout, and the same distances as against the images themselves."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -127,3 +129,19 @@ def test_what_does_not_fit_is_refused(made, tmp_path):
             read_statistics(tmp_path / "other.npz")
     with pytest.raises(ValueError, match="too few for statistics"):
         collect_statistics("toy", [noise(0, 1)], [], 1, 8, "cpu")
+
+
+def test_kept_images_do_not_hold_their_batches():
+    """Ten thousand kept out of a million would otherwise hold most of the million in memory."""
+    made_so_far, living = [], []
+
+    def batches():
+        for seed in range(5):
+            batch = noise(seed, 4)
+            made_so_far.append(weakref.ref(batch))
+            living.append(sum(reference() is not None for reference in made_so_far))
+            yield batch
+            del batch
+
+    made = collect_statistics("toy", batches(), [], keep=12, batch_size=4, device="cpu")
+    assert len(made.images) == 12 and max(living) <= 2, "the one at hand and the one before"
