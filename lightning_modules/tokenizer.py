@@ -47,14 +47,14 @@ class TokenizerModule(TrainingModule):
         """Of what the network returns beside the reconstruction, scalar."""
 
     def on_validation_epoch_start(self) -> None:
-        self._squared_error, self._pixels = 0.0, 0
+        self._error = torch.zeros(2, dtype=torch.float64, device=self.device)  # squared, and pixels
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Accumulate the squared error, in 8-bit-rounded pixels of [0, 1], and what is measured of the latents."""
         images = batch["image"]
         error = (to_uint8(self._reconstruct(images)).float() - to_uint8(images).float()) / 255
-        self._squared_error += error.square().sum().item()
-        self._pixels += error.numel()
+        squared = error.square().sum().double()
+        self._error += torch.stack([squared, squared.new_tensor(error.numel())])
 
     @abstractmethod
     def _reconstruct(self, images: Tensor) -> Tensor:
@@ -62,8 +62,13 @@ class TokenizerModule(TrainingModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log PSNR (dB, over all pixels together), and what is measured of the latents."""
-        psnr = -10 * math.log10(max(self._squared_error / self._pixels, 1e-10))
+        squared, pixels = self._over_processes(self._error).tolist()
+        psnr = -10 * math.log10(max(squared / pixels, 1e-10))
         self.log_dict({"val/psnr": psnr, **self._measured()}, prog_bar=True)
+
+    def _over_processes(self, sums: Tensor) -> Tensor:
+        """(K,) sums of this process -> of all."""
+        return self.all_gather(sums).reshape(-1, len(sums)).sum(0)
 
     @abstractmethod
     def _measured(self) -> dict[str, Any]:
@@ -96,12 +101,15 @@ class VQModule(TokenizerModule):
 
     @torch.no_grad()
     def _revive(self, images: Tensor) -> None:
-        """Put every unused code on a random latent of this batch."""
-        unused = (~self.used).nonzero().flatten()
+        """Put every code that no process used on a random latent of this batch; rank 0's choice holds for all."""
+        unused = (self._over_processes(self.used.float()) == 0).nonzero().flatten()
         if len(unused):
             z = self.model.latents(images).permute(0, 2, 3, 1).flatten(0, 2).float()
             picks = z[torch.randint(len(z), (len(unused),), device=z.device)]
-            self.model.quantize.embedding.weight[unused] = F.normalize(picks, dim=-1)
+            weight = self.model.quantize.embedding.weight
+            weight[unused] = F.normalize(picks, dim=-1)
+            if self.trainer.world_size > 1:  # DDP keeps gradients equal, not weights
+                torch.distributed.broadcast(weight, src=0)
         self.used.zero_()
 
     def on_validation_epoch_start(self) -> None:
@@ -115,9 +123,10 @@ class VQModule(TokenizerModule):
 
     def _measured(self) -> dict[str, Any]:
         """The share of codes used, and the perplexity of their use."""
-        p = self._counts / self._counts.sum()
+        counts = self._over_processes(self._counts)
+        p = counts / counts.sum()
         return {
-            "val/codebook_usage": (self._counts > 0).float().mean(),
+            "val/codebook_usage": (counts > 0).float().mean(),
             "val/codebook_perplexity": torch.exp(torch.special.entr(p).sum()),
         }
 
@@ -134,17 +143,17 @@ class KLModule(TokenizerModule):
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
-        self._moments = torch.zeros(3, dtype=torch.float64)
+        self._moments = torch.zeros(3, dtype=torch.float64, device=self.device)
 
     def _reconstruct(self, images: Tensor) -> Tensor:
         mean = self.sampling_model.posterior(images).mean
-        values = mean.double().cpu()
+        values = mean.double()
         self._moments += torch.stack([values.new_tensor(values.numel()), values.sum(), values.square().sum()])
         return self.sampling_model.decode(mean)
 
     def _measured(self) -> dict[str, Any]:
         """The standard deviation of the latents, whose inverse becomes the network's scale."""
-        count, total, squares = self._moments.tolist()
+        count, total, squares = self._over_processes(self._moments).tolist()
         deviation = math.sqrt(max(squares / count - (total / count) ** 2, 1e-12))
         for network in (self.model, self.sampling_model):
             network.scale.fill_(1 / deviation)

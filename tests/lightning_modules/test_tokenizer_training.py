@@ -1,0 +1,51 @@
+"""Stage 1 in several processes: validation counts all images, and the codebook stays one."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_modules.config import OptimConfig, ReconstructionConfig
+from lightning_modules.tokenizer import VQModule
+from lightning_modules.tokenizers.vq import VQAutoencoder
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> VQModule:
+    """Rank 0 of two."""
+    torch.manual_seed(0)
+    network = VQAutoencoder([8, 8], 1, 8, codebook_size=6, code_width=4, groups=4)
+    made = VQModule(ReconstructionConfig(), network, OptimConfig(), max_steps=1, ema_decay=0.0, seed=0)
+    monkeypatch.setattr(VQModule, "trainer", SimpleNamespace(world_size=2))
+    return made
+
+
+def test_codes_that_another_process_used_are_left_alone(module: VQModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[Tensor, int]] = []
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda tensor, src: sent.append((tensor, src)))
+    others = torch.tensor([0.0, 1, 1, 0, 0, 0])
+    monkeypatch.setattr(module, "all_gather", lambda own: torch.stack([own, others]))
+    module.used[0] = True
+    before = module.model.quantize.embedding.weight.detach().clone()
+    module._revive(torch.zeros(2, 3, 8, 8).uniform_(-1, 1))
+    after = module.model.quantize.embedding.weight
+    assert (before != after).any(1).tolist() == [False, False, False, True, True, True]
+    assert not module.used.any()
+    ((tensor, source),) = sent
+    assert tensor is after and source == 0, "the other takes over what this one chose"
+
+
+def test_validation_counts_the_images_of_all_processes(module: VQModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: dict[str, float] = {}
+    monkeypatch.setattr(module, "log_dict", lambda values, **_: logged.update(values))
+    module.on_validation_epoch_start()
+    module._error += torch.tensor([1.0, 100.0])
+    module._counts[0] = 5
+    others = iter([torch.tensor([99.0, 900.0], dtype=torch.float64), torch.tensor([0.0, 5, 0, 0, 0, 0])])
+    monkeypatch.setattr(module, "all_gather", lambda own: torch.stack([own, next(others)]))
+    module.on_validation_epoch_end()
+    assert logged["val/psnr"] == pytest.approx(10) and logged["val/codebook_usage"] == pytest.approx(2 / 6)
+    assert logged["val/codebook_perplexity"] == pytest.approx(2)
