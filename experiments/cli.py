@@ -108,6 +108,14 @@ def main(arguments: list[str] | None = None) -> None:
     except CellError as error:
         click.echo(f"Failed: {error}", err=True)
         code = 1
+    except (FloatingPointError, RuntimeError, MemoryError) as error:
+        from experiments.failures import classify
+
+        cause, reason = classify(error)
+        if cause not in ("nan", "oom"):  # anything else is a defect, whose traceback helps
+            raise
+        click.echo(f"Failed: {reason}", err=True)
+        code = 1
     except (KeyboardInterrupt, click.Abort):
         click.echo("Stopped. The same command goes on from here.", err=True)
         code = 130

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from experiments import cli as cli_module
 from experiments.cli import COMMANDS, HELP, main
 from lightning_modules.metrics.pixels import PIXEL_MEASURES
 
@@ -167,3 +169,31 @@ def test_doctor_lists_kernels_and_embedded_data(ablate, tmp_path: Path) -> None:
     assert findings["embedded tokenizer"]["state"] == "ok" and "3796 images" in findings["embedded data"]["found"]
     assert findings["selective_scan: torch"]["state"] == "ok"
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (FloatingPointError("The loss became nan at step 3; try a lower optim.lr."), "Failed: The loss became nan"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), "Failed: OutOfMemoryError: CUDA out"),
+    ],
+)
+def test_a_failed_run_is_one_sentence(
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli_module.cli, "main", fail)
+    with pytest.raises(SystemExit) as ended:
+        cli_module.main([])
+    assert ended.value.code == 1 and capsys.readouterr().err.startswith(said)
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise RuntimeError("sizes do not match")
+
+    monkeypatch.setattr(cli_module.cli, "main", fail)
+    with pytest.raises(RuntimeError):
+        cli_module.main([])
