@@ -6,8 +6,8 @@ import ctypes
 
 # Parameters of glibc's mallopt.
 TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
-KEPT_BYTES = 2**31 - 1
-"""Free memory that stays with the process: the most mallopt takes."""
+NEVER = -1
+"""As a threshold of trimming: all freed memory stays with the process."""
 GROWTH_BYTES = 64 * 2**20
 
 
@@ -22,5 +22,5 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):  # no glibc
         return False
-    settings = ((MMAP_MAX, 0), (TRIM_THRESHOLD, KEPT_BYTES), (TOP_PAD, GROWTH_BYTES))
+    settings = ((MMAP_MAX, 0), (TRIM_THRESHOLD, NEVER), (TOP_PAD, GROWTH_BYTES))
     return all([mallopt(parameter, value) == 1 for parameter, value in settings])
