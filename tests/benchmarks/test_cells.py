@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from experiments.benchmarks import contest
 from experiments.benchmarks.alone import alone
+from experiments.benchmarks.cells.base import Phase
 from experiments.benchmarks.cells.layer import build_layer
 from experiments.benchmarks.config import LayerBenchmarkConfig
 from experiments.benchmarks.contest import measure
@@ -60,6 +62,26 @@ def test_contenders_take_turns_and_are_measured_once(tmp_path: Path) -> None:
     before = works[0].result_path.stat().st_mtime_ns
     measure(pair)
     assert works[0].result_path.stat().st_mtime_ns == before and works[0].attempts == 1
+
+
+def test_what_the_first_contender_sets_up_is_not_counted_as_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library: list[bytearray] = []
+
+    class Cell:
+        parameters = 0
+
+        def __init__(self, config: RunConfig, device: torch.device) -> None:
+            if not library:
+                library.append(bytearray(b"x" * 2**26))  # as an import does
+            self.phases = {"forward": Phase(lambda: torch.ones(2**20).sum(), "forward_seconds", "peak_memory_bytes")}
+
+    monkeypatch.setattr(contest.BENCHMARK_CELLS, "target", lambda name: Cell)
+    made = config(tmp_path, **LAYER)
+    measure([made])
+    result = RunStore(tmp_path).benchmark(benchmark_id(made)).result()
+    assert result and result["metrics"].get("peak_memory_bytes", 0) < 2**25
 
 
 def test_a_failing_contender_leaves_the_others_alone(tmp_path: Path) -> None:
