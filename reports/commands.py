@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.terminal import console
 from reports.subject import Subject, load_subject
 from reports.tables import Entry, Table
 
@@ -53,14 +53,14 @@ def report(
     if as_json:
         print(json.dumps(summary(subject, index), indent=2, ensure_ascii=False))
         return folder
-    console = _console()
-    console.print(rich_table(subject.table))
+    screen = console()
+    screen.print(rich_table(subject.table))
     for letter, text in subject.table.notes:
-        console.print(f"[dim]{f'{letter}  ' if letter else ''}{_plain(text)}[/]")
+        screen.print(f"[dim]{f'{letter}  ' if letter else ''}{_plain(text)}[/]")
     for verdict in subject.verdicts:
         colour = {"supported": "green", "contradicted": "red", "undecided": "yellow"}.get(verdict.judgement, "dim")
-        console.print(f"[{colour}]{verdict.judgement:>13}[/]  {_plain(verdict.claim.text)}")
-    console.print(f"\nWrote {index} in {time.perf_counter() - started:.1f} s.", soft_wrap=True, highlight=False)
+        screen.print(f"[{colour}]{verdict.judgement:>13}[/]  {_plain(verdict.claim.text)}")
+    screen.print(f"\nWrote {index} in {time.perf_counter() - started:.1f} s.", soft_wrap=True, highlight=False)
     return folder
 
 
@@ -129,9 +129,9 @@ def overview(root: Path | str | None = None, out: Path | None = None, as_json: b
     if as_json:
         print(json.dumps({"index": str(page), "sweeps": [e.as_json() for e in entries]}, indent=2, ensure_ascii=False))
         return page
-    console = _console()
-    console.print(_overview_table(entries))
-    console.print(f"\nWrote {page}.", soft_wrap=True, highlight=False)
+    screen = console()
+    screen.print(_overview_table(entries))
+    screen.print(f"\nWrote {page}.", soft_wrap=True, highlight=False)
     return page
 
 
@@ -148,11 +148,11 @@ def publish(out: Path, root: Path | str | None = None, as_json: bool = False) ->
         found = {"readme": str(readme), "sweeps": [e.as_json() for e in entries], "left_out": left_out}
         print(json.dumps(found, indent=2, ensure_ascii=False))
         return readme
-    console = _console()
-    console.print(_overview_table(entries))
+    screen = console()
+    screen.print(_overview_table(entries))
     for line in left_out:
-        console.print(f"[dim]left out: {_plain(line)}[/]")
-    console.print(f"\nWrote {readme}.", soft_wrap=True, highlight=False)
+        screen.print(f"[dim]left out: {_plain(line)}[/]")
+    screen.print(f"\nWrote {readme}.", soft_wrap=True, highlight=False)
     return readme
 
 
@@ -193,13 +193,13 @@ def reproduce(
     table = RichTable("metric", "stored", "again", "difference", "", box=None, pad_edge=False)
     for line in found.lines:
         table.add_row(line.name, *line.shown, "[red]differs[/]" if line.differs else line.remark)
-    console = _console()
-    console.print(table)
+    screen = console()
+    screen.print(table)
     for name, (then, now) in found.surroundings.items():
-        console.print(f"[dim]{_plain(name)}: {_plain(then)} then, {_plain(now)} now[/]")
+        screen.print(f"[dim]{_plain(name)}: {_plain(then)} then, {_plain(now)} now[/]")
     names = ", ".join(line.name for line in found.differing)
     verdict = f"Differs beyond {tolerance:.1%}: {names}." if names else f"Agrees within {tolerance:.1%}."
-    console.print(f"{verdict} Again: {found.folder}", soft_wrap=True, highlight=False)
+    screen.print(f"{verdict} Again: {found.folder}", soft_wrap=True, highlight=False)
     return 1 if names else 0
 
 
@@ -225,7 +225,7 @@ def explain(
     table.add_column(overflow="fold")
     for name, value in found.lines():
         table.add_row(_plain(name), _plain(value))
-    _console().print(table)
+    console().print(table)
 
 
 def compare(
@@ -240,9 +240,9 @@ def compare(
         return folder
     from rich.markdown import Markdown
 
-    console = _console()
-    console.print(Markdown(found.to_markdown()))
-    console.print(f"\nCurves and samples side by side: {folder}", soft_wrap=True, highlight=False)
+    screen = console()
+    screen.print(Markdown(found.to_markdown()))
+    screen.print(f"\nCurves and samples side by side: {folder}", soft_wrap=True, highlight=False)
     return folder
 
 
@@ -271,18 +271,12 @@ def board(
     else:
         folder = Path(root or "outputs") / "boards" / "all"
         names = link_all_runs(Path(root or "outputs"), folder)
-    _console().print(f"{len(names)} runs: {', '.join(names)}", soft_wrap=True, highlight=False)
+    console().print(f"{len(names)} runs: {', '.join(names)}", soft_wrap=True, highlight=False)
     if start and sweep:
-        _console().print(f"One colour a row: {address(port)}", soft_wrap=True, highlight=False)
+        console().print(f"One colour a row: {address(port)}", soft_wrap=True, highlight=False)
     if start:
         serve(folder, port)
     return folder
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 140)  # a log has no width of its own
 
 
 def _plain(text: str) -> str:

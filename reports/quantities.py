@@ -59,7 +59,7 @@ PRINTED: dict[str, tuple[str, str, float]] = {
     "training_flops": ("T", ".3g", 1e-12),
     "train_seconds": ("min", ".1f", 1 / 60),
     "device_seconds": ("h", ".2f", 1 / 3600),
-    "peak_memory_bytes": ("GB", ".2f", 1e-9),
+    "peak_memory_bytes": ("GB", ".3g", 1e-9),
     "step_seconds": ("ms", ".1f", 1e3),
     "forward_seconds": ("ms", ".2f", 1e3),
     "training_seconds": ("ms", ".2f", 1e3),
@@ -75,8 +75,8 @@ PRINTED: dict[str, tuple[str, str, float]] = {
         ),
         ("ms", ".2f", 1e3),
     ),
-    "forward_memory_bytes": ("GB", ".3f", 1e-9),
-    "training_memory_bytes": ("GB", ".3f", 1e-9),
+    "forward_memory_bytes": ("GB", ".3g", 1e-9),
+    "training_memory_bytes": ("GB", ".3g", 1e-9),
 }
 """Quantity -> unit, format and factor of the printed number, where they are not the stored one's."""
 NOISE = re.compile("_(low|high|std)$")

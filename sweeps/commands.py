@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 
 from experiments.errors import UserError, unknown
+from experiments.terminal import console
 from sweeps.definition import load_sweep, sweep_names
 from sweeps.devices import Slots
 from sweeps.interventions import amend, cancel_plan, clear_failures, failed_cells, only
@@ -63,7 +64,7 @@ def list_sweeps(root: Path | str | None = None, as_json: bool = False) -> int:
     for row in rows:
         cells = "\n".join(f"{scale} {count}" for scale, count in row["cells"].items())
         table.add_row(row["name"], row["paper"], row["reproduces"], cells, "\n".join(row["begun"]) or "not begun")
-    _console().print(table)
+    console().print(table)
     return 0
 
 
@@ -81,7 +82,7 @@ def show_plan(
     if as_json:
         print(preview_json(planned))
     else:
-        print_preview(planned, _console())
+        print_preview(planned, console())
     return 0
 
 
@@ -96,16 +97,16 @@ def status(
     """How far every cell is, and the failures by cause. Exit code 1 if a cell failed."""
     planned = plan(name, scale, overrides, root)
     states = planned.states()
-    console = _console()
+    screen = console()
     if as_json:
         cells = [cell_json(cell, states[cell.name]) for cell in planned.cells]
         hours = device_time(planned, states) / 3600
         whole = {"sweep": planned.sweep.name, "scale": planned.scale, "device_hours": round(hours, 4)}
         _print_json({**whole, "cells": cells, "failures": failures(states)})
         return _exit_code(states)
-    if watch and console.is_terminal:
-        states = _watch(planned, console)
-    console.print(status_table(planned, states))
+    if watch and screen.is_terminal:
+        states = _watch(planned, screen)
+    screen.print(status_table(planned, states))
     if seconds := device_time(planned, states):
         _say(f"Device time so far, all attempts: {duration(seconds)}.")
     for line in failure_lines(states):
@@ -113,12 +114,12 @@ def status(
     return _exit_code(states)
 
 
-def _watch(planned: Plan, console: Console) -> dict[str, CellState]:
+def _watch(planned: Plan, screen: Console) -> dict[str, CellState]:
     """Redraw until nothing is at work any more."""
-    with Live(console=console, auto_refresh=False, transient=True) as live:
+    with Live(console=screen, auto_refresh=False, transient=True) as live:
         while True:
             states = planned.states()
-            live.update(status_table(planned, states, max(5, console.height - 8)), refresh=True)
+            live.update(status_table(planned, states, max(5, screen.height - 8)), refresh=True)
             if not any(state.state == "running" for state in states.values()):
                 return states
             time.sleep(2.0)
@@ -166,9 +167,9 @@ def _launch(planned: Plan, launcher: str, jobs: int, worker: tuple[str, ...], dr
             raise UserError(f"{planned.sweep.name} takes times, one at a time: leave --jobs {jobs} out.")
         jobs = 1 if planned.is_timed else jobs
         slots = Slots(jobs, len(groups), groups[0].cells[0].config.runtime)
-        LocalLauncher(planned, slots, Progress(planned, _console()), worker).launch()
+        LocalLauncher(planned, slots, Progress(planned, console()), worker).launch()
         states = planned.states()
-        _console().print(status_table(planned, states))
+        console().print(status_table(planned, states))
     for line in failure_lines(states):
         _say(line)
     if any(state.state == "failed" for state in states.values()):
@@ -242,13 +243,13 @@ def logs(
     if path is None:
         state = planned.states()[found.name]
         raise UserError(f"{found.name} has no log in {planned.folder / 'logs'} ({state.describe()}).")
-    console = _console()
+    screen = console()
     with open(path, encoding="utf-8", errors="replace") as file:
         text = file.readlines()
-        console.out("".join(text[-lines:] if lines else text), end="", highlight=False)
+        screen.out("".join(text[-lines:] if lines else text), end="", highlight=False)
         while follow and planned.states()[found.name].state == "running":
             time.sleep(1.0)
-            console.out(file.read(), end="", highlight=False)
+            screen.out(file.read(), end="", highlight=False)
     return 0
 
 
@@ -285,13 +286,8 @@ def _check_launcher(launcher: str) -> None:
         raise unknown("launcher", launcher, LAUNCHERS)
 
 
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=160)  # a log has no width of its own
-
-
 def _say(text: str) -> None:
-    _console().print(text, markup=False, highlight=False, soft_wrap=True)
+    console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_json(value: Any) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
-from rich.console import Console
 from rich.table import Table
 
 from experiments.benchmarks.bench import Bench
+from experiments.terminal import console
 
 COLUMNS = ("case", "phase", "contender", "median ms", "fastest", "spread", "x", "peak MiB", "x floor")
 
@@ -17,19 +17,19 @@ def show(bench: Bench, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(bench.to_dict(), indent=2))
         return
-    console = Console()
-    console.print(f"[bold]{bench.title}[/]")
-    console.print(_machine(bench))
+    screen = console()
+    screen.print(f"[bold]{bench.title}[/]")
+    screen.print(_machine(bench))
     for contender, error in bench.checks.items():
-        console.print(f"checked against float64: {contender} within {error:.1e}")
+        screen.print(f"checked against float64: {contender} within {error:.1e}")
     table = Table(box=None, pad_edge=False)
     for number, heading in enumerate(_headings(bench)):
         table.add_column(heading, justify="left" if number < 3 else "right")
     for cells in _cells(bench):
         table.add_row(*cells)
-    console.print(table)
+    screen.print(table)
     for note in bench.notes:
-        console.print(f"[dim]{note}[/]")
+        screen.print(f"[dim]{note}[/]")
 
 
 def markdown(bench: Bench) -> str:

@@ -10,6 +10,7 @@ import click
 
 from experiments.commands.single import ROOT_OPTION
 from experiments.errors import UserError
+from experiments.terminal import console
 
 SCALE_OPTION = click.option("--scale", default="", help="demo, small or paper; default: the sweep's smallest.")
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -51,15 +52,13 @@ def list_command(runs: bool, root: str, as_json: bool) -> int:
 
 
 def _list_runs(root: str, as_json: bool) -> int:
-    from rich.console import Console
-
     from experiments.runs import run_records, run_table
 
     records = run_records(root)
     if as_json:
         click.echo(json.dumps(records, indent=2))
     elif records:
-        Console().print(run_table(records))
+        console().print(run_table(records))
     else:
         click.echo(f"No runs in {root}. A first one: ablate train maskmamba/demo")
     return 0

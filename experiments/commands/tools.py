@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from experiments.commands.single import ROOT_OPTION
+from experiments.terminal import console
 
 
 @click.command("doctor")
@@ -30,7 +31,6 @@ def doctor_command(data: Path | None, as_json: bool, root: str) -> None:
     if as_json:
         click.echo(json.dumps([finding.__dict__ for finding in findings], indent=2))
     else:
-        from rich.console import Console
         from rich.markup import escape
         from rich.table import Table
 
@@ -40,7 +40,7 @@ def doctor_command(data: Path | None, as_json: bool, root: str) -> None:
         marks = {"ok": "[green]ok[/]", "optional": "[yellow]--[/]", "broken": "[red]!![/]"}
         for finding in findings:
             table.add_row(marks[finding.state], *map(escape, (finding.part, finding.found, finding.way_out)))
-        Console().print(table)
+        console().print(table)
     raise SystemExit(1 if any(finding.state == "broken" for finding in findings) else 0)
 
 

@@ -1,0 +1,19 @@
+"""Where commands print their tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WIDTH_OF_A_LOG = 160
+"""Characters a line where the output is no terminal and has no width of its own."""
+
+
+def console() -> Console:
+    """On standard output, as wide as the terminal."""
+    from rich.console import Console
+
+    found = Console()
+    return found if found.is_terminal else Console(width=WIDTH_OF_A_LOG)
