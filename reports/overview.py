@@ -15,9 +15,11 @@ from reports.build import build
 from reports.claims import Verdict
 from reports.layout import Column
 from reports.page import environment, stylesheet
+from reports.ranking import contest_axes, rank_rows
 from reports.subject import Subject, load_subject
-from reports.uncertainty import compare
 from sweeps.registry import begun
+
+NO_PAPER = "Without a paper"
 
 
 @dataclass(frozen=True)
@@ -42,36 +44,22 @@ class Entry:
     def best(self) -> list[tuple[str, str, str]]:
         """(quantity, row, number) of the best row in every ranked column that compares two rows at least.
 
-        Where the table has groups or spread columns, the best within each, of the first ranked column alone.
+        Where the table ranks rows apart (groups, spread columns, resolutions), the best within each, of the first
+        ranked column alone.
         """
         layout, rows = self.subject.layout, self.subject.rows
-        apart = [axis for axis in (layout.group, layout.spread) if axis]
-        contexts: dict[str, list[Row]] = {}
+        apart = [axis for axis in (layout.group, layout.spread, *contest_axes(layout, rows)) if axis]
+        contests: dict[str, list[Row]] = {}
         for row in rows:
-            contexts.setdefault(", ".join(f"{axis} {row.labels.get(axis, '-')}" for axis in apart), []).append(row)
+            contests.setdefault(", ".join(f"{axis} {row.labels.get(axis, '-')}" for axis in apart), []).append(row)
         ranked = [column for column in layout.columns if column.better != "none"]
         result = []
-        for context, inside in contexts.items():
+        for context, inside in contests.items():
             for column in ranked[:1] if apart else ranked:
-                if found := self._winner(inside, column):
+                if found := _winner(inside, column):
                     label = f"{column.label} at {context}" if context else column.label
                     result.append((label, *found))
         return result
-
-    def _winner(self, rows: Sequence[Row], column: Column) -> tuple[str, str] | None:
-        """The best row of a column by name, and its number; None where fewer than two are measured."""
-        have = [(row, mean) for row in rows if (mean := row.value(column.metric).mean) is not None]
-        if len(have) < 2:
-            return None
-        winner, number = min(have, key=lambda item: -item[1] if column.better == "higher" else item[1])
-        ties = sum(row is not winner and self._tied(row, winner, column.metric) for row, _ in have)
-        also = f" (not distinguishable: {ties} more)" if ties else ""
-        return f"{row_name(winner, rows)}{also}", column.text(number)
-
-    @staticmethod
-    def _tied(row: Row, winner: Row, metric: str) -> bool:
-        found = compare(row, winner, metric)
-        return found is not None and found.distinguishable is False
 
     def as_json(self) -> dict[str, Any]:
         """What `ablate report --all --json` prints of it."""
@@ -85,6 +73,18 @@ class Entry:
             "claims": [{"id": v.claim.id, "judgement": v.judgement, "tau": v.tau} for v in self.verdicts],
             "flags": len(self.subject.flags),
         }
+
+
+def _winner(rows: Sequence[Row], column: Column) -> tuple[str, str] | None:
+    """The best row of a column by name, and its number; None where fewer than two are measured."""
+    ranks = rank_rows(list(enumerate(rows)), column)
+    places = [index for index, rank in ranks.items() if rank.place == "best"]
+    if not places:
+        return None
+    winner = rows[places[0]]
+    ties = sum(rank.tied for rank in ranks.values())
+    also = f" (not distinguishable: {ties} more)" if ties else ""
+    return f"{row_name(winner, rows)}{also}", column.text(winner.value(column.metric).mean or 0.0)
 
 
 def find_subjects(root: Path) -> tuple[list[Subject], list[str]]:
@@ -127,11 +127,11 @@ def build_overview(root: Path, out: Path | None = None) -> tuple[Path, list[Entr
 
 
 def by_paper(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """The entries under the heading of their paper."""
+    """The entries under the heading of their paper; those without one come last."""
     papers: dict[str, list[Entry]] = {}
     for entry in entries:
         papers.setdefault(_paper(entry.subject), []).append(entry)
-    return papers
+    return dict(sorted(papers.items(), key=lambda item: item[0] == NO_PAPER))
 
 
 def render_overview(
@@ -164,7 +164,7 @@ def render_overview(
 def _paper(subject: Subject) -> str:
     """The heading that a sweep stands under: its paper, without the table."""
     reference = subject.layout.reference
-    return reference.citation if reference else subject.citation.rpartition(", ")[0] or "Without a paper"
+    return reference.citation if reference else subject.citation.rpartition(", ")[0] or NO_PAPER
 
 
 def _is_lasting(word: str) -> bool:

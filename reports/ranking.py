@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from reports.aggregate import Row
-from reports.layout import Column
+from reports.layout import Column, Layout
+from reports.records import named
 from reports.uncertainty import compare
 
 
@@ -18,6 +19,13 @@ class Rank:
     place: Literal["", "best", "second"] = ""
     tied: bool = False
     """The difference to the best is within the noise."""
+
+
+def contest_axes(layout: Layout, rows: Iterable[Row]) -> list[str]:
+    """Axes of numbers that the baseline does not fix, such as a resolution: rows at others are not ranked together."""
+    rows = list(rows)
+    free = [axis for axis in layout.rows if layout.baseline and axis not in layout.baseline]
+    return [axis for axis in free if all(named(axis, row.labels[axis]) != row.labels[axis] for row in rows)]
 
 
 def rank_rows(peers: Sequence[tuple[int, Row]], column: Column) -> dict[int, Rank]:

@@ -13,8 +13,7 @@ from typing import Literal
 from reports.aggregate import Row, Value, select
 from reports.layout import Column, Layout
 from reports.quantities import EXACT, Quantity, is_cost
-from reports.ranking import Rank, rank_rows
-from reports.records import named
+from reports.ranking import Rank, contest_axes, rank_rows
 from reports.reference import ReferenceTable
 
 ARROWS = {"lower": "↓", "higher": "↑", "none": ""}
@@ -177,7 +176,7 @@ def _group(
 ) -> list[TableRow]:
     """The rows under one group heading; ranks are given within it, among rows that one baseline is held against."""
     ranks: dict[tuple[int, str], Rank] = {}
-    apart = _apart(layout, rows)
+    apart = contest_axes(layout, rows)
     for label in spread:
         contests: dict[tuple[str, ...], list[tuple[int, Row]]] = {}
         for place in (places[label] for _, places in inside if label in places):
@@ -204,12 +203,6 @@ def _group(
         baseline = bool(layout.baseline) and bool(select(cells, layout.baseline))
         result.append(TableRow(labels, tuple(entries), labels.get(layout.group, ""), baseline, cells))
     return result
-
-
-def _apart(layout: Layout, rows: Iterable[Row]) -> list[str]:
-    """Axes of numbers that the baseline does not fix, such as a resolution: rows at others are not ranked together."""
-    free = [axis for axis in layout.rows if layout.baseline and axis not in layout.baseline]
-    return [axis for axis in free if all(named(axis, row.labels[axis]) != row.labels[axis] for row in rows)]
 
 
 def _entry(row: Row | None, column: Column, notes: Notes) -> Entry:
@@ -246,7 +239,8 @@ def _reading_notes(layout: Layout, rows: Sequence[TableRow]) -> Iterable[str]:
     entries = [entry for row in rows for entry in row.entries]
     if any(entry.rank for entry in entries):
         tied = "; = not distinguishable from the best at 95%" if any(entry.tied for entry in entries) else ""
-        alike = [axis_title(axis).lower() for axis in _apart(layout, [cell for row in rows for cell in row.cells])]
+        cells = (cell for row in rows for cell in row.cells)
+        alike = [axis_title(axis).lower() for axis in contest_axes(layout, cells)]
         within = f" at equal {' and '.join(alike)}" if alike else " within a group" if layout.group else ""
         yield f"Bold is best, underlined second{within}{tied}."
     if any(entry.value and entry.value.n > 1 for entry in entries):

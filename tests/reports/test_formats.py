@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from reports.formats import latex, to_csv, to_latex, to_markdown, write_parquet
+from reports.overview import Entry as Overviewed
 from reports.subject import Subject
 from tests.reports import fakes
 
@@ -173,6 +174,10 @@ def test_rows_that_the_baseline_does_not_meet_are_not_ranked_together(tmp_path: 
         fakes.write_run(tmp_path, cell, 100.0 + number)
     report = {"rows": ["resolution", "layer"], "columns": ["fd_efflite0"], "baseline": {"layer": "a"}}
     axes = {"resolution": ["32", "64"], "layer": ["a", "b"]}
-    table = fakes.subject(tmp_path, cells, report=report, axes=axes).table
-    assert [row.entries[2].rank for row in table.rows] == ["best", "", "best", ""]
-    assert any(text.startswith("Bold is best, underlined second at equal resolution") for _, text in table.notes)
+    subject = fakes.subject(tmp_path, cells, report=report, axes=axes)
+    assert [row.entries[2].rank for row in subject.table.rows] == ["best", "", "best", ""]
+    assert any(
+        text.startswith("Bold is best, underlined second at equal resolution") for _, text in subject.table.notes
+    )
+    found = [(where.partition(" at ")[2], row[0]) for where, row, _ in Overviewed(subject, tmp_path).best]
+    assert found == [("resolution 32", "a"), ("resolution 64", "a")], "the page over all sweeps ranks as the table does"
