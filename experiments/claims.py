@@ -236,7 +236,7 @@ def process_start(pid: int) -> str:
         # Fields after the command's name, which may itself hold blanks and brackets: state is field 3, start field 22.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return "" if fields[0] in "ZX" else fields[19]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the second where it ends between the opening and the reading
         if sys.platform == "linux":
             return ""
     answer = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import math
-import platform
 import re
 import statistics
 import time
@@ -123,17 +122,17 @@ def peak_memory(call: Callable[[], Any], before: int | None = None) -> int | Non
 
 
 def machine(threads: int) -> dict[str, Any]:
-    """What the numbers depend on, with the multiply-add rate and read bandwidth measured now; for Bench.machine."""
+    """What the numbers depend on: hardware, code, and the multiply-add rate and read bandwidth measured now."""
+    from experiments.provenance import code_version, hardware, versions
     from lightning_modules.kernels import available
     from lightning_modules.kernels.cpp.machine import bytes_per_second, multiply_adds_per_second
 
     compiled = available()["selective_scan"]["cpp"] is None
     return {
-        "processor": _processor(),
+        **hardware(),
+        **code_version(),
+        "packages": versions(),
         "threads": threads,
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
         "multiply_adds_per_s": multiply_adds_per_second(threads) if compiled else None,
         "bytes_per_s": bytes_per_second(threads) if compiled else None,
     }
@@ -161,11 +160,3 @@ def _resident(field: str) -> int:
     if match is None:
         raise OSError(f"no {field} in /proc/self/status")
     return int(match[1]) * 1024
-
-
-def _processor() -> str:
-    try:
-        match = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        match = None
-    return match[1] if match else platform.processor() or platform.machine()

@@ -33,18 +33,22 @@ def show(bench: Bench, *, as_json: bool) -> None:
 
 
 def markdown(bench: Bench) -> str:
-    """The table as Markdown, with its title, the machine and the notes."""
+    """The table as Markdown, with its title, the machine, the command and the notes."""
     headings = _headings(bench)
     lines = ["| " + " | ".join(headings) + " |", "|---|---|---|" + "---:|" * (len(headings) - 3)]
     lines += ["| " + " | ".join(cells) + " |" for cells in _cells(bench)]
     notes = "".join(f"\n{note}\n" for note in bench.notes)
-    return f"{bench.title}. {_machine(bench)}.\n\n" + "\n".join(lines) + f"\n{notes}"
+    origin = f"{bench.title}. {_machine(bench)}; `ablate bench {bench.name}`."
+    return f"{origin}\n\n" + "\n".join(lines) + f"\n{notes}"
 
 
 def _machine(bench: Bench) -> str:
     speed, bandwidth = bench.machine.get("multiply_adds_per_s"), bench.machine.get("bytes_per_s")
     limits = f", {speed / 1e9:.0f} G multiply-add/s, reads {bandwidth / 1e9:.1f} GB/s" if speed else ""
-    return f"{bench.machine['processor']}, {bench.machine['threads']} threads{limits}"
+    gpu = ", ".join(["", *bench.machine["gpus"]])
+    changed = " and uncommitted changes" if bench.machine["git_dirty"] else ""
+    commit = f", commit {bench.machine['git_commit'][:7]}{changed}" if bench.machine["git_commit"] else ""
+    return f"{bench.machine['cpu']}{gpu}, {bench.machine['threads']} threads{limits}{commit}"
 
 
 def _extra(bench: Bench) -> list[str]:

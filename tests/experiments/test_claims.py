@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -167,3 +168,18 @@ def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
 def test_process_start_tells_processes_apart() -> None:
     assert process_start(os.getpid()) == process_start(os.getpid()) != ""
     assert process_start(2**22 + 1) == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_process_that_ends_while_it_is_looked_at_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    opened = Path.open
+
+    def ends_meanwhile(path: Path, *args: Any, **options: Any) -> Any:
+        stream = opened(path, *args, **options)
+        child.communicate(b"\n")
+        return stream
+
+    assert process_start(child.pid)
+    monkeypatch.setattr(Path, "open", ends_meanwhile)
+    assert process_start(child.pid) == ""
