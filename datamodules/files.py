@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from lightning_modules.files import atomic_path
+from lightning_modules.hashing import sha256_of
 
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -18,6 +19,24 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         write(stream)
+
+
+def check_files(folder: Path, files: Mapping[str, Mapping[str, Any]], checksums: bool) -> str | None:
+    """What is wrong with the first file that is not as recorded, or None.
+
+    Args:
+        files: name -> {"bytes": size, "sha256": digest}.
+        checksums: read everything; otherwise only sizes are compared, which finds truncation.
+    """
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if (size := path.stat().st_size) != expected["bytes"]:
+            return f"{name} has {size} bytes instead of {expected['bytes']}"
+        if checksums and sha256_of(path) != expected["sha256"]:
+            return f"the checksum of {name} is wrong"
+    return None
 
 
 def commit_folder(temporary: Path, folder: Path, marker: str) -> None:

@@ -33,9 +33,9 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.files import check_files
 from datamodules.store_format import StoreMeta, read_meta
 from datamodules.store_writer import StoreWriter
-from lightning_modules.hashing import sha256_of
 
 
 def write_store(
@@ -86,8 +86,8 @@ class TokenStore:
     def __init__(self, folder: Path, verify: bool = False):
         self.folder = Path(folder)
         self.meta, files = read_meta(self.folder)
-        for name, expected in files.items():
-            self._check_file(name, expected, verify)
+        if wrong := check_files(self.folder, files, verify):
+            raise self._damaged(wrong)
         self._files = frozenset(files)
         if self.codes.shape != self.meta.codes_shape or self.codes.dtype != np.dtype(self.meta.codes_dtype):
             raise self._damaged(f"{self.meta.codes_file} does not have the shape that meta.json says")
@@ -187,15 +187,6 @@ class TokenStore:
             return np.load(self.folder / name, mmap_mode="r")
         except (OSError, ValueError) as error:
             raise self._damaged(f"{name} is not a numpy file ({error})") from error
-
-    def _check_file(self, name: str, expected: dict[str, Any], verify: bool) -> None:
-        path = self.folder / name
-        if not path.is_file():
-            raise self._damaged(f"{name} is missing")
-        if (size := path.stat().st_size) != expected["bytes"]:
-            raise self._damaged(f"{name} has {size} bytes instead of {expected['bytes']}")
-        if verify and sha256_of(path) != expected["sha256"]:
-            raise self._damaged(f"the checksum of {name} is wrong")
 
     def _damaged(self, what: str) -> ValueError:
         return ValueError(f"The token store {self.folder} is damaged: {what}; delete the folder and tokenize again.")

@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.files import atomic_write, commit_folder, work_lock
+from datamodules.files import atomic_write, check_files, commit_folder, work_lock
 from lightning_modules.conditions import TextFeatures
 from lightning_modules.hashing import sha256_of
 from lightning_modules.text_encoders.ragged import RaggedText, TextEncoder, pad
@@ -193,12 +193,8 @@ class TextStore:
     def __init__(self, folder: Path, verify: bool = False):
         self.folder = Path(folder)
         self.meta, files = _read_meta(self.folder)
-        for name, expected in files.items():
-            path = self.folder / name
-            if not path.is_file() or path.stat().st_size != expected["bytes"]:
-                raise self._damaged(f"{name} is missing or of the wrong size")
-            if verify and sha256_of(path) != expected["sha256"]:
-                raise self._damaged(f"the checksum of {name} is wrong")
+        if wrong := check_files(self.folder, files, verify):
+            raise self._damaged(wrong)
         if files["features.bin"]["bytes"] != self.meta.total * self.meta.width * 2:
             raise self._damaged("features.bin does not have the shape that meta.json says")
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from experiments.errors import UserError, unknown
 from lightning_modules.metrics.config import METRICS
 from reports.crossing import Crossing, parse_crossing
-from reports.quantities import CHOSEN, STAND_INS, Better, quantity
+from reports.quantities import CHOSEN, STAND_INS, Better, Printed, quantity
 from reports.reference import Checked, Claim, ReferenceTable, load_table, parse_claim
 from sweeps.definition import label_of
 
@@ -24,7 +24,7 @@ FIGURE_NEEDS = {
 
 
 @dataclass(frozen=True)
-class Column:
+class Column(Printed):
     """One measured quantity, and the published column that stands beside it."""
 
     metric: str
@@ -35,15 +35,6 @@ class Column:
     paper: str = ""
     """Column of the reference table; "" = none."""
     description: str = ""
-
-    @property
-    def plain(self) -> str:
-        """The label without its unit, for sentences."""
-        return self.label.partition(" (")[0]
-
-    def text(self, value: float) -> str:
-        """The number as printed."""
-        return format(value * self.scale, self.format)
 
 
 @dataclass(frozen=True)

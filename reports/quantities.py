@@ -14,8 +14,25 @@ from lightning_modules.metrics.config import METRICS
 Better = Literal["lower", "higher", "none"]
 
 
+class Printed:
+    """How a number is printed; the fields come with the dataclass."""
+
+    label: str
+    format: str
+    scale: float
+
+    @property
+    def plain(self) -> str:
+        """The label without its unit, for sentences."""
+        return self.label.partition(" (")[0]
+
+    def text(self, value: float) -> str:
+        """The stored number as printed."""
+        return format(value * self.scale, self.format)
+
+
 @dataclass(frozen=True)
-class Quantity:
+class Quantity(Printed):
     """One quantity. The printed number is the stored one times `scale`."""
 
     name: str
@@ -24,15 +41,6 @@ class Quantity:
     format: str = ".3g"
     scale: float = 1.0
     description: str = ""
-
-    @property
-    def plain(self) -> str:
-        """The label without its unit, for sentences."""
-        return self.label.partition(" (")[0]
-
-    def text(self, value: float) -> str:
-        """A stored number as printed."""
-        return format(value * self.scale, self.format)
 
 
 PRINTED: dict[str, tuple[str, str, float]] = {

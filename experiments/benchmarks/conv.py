@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from experiments.benchmarks.bench import FORWARD, TRAINING, Bench
-from experiments.benchmarks.measure import floor_ms, interleave, machine
+from experiments.benchmarks.measure import floor_ms, machine
 from experiments.benchmarks.peers import torch_conv
-from experiments.benchmarks.problem import phase_of, relative_error
+from experiments.benchmarks.problem import phases, relative_error
 from lightning_modules.kernels import available, depthwise_conv1d
 
 SHAPES = ((8, 1536, 257), (2, 1024, 1025), (1, 512, 1024))
@@ -38,13 +38,8 @@ def conv(
     bench.checks = {name: relative_error(call, definition, small) for name, call in contenders.items()}
     for batch, channels, length in shapes:
         inputs = _inputs(batch, channels, length, device)
-        case = f"B={batch} C={channels} L={length}"
         floors = _floors(bench.machine, batch * channels * length)
-        for phase in (FORWARD, TRAINING):
-            calls = {name: phase_of(phase, call, inputs) for name, call in contenders.items()}
-            bench.rows += interleave(
-                case, phase, calls, baseline=ours[0], seconds=seconds, floors_ms=dict.fromkeys(ours, floors[phase])
-            )
+        bench.rows += phases(f"B={batch} C={channels} L={length}", contenders, inputs, ours, floors, seconds)
     return bench
 
 

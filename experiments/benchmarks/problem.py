@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from experiments.benchmarks.bench import FORWARD
+from experiments.benchmarks.bench import FORWARD, TRAINING, Row
+from experiments.benchmarks.measure import interleave
 
 Call = Callable[..., Tensor]
+
+
+def phases(
+    case: str,
+    contenders: Mapping[str, Call],
+    inputs: Sequence[Tensor],
+    ours: Sequence[str],
+    floors: Mapping[str, float | None],
+    seconds: float,
+) -> list[Row]:
+    """Time all contenders on one shape, forward and in training.
+
+    Args:
+        ours: the contenders that the floor concerns; the first is the baseline.
+        floors: phase -> milliseconds.
+        seconds: time spent per phase.
+    """
+    rows = []
+    for phase in (FORWARD, TRAINING):
+        calls = {name: phase_of(phase, call, inputs) for name, call in contenders.items()}
+        floors_ms = dict.fromkeys(ours, floors[phase])
+        rows += interleave(case, phase, calls, baseline=ours[0], seconds=seconds, floors_ms=floors_ms)
+    return rows
 
 
 def phase_of(phase: str, call: Call, inputs: Sequence[Tensor]) -> Callable[[], None]:

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from experiments.benchmarks.bench import FORWARD, TRAINING, Bench
-from experiments.benchmarks.measure import floor_ms, interleave, machine
+from experiments.benchmarks.measure import floor_ms, machine
 from experiments.benchmarks.peers import scans
-from experiments.benchmarks.problem import phase_of, relative_error
+from experiments.benchmarks.problem import phases, relative_error
 from lightning_modules.kernels import available, selective_scan
 
 SHAPES = ((8, 768, 257), (2, 1024, 1025), (1, 512, 4097))
@@ -45,13 +45,8 @@ def scan(
     )
     for batch, channels, length in shapes:
         inputs = _inputs(batch, channels, length, device)
-        case = f"B={batch} C={channels} L={length}"
         floors = _floors(bench.machine, batch * channels * length)
-        for phase in (FORWARD, TRAINING):
-            calls = {name: phase_of(phase, call, inputs) for name, call in contenders.items()}
-            bench.rows += interleave(
-                case, phase, calls, baseline=ours[0], seconds=seconds, floors_ms=dict.fromkeys(ours, floors[phase])
-            )
+        bench.rows += phases(f"B={batch} C={channels} L={length}", contenders, inputs, ours, floors, seconds)
     return bench
 
 

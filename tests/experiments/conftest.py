@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from experiments.cli import main
+
+Ablate = Callable[..., tuple[int, str, str]]
 
 STEPS = 60
 TINY = [
@@ -46,3 +51,16 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = train(root)
     assert done.returncode == 0, done.stderr
     return root
+
+
+@pytest.fixture
+def ablate(capsys: pytest.CaptureFixture[str]) -> Ablate:
+    """Run the command in this process: words -> exit code, standard output, standard error."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main([str(word) for word in words])
+        output = capsys.readouterr()
+        return int(caught.value.code or 0), output.out, output.err
+
+    return call

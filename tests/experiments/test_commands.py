@@ -13,23 +13,10 @@ import torch
 from PIL import Image
 
 from experiments import cli as cli_module
-from experiments.cli import COMMANDS, HELP, main
+from experiments.cli import COMMANDS, HELP
 from lightning_modules.metrics.pixels import PIXEL_MEASURES
 
 QUICK = ["sampler.steps=2", "evaluation.num_samples=36", "runtime.threads=1"]
-
-
-@pytest.fixture
-def ablate(capsys: pytest.CaptureFixture[str]):
-    """Run the command in this process: words -> exit code, standard output, standard error."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main([str(word) for word in words])
-        output = capsys.readouterr()
-        return int(caught.value.code or 0), output.out, output.err
-
-    return call
 
 
 @pytest.fixture(scope="module")

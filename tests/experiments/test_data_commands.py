@@ -9,20 +9,6 @@ import pytest
 from PIL import Image
 
 from datamodules.emoji.data import load_emoji
-from experiments.cli import main
-
-
-@pytest.fixture
-def ablate(capsys):
-    """Run the command in this process: words -> exit code, standard output, standard error."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main([str(word) for word in words])
-        output = capsys.readouterr()
-        return int(caught.value.code or 0), output.out, output.err
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from experiments.cli import main
 from experiments.config import load_config
 from experiments.errors import UserError
 from experiments.run import train
@@ -30,6 +29,12 @@ MIXER = {
     "mixer.out_proj.weight": (WIDTH, INNER),
     "norm.weight": (WIDTH,),
 }
+
+
+@pytest.fixture(autouse=True)
+def own_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test has a root of outputs of its own."""
+    monkeypatch.setenv("ABLATE_ROOT", str(tmp_path / "out"))
 
 
 def _published(groups: int = GROUPS) -> dict[str, torch.Tensor]:
@@ -54,20 +59,6 @@ def _published(groups: int = GROUPS) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     state = {f"mamba.backbone.{key}": 0.2 * torch.randn(s, generator=generator) for key, s in shapes.items()}
     return {**state, "mamba.lm_head.weight": state["mamba.backbone.embeddings.word_embeddings.weight"].clone()}
-
-
-@pytest.fixture
-def ablate(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """Run a command on a root of its own: words -> exit code, standard output, standard error."""
-    monkeypatch.setenv("ABLATE_ROOT", str(tmp_path / "out"))
-
-    def call(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main([str(word) for word in words])
-        output = capsys.readouterr()
-        return int(caught.value.code or 0), output.out, output.err
-
-    return call
 
 
 def _import(ablate, file: Path, state: dict[str, torch.Tensor], *words: str) -> tuple[int, str, str]:
