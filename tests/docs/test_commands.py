@@ -18,14 +18,14 @@ import yaml
 import experiments.config
 from experiments.benchmarks import BENCHMARKS
 from experiments.cli import COMMANDS
-from experiments.commands.data import tokenizer_config
+from experiments.commands.data import text_encoder_config, tokenizer_config
 from experiments.config import load_config
 from experiments.errors import UserError
 from sweeps.definition import load_sweep, sweep_names
 from sweeps.request import parse_request
 
 PROJECT = Path(__file__).parents[2]
-PAGES = [PROJECT / name for name in ("README.md", "sweeps/README.md", "reports/README.md")]
+PAGES = [PROJECT / name for name in ("README.md", "datamodules/README.md", "sweeps/README.md", "reports/README.md")]
 PAGES += sorted(PROJECT.glob("docs/*.md"))
 RUNS = [f"{system}/demo" for system in ("maskmamba", "aim", "dimba")]
 """What RUN may stand for."""
@@ -118,9 +118,14 @@ def check(words: list[str], root: Path) -> None:
         load_config(str(given["preset"] or f"{given['kind']}/paper"), _words(given, "overrides"))
     elif name in ("tokenize", "reference"):
         assert given["dataset"] in COLLECTIONS, given["dataset"]
-        if given["settings"]:
+        settings = _words(given, "settings")
+        of_text = tuple(word for word in settings if word.startswith("text_encoder."))
+        of_images = tuple(word for word in settings if word not in of_text)
+        if of_images:
             with pytest.raises(FileNotFoundError, match="not found"):  # of the weights alone: all keys are there
-                tokenizer_config(str(given["tokenizer"]), tuple(_words(given, "settings")))
+                tokenizer_config(str(given["tokenizer"]), of_images)
+        if of_text:  # a folder that is not there might be a name on the hub
+            text_encoder_config(str(given["text_encoder"]), of_text)
     elif name == "bench" and given["name"]:
         assert given["name"] in BENCHMARKS
 
