@@ -217,23 +217,23 @@ def _ratio(claim: Claim, ground: _Ground) -> Verdict:
     base = right.value(ground.metric).mean if right else None
     if left is None or right is None or difference is None or not base:
         return Verdict(claim, "not measured")
-    ratio = 1 + difference.delta / base
+    shown = f"{ground.show(left, right, 'over')} is {1 + difference.delta / base:.3g}, claimed"
     low, high = _bounds(claim)
-    sides = [
-        (compare(left, right, ground.metric, bound), sign)
-        for bound, sign in ((low, 1), (high, -1))
-        if bound is not None
-    ]
-    agreeing = [(found, math.copysign(1, base) * sign * found.delta) for found, sign in sides if found]
-    wanted = " and ".join(
-        [*([f"at least {low:.3g}"] if low is not None else []), *([f"at most {high:.3g}"] if high is not None else [])]
-    )
-    text = f"{ground.show(left, right, 'over')} is {ratio:.3f}, claimed {wanted}; {difference.text}"
-    if difference.margin is None or difference.one_training_each:
-        return Verdict(claim, "undecided", (text,))
-    inside = all(found.margin is not None and by >= found.margin for found, by in agreeing)
-    outside = any(by < 0 and found.stands_among(ground.contexts) for found, by in agreeing)
-    return Verdict(claim, "supported" if inside else "contradicted" if outside else "undecided", (text,))
+    held: list[str] = []
+    for name, bound, sign in (("at least", low, 1), ("at most", high, -1)):
+        if bound is None or (found := compare(left, right, ground.metric, bound)) is None:
+            continue
+        by = math.copysign(1, base) * sign * found.delta
+        if found.margin is None or difference.one_training_each:
+            held.append("undecided")
+        elif by >= found.margin:
+            held.append("yes")
+        else:
+            held.append("no" if by < 0 and found.stands_among(ground.contexts) else "within the noise")
+        shown += f"{' and' if len(held) > 1 else ''} {name} {bound:.3g} ({held[-1]})"
+    text = f"{shown}; {difference.method}"
+    outcome: Judgement = "supported" if set(held) == {"yes"} else "contradicted" if "no" in held else "undecided"
+    return Verdict(claim, outcome, (text,))
 
 
 def _bounds(claim: Claim) -> tuple[float | None, float | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -138,6 +139,11 @@ def test_a_ratio_has_the_noise_of_both_in_it() -> None:
 
     assert judge(claimed, [timed("a", 4.0, 0.04), timed("b", 0.1, 0.008)]).judgement == "undecided"
     assert judge(claimed, [timed("a", 4.0, 0.04), timed("b", 0.1, 0.001)]).judgement == "supported"
+    both = judge(replace(claimed, at_most=42), [timed("a", 4.0, 0.04), timed("b", 0.1, 0.003)])
+    said = "is 40, claimed at least 38 (yes) and at most 42 (yes); one seed; bootstrap interval"
+    assert both.judgement == "supported" and both.evidence[0].endswith(said)
+    both = judge(replace(claimed, at_most=41), [timed("a", 4.0, 0.04), timed("b", 0.1, 0.003)])
+    assert both.judgement == "undecided" and "at least 38 (yes) and at most 41 (within the noise)" in both.evidence[0]
     assert judge(claimed, [timed("a", 3.0, 0.04), timed("b", 0.1, 0.008)]).judgement == "contradicted"
     assert judge(claimed, [timed("a", 3.5, 0.04), timed("b", 0.1, 0.008)]).judgement == "undecided"
 
