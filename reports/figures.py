@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from reports.aggregate import Row, row_name, trainings
 from reports.layout import Figure
-from reports.points import draw_points
+from reports.points import draw_points, untangle
 from reports.quantities import quantity
 from reports.records import named
 from reports.style import WIDTH, colour, marker, style
@@ -48,6 +48,7 @@ def draw(figure: Figure, rows: Sequence[Row]) -> Drawing | None:
             _logarithmic(axes, axis, figure, rows)
         drawing.canvas.draw()  # laid out once, in this style, so that every format shows the same
         drawing.set_layout_engine("none")
+        untangle(drawing)
         return drawing
 
 
@@ -75,7 +76,7 @@ def _logarithmic(axes: Axes, axis: str, figure: Figure, rows: Sequence[Row]) -> 
 
 def default_title(figure: Figure) -> str:
     """What the figure shows, in a few words."""
-    y = quantity(figure.y).plain
+    y = figure.up.plain
     if figure.kind == "curves":
         return f"{y} while training"
     return f"{y} over {in_sentence(figure)}" if figure.x else y
@@ -94,7 +95,7 @@ def floors(rows: Sequence[Row], metric: str) -> list[float]:
 
 
 def _bars(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
-    known = quantity(figure.y)
+    known = figure.up
     means = [row.value(figure.y).mean for row in rows]
     if all(mean is None for mean in means):
         return False
@@ -141,7 +142,7 @@ def _curves(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
     if drawn:
         axes.set_xlabel("Step")
         axes.locator_params(axis="x", integer=True)
-        axes.set_ylabel(quantity(figure.y).label)
+        axes.set_ylabel(figure.up.label)
         _legend(axes, len(found))
     return drawn
 
@@ -173,7 +174,7 @@ def _smooth(values: Sequence[float]) -> list[float]:
 
 
 def _lines(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
-    known = quantity(figure.y)
+    known = figure.up
     ticks = list(dict.fromkeys(row.labels[figure.x] for row in rows if figure.x in row.labels))
     try:
         where: Mapping[str, float] = {label: float(label) for label in ticks}

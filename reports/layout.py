@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from experiments.errors import UserError, unknown
 from lightning_modules.metrics.config import METRICS
 from reports.crossing import Crossing, parse_crossing
-from reports.quantities import CHOSEN, STAND_INS, Better, Printed, quantity
+from reports.quantities import CHOSEN, STAND_INS, Better, Printed, Quantity, quantity
 from reports.reference import Checked, Claim, ReferenceTable, load_table, parse_claim
 from sweeps.definition import label_of
 
@@ -59,6 +59,14 @@ class Figure:
     fit: bool = False
     """scatter: with a least-squares line and r."""
     title: str = ""
+    label: str = ""
+    """Of y, in the place of the quantity's own; a loss that is no likelihood, say."""
+
+    @property
+    def up(self) -> Quantity:
+        """The quantity on the y axis, under the label that this figure gives it."""
+        known = quantity(self.y)
+        return replace(known, label=self.label) if self.label else known
 
     @property
     def name(self) -> str:

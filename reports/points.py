@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
+NAME = "name of a point"
+BESIDE = ((7, 5), (7, -12), (-7, 5), (-7, -12), (7, 17), (7, -24), (-7, 17), (-7, -24), (7, 29), (7, -36))
+"""Where a point's name may stand, in points of print from it; the first free place is taken."""
 CROWD = 8
 """Beyond so many points rows are told apart by colours and markers in a legend, not by their names."""
 Points = list[tuple[Row, float, float]]
@@ -102,7 +105,7 @@ class _Looks:
 
 
 def _panel(axes: Axes, figure: Figure, rows: Sequence[Row], looks: _Looks) -> bool:
-    points, up = _points(figure, rows), quantity(figure.y)
+    points, up = _points(figure, rows), figure.up
     for row, x, y in points:
         (hue, shape), error = looks.of(row), row.value(figure.y).half_width * up.scale
         faint = 1.0 if looks.by_name else 0.4
@@ -136,7 +139,32 @@ def _points(figure: Figure, rows: Sequence[Row]) -> Points:
 
 
 def _name(axes: Axes, name: str, x: float, y: float, size: int) -> None:
-    axes.annotate(name, (x, y), xytext=(7, 5), textcoords="offset points", fontsize=size)
+    axes.annotate(name, (x, y), xytext=BESIDE[0], textcoords="offset points", fontsize=size, gid=NAME)
+
+
+def untangle(drawing: Drawing) -> None:
+    """Move the names of points that lie close together apart, each to the first free place around its point.
+
+    Args:
+        drawing: laid out; where nothing is free a name stays where it is.
+    """
+    from matplotlib.text import Annotation
+
+    for axes in drawing.axes:
+        names = [text for text in axes.texts if isinstance(text, Annotation) and text.get_gid() == NAME]
+        frame = axes.get_window_extent()
+        taken: list[Any] = []
+        for text in names:
+            for place in BESIDE:
+                text.xyann = place
+                text.set_horizontalalignment("right" if place[0] < 0 else "left")
+                box = text.get_window_extent()
+                if box.x0 >= frame.x0 and box.x1 <= drawing.bbox.x1 and not any(box.overlaps(other) for other in taken):
+                    break
+            else:
+                text.xyann, box = BESIDE[0], text.get_window_extent()
+                text.set_horizontalalignment("left")
+            taken.append(box)
 
 
 def _join(axes: Axes, figure: Figure, points: Points, looks: _Looks) -> None:

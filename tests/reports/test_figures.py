@@ -92,6 +92,27 @@ def test_the_pareto_front_holds_only_what_nothing_beats(tmp_path: Path) -> None:
     assert list(front.get_xdata()) == [10, 30, 40] and list(front.get_ydata()) == [131, 124, 112]
 
 
+def test_names_of_close_points_do_not_overlap() -> None:
+    names = [f"a rather long name {n}" for n in range(6)]
+    metrics = [{"fd_efflite0": 100.0 + n, "seconds_per_image": 1 + 0.001 * n} for n in range(6)]
+    records = [
+        Record(name, {"scheme": name}, {}, 0, name, "e", metrics=m) for name, m in zip(names, metrics, strict=True)
+    ]
+    rows = [Row({"scheme": record.cell}, (record,)) for record in records]
+    drawing = draw(Figure("scatter", "fd_efflite0", "seconds_per_image"), rows)
+    assert drawing is not None
+    boxes = [text.get_window_extent() for text in drawing.axes[0].texts]
+    assert len(boxes) == 6 and all(box.x1 <= drawing.bbox.x1 for box in boxes)
+    assert not any(box.overlaps(other) for n, box in enumerate(boxes) for other in boxes[:n])
+
+
+def test_a_figure_may_give_its_quantity_another_name(tmp_path: Path) -> None:
+    drawing = draw(Figure("curves", "train/loss", label="Error (sq)"), fakes.finished(tmp_path).rows)
+    assert drawing is not None
+    axes = drawing.axes[0]
+    assert axes.get_ylabel() == "Error (sq)" and axes.get_title(loc="left") == "Error while training"
+
+
 def test_colours_differ_for_colour_blind_readers() -> None:
     """Simulated deuteranopia (Vienot 1999, linear RGB) leaves every pair of the first six colours apart."""
     colours = np.array([[int(code[i : i + 2], 16) / 255 for i in (1, 3, 5)] for code in PALETTE[:6]]) ** 2.2
