@@ -135,7 +135,7 @@ def overview(root: Path | str | None = None, out: Path | None = None, as_json: b
     return page
 
 
-def publish(out: Path, root: Path | str | None = None, as_json: bool = False) -> Path:
+def publish(out: Path, roots: Sequence[Path | str] = ("outputs",), as_json: bool = False) -> Path:
     """Write the reports of all complete sweeps into a folder to commit, and print what is in it and what is not.
 
     Raises:
@@ -143,7 +143,7 @@ def publish(out: Path, root: Path | str | None = None, as_json: bool = False) ->
     """
     from reports.publish import publish as write
 
-    readme, entries, left_out = write(Path(root or "outputs"), out)
+    readme, entries, left_out = write([Path(root) for root in roots], out)
     if as_json:
         found = {"readme": str(readme), "sweeps": [e.as_json() for e in entries], "left_out": left_out}
         print(json.dumps(found, indent=2, ensure_ascii=False))

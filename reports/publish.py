@@ -16,10 +16,12 @@ from reports.overview import Entry, by_paper, find_subjects, render_overview
 from reports.subject import Subject
 
 
-def publish(root: Path, out: Path) -> tuple[Path, list[Entry], list[str]]:
-    """Write every sweep of a root that is complete into `out`, and what leads to them.
+def publish(roots: Sequence[Path], out: Path) -> tuple[Path, list[Entry], list[str]]:
+    """Write every sweep that is complete in one of the roots into `out`, and what leads to them.
 
     Args:
+        roots: of outputs, made on several machines perhaps. Of a sweep that is complete in several, the one with most
+            seeds is taken, else that of the earlier root; rows of several roots never stand in one table.
         out: a sweep that is published there already is replaced; other files stay.
 
     Returns:
@@ -28,19 +30,26 @@ def publish(root: Path, out: Path) -> tuple[Path, list[Entry], list[str]]:
     Raises:
         UserError: no sweep is complete, or `out` cannot be written.
     """
-    subjects, left_out = find_subjects(root)
-    entries = []
-    for subject in subjects:
-        counts = subject.counts()
-        if counts.get("done") != len(subject.records):
-            done = counts.get("done", 0)
-            left_out.append(f"{subject.name} --scale {subject.scale}: {done} of {len(subject.records)} cells done")
-            continue
-        entries.append(Entry(subject, out / subject.slug))
-        build(subject, out / subject.slug, published=True)
-    if not entries:
-        why = f" ({left_out[0]})" if left_out else ""
-        raise UserError(f"No sweep is complete in {root}{why}; finish one with: ablate run NAME.")
+    chosen: dict[str, Subject] = {}
+    why: dict[str, str] = {}
+    for root in roots:
+        subjects, lost = find_subjects(root)
+        why |= dict.fromkeys(lost, "")
+        for subject in subjects:
+            done = subject.counts().get("done", 0)
+            if done != len(subject.records):
+                lacks = f"{subject.name} --scale {subject.scale}: {done} of {len(subject.records)} cells done"
+                why.setdefault(subject.slug, lacks)
+            elif subject.slug not in chosen or _seeds(subject) > _seeds(chosen[subject.slug]):
+                chosen[subject.slug] = subject
+    left_out = [text or key for key, text in why.items() if key not in chosen]
+    if not chosen:
+        searched = ", ".join(map(str, roots))
+        reason = f" ({left_out[0]})" if left_out else ""
+        raise UserError(f"No sweep is complete in {searched}{reason}; finish one with: ablate run NAME.")
+    entries = [Entry(subject, out / slug) for slug, subject in sorted(chosen.items())]
+    for entry in entries:
+        build(entry.subject, entry.folder, published=True)
     atomic_write_text(out / "index.html", render_overview(entries, [], out, "ablate report --publish"))
     readme = out / "README.md"
     atomic_write_text(readme, render_readme(entries, out))
@@ -76,9 +85,13 @@ def render_readme(entries: Sequence[Entry], out: Path) -> str:
 
 def _size(subject: Subject) -> str:
     cells = len({tuple(record.labels.items()) for record in subject.records})
-    seeds = len({record.seed for record in subject.records})
+    seeds = _seeds(subject)
     flags = f", {len(subject.flags)} flags of comparability" if subject.flags else ""
     return f"{cells} cells, {seeds} {'seed' if seeds == 1 else 'seeds'}{flags}"
+
+
+def _seeds(subject: Subject) -> int:
+    return len({record.seed for record in subject.records})
 
 
 def _tau(tau: float | None) -> str:

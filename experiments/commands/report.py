@@ -25,6 +25,12 @@ OUT_OPTION = click.option("--out", type=click.Path(file_okay=False, path_type=Pa
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder to commit or serve: small pages of every complete sweep, and README.md over them.",
 )
+@click.option(
+    "--also",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False),
+    help="With --publish: another root whose complete sweeps are published too; may be repeated.",
+)
 @OUT_OPTION
 @JSON_OPTION
 def report_command(
@@ -34,6 +40,7 @@ def report_command(
     root: str,
     everything: bool,
     published: Path | None,
+    also: tuple[str, ...],
     out: Path | None,
     as_json: bool,
 ) -> None:
@@ -45,10 +52,12 @@ def report_command(
             "Name a sweep (ablate list shows them), or say --all for every one that was begun, or --publish FOLDER for "
             "every one that is complete."
         )
+    if also and not published:
+        raise UserError("--also ROOT goes with --publish FOLDER.")
     if published:
         if out:
             raise UserError("--publish FOLDER names the folder already; leave --out away.")
-        publish(published, root, as_json)
+        publish(published, [root, *also], as_json)
     elif everything:
         overview(root, out, as_json)
     else:

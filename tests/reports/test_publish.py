@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from experiments.cli import main
+from experiments.errors import UserError
 from reports import publish
 from tests.reports import fakes
 
 
 def test_complete_sweeps_are_published_and_others_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    half = fakes.subject(tmp_path / "half")
+    half = replace(fakes.subject(tmp_path / "half"), slug="half-demo")
     origin = {"command": f"ablate execute {tmp_path / 'whole'}/sweeps/x.yaml"}
     for cell in fakes.cells_of((0, 1, 2)):
         fakes.write_run(tmp_path / "whole", cell, 100.0 + cell.seed, run__provenance=origin)
     whole = fakes.subject(tmp_path / "whole", fakes.cells_of((0, 1, 2)))
     monkeypatch.setattr(publish, "find_subjects", lambda root: ([whole, half], ["old-demo: Unknown sweep"]))
     out = tmp_path / "published"
-    readme, entries, left_out = publish.publish(tmp_path, out)
+    readme, entries, left_out = publish.publish([tmp_path], out)
     assert [entry.subject for entry in entries] == [whole]
     assert left_out[0] == "old-demo: Unknown sweep" and "cells done" in left_out[1]
     folder = out / whole.slug
@@ -36,7 +38,7 @@ def test_complete_sweeps_are_published_and_others_named(tmp_path: Path, monkeypa
     stored = json.loads((folder / "provenance.json").read_text())["claims"]
     assert [claim["judgement"] for claim in stored] == [verdict.judgement for verdict in whole.verdicts]
     before = readme.read_text()
-    publish.publish(tmp_path, out)
+    publish.publish([tmp_path], out)
     assert readme.read_text() == before, "a second time over the first"
 
 
@@ -60,3 +62,17 @@ def test_refusals(
         main(["report", *words])
     assert caught.value.code == 2 and said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_of_several_roots_the_most_seeds_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, three = fakes.finished(tmp_path / "one"), fakes.finished(tmp_path / "three", (0, 1, 2))
+    found = {
+        tmp_path / "one": [one],
+        tmp_path / "three": [three],
+        tmp_path / "half": [fakes.subject(tmp_path / "half")],
+    }
+    monkeypatch.setattr(publish, "find_subjects", lambda root: (found[root], []))
+    _, entries, left_out = publish.publish(list(found), tmp_path / "out")
+    assert [entry.subject for entry in entries] == [three] and not left_out
+    with pytest.raises(UserError, match=r"No sweep is complete in .*half \(.*cells done\)"):
+        publish.publish([tmp_path / "half"], tmp_path / "nothing")
