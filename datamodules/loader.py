@@ -55,7 +55,7 @@ class ResumableLoader(DataLoader):
         self.position = sampler
         super().__init__(**_options(dataset, sampler, workers, pin_memory))
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]  # torch names a private class
         batches = super().__iter__()  # outside the generator: workers start now, at the position of now
         return self._counted(batches)
 

@@ -152,8 +152,10 @@ def write_text_store(
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
+        width = 0
+        lengths: list[np.ndarray] = []
+        pooled: list[np.ndarray] = []
         with open(temporary / "features.bin", "wb") as stream:
-            width, lengths, pooled = 0, [], []
             for chunk in chunks:
                 _check(chunk, tokens, sum(map(len, lengths)))
                 width = chunk.features.shape[1]

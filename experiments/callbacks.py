@@ -18,6 +18,7 @@ from experiments.files import atomic_path
 from experiments.pictures import captioned_grid, write_png
 from experiments.sampling import sample_images
 from experiments.store import Run
+from lightning_modules.base import TrainingModule
 from lightning_modules.generators.config import GENERATORS
 from lightning_modules.sharding import whole_network
 
@@ -157,6 +158,7 @@ class SampleGrid(L.Callback):
         if not due or step == self._done or trainer.fit_loop._should_accumulate():
             return
         self._done = step
+        assert isinstance(module, TrainingModule)
         build = partial(GENERATORS.build, self.config.generator)
         network = whole_network(module.sampling_model, build, module.device)
         if network is None or not trainer.is_global_zero:
@@ -175,5 +177,6 @@ class SampleGrid(L.Callback):
         grid = captioned_grid(samples.images, self._conditions.captions, grid_columns(self.config), scale=2)
         write_png(grid, self.run.samples / f"step-{step:06d}.png")
         for logger in trainer.loggers:
-            if hasattr(logger.experiment, "add_image"):
-                logger.experiment.add_image("samples", grid, step, dataformats="HWC")
+            experiment: Any = getattr(logger, "experiment", None)  # Lightning's base class does not promise one
+            if hasattr(experiment, "add_image"):
+                experiment.add_image("samples", grid, step, dataformats="HWC")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 from datamodules.sources.coco import annotation_file
 from datamodules.sources.imagenet import SYNSET, ground_truth, images_folder, synsets
@@ -111,7 +112,7 @@ def _images(kind: str, folder: Path, split: str) -> list[Finding]:
     if source.class_names and len(source.class_names) != (expected := CLASSES.get(kind, len(source.class_names))):
         lacks.append(f"{expected:,} classes were expected")
     lacks += _look(source)
-    state = "optional" if lacks else "ok"
+    state: Literal["ok", "optional"] = "optional" if lacks else "ok"
     return [Finding(state, part, found + "".join(f"; {lack}" for lack in lacks), _command(kind, folder, split))]
 
 

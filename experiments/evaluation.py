@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from datamodules.config import DATASETS
 from experiments.conditions import Conditions, evaluation_conditions, grid_columns
@@ -70,15 +71,15 @@ def check_trained(config: RunConfig, run: Run) -> None:
 
 def drawer(config: RunConfig, run: Run, conditions: Conditions, seed: int, progress: Any = lambda done: None) -> Draw:
     """A function that draws any of the images under `conditions`; the model is built when it is first called."""
-    built: list[Any] = []
+    built: list[tuple[nn.Module, Any]] = []  # generator and tokenizer
 
     def draw(span: range) -> tuple[np.ndarray, float]:
         device = device_of(config)
         if not built:
-            built.extend((load_generator(config, run, device), build_tokenizer(config).to(device)))
+            built.append((load_generator(config, run, device), build_tokenizer(config).to(device)))
         samples = sample_images(
             config,
-            *built,
+            *built[0],
             conditions,
             span=span,
             seed=seed,
@@ -140,7 +141,7 @@ def _evaluate(config: RunConfig, run: Run, evaluation: Evaluation) -> None:
 def _write_samples(config: RunConfig, evaluation: Evaluation, images: np.ndarray, conditions: Conditions) -> None:
     with atomic_path(evaluation.samples_path) as temporary, open(temporary, "wb") as file:
         captions = {"captions": np.array(conditions.captions)} if conditions.captions else {}
-        np.savez_compressed(file, arr_0=images, labels=conditions.labels, **captions)
+        np.savez_compressed(file, arr_0=images, labels=conditions.labels, **captions)  # type: ignore[arg-type]  # numpy names an option of its own beside **
     columns = grid_columns(config)
     shown = GRID_ROWS * columns
     grid = captioned_grid(images[:shown], conditions.captions[:shown], columns, scale=2)

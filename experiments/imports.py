@@ -126,7 +126,7 @@ def _store_tokenizer(file: Path, found: Mapping[str, Tensor], config: LlamaGenVQ
     digest = hashlib.sha256()
     for key in sorted(weights):
         digest.update(key.encode())
-        digest.update(weights[key].contiguous().numpy())
+        digest.update(weights[key].contiguous().numpy().data)
     name = f"{config.name}{config.downsample}-{digest.hexdigest()[:8]}.safetensors"
     target = root.resolve() / "tokenizers" / name
     if not target.exists():

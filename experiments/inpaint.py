@@ -67,6 +67,7 @@ def sample_to_file(
     conditions, columns = _conditions(config, class_name, prompts, count, device)
     known = None
     if known_from is not None and mask is not None:
+        assert isinstance(generator.mask_token, int)
         known = _known_tokens(config, tokenizer, known_from, mask, device, generator.mask_token)
     samples = sample_images(
         config,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -186,14 +186,14 @@ def _load_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _write_weights(run: Run, weights: dict[str, torch.Tensor], step: int, final: dict[str, float]) -> None:
+def _write_weights(run: Run, weights: dict[str, torch.Tensor], step: int, final: Mapping[str, float]) -> None:
     metadata = {"run_id": run.id, "steps": str(step), **{k: f"{v:.6g}" for k, v in final.items()}}
     with atomic_path(run.final_weights) as temporary:
         save_safetensors(temporary, weights, metadata)
 
 
 def _write_result(
-    config: RunConfig, run: Run, module: TrainingModule, final: dict[str, float], end: dict[str, Any], started: float
+    config: RunConfig, run: Run, module: TrainingModule, final: Mapping[str, float], end: dict[str, Any], started: float
 ) -> None:
     """Declare the training done.
 

@@ -20,7 +20,7 @@ VALIDATION_SEED = 20_240_822
 """Validation without a share of the conditions leaves out the same ones in every run and at every step."""
 
 
-class AutoregressiveModule(TrainingModule):
+class AutoregressiveModule(TrainingModule[nn.Module]):
     """Cross-entropy under teacher forcing, with the condition dropped now and then for classifier-free guidance."""
 
     def __init__(self, objective: AutoregressiveConfig, model: nn.Module, optim: OptimConfig, **training: Any):
@@ -56,7 +56,7 @@ class AutoregressiveModule(TrainingModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean over all tokens: nats, bits, and accuracy."""
-        nll, correct, count = (self.all_gather(x).sum() for x in (self._nll, self._correct, self._count))
+        nll, correct, count = (self.over_processes(x) for x in (self._nll, self._correct, self._count))
         nll = nll / count
         metrics = {"val/loss": nll, "val/bits_per_token": nll / math.log(2), "val/accuracy": correct / count}
         self.log_dict({k: v.float() for k, v in metrics.items()}, prog_bar=True)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from lightning_modules.config import OptimConfig
@@ -21,9 +22,10 @@ NO_DECAY_NAMES = ("A_log", "D", "dt_bias", "position")
 """Parameters that are never decayed although some are matrices (Mamba: A, D and the bias of dt)."""
 PLACE = "batch_of_step"
 """Key of a checkpoint."""
+Network = TypeVar("Network", bound=nn.Module)
 
 
-class TrainingModule(L.LightningModule):
+class TrainingModule(L.LightningModule, Generic[Network]):
     """Base of the objectives.
 
     Args:
@@ -34,7 +36,7 @@ class TrainingModule(L.LightningModule):
         seed: key of all randomness in training.
     """
 
-    def __init__(self, model: nn.Module, optim: OptimConfig, *, max_steps: int, ema_decay: float, seed: int):
+    def __init__(self, model: Network, optim: OptimConfig, *, max_steps: int, ema_decay: float, seed: int):
         super().__init__()
         self.model = model
         self.optim = optim
@@ -45,7 +47,7 @@ class TrainingModule(L.LightningModule):
         self._batch_of_step = 0
 
     @property
-    def sampling_model(self) -> nn.Module:
+    def sampling_model(self) -> Network:
         """The weights that samples are drawn from: the averaged ones where there are any."""
         return self.model if self.ema is None else self.ema
 
@@ -73,7 +75,7 @@ class TrainingModule(L.LightningModule):
 
     # --- optimisation ---
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimiser; linear warm-up, then the configured schedule, both per step."""
         # A gradient scaler must unscale before a fused step.
         optimizer = self.build_optimizer(fused=not str(self.trainer.precision).startswith("16"))
@@ -117,6 +119,12 @@ class TrainingModule(L.LightningModule):
             decay = min(self.ema_decay, (1 + self.global_step) / (10 + self.global_step))
             average, weights = ([local(p) for p in x.parameters()] for x in (self.ema, self.model))
             torch._foreach_lerp_(average, weights, 1 - decay)
+
+    def over_processes(self, sums: Tensor) -> Tensor:
+        """Sums of this process, (K,) or scalar -> of all processes. Collective."""
+        gathered = self.all_gather(sums)
+        assert isinstance(gathered, Tensor)  # as it is of a tensor; its type also covers dictionaries of them
+        return gathered.reshape(-1, *sums.shape).sum(0)
 
     def check_finite(self, loss: Tensor) -> Tensor:
         """Return the loss.

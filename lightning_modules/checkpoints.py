@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pickle
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -84,7 +85,9 @@ def _load_tensors(file: Path) -> object:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
     except ValueError:  # torch's format of before 2020 cannot be looked through
         names = []
-    passed = [(_PassedNumber if name.startswith("numpy") else _PassedDict, name) for name in names]
+    passed: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+        (_PassedNumber if name.startswith("numpy") else _PassedDict, name) for name in names
+    ]
     with torch.serialization.safe_globals(passed):
         return torch.load(file, map_location="cpu", weights_only=True)
 

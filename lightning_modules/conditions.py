@@ -31,5 +31,10 @@ def condition_of(batch: dict[str, Any]) -> Condition:
 def repeat_condition(condition: Condition) -> Condition:
     """The condition of a batch that stands twice behind itself, (2B, ..): both halves of classifier-free guidance."""
     if isinstance(condition, Tensor):
-        return torch.cat([condition, condition])
-    return TextFeatures(*(part if part is None else torch.cat([part, part]) for part in condition))
+        return _twice(condition)
+    features, mask, pooled = condition
+    return TextFeatures(_twice(features), _twice(mask), None if pooled is None else _twice(pooled))
+
+
+def _twice(tensor: Tensor) -> Tensor:
+    return torch.cat([tensor, tensor])

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_modules.base import TrainingModule
 from lightning_modules.conditions import Condition, condition_of
 from lightning_modules.config import DiffusionConfig, OptimConfig
+from lightning_modules.generators.dimba import Dimba
 from lightning_modules.noising import Noised, add_noise, linear_schedule, variational_bound
 
 VALIDATION_SEED = 20_240_603
@@ -27,10 +28,10 @@ class Terms(NamedTuple):
     bound: Tensor | None  # bits per dimension, where the variance is learned
 
 
-class DiffusionModule(TrainingModule):
+class DiffusionModule(TrainingModule[Dimba]):
     """Squared error of the estimate, and the variational bound for the variance where it is learned."""
 
-    def __init__(self, objective: DiffusionConfig, model: nn.Module, optim: OptimConfig, **training: Any):
+    def __init__(self, objective: DiffusionConfig, model: Dimba, optim: OptimConfig, **training: Any):
         super().__init__(model, optim, **training)
         self.objective = objective
         self.schedule = linear_schedule()
@@ -70,7 +71,7 @@ class DiffusionModule(TrainingModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log means over all samples: val/loss is the squared error; val/bound in bits per dimension."""
-        mse, bound, count = self.all_gather(self._sums).reshape(-1, 3).sum(0)
+        mse, bound, count = self.over_processes(self._sums)
         metrics = {"val/loss": mse / count}
         if self.model.config.learned_variance:
             metrics["val/bound"] = bound / count

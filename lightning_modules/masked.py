@@ -20,7 +20,7 @@ VALIDATION_SEED = 20_240_929
 """Validation hides the same tokens in every run and at every step, so that losses compare."""
 
 
-class MaskedModule(TrainingModule):
+class MaskedModule(TrainingModule[nn.Module]):
     """Cross-entropy on hidden tokens, with the condition dropped now and then for classifier-free guidance."""
 
     def __init__(self, objective: MaskedConfig, model: nn.Module, optim: OptimConfig, **training: Any):
@@ -68,7 +68,7 @@ class MaskedModule(TrainingModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean over all hidden tokens: nats, bits, and accuracy."""
-        nll, correct, hidden = (self.all_gather(x).sum() for x in (self._nll, self._correct, self._hidden))
+        nll, correct, hidden = (self.over_processes(x) for x in (self._nll, self._correct, self._hidden))
         nll = nll / hidden
         metrics = {"val/loss": nll, "val/bits_per_token": nll / math.log(2), "val/accuracy": correct / hidden}
         self.log_dict({k: v.float() for k, v in metrics.items()}, prog_bar=True)

@@ -12,7 +12,7 @@ from typing import Any
 class Entry:
     """One registered thing. `target` is "module:Class", imported only when something is built."""
 
-    config: type
+    config: type[Any]
     target: str
 
 

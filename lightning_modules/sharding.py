@@ -53,7 +53,8 @@ def whole_state(network: nn.Module) -> dict[str, Tensor]:
     """`state_dict()` of a network; of a sharded one, whole on the CPU in rank 0 and {} in the others. Collective."""
     if not is_sharded(network):
         return network.state_dict()
-    return get_model_state_dict(network, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return get_model_state_dict(network, options=options)  # type: ignore[return-value]  # its type covers optimisers too
 
 
 def load_whole_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -11,24 +11,27 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightning_modules.base import TrainingModule
+from lightning_modules.base import Network, TrainingModule
 from lightning_modules.config import OptimConfig, ReconstructionConfig
 from lightning_modules.tokenizers.emoji_kl import EmojiKL, Posterior
 from lightning_modules.tokenizers.vq import Quantized, VQAutoencoder, to_uint8
 
 
-def tokenizer_module(objective: ReconstructionConfig, model: nn.Module, *args: Any, **training: Any) -> TrainingModule:
+def tokenizer_module(
+    objective: ReconstructionConfig, model: EmojiKL | VQAutoencoder, *args: Any, **training: Any
+) -> TrainingModule:
     """The module that trains an autoencoder of this kind."""
-    kind = KLModule if isinstance(model, EmojiKL) else VQModule
-    return kind(objective, model, *args, **training)
+    if isinstance(model, EmojiKL):
+        return KLModule(objective, model, *args, **training)
+    return VQModule(objective, model, *args, **training)
 
 
-class TokenizerModule(TrainingModule):
+class TokenizerModule(TrainingModule[Network]):
     """Reconstruction (pixels and edges), beside what the latents between encoder and decoder cost."""
 
-    def __init__(self, objective: ReconstructionConfig, model: nn.Module, optim: OptimConfig, **training: Any):
+    def __init__(self, objective: ReconstructionConfig, model: Network, optim: OptimConfig, **training: Any):
         super().__init__(model, optim, **training)
         self.objective = objective
 
@@ -62,23 +65,20 @@ class TokenizerModule(TrainingModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log PSNR (dB, over all pixels together), and what is measured of the latents."""
-        squared, pixels = self._over_processes(self._error).tolist()
+        squared, pixels = self.over_processes(self._error).tolist()
         psnr = -10 * math.log10(max(squared / pixels, 1e-10))
         self.log_dict({"val/psnr": psnr, **self._measured()}, prog_bar=True)
-
-    def _over_processes(self, sums: Tensor) -> Tensor:
-        """(K,) sums of this process -> of all."""
-        return self.all_gather(sums).reshape(-1, len(sums)).sum(0)
 
     @abstractmethod
     def _measured(self) -> dict[str, Any]:
         """Of the latents, over the validation."""
 
 
-class VQModule(TokenizerModule):
+class VQModule(TokenizerModule[VQAutoencoder]):
     """Codebook and commitment losses, straight-through estimator, revived codes."""
 
-    model: VQAutoencoder
+    used: Tensor
+    """(V,) bool: codes that this process used since the last revival."""
 
     def __init__(self, objective: ReconstructionConfig, model: VQAutoencoder, *args: Any, **training: Any):
         super().__init__(objective, model, *args, **training)
@@ -102,7 +102,7 @@ class VQModule(TokenizerModule):
     @torch.no_grad()
     def _revive(self, images: Tensor) -> None:
         """Put every code that no process used on a random latent of this batch; rank 0's choice holds for all."""
-        unused = (self._over_processes(self.used.float()) == 0).nonzero().flatten()
+        unused = (self.over_processes(self.used.float()) == 0).nonzero().flatten()
         if len(unused):
             z = self.model.latents(images).permute(0, 2, 3, 1).flatten(0, 2).float()
             picks = z[torch.randint(len(z), (len(unused),), device=z.device)]
@@ -123,7 +123,7 @@ class VQModule(TokenizerModule):
 
     def _measured(self) -> dict[str, Any]:
         """The share of codes used, and the perplexity of their use."""
-        counts = self._over_processes(self._counts)
+        counts = self.over_processes(self._counts)
         p = counts / counts.sum()
         return {
             "val/codebook_usage": (counts > 0).float().mean(),
@@ -131,10 +131,8 @@ class VQModule(TokenizerModule):
         }
 
 
-class KLModule(TokenizerModule):
+class KLModule(TokenizerModule[EmojiKL]):
     """Divergence of the latents from a standard normal distribution; validation measures the scale of their means."""
-
-    model: EmojiKL
 
     def _cost(self, between: Posterior) -> Tensor:
         divergence = between.divergence
@@ -153,7 +151,7 @@ class KLModule(TokenizerModule):
 
     def _measured(self) -> dict[str, Any]:
         """The standard deviation of the latents, whose inverse becomes the network's scale."""
-        count, total, squares = self._over_processes(self._moments).tolist()
+        count, total, squares = self.over_processes(self._moments).tolist()
         deviation = math.sqrt(max(squares / count - (total / count) ** 2, 1e-12))
         for network in (self.model, self.sampling_model):
             network.scale.fill_(1 / deviation)

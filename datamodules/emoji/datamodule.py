@@ -115,7 +115,9 @@ class EmojiDataModule(StreamDataModule):
         return TokenDataset(store, self._index(split), self.config.condition == "caption", self._text(store))
 
     def _text(self, store: TokenStore) -> TextStore | None:
-        return self.text_encoder and cached_text_store(store.captions(), self.text_encoder, self.cache_dir)
+        if self.text_encoder is None:
+            return None
+        return cached_text_store(store.captions(), self.text_encoder, self.cache_dir)
 
     def _image_dataset(self, split: Split) -> ImageDataset:
         data, index = self._images(split), self._index(split)

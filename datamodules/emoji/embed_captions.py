@@ -42,7 +42,7 @@ def build(captions: list[str]) -> dict[str, np.ndarray]:
         "codes": quantize(features, float(step)),
         "mean": mean,
         "components": components,
-        "step": step,
+        "step": np.array(step),
         "model_sha256": np.array(file_sha256(folder / "model.safetensors")),
     }
 
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     out = parser.parse_args(arguments).out
     captions = sorted(set(load_emoji(split="all").captions))
     arrays = build(captions)
-    atomic_write(out, lambda stream: np.savez_compressed(stream, **arrays))
+    atomic_write(out, lambda stream: np.savez_compressed(stream, **arrays))  # type: ignore[arg-type]  # numpy names an option of its own beside **
     print(f"{out}: {len(captions)} captions, {len(arrays['codes'])} tokens, {out.stat().st_size / 2**20:.2f} MiB")
     return 0
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules.sources.folders import FileSource
@@ -105,7 +106,7 @@ def _source(
     table: Path,
     folder: Path,
     files: list[str],
-    captions: list[tuple[str, ...]],
+    captions: Sequence[tuple[str, ...]],
     refused: list[Refused],
     unit_size: int,
 ) -> FileSource:

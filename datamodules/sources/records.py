@@ -68,13 +68,21 @@ class Unit:
 class Source(Protocol):
     """A collection of images with a fixed order."""
 
-    units: Sequence[Unit]
-    class_names: Sequence[str]
-    """Names of the classes in label order; empty where images have captions only."""
-    captioned: bool
-    """Whether images without a caption are to be refused."""
-    fingerprint: str
-    """Hex sha256 of what the source holds: names, labels, captions, or names and sizes of its files."""
+    @property
+    def units(self) -> Sequence[Unit]:
+        """The parts that are read one by one."""
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """Names of the classes in label order; empty where images have captions only."""
+
+    @property
+    def captioned(self) -> bool:
+        """Whether images without a caption are to be refused."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex sha256 of what the source holds: names, labels, captions, or names and sizes of its files."""
 
     def read(self, index: int) -> Iterator[Record | Refused]:
         """Everything in unit `index`, always in the same order. Raises OSError or ValueError."""

@@ -102,7 +102,9 @@ def _encode_unit(
     """
     views = len(plan.views)
     dtype = np.float16 if plan.latents else np.uint16
-    part, codes, notes, waiting = Part(np.empty(0)), [], Counter[str](), []
+    part, notes = Part(np.empty(0)), Counter[str]()
+    codes: list[np.ndarray] = []
+    waiting: list[Prepared] = []
     per_batch = max(1, work.batch_size // views)
 
     def flush() -> None:

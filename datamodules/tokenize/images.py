@@ -38,7 +38,7 @@ def decode_image(content: bytes, name: str = "", exif: bool = True) -> tuple[Ima
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of metadata; the pixels are what counts
-            image = Image.open(io.BytesIO(content))
+            image: Image.Image = Image.open(io.BytesIO(content))
             notes = _peculiarities(image, name)
             image.load()
             if image.getexif().get(ORIENTATION, 1) != 1:

@@ -12,7 +12,7 @@ import copy
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,12 @@ from experiments.config import load_config
 from lightning_modules.generators.config import GENERATORS
 from lightning_modules.kernels import backends_used, reset_backends_used
 from lightning_modules.kernels.dispatch import ENVIRONMENT_VARIABLE
+
+if TYPE_CHECKING:
+    from lightning_modules.generators.aim import AiM
+    from lightning_modules.generators.llamagen import LlamaGen
+
+    Generator = AiM | LlamaGen
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PHASE = "one token"
@@ -79,7 +85,7 @@ class Decoder:
     """
 
     def __init__(
-        self, preset: str, model: nn.Module, batch: int, precision: str, forced: str = "", graph: bool = False
+        self, preset: str, model: Generator, batch: int, precision: str, forced: str = "", graph: bool = False
     ):
         self.preset, self.model, self.forced = preset, model, forced
         self.length = model.config.grid_size**2
@@ -135,7 +141,7 @@ class Decoder:
         self.graph = graph
 
 
-def _contenders(models: dict[str, nn.Module], batch: int, precision: str) -> Iterator[tuple[str, Decoder]]:
+def _contenders(models: dict[str, Generator], batch: int, precision: str) -> Iterator[tuple[str, Decoder]]:
     """Every preset as it is sampled from, and the first one step by step in plain PyTorch."""
     graph = torch.cuda.is_available()
     for index, (preset, model) in enumerate(models.items()):
@@ -144,7 +150,7 @@ def _contenders(models: dict[str, nn.Module], batch: int, precision: str) -> Ite
             yield f"{preset} eager", Decoder(preset, model, batch, precision, forced=LAYER_BY_LAYER)
 
 
-def _build(preset: str, device: torch.device) -> nn.Module:
+def _build(preset: str, device: torch.device) -> Generator:
     """Random weights, also where a fresh model has zeros: nothing may be skipped, and the check must see everything."""
     torch.manual_seed(0)
     model = GENERATORS.build(load_config(preset).generator).eval().requires_grad_(False)
@@ -154,7 +160,7 @@ def _build(preset: str, device: torch.device) -> nn.Module:
     return model.to(device)
 
 
-def _weights_read(model: Any) -> int:
+def _weights_read(model: Generator) -> int:
     """Weights of all matrix products of a step: those in the layers, and the output projection."""
     inside = sum(m.weight.numel() for m in model.layers.modules() if isinstance(m, nn.Linear))
     return inside + model.config.vocab_size * model.config.width

@@ -27,7 +27,7 @@ def interleave(
     *,
     baseline: str,
     seconds: float,
-    floors_ms: Mapping[str, float] | None = None,
+    floors_ms: Mapping[str, float | None] | None = None,
     memory: bool = True,
 ) -> list[Row]:
     """Time every contender once per round, round after round, for about `seconds`, after one untimed round.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from experiments.benchmarks.bench import Bench
 from experiments.benchmarks.cells.inputs import random_condition
@@ -21,6 +21,7 @@ from experiments.config import RunConfig, load_config
 from lightning_modules.conditions import Condition, repeat_condition
 from lightning_modules.generators.config import GENERATORS
 from lightning_modules.samplers.config import SAMPLERS, HaltonConfig
+from lightning_modules.samplers.guidance import MaskedGenerator
 from lightning_modules.samplers.noise import Noise
 
 BASELINE, NAIVE, ALONE = "maskgit", "maskgit, two passes", "passes alone"
@@ -63,7 +64,7 @@ class _TwoPasses:
 
 
 def _contenders(
-    config: RunConfig, network: nn.Module, batch: int, device: torch.device
+    config: RunConfig, network: MaskedGenerator, batch: int, device: torch.device
 ) -> Mapping[str, Callable[[], Tensor]]:
     settings = config.sampler
     condition = random_condition(config.generator, batch, device)

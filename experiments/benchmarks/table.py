@@ -44,7 +44,7 @@ def markdown(bench: Bench) -> str:
 
 def _machine(bench: Bench) -> str:
     speed, bandwidth = bench.machine.get("multiply_adds_per_s"), bench.machine.get("bytes_per_s")
-    limits = f", {speed / 1e9:.0f} G multiply-add/s, reads {bandwidth / 1e9:.1f} GB/s" if speed else ""
+    limits = f", {speed / 1e9:.0f} G multiply-add/s, reads {bandwidth / 1e9:.1f} GB/s" if speed and bandwidth else ""
     gpu = ", ".join(["", *bench.machine["gpus"]])
     changed = " and uncommitted changes" if bench.machine["git_dirty"] else ""
     commit = f", commit {bench.machine['git_commit'][:7]}{changed}" if bench.machine["git_commit"] else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,10 +158,15 @@ def execute_command(configs: tuple[Path, ...], part: Part) -> None:
     for config in loaded:
         config.runtime.progress = False
     configure_logging()
+    work_on: Callable[[list[RunConfig]], None]
     if loaded[0].benchmark.name != "none":
-        from experiments.benchmarks.contest import measure as work_on
+        from experiments.benchmarks.contest import measure
+
+        work_on = measure
     elif loaded[0].search.space:
-        from experiments.search.run import search_and_execute as work_on
+        from experiments.search.run import search_and_execute
+
+        work_on = search_and_execute
     else:
         from experiments.run import execute
 

@@ -23,6 +23,7 @@ from lightning_modules.kernels import mamba2_decoder
 from lightning_modules.layers.adaln import AdaLN, modulate
 from lightning_modules.layers.condition import Context, condition_tokens
 from lightning_modules.layers.mamba2 import NORM_EPS, Mamba2, Mamba2State
+from lightning_modules.layers.module_list import ModuleList
 
 INIT_STD = 0.02
 
@@ -80,6 +81,8 @@ class Layer(nn.Module):
 class AiM(TokenGenerator):
     """(tokens, context) -> logits of all tokens at once (`forward`), or of one after the other (`start`, `step`)."""
 
+    config: AiMConfig
+
     def __init__(self, config: AiMConfig):
         super().__init__()
         self.config = config
@@ -100,7 +103,7 @@ class AiM(TokenGenerator):
                 init=config.adaln_init,
             )
         self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.depth))
+        self.layers: ModuleList[Layer] = ModuleList(Layer(config) for _ in range(config.depth))
         self.norm = nn.RMSNorm(width, eps=NORM_EPS)
         self.final_norm = nn.RMSNorm(width, eps=NORM_EPS)
         self.final_adaln = AdaLN(width, 1, 1, vectors=2, tables=False) if config.final_adaln else None

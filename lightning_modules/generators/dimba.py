@@ -27,6 +27,7 @@ from lightning_modules.layers.dimba_block import (
     TransformerBlock,
     gelu_mlp,
 )
+from lightning_modules.layers.module_list import ModuleList
 from lightning_modules.layers.positions import sincos_2d
 from lightning_modules.layers.ssm import SelectiveSSM
 from lightning_modules.layers.timestep import TimestepEmbedding
@@ -59,6 +60,8 @@ class TextTokens(nn.Module):
     """Text features -> T tokens. The null caption is a buffer that is not trained: random, or as loaded weights have it
     (the published ones hold the features of an empty text)."""
 
+    null: Tensor
+
     def __init__(self, config: DimbaConfig):
         super().__init__()
         self.null_mask = config.null_mask
@@ -80,6 +83,8 @@ def _adaln(config: DimbaConfig, blocks: int, vectors: int) -> AdaLN:
 class Dimba(nn.Module):
     """(noisy latents, context, timesteps) -> estimate of noise, velocity or flow, and of the variance if learned."""
 
+    position: Tensor
+
     def __init__(self, config: DimbaConfig):
         super().__init__()
         self.config = config
@@ -90,8 +95,8 @@ class Dimba(nn.Module):
         # All blocks are modulated from few shared projections, each by a table of its own (adaLN-single for G = 1).
         self.adaln = _adaln(c, c.depth, TRANSFORMER_VECTORS)
         self.mamba_adaln = _adaln(c, c.mamba_depth, MAMBA_VECTORS) if c.mamba_adaln and c.mamba_depth else None
-        self.blocks = nn.ModuleList(TransformerBlock(c) for _ in range(c.depth))
-        self.mamba_blocks = nn.ModuleList(MambaBlock(c) for _ in range(c.mamba_depth))
+        self.blocks: ModuleList[TransformerBlock] = ModuleList(TransformerBlock(c) for _ in range(c.depth))
+        self.mamba_blocks: ModuleList[MambaBlock] = ModuleList(MambaBlock(c) for _ in range(c.mamba_depth))
         self.order = c.block_order()
         self.head = Head(width, patch**2 * c.out_channels)
         side = c.grid_size // patch
@@ -109,6 +114,7 @@ class Dimba(nn.Module):
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=INIT_STD)
         nn.init.xavier_uniform_(self.patch_embed.weight.flatten(1))
+        assert self.patch_embed.bias is not None
         nn.init.zeros_(self.patch_embed.bias)
         nn.init.normal_(self.head.table, std=self.config.width**-0.5)
         embeddings = [self.time.mlp, *([self.condition.project] if isinstance(self.condition, TextTokens) else [])]

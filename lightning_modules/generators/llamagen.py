@@ -21,6 +21,7 @@ from lightning_modules.generators.configs.llamagen import LlamaGenConfig
 from lightning_modules.kernels.dispatch import autocast_dtype
 from lightning_modules.layers.attention import attend
 from lightning_modules.layers.condition import Context, condition_tokens
+from lightning_modules.layers.module_list import ModuleList
 from lightning_modules.layers.rotary import rotate, rotation_table
 
 INIT_STD = 0.02
@@ -115,6 +116,7 @@ class Layer(nn.Module):
 class LlamaGen(TokenGenerator):
     """(tokens, context) -> logits, all at once in training, token by token with a KV cache in sampling."""
 
+    config: LlamaGenConfig
     rotation: Tensor
 
     def __init__(self, config: LlamaGenConfig):
@@ -123,7 +125,7 @@ class LlamaGen(TokenGenerator):
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
         self.condition = condition_tokens(config)
         self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.depth))
+        self.layers: ModuleList[Layer] = ModuleList(Layer(config) for _ in range(config.depth))
         self.norm = nn.RMSNorm(config.width, eps=NORM_EPS)
         self.head = nn.Linear(config.width, config.vocab_size, bias=False)
         table = rotation_table(

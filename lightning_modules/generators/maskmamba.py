@@ -24,6 +24,8 @@ INIT_STD = 0.02
 class MaskMamba(TokenGenerator):
     """(tokens, context) -> logits. With mixer=attention and hybrid_scheme=uniform it is the masked Transformer."""
 
+    config: MaskMambaConfig
+
     def __init__(self, config: MaskMambaConfig):
         super().__init__()
         self.config = config

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lightning_modules.generators.configs.mmamba import MMambaConfig
 from lightning_modules.generators.muse import Muse, MuseContext
 from lightning_modules.layers.cross_scan_layer import AdaptiveNorm, CrossScanLayer
+from lightning_modules.layers.module_list import ModuleList
 
 
 class MMamba(Muse):
@@ -15,7 +16,9 @@ class MMamba(Muse):
 
     def __init__(self, config: MMambaConfig):
         super().__init__(config, layers=0, ff_width=config.width)
-        self.layers = nn.ModuleList(CrossScanLayer(config, read=i < config.depth - 1) for i in range(config.depth))
+        self.layers: ModuleList[CrossScanLayer] = ModuleList(
+            CrossScanLayer(config, read=i < config.depth - 1) for i in range(config.depth)
+        )
         self.reset_parameters()
 
     @torch.no_grad()

@@ -75,6 +75,10 @@ class Muse(nn.Module, ABC):
         ff_width: inner width of their feed-forward layers.
     """
 
+    micro: Tensor
+    null_features: Tensor
+    null_pooled: Tensor
+
     def __init__(self, config: MuseConfig, layers: int, ff_width: int):
         super().__init__()
         self.config = config

@@ -61,9 +61,11 @@ torch.library.register_autograd("ablate::depthwise_conv1d_backward", refuse_doub
 
 @register_flop_formula(torch.ops.ablate.depthwise_conv1d)
 def _forward_flops(x, weight, bias, pad_left, silu, backend, out_shape=None, **_) -> int:
-    return flops.depthwise_conv1d(*x, weight[1], silu=silu)
+    batch, length, channels = x
+    return flops.depthwise_conv1d(batch, length, channels, weight[1], silu=silu)
 
 
 @register_flop_formula(torch.ops.ablate.depthwise_conv1d_backward)
 def _backward_flops(x, weight, bias, grad_y, pad_left, silu, backend, out_shape=None, **_) -> int:
-    return flops.BACKWARD_FACTOR * flops.depthwise_conv1d(*x, weight[1], silu=silu)
+    batch, length, channels = x
+    return flops.BACKWARD_FACTOR * flops.depthwise_conv1d(batch, length, channels, weight[1], silu=silu)

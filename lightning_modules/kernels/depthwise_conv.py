@@ -36,7 +36,9 @@ def depthwise_conv1d(
     pad_left = _pad_left(padding, weight.shape[1])
     x = x.to(dispatch.autocast_dtype(x.device.type) or x.dtype)
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    name = dispatch.choose(dispatch.DEPTHWISE_CONV1D, backend, x.device, x.dtype, _excluded(*weight.shape, pad_left))
+    channels, taps = weight.shape
+    excluded = _excluded(channels, taps, pad_left)
+    name = dispatch.choose(dispatch.DEPTHWISE_CONV1D, backend, x.device, x.dtype, excluded)
     bias = None if bias is None else bias.to(wide)
     weight, silu = weight.to(wide), activation == "silu"
     if name == "reference":

@@ -165,9 +165,9 @@ def choose(
 
 
 # What torch.compiler.assume_constant_result sets, without importing the compiler at start-up: a graph is traced for
-# given devices and dtypes, so the choice is a constant of it.
-choose._dynamo_marked_constant = True
-record._dynamo_marked_constant = True  # noted while tracing
+# given devices and dtypes, so the choice is a constant of it. `record` notes while tracing.
+for _constant in (choose, record):
+    vars(_constant)["_dynamo_marked_constant"] = True
 
 
 @functools.lru_cache(maxsize=64)

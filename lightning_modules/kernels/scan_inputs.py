@@ -3,6 +3,7 @@
 Shapes: B batch, K directions, L positions, C channels, N states.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -84,3 +85,9 @@ class ScanOutputs(NamedTuple):
 
 # Gradients of ScanInputs.tensors, None where the input is None.
 ScanGradients = tuple[Tensor | None, ...]
+
+
+def in_dtypes(grads: Iterable[Tensor | None], inputs: ScanInputs) -> ScanGradients:
+    """Gradients of all of ScanInputs.tensors, each in its input's dtype; None where there is no input."""
+    pairs = zip(grads, inputs.tensors, strict=True)
+    return tuple(None if tensor is None or grad is None else grad.to(tensor.dtype) for grad, tensor in pairs)

@@ -84,7 +84,7 @@ def _differentiate(ctx, grad_y, grad_final_state, *_):
     if grad_y is None and grad_final_state is None:
         return (None,) * 16
     if grad_y is None:
-        inputs = ScanInputs(*tensors, order, *ctx.options)
+        inputs = ScanInputs._make((*tensors, order, *ctx.options))
         grad_y = inputs.u.new_zeros(inputs.output_shape)
     if not ctx.want_state:
         grad_final_state = None
@@ -102,9 +102,9 @@ def refuse_double_backward(ctx, *_):
     )
 
 
-def _scan_flops(*shapes: Sequence[int] | None, backward: bool) -> int:
-    delta, A, z = shapes[1], shapes[2], shapes[6]
-    count = flops.selective_scan(*delta, A[2], gate=z is not None)
+def _scan_flops(delta: Sequence[int], A: Sequence[int], z: Sequence[int] | None, backward: bool) -> int:
+    batch, directions, length, channels = delta
+    count = flops.selective_scan(batch, directions, length, channels, A[2], gate=z is not None)
     return count * flops.BACKWARD_FACTOR if backward else count
 
 
@@ -117,10 +117,10 @@ torch.library.register_autograd("ablate::selective_scan_backward", refuse_double
 
 
 @register_flop_formula(torch.ops.ablate.selective_scan)
-def _forward_flops(*shapes, out_shape=None, **_) -> int:
-    return _scan_flops(*shapes, backward=False)
+def _forward_flops(u, delta, A, B, C, D, z, *_, out_shape=None, **__) -> int:
+    return _scan_flops(delta, A, z, backward=False)
 
 
 @register_flop_formula(torch.ops.ablate.selective_scan_backward)
-def _backward_flops(*shapes, out_shape=None, **_) -> int:
-    return _scan_flops(*shapes, backward=True)
+def _backward_flops(u, delta, A, B, C, D, z, *_, out_shape=None, **__) -> int:
+    return _scan_flops(delta, A, z, backward=True)

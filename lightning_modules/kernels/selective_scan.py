@@ -4,7 +4,7 @@ Shapes: B batch, K directions, L positions, C channels, N states.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -19,6 +19,44 @@ DIRECT = {"reference": reference.selective_scan, "mamba_ssm": stock.selective_sc
 """Back ends that bring their own derivatives; the others run behind one operator."""
 
 
+@overload
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    *,
+    softplus: bool = True,
+    directions: Sequence[Direction] = ("forward",),
+    order: Tensor | None = None,
+    merge: Literal["sum", "stack"] = "sum",
+    initial_state: Tensor | None = None,
+    return_final_state: Literal[False] = False,
+    backend: str | None = None,
+) -> Tensor: ...
+@overload
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    *,
+    softplus: bool = True,
+    directions: Sequence[Direction] = ("forward",),
+    order: Tensor | None = None,
+    merge: Literal["sum", "stack"] = "sum",
+    initial_state: Tensor | None = None,
+    return_final_state: Literal[True],
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]: ...
 def selective_scan(
     u: Tensor,
     delta: Tensor,
@@ -62,8 +100,9 @@ def selective_scan(
     reverse = _reversals(directions, order, delta)
     dtype = _activation_dtype(u, delta, B, C, z)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    u, delta, B, C, z = (None if t is None else t.to(dtype) for t in (u, delta, B, C, z))
-    A, D, delta_bias, initial_state = (None if t is None else t.to(wide) for t in (A, D, delta_bias, initial_state))
+    u, delta, B, C = (t.to(dtype) for t in (u, delta, B, C))
+    z, A = None if z is None else z.to(dtype), A.to(wide)
+    D, delta_bias, initial_state = (None if t is None else t.to(wide) for t in (D, delta_bias, initial_state))
     excluded = {} if initial_state is None else {"mamba_ssm": "it always starts from a zero state"}
     if A.shape[2] > stock.MOST_STATES:
         excluded = {"mamba_ssm": f"it takes up to {stock.MOST_STATES} states, not {A.shape[2]}"}

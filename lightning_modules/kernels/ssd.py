@@ -4,7 +4,7 @@ Shapes: B batch, L positions, H heads, P channels of a head, N states.
 """
 
 from contextlib import nullcontext
-from typing import Literal
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -18,6 +18,38 @@ from lightning_modules.kernels.stock import ssd as stock
 BACKENDS = {"mamba_ssm": stock.ssd, "torch": pytorch.ssd, "reference": reference.ssd}
 
 
+@overload
+def ssd(
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    *,
+    softplus: bool = True,
+    direction: Literal["forward", "reverse"] = "forward",
+    initial_state: Tensor | None = None,
+    return_final_state: Literal[False] = False,
+    backend: str | None = None,
+) -> Tensor: ...
+@overload
+def ssd(
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    *,
+    softplus: bool = True,
+    direction: Literal["forward", "reverse"] = "forward",
+    initial_state: Tensor | None = None,
+    return_final_state: Literal[True],
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]: ...
 def ssd(
     x: Tensor,
     delta: Tensor,
@@ -52,7 +84,8 @@ def ssd(
     with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
         narrow = dtype if name == "mamba_ssm" else wide  # its matrix products run on tensor cores
         x, B, C = (t.to(narrow) for t in (x, B, C))
-        delta, A, D, bias, state = (None if t is None else t.to(wide) for t in (delta, A, D, delta_bias, initial_state))
+        delta, A = delta.to(wide), A.to(wide)
+        D, bias, state = (None if t is None else t.to(wide) for t in (D, delta_bias, initial_state))
         dt = delta if bias is None else delta + bias
         dt = stable_softplus(dt) if softplus else dt
         if direction == "reverse":
@@ -79,7 +112,7 @@ def ssd_state_update(
     state: (B, H, P, N), float32, updated in place; x: (B, H, P); delta: (B, H); A, D, delta_bias: (H,); B, C: (B, N).
     Returns y (B, H, P) in x's dtype.
     """
-    _check(*(t.unsqueeze(1) for t in (x, delta)), A, *(t.unsqueeze(1) for t in (B, C)), D, delta_bias, state)
+    _check(x.unsqueeze(1), delta.unsqueeze(1), A, B.unsqueeze(1), C.unsqueeze(1), D, delta_bias, state)
     dt = delta.to(state.dtype) if delta_bias is None else delta.to(state.dtype) + delta_bias
     dt = stable_softplus(dt) if softplus else dt
     wide = x.to(state.dtype)

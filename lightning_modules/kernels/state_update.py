@@ -64,8 +64,9 @@ def selective_state_update(
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     _check_kept("state", state, wide)
     name = dispatch.choose(dispatch.SELECTIVE_STATE_UPDATE, backend, u.device, dtype)
-    u, delta, B, C, z = (None if t is None else t.to(dtype) for t in (u, delta, B, C, z))
-    A, D, delta_bias = (None if t is None else t.to(wide) for t in (A, D, delta_bias))
+    u, delta, B, C = (t.to(dtype) for t in (u, delta, B, C))
+    z, A = None if z is None else z.to(dtype), A.to(wide)
+    D, delta_bias = (None if t is None else t.to(wide) for t in (D, delta_bias))
     return torch.ops.ablate.selective_state_update(state, u, delta, A, B, C, D, z, delta_bias, softplus, name)
 
 

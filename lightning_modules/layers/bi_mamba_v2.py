@@ -6,6 +6,8 @@ z = SiLU(Conv(Linear(C, C/2)(X)))        out = Linear(C, C)(Concat(x^, z))
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,7 +29,7 @@ class BiMambaV2(nn.Module):
     def __init__(self, width: int, config: BiMambaV2Config, scan: Scan = "bidirectional"):
         super().__init__()
         inner = round(width * config.branch_ratio)
-        padding = "same" if config.conv == "standard" else "causal"
+        padding: Literal["same", "causal"] = "same" if config.conv == "standard" else "causal"
         self.merge = config.merge
         self.in_proj = nn.Linear(width, 2 * inner, bias=False)  # x and z in one product
         self.conv_x = ShortConv(inner, config.d_conv, padding) if config.conv != "none" else None

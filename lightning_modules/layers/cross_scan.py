@@ -34,6 +34,9 @@ class CrossScan(nn.Module):
         read: somebody reads the words' output; without a reader their merge needs no parameters.
     """
 
+    order: Tensor
+    """int32 (K, S), the position that each direction visits at each step."""
+
     def __init__(self, width: int, config: CrossScanConfig, grid: tuple[int, int], words: int, read: bool = True):
         super().__init__()
         inner, count = round(width * config.expand), config.directions
@@ -105,7 +108,7 @@ class CrossScan(nn.Module):
         # The sum needs no output per direction; what is done to the words' sum is done afterwards.
         stack = bool(self.words) and self.merge in ("first", "linear")
         options = {"order": self.order, "merge": "stack" if stack else "sum", "skip": skip}
-        if self.gate is None:
+        if self.gate is None or self.gate_pooled is None:
             y = self.ssm(x, **options)
         else:
             is_word = torch.arange(x.shape[-2], device=x.device)[None] < self.words
@@ -128,6 +131,7 @@ class CrossScan(nn.Module):
             case "first":
                 merged = words[:, 0]
             case "linear":
+                assert self.merge_words is not None
                 merged = self.merge_words(words.transpose(1, 2).flatten(2))
         if self.config.text == "both_ends":
             merged = (merged[:, : self.words] + merged[:, self.words :]) / 2

@@ -25,7 +25,7 @@ class AdaptiveNorm(nn.Module):
         adaptive: without it the condition is not looked at.
     """
 
-    def __init__(self, width: int, norm: nn.Module, adaptive: bool = True):
+    def __init__(self, width: int, norm: nn.LayerNorm | nn.RMSNorm, adaptive: bool = True):
         super().__init__()
         self.linear = nn.Linear(width, 2 * width, bias=False) if adaptive else None
         self.norm = norm

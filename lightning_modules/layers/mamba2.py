@@ -94,12 +94,12 @@ class Mamba2(nn.Module):
 
     def new_state(self, batch: int) -> Mamba2State:
         """The state before the first token of `batch` sequences; autocast, where it is on, sets the dtype."""
-        weights = self.in_proj.weight.detach(), self.out_proj.weight.detach()
-        dtype = autocast_dtype(weights[0].device.type) or weights[0].dtype
-        wide = torch.promote_types(weights[0].dtype, torch.float32)
-        window = weights[0].new_zeros(batch, self.conv.weight.shape[1] - 1, self.split[1], dtype=dtype)
-        ssm = weights[0].new_zeros(batch, self.heads, self.inner // self.heads, self.d_state, dtype=wide)
-        return Mamba2State(window, ssm, *(w.to(dtype) for w in weights), -self.A_log.detach().to(wide).exp())
+        into, out = self.in_proj.weight.detach(), self.out_proj.weight.detach()
+        dtype = autocast_dtype(into.device.type) or into.dtype
+        wide = torch.promote_types(into.dtype, torch.float32)
+        window = into.new_zeros(batch, self.conv.weight.shape[1] - 1, self.split[1], dtype=dtype)
+        ssm = into.new_zeros(batch, self.heads, self.inner // self.heads, self.d_state, dtype=wide)
+        return Mamba2State(window, ssm, into.to(dtype), out.to(dtype), -self.A_log.detach().to(wide).exp())
 
     def decoding_tensors(self, state: Mamba2State) -> dict[str, Tensor]:
         """What `kernels.mamba2_decoder` asks of a layer's mixer, by name."""

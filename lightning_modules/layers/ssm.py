@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.kernels import selective_scan
+from lightning_modules.kernels.selective_scan import Direction
 
 Scan = Literal["bidirectional", "forward", "reverse"]
-SCANS: dict[str, tuple[str, ...]] = {
+SCANS: dict[str, tuple[Direction, ...]] = {
     "bidirectional": ("forward", "reverse"),
     "forward": ("forward",),
     "reverse": ("reverse",),
@@ -43,7 +44,7 @@ class SelectiveSSM(nn.Module):
         self,
         width: int,
         d_state: int,
-        directions: Sequence[str],
+        directions: Sequence[Direction],
         *,
         model_width: int,
         dt_rank: int | None = None,
@@ -112,7 +113,7 @@ class SelectiveSSM(nn.Module):
         A, D, bias = (t.expand(count, *t.shape[1:]) for t in (A, self.D, self.dt_bias))
 
         def scan(u: Tensor) -> Tensor:
-            directions = self.directions if order is None else ("forward",)
+            directions: tuple[Direction, ...] = self.directions if order is None else ("forward",)
             return selective_scan(u, delta, A, B, C, D, z, bias, directions=directions, order=order, merge=merge)
 
         if sources is None:

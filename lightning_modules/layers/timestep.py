@@ -19,7 +19,9 @@ class TimestepEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, timesteps: Tensor) -> Tensor:
-        return self.mlp(sinusoids(timesteps).to(self.mlp[0].weight.dtype))
+        first = self.mlp[0]
+        assert isinstance(first, nn.Linear)
+        return self.mlp(sinusoids(timesteps).to(first.weight.dtype))
 
 
 def sinusoids(timesteps: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ def interval(value: float, deviations: np.ndarray) -> tuple[float, float]:
 
 def intervals(metrics: Mapping[str, float], deviations: Mapping[str, np.ndarray]) -> dict[str, float]:
     """`<metric>_low` and `<metric>_high` of every metric that has replicates."""
-    result = {}
+    result: dict[str, float] = {}
     for name, values in deviations.items():
         low, high = interval(metrics[name], values)
         if name in SHARES:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_modules.files import atomic_path
 from lightning_modules.hashing import file_sha256
@@ -33,7 +33,7 @@ class Extractor:
     """
 
     name: str
-    network: nn.Module
+    network: efficientnet.EfficientNetLite0Extractor | inception.Inception | dinov2.DINOv2
     sha256: str
     resize: str
 
@@ -90,4 +90,4 @@ def dinov2_extractor(path: Path) -> Extractor:
 
 def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        np.savez(stream, **arrays)
+        np.savez(stream, **arrays)  # type: ignore[arg-type]  # numpy names an option of its own beside **

@@ -52,7 +52,7 @@ LAYERS: dict[str, Names] = {
 
 def distances(found: dict[str, Tensor], expected: dict[str, Tensor], config: MetricsConfig) -> dict[str, float]:
     """All measures of one extractor: {layer: (N, D)} against {layer: (M, D)}."""
-    result = {}
+    result: dict[str, float] = {}
     for layer, left in found.items():
         if layer == inception.LOGITS:
             score = inception_score(left, splits(len(left)), config.seed)

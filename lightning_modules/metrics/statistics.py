@@ -100,7 +100,8 @@ def collect_statistics(
     Raises:
         ValueError: fewer than 2 images.
     """
-    extractors, moments, kept, count = list(extractors), dict[str, Moments](), [], 0
+    extractors, moments, count = list(extractors), dict[str, Moments](), 0
+    kept: list[np.ndarray] = []
     chance = np.random.default_rng(0)
     for images in batches:
         for extractor in extractors:

@@ -107,9 +107,9 @@ def from_official(model: Dimba, state: dict[str, Tensor]) -> dict[str, Tensor]:
         else:
             own[_rename(key, PREFIXES)] = value
     own["adaln.table"] = torch.stack([tables[i] for i in range(len(tables))])
-    for number, mixer in mixers.items():
-        converted = model.mamba_blocks[number].mixer.from_vim(mixer)
-        own |= {f"mamba_blocks.{number}.mixer.{key}": value for key, value in converted.items()}
+    for index, mixer in mixers.items():
+        converted = model.mamba_blocks[index].mixer.from_vim(mixer)
+        own |= {f"mamba_blocks.{index}.mixer.{key}": value for key, value in converted.items()}
     return own
 
 

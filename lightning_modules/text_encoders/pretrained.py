@@ -61,8 +61,8 @@ class PretrainedEncoder:
             ).to(self.device)
             encoded = self._forward(model, tokens)
             # One transfer a batch, not one a caption.
-            states, whole = (None if t is None else t.to(torch.float16).cpu().numpy() for t in encoded[:2])
-            mask = encoded[2].cpu().numpy()
+            states, mask = encoded[0].to(torch.float16).cpu().numpy(), encoded[2].cpu().numpy()
+            whole = None if encoded[1] is None else encoded[1].to(torch.float16).cpu().numpy()
             for row, i in enumerate(chosen):
                 features[i] = states[row][mask[row]]
                 if whole is not None:
@@ -88,11 +88,13 @@ class PretrainedEncoder:
         transformers = import_transformers(f"Encoding captions with {name}")
         folder = model_folder(self.config.model)
         options = {"revision": self.config.revision} if folder is None else {"local_files_only": True}
-        source = self.config.model if folder is None else None
+        online = self.config.model
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source or tokenizer_in(folder), **options)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                online if folder is None else tokenizer_in(folder), **options
+            )
             model = getattr(transformers, self.model_class).from_pretrained(
-                source or weights_in(folder), dtype=DTYPES[self.config.dtype], **options
+                online if folder is None else weights_in(folder), dtype=DTYPES[self.config.dtype], **options
             )
         except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
             first = " ".join(str(error).split())[:300]

@@ -67,8 +67,8 @@ class PartsCell:
             "kernel": scan_call(layer.mixer, len(x), x.device),
             "mixer": lambda: layer.mixer(text, x, pooled, mask),
         }
-        if layer.attention is not None:
-            calls["cross_attention"] = lambda: layer.attention(x, text, mask)
+        if (attention := layer.attention) is not None:
+            calls["cross_attention"] = lambda: attention(x, text, mask)
         return calls | {"layer": lambda: layer(text, x, pooled, mask)}
 
     def _transformer_calls(self, model: Muse) -> dict[str, Callable[[], Any]]:

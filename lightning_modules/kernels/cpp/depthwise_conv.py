@@ -60,7 +60,9 @@ def _call(
 ) -> None:
     x, weight = _rows(x), weight.contiguous()
     bias = None if bias is None else bias.contiguous()
-    grad_y = others["grad_y"] = _rows(others["grad_y"]) if "grad_y" in others else None
+    grad_y = others.get("grad_y")
+    if grad_y is not None:
+        grad_y = others["grad_y"] = _rows(grad_y)
     strides = (0, 0) if grad_y is None else grad_y.stride()[:2]
     arguments = _Arguments(
         *x.shape, weight.shape[1], pad_left, silu, torch.get_num_threads(), *x.stride()[:2], *strides

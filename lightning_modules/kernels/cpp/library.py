@@ -78,7 +78,7 @@ def _build(command: list[str], built: Path) -> str:
         errors = [job.communicate(timeout=COMPILE_SECONDS)[1] for job in jobs]
         if any(job.returncode for job in jobs):
             return "\n".join(errors).strip() or "no message"
-        link = [*command, "-shared", *objects.values(), "-o", built]
+        link: list[str | Path] = [*command, "-shared", *objects.values(), "-o", built]
         run = subprocess.run(link, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False)
         return run.stderr.strip() or "no message" if run.returncode else ""
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -4,12 +4,13 @@ Shapes: B batch, K directions, L positions, C channels, N states.
 """
 
 import ctypes
+from typing import overload
 
 import torch
 from torch import Tensor
 
 from lightning_modules.kernels.cpp import library
-from lightning_modules.kernels.scan_inputs import ScanGradients, ScanInputs, ScanOutputs, bad_order
+from lightning_modules.kernels.scan_inputs import ScanGradients, ScanInputs, ScanOutputs, bad_order, in_dtypes
 
 _KERNEL_SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _POINTERS = (
@@ -87,9 +88,7 @@ def backward(
         "grad_final_state": _whole(grad_final_state),
     }
     _call("backward", prepared, saved | grads)
-    return tuple(
-        None if t is None else grad.to(t.dtype) for grad, t in zip(grads.values(), inputs.tensors, strict=True)
-    )
+    return in_dtypes(grads.values(), inputs)
 
 
 def _call(kernel: str, inputs: ScanInputs, others: dict[str, Tensor | None]) -> None:
@@ -104,7 +103,7 @@ def _call(kernel: str, inputs: ScanInputs, others: dict[str, Tensor | None]) -> 
     for name in _POINTERS[:10]:
         _set(arguments, name, getattr(inputs, name))
     reverse = bytes(inputs.reverse)  # lives as long as the call
-    arguments.reverse = ctypes.cast(reverse, ctypes.c_void_p)
+    arguments.reverse = ctypes.cast(ctypes.c_char_p(reverse), ctypes.c_void_p)
     for name, tensor in others.items():
         _set(arguments, name, tensor)
     function = getattr(library.load(), f"selective_scan_{kernel}_{_KERNEL_SUFFIX[inputs.u.dtype]}")
@@ -128,10 +127,18 @@ def _set(arguments: _Arguments, name: str, tensor: Tensor | None) -> None:
             setattr(arguments, f"{name}_strides", (strides[0], 0, strides[1]))
 
 
+@overload
+def _rows(tensor: Tensor) -> Tensor: ...
+@overload
+def _rows(tensor: Tensor | None) -> Tensor | None: ...
 def _rows(tensor: Tensor | None) -> Tensor | None:
     """The tensor with contiguous channels; other strides are free."""
     return tensor if tensor is None or tensor.stride(-1) == 1 else tensor.contiguous()
 
 
+@overload
+def _whole(tensor: Tensor) -> Tensor: ...
+@overload
+def _whole(tensor: Tensor | None) -> Tensor | None: ...
 def _whole(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.float().contiguous()

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_modules.kernels.reference.selective_scan import softplus
-from lightning_modules.kernels.scan_inputs import ScanGradients, ScanInputs, ScanOutputs
+from lightning_modules.kernels.scan_inputs import ScanGradients, ScanInputs, ScanOutputs, in_dtypes
 
 # Elements of one (B, K, T, C, N) work tensor, where T allows: a few MiB, so that a chunk stays in a CPU's cache.
 _WORK_ELEMENTS = 1 << 19
@@ -45,7 +45,7 @@ def forward(inputs: ScanInputs, *, training: bool, want_state: bool) -> ScanOutp
     if inputs.D is not None:
         ungated = ungated + inputs.D[:, None, :] * visited.stored_u
     ungated = ungated if inputs.stack else ungated.sum(1)
-    y = ungated if inputs.z is None else ungated * F.silu(_gate(inputs, ungated.dtype))
+    y = ungated if inputs.z is None else ungated * F.silu(_gate(inputs.z, inputs.stack, ungated.dtype))
     dtype, empty = inputs.u.dtype, y.new_empty(0)
     return ScanOutputs(
         y.to(dtype),
@@ -96,7 +96,7 @@ def backward(
         None if inputs.delta_bias is None else grad_delta.sum((0, 2)),
         None if inputs.initial_state is None else carry,
     )
-    return tuple(None if t is None else g.to(t.dtype) for g, t in zip(grads, inputs.tensors, strict=True))
+    return in_dtypes(grads, inputs)
 
 
 class _Visited:
@@ -135,14 +135,18 @@ class _Visited:
 
     def visit(self, tensor: Tensor) -> Tensor:
         """(B, K, L, *) from storage order to visiting order."""
-        return tensor if self._order is None else tensor.gather(2, self._index(tensor))
+        return tensor if self._order is None else tensor.gather(2, _index(self._order, tensor))
 
     def restore(self, tensor: Tensor) -> Tensor:
         """(B, K, L, *) from visiting order to storage order."""
-        return tensor if self._order is None else torch.empty_like(tensor).scatter_(2, self._index(tensor), tensor)
+        if self._order is None:
+            return tensor
+        return torch.empty_like(tensor).scatter_(2, _index(self._order, tensor), tensor)
 
-    def _index(self, tensor: Tensor) -> Tensor:
-        return self._order[None, :, :, None].expand(tensor.shape)
+
+def _index(order: Tensor, tensor: Tensor) -> Tensor:
+    """(K, L) -> what `gather` along dimension 2 of the tensor (B, K, L, *) needs."""
+    return order[None, :, :, None].expand(tensor.shape)
 
 
 def _states(decay: Tensor, x: Tensor, state: Tensor) -> Tensor:
@@ -166,15 +170,15 @@ def _contract(states: Tensor, weights: Tensor) -> Tensor:
     return (states @ weights[..., None]).squeeze(-1)
 
 
-def _gate(inputs: ScanInputs, dtype: torch.dtype) -> Tensor:
-    return (inputs.z.unsqueeze(1) if inputs.stack else inputs.z).to(dtype)
+def _gate(z: Tensor, stack: bool, dtype: torch.dtype) -> Tensor:
+    return (z.unsqueeze(1) if stack else z).to(dtype)
 
 
 def _through_gate(inputs: ScanInputs, ungated: Tensor, grad_y: Tensor) -> tuple[Tensor, Tensor | None]:
     """Gradients of the ungated output and of z."""
     if inputs.z is None:
         return grad_y, None
-    gate = _gate(inputs, grad_y.dtype)
+    gate = _gate(inputs.z, inputs.stack, grad_y.dtype)
     slope = torch.sigmoid(gate)
     grad_z = grad_y * ungated.to(grad_y.dtype) * slope * (1 + gate * (1 - slope))
     return grad_y * gate * slope, grad_z.sum(1) if inputs.stack else grad_z

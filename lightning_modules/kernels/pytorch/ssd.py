@@ -62,7 +62,7 @@ class _Inside(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, received: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        decay, scores, values = ctx.saved_tensors
+        decay, scores, values = ctx.saved_tensors  # type: ignore[attr-defined]  # torch's stub lacks it
         to_values = (decay * scores[:, :, None]).mT @ received
         to_weights = (received @ values.mT).mul_(decay)
         to_scores = to_weights.sum(2)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
-from lightning_modules.kernels.scan_inputs import ScanGradients, ScanInputs, ScanOutputs
+from lightning_modules.kernels.scan_inputs import ScanGradients, ScanInputs, ScanOutputs, in_dtypes
 from lightning_modules.kernels.triton import scan_kernels as kernels
 
 CHUNK = 32
@@ -150,7 +150,7 @@ def backward(
         grad_bias.sum((0, 1)),
         grad_start[0],
     )
-    return tuple(None if t is None else g.to(t.dtype) for g, t in zip(grads, inputs.tensors, strict=True))
+    return in_dtypes(grads, inputs)
 
 
 class _Call:
@@ -158,8 +158,13 @@ class _Call:
 
     def __init__(self, inputs: ScanInputs) -> None:
         self.launch = Launch.of(inputs)
-        rows = {name: _rows(getattr(inputs, name)) for name in ("u", "delta", "B", "C")}
-        self.tensors = inputs._replace(**rows, A=inputs.A.contiguous())
+        self.tensors = inputs._replace(
+            u=_rows(inputs.u),
+            delta=_rows(inputs.delta),
+            A=inputs.A.contiguous(),
+            B=_rows(inputs.B),
+            C=_rows(inputs.C),
+        )
         zeros = inputs.A.new_zeros(inputs.A.shape[:2])
         self.D = zeros if inputs.D is None else inputs.D.contiguous()
         self.bias = zeros if inputs.delta_bias is None else inputs.delta_bias.contiguous()
