@@ -89,8 +89,9 @@ def _winner(rows: Sequence[Row], column: Column) -> tuple[str, str] | None:
 
 def find_subjects(root: Path) -> tuple[list[Subject], list[str]]:
     """The subjects of all sweeps that were begun under a root, and why others cannot be read any more."""
-    subjects, lost = [], []
-    for record in begun(root):
+    subjects: list[Subject] = []
+    lost: list[str] = []
+    for record in begun(root, lost):
         words = [word for word in record.get("words", ()) if _is_lasting(word)]
         try:
             subjects.append(load_subject(record["sweep"], record["scale"], words, root))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -35,7 +36,8 @@ def list_sweeps(root: Path | str | None = None, as_json: bool = False) -> int:
     started: dict[str, list[str]] = {}
     rows: list[dict[str, Any]] = []
     folder = Path(root or load_root())
-    for record in begun(folder):
+    lost: list[str] = []
+    for record in begun(folder, lost):
         if record["sweep"] in sweep_names():
             try:
                 found = summary(plan(record["sweep"], record["scale"], record["words"], folder).states())
@@ -65,6 +67,8 @@ def list_sweeps(root: Path | str | None = None, as_json: bool = False) -> int:
         cells = "\n".join(f"{scale} {count}" for scale, count in row["cells"].items())
         table.add_row(row["name"], row["paper"], row["reproduces"], cells, "\n".join(row["begun"]) or "not begun")
     console().print(table)
+    for line in lost:
+        print(line, file=sys.stderr)
     return 0
 
 

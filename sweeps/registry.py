@@ -27,12 +27,25 @@ def register(plan: Plan) -> None:
         atomic_write_text(path, text)
 
 
-def begun(root: Path) -> list[dict[str, Any]]:
-    """The plan.json of every sweep that was begun, with its folder under "folder"."""
+def begun(root: Path, lost: list[str] | None = None) -> list[dict[str, Any]]:
+    """The plan.json of every sweep that was begun, with its folder under "folder".
+
+    Args:
+        lost: given by those who need no cells: plans of another version are good enough then, and a damaged one is
+            noted here.
+
+    Raises:
+        UserError: a plan is damaged or of another version, and `lost` is not given.
+    """
     found = []
     for path in sorted((root / "sweeps").glob("*/plan.json")):
-        if record := _read(path):
-            found.append({**record, "folder": path.parent})
+        try:
+            if record := _read(path, cells=lost is None):
+                found.append({**record, "folder": path.parent})
+        except UserError as error:
+            if lost is None:
+                raise
+            lost.append(str(error))
     return found
 
 
@@ -48,14 +61,15 @@ def needed_elsewhere(plan: Plan) -> dict[str, str]:
     return result
 
 
-def _read(path: Path) -> Mapping[str, Any] | None:
+def _read(path: Path, cells: bool = True) -> Mapping[str, Any] | None:
     try:
         record = read_json(path)
     except FileNotFoundError:
         return None
     try:
-        cells = [Cell(**cell) for cell in record["cells"]]
-        if {"sweep", "scale", "words"} <= record.keys() and len(cells) == len(record["cells"]):
+        if {"sweep", "scale", "words", "cells"} <= record.keys():
+            if cells:
+                [Cell(**cell) for cell in record["cells"]]
             return record
     except (TypeError, AttributeError):
         pass

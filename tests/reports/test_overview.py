@@ -12,6 +12,7 @@ from experiments.cli import main
 from experiments.errors import UserError
 from reports import commands
 from reports.overview import Entry, build_overview, find_subjects, render_overview
+from sweeps.commands import list_sweeps
 from sweeps.planner import plan
 from sweeps.registry import register
 from tests.reports import fakes
@@ -61,6 +62,23 @@ def test_groups_have_their_own_best_row(tmp_path: Path) -> None:
         ("size B, guidance 2", "single"),
         ("size L, guidance 2", "single"),
     ]
+
+
+def test_a_plan_of_another_version_hides_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its cells may have fields that are gone; the report plans the sweep anew. A damaged one is named."""
+    for sweep in ("maskmamba-mask-ratio", "maskmamba-hybrid-schemes"):
+        register(plan(sweep, "demo", [], tmp_path))
+    path = tmp_path / "sweeps" / "maskmamba-mask-ratio-demo" / "plan.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "cells": [{"name": "older", "colour": "red"}]}))
+    subjects, lost = find_subjects(tmp_path)
+    assert {subject.name for subject in subjects} == {"maskmamba-mask-ratio", "maskmamba-hybrid-schemes"} and not lost
+    path.write_text(path.read_text()[:20])
+    subjects, lost = find_subjects(tmp_path)
+    assert [subject.name for subject in subjects] == ["maskmamba-hybrid-schemes"]
+    assert len(lost) == 1 and "plan.json is damaged" in lost[0]
+    list_sweeps(tmp_path)
+    assert "plan.json is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [[], ["maskmamba-mask-ratio", "--all"]])

@@ -89,16 +89,12 @@ def test_a_dry_run_starts_nothing(make_sweep: Make, trainings: Callable, root: P
     assert not trainings() and not (root / "sweeps").exists()
 
 
-def test_finding_nothing_to_do_takes_under_three_seconds_and_no_torch(make_sweep: Make) -> None:
+def test_finding_nothing_to_do_loads_no_torch(make_sweep: Make) -> None:
     path = make_sweep()
     assert run(path) == 0
-    before = os.times()
     code = LAUNCH.replace("sys.exit(", "code = ").rstrip(")") + "); sys.exit(code or 'torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code, path, *WORKER], capture_output=True, text=True)
     assert answer.returncode == 0 and "Nothing to do" in answer.stdout, answer.stderr
-    after = os.times()
-    seconds = after.children_user + after.children_system - before.children_user - before.children_system
-    assert seconds < 3.0, "of computing, however busy the machine is"
 
 
 def test_a_failed_cell_does_not_stop_the_others_and_can_be_retried(

@@ -6,7 +6,7 @@ import io
 import json
 import subprocess
 import sys
-import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -252,7 +252,8 @@ def test_a_dry_run_leaves_nothing_behind(make_sweep: Make, root: Path) -> None:
     assert not root.exists()
 
 
-def test_states_of_ten_thousand_cells_in_two_seconds(make_sweep: Make, root: Path) -> None:
+def test_states_of_ten_thousand_cells_need_few_looks_at_each(make_sweep: Make, root: Path) -> None:
+    """What that takes in seconds, `ablate bench plan` measures."""
     lr = axis("lr", "sampler.temperature", *[i / 1000 for i in range(1, 101)])
     path = make_sweep(axes=[lr], scales={"demo": {"preset": "", "seeds": list(range(100))}}, report={})
     cells = plan(path).cells
@@ -263,11 +264,18 @@ def test_states_of_ten_thousand_cells_in_two_seconds(make_sweep: Make, root: Pat
         evaluation.folder.mkdir(parents=True)
         evaluation.result_path.write_text('{"metrics": {"fd_efflite0": 1.0}}')
     read_sweep.cache_clear()
-    begun = time.perf_counter()
+    touched = Counter[str]()
+    watching = True
+
+    def watch(event: str, arguments: tuple) -> None:
+        if watching and event in ("open", "os.listdir", "os.scandir") and str(root) in str(arguments[0]):
+            touched[str(arguments[0])] += 1
+
+    sys.addaudithook(watch)  # stays for good, hence the switch
     states = plan(path).states()
-    took = time.perf_counter() - begun
+    watching = False
     assert sum(state.state == "done" for state in states.values()) == 2000
-    assert took < 2.0, f"{took:.2f} s"
+    assert sum(touched.values()) < 4 * len(cells), touched.most_common(3)
 
 
 def test_a_training_that_ended_early_is_done_and_shows_where(make_sweep: Make, root: Path) -> None:
@@ -294,9 +302,6 @@ def test_the_list_survives_a_sweep_that_has_changed_since(root: Path, capsys: py
     assert list_sweeps(root, as_json=True) == 0
     (row,) = [row for row in json.loads(capsys.readouterr().out) if row["name"] == "aim-adaln"]
     assert "not as it is defined now: Unknown value of axis 'adaln' 'long_gone'" in row["begun"][0]
-    record.write_text(record.read_text().replace('"group"', '"grupp"'))
-    with pytest.raises(UserError, match="plan.json is damaged or of another version; remove it"):
-        list_sweeps(root)
 
 
 def test_planning_needs_no_torch() -> None:
