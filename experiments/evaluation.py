@@ -141,7 +141,8 @@ def _evaluate(config: RunConfig, run: Run, evaluation: Evaluation) -> None:
 def _write_samples(config: RunConfig, evaluation: Evaluation, images: np.ndarray, conditions: Conditions) -> None:
     with atomic_path(evaluation.samples_path) as temporary, open(temporary, "wb") as file:
         captions = {"captions": np.array(conditions.captions)} if conditions.captions else {}
-        np.savez_compressed(file, arr_0=images, labels=conditions.labels, **captions)  # type: ignore[arg-type]  # numpy names an option of its own beside **
+        # numpy's stub takes ** for its option allow_pickle, a bool
+        np.savez_compressed(file, arr_0=images, labels=conditions.labels, **captions)  # type: ignore[arg-type]
     columns = grid_columns(config)
     shown = GRID_ROWS * columns
     grid = captioned_grid(images[:shown], conditions.captions[:shown], columns, scale=2)

@@ -54,7 +54,8 @@ def whole_state(network: nn.Module) -> dict[str, Tensor]:
     if not is_sharded(network):
         return network.state_dict()
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    return get_model_state_dict(network, options=options)  # type: ignore[return-value]  # its type covers optimisers too
+    # its declared type covers optimisers too
+    return get_model_state_dict(network, options=options)  # type: ignore[return-value]
 
 
 def load_whole_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -132,7 +132,8 @@ def main(arguments: list[str] | None = None) -> int:
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 2
-    atomic_write(options.out, lambda stream: np.savez_compressed(stream, **arrays))  # type: ignore[arg-type]  # numpy names an option of its own beside **
+    # numpy's stub takes ** for its option allow_pickle, a bool
+    atomic_write(options.out, lambda stream: np.savez_compressed(stream, **arrays))  # type: ignore[arg-type]
     count = len(arrays["concepts"])
     print(
         f"{options.out}: {count} concepts, {int(arrays['validation'].sum())} of them validation, {len(STYLES)} styles"

@@ -66,7 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
     out = parser.parse_args(arguments).out
     captions = sorted(set(load_emoji(split="all").captions))
     arrays = build(captions)
-    atomic_write(out, lambda stream: np.savez_compressed(stream, **arrays))  # type: ignore[arg-type]  # numpy names an option of its own beside **
+    # numpy's stub takes ** for its option allow_pickle, a bool
+    atomic_write(out, lambda stream: np.savez_compressed(stream, **arrays))  # type: ignore[arg-type]
     print(f"{out}: {len(captions)} captions, {len(arrays['codes'])} tokens, {out.stat().st_size / 2**20:.2f} MiB")
     return 0
 

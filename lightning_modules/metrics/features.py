@@ -90,4 +90,5 @@ def dinov2_extractor(path: Path) -> Extractor:
 
 def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        np.savez(stream, **arrays)  # type: ignore[arg-type]  # numpy names an option of its own beside **
+        # numpy's stub takes ** for its option allow_pickle, a bool
+        np.savez(stream, **arrays)  # type: ignore[arg-type]
