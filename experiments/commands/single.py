@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -52,6 +53,8 @@ def train_command(preset: str, overrides: tuple[str, ...], subset: int | None, r
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's answer to Ctrl-C is exit(1), without a word
             raise KeyboardInterrupt from error
+        if error.code == os.EX_TEMPFAIL:  # `Stopped`, by Ctrl-C or SIGTERM
+            click.echo("Stopped and saved. The same command goes on from here.", err=True)
         raise
     if not is_leader():
         return

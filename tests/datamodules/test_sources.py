@@ -267,13 +267,6 @@ def test_captioned_folder(tmp_path, listed):
     check_captions(stored(tmp_path / "out"))
 
 
-def test_images_without_classes_and_captions_are_refused_with_the_way_out(tmp_path):
-    class_tree(tmp_path, NUMBERS)
-    (tmp_path / "cover.png").write_bytes(encoded(picture(1)))
-    with pytest.raises(ValueError, match=r"has a class or a caption: .* folder per class.*cover\.png lies beside them"):
-        open_source("folder", tmp_path, "train")
-
-
 def test_a_split_that_is_not_there(tmp_path):
     class_tree(tmp_path / "train", NUMBERS)
     with pytest.raises(

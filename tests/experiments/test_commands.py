@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from experiments import cli as cli_module
+from experiments.callbacks import Stopped
 from experiments.cli import COMMANDS, HELP
 from experiments.config import load_config
 from experiments.store import RunStore
@@ -223,6 +224,13 @@ def test_ctrl_c_in_a_training_is_one_sentence(ablate, monkeypatch: pytest.Monkey
     monkeypatch.setattr("experiments.run.train", stop)
     code, _, err = ablate("train", "maskmamba/demo")
     assert code == 130 and err.strip() == "Stopped. The same command goes on from here."
+
+    def save(*_: object, **__: object) -> None:
+        raise Stopped("SIGINT")
+
+    monkeypatch.setattr("experiments.run.train", save)
+    code, _, err = ablate("train", "maskmamba/demo")
+    assert code == 75 and err.strip() == "Stopped and saved. The same command goes on from here."
 
 
 def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
