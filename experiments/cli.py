@@ -108,6 +108,9 @@ def main(arguments: list[str] | None = None) -> None:
     except CellError as error:
         click.echo(f"Failed: {error}", err=True)
         code = 1
+    except (KeyboardInterrupt, click.Abort):  # before RuntimeError, which click's is one of
+        click.echo("Stopped. The same command goes on from here.", err=True)
+        code = 130
     except (FloatingPointError, RuntimeError, MemoryError) as error:
         from experiments.failures import classify
 
@@ -116,9 +119,6 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         click.echo(f"Failed: {reason}", err=True)
         code = 1
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("Stopped. The same command goes on from here.", err=True)
-        code = 130
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -215,7 +215,10 @@ def _update(config: Any, key: str, value: Any) -> None:
             raise UserError(f"{key} is a section with the keys {', '.join(sorted(current))}; set one of them.")
         OmegaConf.update(config, key, value)
     except OmegaConfBaseException as error:
-        raise UserError(f"{key}={value}: {_explain(error)}") from error
+        section, said = key.partition(".")[0], _explain(error)
+        other = section in SECTIONS and "not in" in said and "Did you mean" not in said
+        name = f" {section}.name is {config[section].name}; another takes other keys." if other else ""
+        raise UserError(f"{key}={value}: {said}{name}") from error
 
 
 def _explain(error: Exception) -> str:

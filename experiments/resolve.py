@@ -69,6 +69,26 @@ def resolve(config: RunConfig) -> RunConfig:
     return config
 
 
+def check_files(config: RunConfig) -> None:
+    """Whether files are named without which the run cannot begin, though it can be planned.
+
+    Raises:
+        UserError: no weights of the tokenizer, or no folder of the data.
+    """
+    tokenizer, data = config.tokenizer, config.data
+    if config.benchmark.name != "none":  # random weights, random data
+        return
+    weights = getattr(type(tokenizer), "weights", None)  # "embedded", or empty: a file that the user has
+    if weights == "" and tokenizer.weight_file() is None and config.objective.name != "reconstruction":
+        raise UserError(
+            f"The tokenizer {tokenizer.name} has no weights of its own; name the published file or folder with "
+            "tokenizer.weights=PATH."
+        )
+    for key, what in (("root", f"the stores that `ablate tokenize {data.name}` makes"), ("source", "its images")):
+        if getattr(data, key, None) == "":
+            raise UserError(f"data.name={data.name} needs data.{key}=FOLDER, {what}.")
+
+
 def evaluation_data(config: RunConfig) -> Any:
     """Configuration of the data that prompts and real images are from: the run's own, or `evaluation.dataset`."""
     wanted = config.evaluation
@@ -114,6 +134,8 @@ def _check_condition(config: RunConfig) -> None:
     """Labels or captions: data, text encoder and generator must agree."""
     asked, given = config.generator.condition, "class" if config.data.num_classes else "text"
     if asked != given:
+        if config.data.condition == "class":  # of a folder that is not named, whose classes are not known
+            check_files(config)
         data = {"class": "class", "text": "caption"}
         takes = get_args(get_type_hints(type(config.generator))["condition"])
         generator = f"generator.condition={given} or " if given in takes else ""

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from experiments.config import load_config, to_dict
 from experiments.errors import UserError
+from experiments.identity import NOT_SEMANTIC, TRAINING
 from experiments.store import Run, RunStore
 
 SHOWN = ("val/loss", "fd_efflite0")
@@ -13,14 +19,14 @@ SHOWN = ("val/loss", "fd_efflite0")
 
 
 def run_records(root: Path | str) -> list[dict[str, Any]]:
-    """One record a run, the latest last: id, state, step, max_steps, overrides, evaluations, metrics."""
+    """One record a run, the latest last: id, state, step, max_steps, preset, overrides, evaluations, metrics."""
     runs = sorted(RunStore(root).runs(), key=lambda run: run.config_path.stat().st_mtime)
     return [_record(run) for run in runs]
 
 
 def _record(run: Run) -> dict[str, Any]:
     status = run.inspect()
-    overrides = run.folder / "overrides.txt"
+    preset, overrides = _origin(run)
     try:
         found = [run.result() or {}, *(evaluation.result() or {} for evaluation in run.evaluations())]
     except UserError:
@@ -31,10 +37,42 @@ def _record(run: Run) -> dict[str, Any]:
         "state": status.state,
         "step": status.step,
         "max_steps": status.max_steps,
-        "overrides": overrides.read_text().split() if overrides.exists() else [],
+        "preset": preset,
+        "overrides": overrides,
         "evaluations": len(done),
         "metrics": {name: value for result in found for name, value in result.get("metrics", {}).items()},
     }
+
+
+def _origin(run: Run) -> tuple[str, list[str]]:
+    """The preset and what differs from it: the words as typed, or where a sweep made the run the values themselves."""
+    file = run.folder / "overrides.txt"
+    words = file.read_text().splitlines() if file.exists() else []
+    try:
+        stored = yaml.load(run.config_path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        preset = stored.get("preset", "")
+        usual = _usual(preset) if preset and not words else {}
+    except (UserError, OSError, yaml.YAMLError, AttributeError):  # damaged, or of files that are gone
+        return "", words
+    if usual:
+        words = [f"{key}={value}" for key, value in _flat(stored) if usual.get(key, value) != value]
+    return preset, words
+
+
+@lru_cache
+def _usual(preset: str) -> dict[str, Any]:
+    """The values of a preset that identify a training, but for what follows from files."""
+    kept = (item for item in _flat(to_dict(load_config(preset))) if item[0].partition(".")[0] in TRAINING)
+    return {key: value for key, value in kept if key not in NOT_SEMANTIC and not key.endswith("fingerprint")}
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of nested dictionaries."""
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
 
 
 def run_table(records: list[dict[str, Any]]) -> Any:
@@ -53,4 +91,6 @@ def run_table(records: list[dict[str, Any]]) -> Any:
 
 def _words(record: dict[str, Any]) -> str:
     words = [word for word in record["overrides"] if not word.startswith("runtime.")]
-    return "published weights" if any(word.startswith("imported=") for word in words) else " ".join(words)
+    if any(word.startswith("imported=") for word in words):
+        return "published weights"
+    return " ".join(filter(None, (record["preset"], *words)))

@@ -192,7 +192,7 @@ class RunStore:
         return search
 
     def find(self, word: str) -> Run:
-        """The run that a person means: an id, the unique beginning or end of one, or a path.
+        """The run that a person means: an id, a unique part of one (beginnings and ends before others), or a path.
 
         Raises:
             UserError: no such run, or several.
@@ -201,6 +201,7 @@ class RunStore:
             return Run(Path(word))
         names = [run.id for run in self.runs()]
         matches = [word] if word in names else [n for n in names if n.startswith(word) or n.endswith(f"-{word}")]
+        matches = matches or [n for n in names if word and word in n]
         if len(matches) == 1:
             return self.run(matches[0])
         if matches:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -82,7 +83,13 @@ def address(port: int) -> str:
 
 
 def serve(folder: Path, port: int) -> None:
-    """Become TensorBoard: this process ends when it does."""
+    """Become TensorBoard: this process ends when it does. Raises UserError where the port is taken."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was just left is free
+        try:
+            probe.bind(("localhost", port))
+        except (OSError, OverflowError) as error:
+            raise UserError(f"Port {port} cannot be had, perhaps by another board; name one with --port.") from error
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--port", str(port)]
     sys.stdout.flush()
     sys.stderr.flush()

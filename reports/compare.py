@@ -13,8 +13,8 @@ from experiments.store import Run, RunStore
 from reports.aggregate import Row
 from reports.figures import draw
 from reports.layout import Figure
-from reports.quantities import quantity
-from reports.records import Record, numbers
+from reports.quantities import is_end, quantity, with_ends
+from reports.records import Record, numbers, spent
 from reports.samples import collect_samples, grid_image
 from reports.style import save
 from reports.tables import DASH
@@ -36,8 +36,11 @@ class Comparison:
         lines = [f"| `{key}` | {a} | {b} |" for key, (a, b) in self.configuration.items()]
         text = f"## Configuration\n\n{head}" + "\n".join(lines or ["| no difference | | |"])
         lines = []
-        for name, values in self.metrics.items():
-            shown = [DASH if value is None else quantity(name).text(value) for value in values]
+        sides = [{name: value for name, pair in self.metrics.items() if (value := pair[i]) is not None} for i in (0, 1)]
+        for name in self.metrics:
+            if is_end(name, self.metrics):
+                continue
+            shown = [with_ends(name, side) if name in side else DASH for side in sides]
             lines.append(f"| {quantity(name).label} | {shown[0]} | {shown[1]} |")
         return f"{text}\n\n## Metrics\n\n{head}" + "\n".join(lines) + "\n"
 
@@ -84,7 +87,7 @@ def record_of(run: Run) -> Record:
         seed=0,
         run_id=run.id,
         eval_id=newest.id if newest else "",
-        metrics={**numbers(result), **numbers(measured)},
+        metrics={**numbers(result), **numbers(measured), **spent((result, measured))},
         state=CellState(run.inspect(), "training"),
         run_result=result,
         evaluation_result=measured,

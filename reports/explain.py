@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from reports.provenance import origin_lines
-from reports.quantities import quantity
+from reports.quantities import is_end, quantity, with_ends
 from reports.subject import Subject
 
 
@@ -34,13 +34,20 @@ class Explanation:
     def lines(self) -> list[tuple[str, str]]:
         """For a terminal: (what, value)."""
         result = [("cell", self.cell), ("state", self.state)]
-        for name, value in self.metrics.items():
-            known = quantity(name)
-            result.append((known.label, known.text(value)))
+        for name in self.metrics:
+            if not is_end(name, self.metrics):
+                result.append((quantity(name).label, with_ends(name, self.metrics)))
         result += [("baseline", self.difference)] if self.difference else []
         result += [("flag", flag) for flag in self.flags]
-        result += [(f"protocol: {key}", str(value)) for key, value in self.protocol.items()]
+        result += [(f"protocol: {key}", _plain(value)) for key, value in self.protocol.items()]
         return [*result, *self.origin, ("folder", self.folder), ("again", self.reproduce)]
+
+
+def _plain(value: Any) -> str:
+    """A value of a protocol as a person writes it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+    return format(value, ".5g") if isinstance(value, float) else str(value)
 
 
 def explain(subject: Subject, word: str) -> Explanation:

@@ -6,6 +6,7 @@ The metric registry describes what is stored, in SI units and fractions; tables 
 from __future__ import annotations
 
 import re
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -102,6 +103,18 @@ STAND_INS: dict[str, tuple[str, ...]] = {"fid": ("fd_efflite0",)}
 def is_cost(name: str) -> bool:
     """Whether a quantity is the same for every training, but for the noise of the machine."""
     return name in EXACT or any(word in name for word in COST_WORDS)
+
+
+def is_end(name: str, names: Container[str]) -> bool:
+    """Whether a quantity is an end of the interval of another one that is there, which is printed with it."""
+    return name.endswith(("_low", "_high")) and NOISE.sub("", name) in names
+
+
+def with_ends(name: str, metrics: Mapping[str, float]) -> str:
+    """A measured quantity as printed, and the ends of its interval where they are known: "1597.0 [1526.9, 1667.0]"."""
+    ends = [metrics[f"{name}_{end}"] for end in ("low", "high") if f"{name}_{end}" in metrics]
+    text = quantity(name).text
+    return text(metrics[name]) + (f" [{', '.join(map(text, ends))}]" if ends else "")
 
 
 def quantity(name: str) -> Quantity:

@@ -118,7 +118,7 @@ def _look(cell: Cell, store: RunStore, state: CellState) -> Record:
         seed=cell.seed,
         run_id=cell.run_id,
         eval_id=cell.eval_id,
-        metrics={} if reason else {**numbers(run_result), **numbers(measured), **_chosen(search), **_spent(results)},
+        metrics={} if reason else {**numbers(run_result), **numbers(measured), **_chosen(search), **spent(results)},
         reason=reason,
         state=state,
         run_result=run_result,
@@ -139,7 +139,7 @@ def _result(work: Work | None) -> dict[str, Any]:
         return {}
 
 
-def _spent(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def spent(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Device time of all attempts at all that the cell took."""
     seconds = [result["device_seconds"] for result in results if "device_seconds" in result]
     return {"device_seconds": sum(seconds)} if seconds else {}

@@ -133,6 +133,8 @@ def _picks(labels: np.ndarray, count: int) -> np.ndarray:
 
 def class_names(record: Record) -> tuple[str, ...]:
     """Names of the classes of the data set that a record was trained on; () where it has none."""
+    if named := record.config.get("data.classes"):  # of a folder of one's own
+        return tuple(named)
     name = record.config.get("data.name")
     if name not in DATASETS.names():
         return ()

@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 
 from experiments.errors import UserError, unknown
+from experiments.resolve import check_files
 from experiments.terminal import console
 from sweeps.definition import load_sweep, sweep_names
 from sweeps.devices import Slots
@@ -158,6 +159,9 @@ def _launch(planned: Plan, launcher: str, jobs: int, worker: tuple[str, ...], dr
 
         tell_open(planned, launcher, _say)
         return 0
+    for group in planned.groups():
+        if states[group.cells[0].name].is_open:
+            check_files(group.cells[0].config)  # once and here, not in every worker
     register(planned)
     for left, right in planned.duplicates:
         _say(f"Note: {right.name} is the same as {left.name}; it is run once.")

@@ -91,7 +91,9 @@ def short_state(state: CellState) -> str:
 def summary(states: Mapping[str, CellState]) -> str:
     """ "3 of 4 cells done, 1 failed." """
     counts = Counter("queued" if state.is_queued else state.state for state in states.values())
-    others = ", ".join(f"{counts[name]} {name}" for name in ("queued", *_ORDER) if name != "done" and counts[name])
+    words = {"stale": "interrupted"}  # as `CellState.describe` has it
+    shown = [name for name in ("queued", *_ORDER) if name != "done" and counts[name]]
+    others = ", ".join(f"{counts[name]} {words.get(name, name)}" for name in shown)
     return f"{counts['done']} of {len(states)} cells done{', ' + others if others else ''}."
 
 

@@ -101,6 +101,12 @@ def captioned_folder(folder: Path, unit_size: int = UNIT) -> FileSource:
     for file in files:
         text = (folder / file).with_suffix(".txt")
         captions.append((text.read_text(errors="replace"),) if text.is_file() else ())
+    if not any(captions):
+        beside = f" {images_in(folder)[0]} lies beside them." if subfolders(folder) and images_in(folder) else ""
+        raise ValueError(
+            f"None of the {len(files):,} images in {folder} has a class or a caption: put them into one folder per "
+            f"class, {folder}/CLASS/*, with no image beside these folders, or a .txt beside each image.{beside}"
+        )
     return FileSource(folder, files, [0] * len(files), (), captions, unit_size=unit_size)
 
 

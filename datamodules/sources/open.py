@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 
 from datamodules.sources.coco import coco_source
@@ -15,6 +16,14 @@ from datamodules.sources.tar import TarSource, has_labels, tar_files
 KINDS = ("imagenet", "cc3m", "coco", "folder")
 
 
+def check_kind(dataset: str) -> None:
+    """Raises ValueError, naming the closest one, where `dataset` is none of `KINDS`."""
+    if dataset not in KINDS:
+        match = get_close_matches(dataset, KINDS, n=1)
+        hint = f" Did you mean '{match[0]}'?" if match else ""
+        raise ValueError(f"Unknown data set '{dataset}' to tokenize.{hint} Valid: {', '.join(KINDS)}.")
+
+
 def open_source(dataset: str, folder: Path, split: str, classes: int = 0, unit_size: int = UNIT) -> Source:
     """The images of one split of a data set.
 
@@ -26,8 +35,7 @@ def open_source(dataset: str, folder: Path, split: str, classes: int = 0, unit_s
         FileNotFoundError: no such folder.
         ValueError: an unknown data set, or a folder that does not hold what it should, said in words.
     """
-    if dataset not in KINDS:
-        raise ValueError(f"Unknown data set '{dataset}' to tokenize. Valid: {', '.join(KINDS)}.")
+    check_kind(dataset)
     if not folder.is_dir():
         raise FileNotFoundError(f"The source folder {folder} does not exist; name it with --source.")
     if dataset == "coco":

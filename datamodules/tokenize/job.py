@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from datamodules.sources.open import open_divided, open_source
+from datamodules.sources.open import check_kind, open_divided, open_source
 from datamodules.sources.records import UNIT, Source
 from datamodules.store_format import read_meta
 from datamodules.tokenize.crops import Crops
@@ -48,6 +48,11 @@ class Job:
     classes: int = 0
     divide: bool = False
     unit_size: int = UNIT
+
+    def __post_init__(self) -> None:
+        check_kind(self.dataset)
+        if self.divide and self.dataset != "folder":
+            raise ValueError(f"--divide is for a plain folder of images; {self.dataset} has splits of its own.")
 
 
 def tokenize(job: Job, tokenizer: Any, load: Callable[[], Any], work: Work) -> Summary | None:
@@ -130,5 +135,6 @@ def _check_same(folder: Path, plan: Plan) -> None:
     ):
         if found != asked:
             raise ValueError(
-                f"{folder} is there already, made with other {name} than asked for; name another --out, or remove it."
+                f"{folder} is there already, but not with the {name} that this command names; name another --out, or "
+                "remove it."
             )

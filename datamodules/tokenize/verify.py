@@ -16,6 +16,8 @@ from datamodules.files import atomic_write
 from datamodules.store import TokenStore
 
 SHOWN, MOST_VIEWS, GAP = 16, 10, 2
+COLUMNS, TILE = 4, 96
+"""Of a store of one view: images in a row; and the least side of a decoded image, enlarged by whole factors."""
 CHUNK = 32 << 20
 """Codes that are looked at together; as indices they take four times the memory."""
 
@@ -44,7 +46,7 @@ def verify_store(
 
     Args:
         decode: (B, L) tokens or (B, C, h, w) latents -> (B, H, W, 3) uint8, to draw a grid.
-        grid: the PNG to write: one row per random image, one column per view.
+        grid: the PNG to write: one row per random image, one column per view; of a single view four images a row.
 
     Raises:
         FileNotFoundError, ValueError: no store, or what is wrong with it.
@@ -83,10 +85,13 @@ def _check_codes(store: TokenStore) -> float | None:
 
 def _draw(store: TokenStore, chosen: np.ndarray, decode: Callable[[Tensor], Tensor], path: Path) -> None:
     codes = np.asarray(store.codes[chosen, :MOST_VIEWS])
-    rows, columns = codes.shape[:2]
+    views = codes.shape[1]
+    columns = views if views > 1 else COLUMNS
     tensor = torch.from_numpy(codes.astype(np.float32 if store.meta.latent_shape else np.int64)).flatten(0, 1)
     images = torch.cat([decode(part) for part in tensor.split(SHOWN)]).cpu().numpy()
-    height, width = images.shape[1:3]
+    scale = -(-TILE // images.shape[2])
+    images = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    rows, (height, width) = -(-len(images) // columns), images.shape[1:3]
     picture = np.full((rows * (height + GAP), columns * (width + GAP), 3), 255, np.uint8)
     for i, image in enumerate(images):
         top, left = i // columns * (height + GAP), i % columns * (width + GAP)

@@ -29,6 +29,9 @@ def import_command(kind: str, file: Path, overrides: tuple[str, ...], preset: st
     dimba        a checkpoint of Dimba, PixArt-alpha or PixArt-Sigma, as the official codes write it
     llamagen-vq  LlamaGen's vq_ds16_c2i.pt or vq_ds8_c2i.pt: becomes a file for tokenizer.weights=FILE
     """
+    if not file.exists():
+        what = "folder" if kind == "amused" else "file"
+        raise UserError(f"Weights {file} not found; name the published {what}: ablate import-checkpoint {kind} PATH.")
     from experiments.import_amused import import_amused
     from experiments.imports import import_aim, import_dimba, import_llamagen_vq
 

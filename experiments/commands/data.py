@@ -151,7 +151,8 @@ def reference_command(dataset: str, settings: tuple[str, ...], **options: Any) -
     elif settings:
         raise UserError(f"{settings[0]}: settings are those of a tokenizer, which only `reference store` needs.")
     made = make_reference(ReferenceJob(dataset=dataset, **options), decode)
-    click.echo(f"{options['out']}: {made.name}, {made.count:,} images, moments of {', '.join(made.moments)}.")
+    measured = ", ".join(f"{layer} features" for layer in made.moments)
+    click.echo(f"{options['out']}: {made.name}, {made.count:,} images, moments of {measured}.")
     click.echo(f"Measure against it with: ablate evaluate RUN evaluation.reference={options['out']}")
 
 
@@ -179,7 +180,10 @@ def tokenizer_config(name: str, settings: tuple[str, ...]) -> Any:
     if weights is None:
         if result.fingerprint:  # a tokenizer that needs no weights
             return result
-        raise UserError(f"The tokenizer {name} has no weights of its own; name the published file with weights=FILE.")
+        raise UserError(
+            f"The tokenizer {name} has no weights of its own; name the published file with weights=FILE, or take the "
+            "embedded one, of 32x32 pixels, with --tokenizer emoji_vq."
+        )
     if not weights.is_file():
         raise FileNotFoundError(f"Tokenizer weights {weights} not found; name the file with weights=FILE.")
     result.fingerprint = file_sha256(weights)

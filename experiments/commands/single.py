@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +16,7 @@ from experiments.config import RunConfig, build_config, load_config, parse_overr
 from experiments.errors import CellError, UserError
 from experiments.failures import classify
 from experiments.identity import run_id
+from experiments.resolve import check_files
 from experiments.store import Run, RunStore
 
 if TYPE_CHECKING:
@@ -35,16 +37,26 @@ def configure_logging() -> None:
 @click.argument("preset")
 @click.argument("overrides", nargs=-1)
 @click.option("--subset", type=click.IntRange(min=1), help="Train on so many images only: short for data.subset=N.")
-def train_command(preset: str, overrides: tuple[str, ...], subset: int | None) -> None:
+@click.option("--root", help="Output folder: short for runtime.root=DIR.")
+def train_command(preset: str, overrides: tuple[str, ...], subset: int | None, root: str | None) -> None:
     """Train one run from PRESET (a name, or a YAML file), with KEY=VALUE overrides. Going on is automatic."""
     overrides = (*overrides, f"data.subset={subset}") if subset else overrides
+    overrides = (*overrides, f"runtime.root={root}") if root else overrides
     config = load_config(preset, overrides)
+    check_files(config)
     config.runtime.progress = config.runtime.progress and sys.stderr.isatty()
     configure_logging()
     from experiments.ranks import is_leader
     from experiments.run import train
 
-    run = train(config, overrides=overrides)
+    try:
+        run = train(config, overrides=overrides)
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's answer to Ctrl-C is exit(1), without a word
+            raise KeyboardInterrupt from error
+        if error.code == os.EX_TEMPFAIL:  # `Stopped`, by Ctrl-C or SIGTERM
+            click.echo("Stopped and saved. The same command goes on from here.", err=True)
+        raise
     if not is_leader():
         return
     result = run.result() or {}

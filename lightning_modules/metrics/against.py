@@ -130,9 +130,10 @@ def _no_floor(count: int, reference: ReferenceStatistics) -> str:
     """Why there is none; empty if there is."""
     kept = 0 if reference.images is None else len(reference.images)
     if not reference.moments or kept < count:
-        return f"the file keeps {kept:,} images, {count:,} and moments of more are needed"
+        return f"the file keeps {kept:,} images; {count:,} are needed, and moments of more"
     if reference.count and count > LARGEST_SHARE * reference.count:
-        return f"the moments are of {reference.count:,} images, and {LARGEST_SHARE:.0%} of those may tell it"
+        most = f"{LARGEST_SHARE:.0%} of the reference's {reference.count:,} images"
+        return f"it may take no more than {most}, and needs {count:,}"
     return ""
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datamodules.sources.open import open_source
 from datamodules.store import TokenStore
 from datamodules.tokenize.progress import Counter
 from experiments.cli import main
@@ -201,3 +202,10 @@ def test_time_left_is_told_with_and_without_a_total() -> None:
     shards.end_part()
     assert "5 of 10 images" in str(known) and "0:00:30 left, 1 refused" in str(known)
     assert "5 images, 1 of 4 parts" in str(shards) and "0:01:30 left" in str(shards)
+
+
+def test_images_without_classes_and_captions_are_refused_with_the_way_out(tmp_path):
+    class_tree(tmp_path, range(1, 4))
+    (tmp_path / "cover.png").write_bytes(encoded(picture(1)))
+    with pytest.raises(ValueError, match=r"has a class or a caption: .* folder per class.*cover\.png lies beside them"):
+        open_source("folder", tmp_path, "train")

@@ -175,7 +175,7 @@ def test_other_settings_or_another_source_do_not_mix(tmp_path):
         run("folder", source, tmp_path / "out")
     run("folder", source, tmp_path / "new")
     assert run("folder", source, tmp_path / "new") is None  # there already
-    with pytest.raises(ValueError, match="with other views"):
+    with pytest.raises(ValueError, match="not with the views"):
         run("folder", source, tmp_path / "new", flip=True)
 
 
@@ -259,10 +259,15 @@ def test_verify_decodes_random_samples_of_the_right_images(tmp_path):
     found = verify_store(tmp_path / "out/train", Toy().decode_uint8, tmp_path / "grid.png")
     assert (found.images, found.views, found.captions) == (13, 2, 0) and found.codes_in_use == pytest.approx(13 / 64)
     grid = np.asarray(Image.open(tmp_path / "grid.png"))
-    assert grid.shape == (13 * 18, 2 * 18, 3)
+    assert grid.shape == (13 * 98, 2 * 98, 3)  # tiles of 16 pixels, six times as large
     for row, (key, label) in enumerate(found.shown):
         number = int(key[-7:-4])
-        assert label == number % 3 and grid[row * 18 + 8, 8].tolist() == [4 * number] * 3
+        assert label == number % 3 and grid[row * 98 + 48, 48].tolist() == [4 * number] * 3
+    run("folder", tmp_path / "images", tmp_path / "plain")
+    found = verify_store(tmp_path / "plain/train", Toy().decode_uint8, tmp_path / "grid.png")
+    grid = np.asarray(Image.open(tmp_path / "grid.png"))
+    assert grid.shape == (4 * 98, 4 * 98, 3)  # of one view: four images a row
+    assert grid[98 + 48, 98 + 48].tolist() == [4 * int(found.shown[5][0][-7:-4])] * 3
 
 
 def test_verify_finds_damage(tmp_path):

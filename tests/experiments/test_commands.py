@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from experiments import cli as cli_module
+from experiments.callbacks import Stopped
 from experiments.cli import COMMANDS, HELP
+from experiments.config import load_config
+from experiments.store import RunStore
 from lightning_modules.metrics.pixels import PIXEL_MEASURES
 
 QUICK = ["sampler.steps=2", "evaluation.num_samples=36", "runtime.threads=1"]
@@ -105,6 +110,25 @@ def test_list_runs_says_what_each_was_made_with(ablate, trained: Path, tmp_path:
     code, out, _ = ablate("list", "--runs", "--root", trained)
     assert code == 0 and _id(trained) in out and "done" in out
     assert "ablate train" in ablate("list", "--runs", "--root", tmp_path)[1]
+    config = load_config("maskmamba/demo", {"generator.depth": 2, "runtime.root": str(tmp_path)})
+    RunStore(tmp_path).prepare(config)  # by a sweep, which keeps no words
+    (record,) = json.loads(ablate("list", "--runs", "--json", "--root", tmp_path)[1])
+    assert (record["preset"], record["overrides"]) == ("maskmamba/demo", ["generator.depth=2"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("tokenizer.name=llamagen_vq",), "tokenizer.weights=PATH"),
+        (("data.name=imagenet", "tokenizer.name=llamagen_vq", "tokenizer.weights="), "no weights of its own"),
+        (("data.name=imagenet",), "data.name=imagenet needs data.root=FOLDER, the stores that `ablate tokenize"),
+        (("data.name=folder",), "data.name=folder needs data.root=FOLDER"),
+        (("data.root=stores",), "data.name is emoji; another takes other keys"),
+    ],
+)
+def test_what_a_training_lacks_is_said_before_it_begins(ablate, tmp_path: Path, words: tuple, said: str) -> None:
+    code, _, err = ablate("train", "maskmamba/demo", "--root", tmp_path / "out", *words)
+    assert code == 2 and said in err and not (tmp_path / "out").exists()
 
 
 def test_evaluate_may_not_change_the_training(ablate, trained: Path) -> None:
@@ -175,6 +199,38 @@ def test_a_failed_run_is_one_sentence(
     with pytest.raises(SystemExit) as ended:
         cli_module.main([])
     assert ended.value.code == 1 and capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), click.Abort()])
+def test_ctrl_c_is_one_sentence(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli_module.cli, "main", stop)
+    with pytest.raises(SystemExit) as ended:
+        cli_module.main([])
+    assert ended.value.code == 130 and capsys.readouterr().err.startswith("Stopped. The same command goes on")
+
+
+def test_ctrl_c_in_a_training_is_one_sentence(ablate, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)  # as Lightning does
+
+    monkeypatch.setattr("experiments.run.train", stop)
+    code, _, err = ablate("train", "maskmamba/demo")
+    assert code == 130 and err.strip() == "Stopped. The same command goes on from here."
+
+    def save(*_: object, **__: object) -> None:
+        raise Stopped("SIGINT")
+
+    monkeypatch.setattr("experiments.run.train", save)
+    code, _, err = ablate("train", "maskmamba/demo")
+    assert code == 75 and err.strip() == "Stopped and saved. The same command goes on from here."
 
 
 def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,6 +97,8 @@ def test_features_of_captions_are_those_a_run_asks_for(ablate, tmp_path):
         (["folder", "--source", ".", "--tokenizer", "emoji_vk"], "Did you mean 'emoji_vq'"),
         (["folder", "--source", ".", "--tokenizer", "emoji_vq", "wieghts=x"], "wieghts"),
         (["folder", "--tokenizer", "emoji_vq"], "--source"),
+        (["foldr", "--source", ".", "--tokenizer", "emoji_vq", "--divide"], "Did you mean 'folder'"),
+        (["coco", "--source", ".", "--tokenizer", "emoji_vq", "--divide"], "coco has splits of its own"),
         (["folder", "--source", ".", "--tokenizer", "emoji_vq", "--crops", "adm,half"], "Unknown crop 'half'"),
         (["folder", "--source", ".", "--tokenizer", "emoji_vq", "--shard", "3"], "write I/N"),
         (["folder", "--source", ".", "--tokenizer", "emoji_vq", "--shard", "slurm"], "job array"),

@@ -30,7 +30,7 @@ def test_configuration_is_written_once_and_found_again(tmp_path: Path, run: Run)
     written = run.config_path.stat().st_mtime_ns
     again = RunStore(tmp_path).prepare(small_config(runtime__threads=3), ["runtime.threads=3"])
     assert again.folder == run.folder and run.config_path.stat().st_mtime_ns == written
-    assert RunStore(tmp_path).find(run.id[-8:]).folder == run.folder
+    assert RunStore(tmp_path).find(run.id[-8:]).folder == RunStore(tmp_path).find(run.id[-7:-2]).folder == run.folder
     assert RunStore(tmp_path).find(str(run.folder)).folder == run.folder
     assert [r.id for r in RunStore(tmp_path).runs()] == [run.id]
     with pytest.raises(UserError, match="No run 'maskmamba-0'"):

@@ -87,7 +87,7 @@ def test_floor_of_the_images_kept(tmp_path):
     assert 0 < found.protocol["floor"]["fd_efflite0"] < found.metrics["fd_efflite0"]
     assert set(found.protocol["not_measured"]) == {"memorisation"}
     found = evaluate_against(noise(6, 7), read_statistics(path), CONFIG)
-    assert "10% of those" in found.protocol["not_measured"]["floor"]
+    assert "no more than 10% of the reference's 60 images, and needs 7" in found.protocol["not_measured"]["floor"]
 
 
 def test_layout_of_adm(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import reports
 from experiments.errors import UserError
 from reports import commands
-from reports.board import address, link_all_runs, link_board
+from reports.board import address, link_all_runs, link_board, serve
 from reports.build import build
 from reports.compare import compare_runs
 from reports.explain import explain
@@ -71,6 +72,25 @@ def test_compare_names_what_differs(tmp_path: Path) -> None:
     assert {"compare.md", "compare.json", "curves_train-loss.png", "samples.png"} <= {p.name for p in folder.iterdir()}
     with pytest.raises(UserError, match="No run 'nothing'"):
         compare_runs("nothing", "fake-serial_v1-s0", tmp_path)
+
+
+def test_compare_adds_up_device_time_and_prints_intervals_with_their_values(tmp_path: Path) -> None:
+    cell, other = fakes.cells_of((0,))[:2]
+    ends = {"evaluation__metrics__fd_efflite0_low": 110.0, "evaluation__metrics__fd_efflite0_high": 130.0}
+    fakes.write_run(tmp_path, cell, 120.0, run__device_seconds=3600.0, evaluation__device_seconds=1800.0, **ends)
+    fakes.write_run(tmp_path, other, 140.0)
+    found, _ = compare_runs(cell.run_id, other.run_id, tmp_path)
+    assert found.metrics["device_seconds"] == (5400.0, None)
+    assert (
+        "| FD-EffLite0 | 120.0 [110.0, 130.0] | 140.0 |" in found.to_markdown() and " low " not in found.to_markdown()
+    )
+
+
+def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
+    with socket.socket() as taken, pytest.raises(UserError, match="cannot be had.*--port"):
+        taken.bind(("localhost", 0))
+        taken.listen()
+        serve(tmp_path, taken.getsockname()[1])
 
 
 def board_of(root: Path) -> Path:

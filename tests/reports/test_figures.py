@@ -202,6 +202,10 @@ def test_small_images_are_enlarged_by_whole_pixels(tmp_path: Path) -> None:
 def test_class_names_come_from_the_data_set(tmp_path: Path) -> None:
     record = fakes.finished(tmp_path).records[0]
     assert class_names(record)[-1] == "Flags"
+    own = fakes.cells_of((0,))[0]
+    fakes.write_run(tmp_path / "own", own, config__data__name="folder", config__data__classes=["cats", "dogs"])
+    (record, *_) = fakes.subject(tmp_path / "own", [own]).records
+    assert class_names(record) == ("cats", "dogs")
 
 
 # --- one figure, many rows --------------------------------------------------------------------------------------------

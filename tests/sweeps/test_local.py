@@ -58,6 +58,13 @@ def worker_pids(tmp_path: Path) -> list[int]:
     return [int(line.split()[1]) for line in (tmp_path / "trainings.txt").read_text().splitlines()]
 
 
+def test_a_sweep_whose_data_are_not_named_starts_nothing(make_sweep: Make, trainings: Callable[[], list[str]]) -> None:
+    path = make_sweep()
+    with pytest.raises(UserError, match="data.name=imagenet needs data.root=FOLDER"):
+        run(path, overrides=["data.name=imagenet"])
+    assert trainings() == [] and commands.run(path, overrides=["data.name=imagenet"], dry_run=True) == 0
+
+
 def gone(pid: int) -> bool:
     from experiments.claims import process_start
 
