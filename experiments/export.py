@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,6 +25,8 @@ from experiments.shards import Shards
 from experiments.store import Run
 
 Kind = Literal["npz", "png"]
+RECORD = "samples.json"
+"""What the samples in a folder are of; written last."""
 
 
 def parse_share(word: str) -> tuple[int, int]:
@@ -57,7 +59,7 @@ def export_samples(
         share: (i, k): draw the i-th of k shares only, the others being drawn elsewhere; None = all.
 
     Returns:
-        What was written; nothing as long as other shares are missing.
+        What was written, now or before by another share; nothing as long as other shares are missing.
 
     Raises:
         UserError: the run is not trained, or `folder` holds parts of other samples.
@@ -65,8 +67,11 @@ def export_samples(
     prepare_process(config)
     check_trained(config, run)
     config.evaluation.num_samples = count
+    origin = {"run": run.id, "sampler": to_dict(config)["sampler"], "seed": seed, "count": count}
+    if names := _already(folder / RECORD, {**origin, "kind": kind}):
+        return [folder / name for name in names]
     shards = Shards(folder / "shards", count)
-    _check_origin(shards.folder / "origin.json", config, run, seed)
+    _check_origin(shards.folder / "origin.json", origin)
     conditions = evaluation_conditions(config, device_of(config))
     worker, workers = share or (0, 1)
     shards.fill(drawer(config, run, conditions, seed), worker, workers, alone=True)
@@ -74,17 +79,20 @@ def export_samples(
         return []
     images, _ = shards.gather()
     written = _write_npz(folder, images, conditions) if kind == "npz" else _write_pngs(folder, images, conditions)
+    names = [path.name for path in written]
+    atomic_write_json(folder / RECORD, {**origin, "kind": kind, "files": names})
     shards.remove()
     return written
 
 
-def _check_origin(path: Path, config: RunConfig, run: Run, seed: int) -> None:
-    origin = {
-        "run": run.id,
-        "sampler": to_dict(config)["sampler"],
-        "seed": seed,
-        "count": config.evaluation.num_samples,
-    }
+def _already(path: Path, origin: dict[str, Any]) -> list[str]:
+    """Names of the files that were written of just these samples; none if one is gone."""
+    record = read_json(path) if path.exists() else {}
+    names = record.pop("files", [])
+    return names if record == origin and all((path.parent / name).exists() for name in names) else []
+
+
+def _check_origin(path: Path, origin: dict[str, Any]) -> None:
     if path.exists() and read_json(path) != origin:
         raise UserError(f"{path.parent} holds parts of other samples (see {path.name}); name another folder.")
     atomic_write_json(path, origin)

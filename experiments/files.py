@@ -56,6 +56,6 @@ def read_json(path: Path) -> Any:
 
 def _unwritable(path: Path, error: OSError) -> UserError:
     return UserError(
-        f"Cannot write {path}: {error.strerror or error}. Free some space or name another folder with runtime.root=DIR "
-        "or the environment variable ABLATE_ROOT."
+        f"Cannot write {path}: {error.strerror or error}. Free some space or name another place: with --out where "
+        "the command has it, else with runtime.root=DIR or the environment variable ABLATE_ROOT."
     )

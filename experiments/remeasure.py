@@ -12,7 +12,7 @@ from experiments.config import RunConfig
 from experiments.errors import UserError
 from experiments.evaluation import finite, measure, reference_of
 from experiments.files import atomic_write_json
-from experiments.identity import evaluation_id
+from experiments.identity import EVALUATION, differences, evaluation_id
 from experiments.process import prepare_process
 from experiments.provenance import provenance
 from experiments.store import Evaluation, Run
@@ -30,7 +30,10 @@ def measure_again(config: RunConfig, run: Run) -> Evaluation:
     evaluation = run.evaluation(evaluation_id(config))
     old = evaluation.result()
     if old is None or not evaluation.samples_path.exists():
-        raise UserError(f"{evaluation.folder} holds no finished evaluation; leave --again out to sample and measure.")
+        raise UserError(
+            f"{evaluation.folder} holds no finished evaluation; leave --again out to sample and measure."
+            + _others(run, config)
+        )
     run.prepare_evaluation(config)  # refuses one of other settings
     started = time.time()
     images, conditions = _samples(evaluation, old)
@@ -47,6 +50,16 @@ def measure_again(config: RunConfig, run: Run) -> Evaluation:
         },
     )
     return evaluation
+
+
+def _others(run: Run, config: RunConfig) -> str:
+    """The finished evaluations of a run, by the words that ask for them."""
+    words = []
+    for evaluation in run.evaluations():
+        if evaluation.is_done() and evaluation.samples_path.exists():
+            other = differences(evaluation.config(), config, EVALUATION)
+            words.append(" ".join(f"{key}={value}" for key, (value, _) in other.items()))
+    return f" There are samples of: {'; '.join(words)}." if words else ""
 
 
 def _samples(evaluation: Evaluation, result: dict[str, Any]) -> tuple[np.ndarray, Conditions]:

@@ -192,12 +192,12 @@ def reproduce(
 
     table = RichTable("metric", "stored", "again", "difference", "", box=None, pad_edge=False)
     for line in found.lines:
-        table.add_row(line.name, *line.shown, "[red]differs[/]" if line.differs else line.remark)
+        table.add_row(line.label, *line.shown, "[red]differs[/]" if line.differs else line.remark)
     screen = console()
     screen.print(table)
     for name, (then, now) in found.surroundings.items():
         screen.print(f"[dim]{_plain(name)}: {_plain(then)} then, {_plain(now)} now[/]")
-    names = ", ".join(line.name for line in found.differing)
+    names = ", ".join(line.label for line in found.differing)
     verdict = f"Differs beyond {tolerance:.1%}: {names}." if names else f"Agrees within {tolerance:.1%}."
     screen.print(f"{verdict} Again: {found.folder}", soft_wrap=True, highlight=False)
     return 1 if names else 0

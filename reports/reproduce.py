@@ -29,6 +29,11 @@ class Line:
     remark: str = ""
 
     @property
+    def label(self) -> str:
+        """The metric's name, with the unit that both numbers are printed in."""
+        return quantity(self.name).label
+
+    @property
     def shown(self) -> tuple[str, str, str]:
         """Both numbers and their difference, as printed."""
         known = quantity(self.name)

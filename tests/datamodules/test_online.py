@@ -92,6 +92,9 @@ def test_without_flip_nothing_is_mirrored(tmp_path):
 def test_what_has_no_files_with_classes_is_refused(tmp_path):
     (tmp_path / "train").mkdir()
     picture(1).save(tmp_path / "train" / "1.png")
+    with pytest.raises(ValueError, match="None of the 1 images in .* has a class or a caption"):
+        FolderOnlineConfig(source=str(tmp_path), image_size=16).resolve()
+    (tmp_path / "train" / "1.txt").write_text("a caption is not a class")
     with pytest.raises(ValueError, match="ablate tokenize folder"):
         FolderOnlineConfig(source=str(tmp_path), image_size=16).resolve()
 

@@ -89,6 +89,8 @@ def test_evaluate_again_measures_the_samples_that_are_there(ablate, trained: Pat
     code, _, err = ablate(*words, "evaluation.seed=3", "--again")
     assert code == 2 and "no finished evaluation" in err
     assert ablate(*words)[0] == 0
+    code, _, err = ablate(*words, "evaluation.seed=3", "--again")
+    assert code == 2 and err.rstrip().endswith("There are samples of: evaluation.seed=0.")
     (path,) = (p for p in (trained / "runs" / _id(trained) / "evaluations").glob("*/result.json"))
     before = json.loads(path.read_text())
     monkeypatch.setitem(PIXEL_MEASURES, "brightness", lambda samples, real: float(samples.mean()))

@@ -75,7 +75,7 @@ def test_metrics_that_differ_are_named_and_fail(
     again(monkeypatch, fd_efflite0=130.0, kid_efflite0=0.00041, **{"val/loss": 3.2})
     monkeypatch.setattr(commands, "load_subject", lambda *_: subject)
     assert commands.reproduce("any", "serial_v2", into=tmp_path / "elsewhere") == 1
-    assert "Differs beyond 1.0%: val/loss, fd_efflite0." in capsys.readouterr().out
+    assert "Differs beyond 1.0%: Val loss (nats), FD-EffLite0." in capsys.readouterr().out
     shutil.rmtree(tmp_path / "elsewhere")
     assert commands.reproduce("any", "serial_v2", into=tmp_path / "elsewhere", tolerance=0.1, as_json=True) == 0
     assert json.loads(capsys.readouterr().out)["differing"] == []
