@@ -47,20 +47,21 @@ def link_board(subject: Subject, folder: Path) -> list[str]:
     for name, record in links.items():
         assert record.run is not None
         (new / name).symlink_to(record.run.tensorboard.resolve(), target_is_directory=True)
-    metrics = {column.metric: column.label for column in subject.layout.columns}
+    columns = {column.metric: column for column in subject.layout.columns}
     finished = [record for record in subject.records if record.metrics]
     for record in finished:
         write_hparams(
             new / "final" / _file_name(record.name),
             record.name,
             {**record.labels, "seed": record.seed},
-            {name: record.metrics[name] for name in metrics if name in record.metrics},
+            {name: record.metrics[name] * known.scale for name, known in columns.items() if name in record.metrics},
             int(record.run_result.get("step", 0)),
         )
     axes = dict.fromkeys(axis for record in subject.records for axis in record.labels)
     values = {axis: list(dict.fromkeys(r.labels.get(axis, "") for r in subject.records)) for axis in axes}
     seeds = sorted({record.seed for record in subject.records})
-    write_experiment(new, {**values, "seed": seeds}, metrics, to_markdown(subject.table))
+    labels = {name: known.label for name, known in columns.items()}
+    write_experiment(new, {**values, "seed": seeds}, labels, to_markdown(subject.table))
     _replace(new, folder)
     return list(links)
 

@@ -42,6 +42,7 @@ def write_hparams(
     Args:
         folder: the trial's own folder of event files.
         name: what the trial is called in the table of hyper-parameters.
+        metrics: in the units of their labels.
     """
     end = plugin_data_pb2.SessionEndInfo(status=STATUS_SUCCESS, end_time_secs=time.time())
     ended = Summary()

@@ -27,7 +27,9 @@ def hours(value: float) -> str:
 def test_every_sweep_stands_in_the_table() -> None:
     assert sorted(ROWS) == sorted(sweep_names())
     for name, row in ROWS.items():
-        assert int(re.findall(r"\d+", row["demo"])[0]) == count_cells(load_sweep(name), "demo") or "search" in row["demo"]
+        assert (
+            int(re.findall(r"\d+", row["demo"])[0]) == count_cells(load_sweep(name), "demo") or "search" in row["demo"]
+        )
 
 
 @pytest.mark.slow

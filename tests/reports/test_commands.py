@@ -130,6 +130,7 @@ def test_making_a_board_again_removes_links_but_no_runs(tmp_path: Path) -> None:
 def test_tensorboard_reads_hparams_final_metrics_layout_and_table(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
     from tensorboard.plugins.hparams import metadata
+    from tensorboard.util.tensor_util import make_ndarray
 
     board = board_of(tmp_path)
     events = EventMultiplexer().AddRunsFromDirectory(str(board))
@@ -141,6 +142,11 @@ def test_tensorboard_reads_hparams_final_metrics_layout_and_table(tmp_path: Path
     assert start.hparams["hybrid_scheme"].string_value == "serial_v2" and start.group_name == "serial_v2 seed0"
     tags = events.Runs()[run]["tensors"]
     assert "final/fd_efflite0" in tags and not any("hp_metric" in tag for tag in tags)
+    column = next(c for c in fakes.subject(tmp_path).layout.columns if c.metric == "seconds_per_image")
+    (final,) = events.Tensors(run, "final/seconds_per_image")
+    assert column.label.endswith("(ms)") and column.scale == 1000
+    record = fakes.subject(tmp_path, fakes.cells_of((0, 1))).find("hybrid_scheme=serial_v2,seed=0")
+    assert make_ndarray(final.tensor_proto).item() == pytest.approx(1000 * record.metrics["seconds_per_image"])
     assert {"table", "custom_scalars__config__"} <= set(events.Runs()["."]["tensors"])
 
 
