@@ -153,9 +153,9 @@ def _expand(
         for seed in seeds:
             name = _name(labels, seed if len(config.seeds) > 1 or request.seeds else None, sweep.name)
             amended = amendments.get(name)
-            if built is None or amended:
+            if built is None or amended or built.trainer.init_from:  # which may be trained with the same seed
                 built = _build(preset, {**base, **(amended or {}), "seed": seed}, name)
-            built = replace(built, seed=seed)  # nothing else follows from the seed
+            built = replace(built, seed=seed)  # nothing else follows from it
             cells.append(
                 Cell(
                     sweep=sweep.name,

@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from experiments.errors import UserError
+from experiments.identity import evaluation_id, run_id
 from experiments.store import RunStore
 from sweeps.commands import list_sweeps
 from sweeps.definition import load_sweep, read_sweep, sweep_names
@@ -116,6 +117,16 @@ def test_cells_that_come_to_the_same_are_run_once_and_named(make_sweep: Make) ->
     assert [len(group.cells) for group in planned.groups()] == [1]
 
 
+@pytest.mark.parametrize("sweep", ["dimba-pe-interpolation", "dimba-quality-tuning", "maskmamba-mask-ratio"])
+def test_a_cell_of_any_seed_is_the_run_that_its_configuration_makes(sweep: str, root: Path) -> None:
+    """Also where the start of its training is trained with the same seed."""
+    cells = plan(sweep, "demo", ["seeds=0,1"], root).cells
+    assert {cell.seed for cell in cells} == {0, 1}
+    for cell in cells:
+        config = cell.config
+        assert (cell.run_id, cell.eval_id) == (run_id(config), evaluation_id(config)), cell.name
+
+
 def test_seeds_scales_and_restrictions(make_sweep: Make) -> None:
     scales = {
         "demo": {"preset": "", "only": {"width": [32]}, "overrides": {"trainer.max_steps": 7}},
@@ -128,8 +139,6 @@ def test_seeds_scales_and_restrictions(make_sweep: Make) -> None:
     assert [c.config.seed for c in small.cells] == [0, 5, 0, 5]
     assert small.cells[0].run_id != small.cells[1].run_id
     for cell in small.cells:
-        from experiments.identity import evaluation_id, run_id
-
         assert (cell.run_id, cell.eval_id) == (run_id(cell.config), evaluation_id(cell.config))
     assert count_cells(load_sweep(path), "small") == 4
 
