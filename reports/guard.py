@@ -32,6 +32,7 @@ FOLLOWS = {
 """Facts that follow from any key of a section, or from one key: declared along with it."""
 
 MISSING = "not recorded"
+START = "trainer.init_fingerprint"
 DECODING = frozenset({"selective_state_update", "depthwise_conv1d_update", "mamba2_decode"})
 """Operations that a training runs for its sample grids alone."""
 
@@ -110,6 +111,7 @@ def guard(rows: Sequence[Row], declared: Collection[str], baseline: Mapping[str,
         declared: the configuration keys that the sweep varies on purpose.
     """
     by_row = [[facts(record) for record in row.measured] for row in rows]
+    _forgive_starts(rows, by_row)
     reference = [id(row) for row in select(rows, baseline)] if baseline else []
     names = dict.fromkeys(name for found in by_row for fact in found for name in fact)
     flags = []
@@ -129,6 +131,22 @@ def guard(rows: Sequence[Row], declared: Collection[str], baseline: Mapping[str,
             if other := [value for value in found if value != usual]:
                 flags.append(Flag(index, name, " and ".join(other), usual))
     return flags
+
+
+def _forgive_starts(rows: Sequence[Row], by_row: Sequence[Sequence[dict[str, str]]]) -> None:
+    """Trainings of different seeds may start from runs of these seeds: starts are compared within a seed alone."""
+    of_seed: dict[int, Counter[str]] = {}
+    pairs = [
+        (record.seed, fact)
+        for row, found in zip(rows, by_row, strict=True)
+        for record, fact in zip(row.measured, found, strict=True)
+        if START in fact
+    ]
+    for seed, fact in pairs:
+        of_seed.setdefault(seed, Counter())[fact[START]] += 1
+    for seed, fact in pairs:
+        if fact[START] == of_seed[seed].most_common(1)[0][0]:
+            fact[START] = "that of its seed"
 
 
 def one_factor(rows: Sequence[Row], baseline: Mapping[str, str]) -> list[OneFactor]:

@@ -111,6 +111,17 @@ def test_a_seed_that_stands_apart_flags_its_row(tmp_path: Path) -> None:
     assert [(f.row, f.value) for f in fakes.subject(tmp_path, cells).flags] == [(2, "torch")]
 
 
+def test_starts_are_compared_within_a_seed(tmp_path: Path) -> None:
+    cells = fakes.cells_of((0, 1))
+    for cell in cells:
+        fakes.write_run(tmp_path, cell, config__trainer__init_fingerprint=f"start of seed {cell.seed}")
+    assert not fakes.subject(tmp_path, cells).flags
+    odd = cells[-1]
+    fakes.write_run(tmp_path, odd, config__trainer__init_fingerprint="another start")
+    (flag,) = fakes.subject(tmp_path, cells).flags
+    assert flag.fact == "trainer.init_fingerprint" and "another start" in flag.value
+
+
 def test_one_factor_statement_and_parameter_deviation(tmp_path: Path) -> None:
     found = mutated(tmp_path, {"run__parameters": 4_206_000, "config__generator__width": 384}).one_factor
     assert [item.row for item in found] == [0, 1, 2]
