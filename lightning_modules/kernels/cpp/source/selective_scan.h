@@ -115,6 +115,15 @@ KERNEL_INLINE void for_state_groups(int64_t states, Run&& run) {
   if (first < states) run(std::integral_constant<int, 1>{}, first);
 }
 
+// Calls run(integral_constant<rows>, first) for interleaved rows, then single ones, that cover [0, count).
+template <class Run>
+KERNEL_INLINE void for_rows(int count, Run&& run) {
+  int first = 0;
+  for (; first + simd::kInterleaved <= count; first += simd::kInterleaved)
+    run(std::integral_constant<int, simd::kInterleaved>{}, first);
+  for (; first < count; ++first) run(std::integral_constant<int, 1>{}, first);
+}
+
 // Whether every row of `order` visits every position exactly once: anything else would read or write outside.
 inline bool is_permutation(const Arguments& p) {
   if (!p.order) return true;
@@ -129,14 +138,30 @@ inline bool is_permutation(const Arguments& p) {
   return true;
 }
 
-// The rows of one block in one tensor, as bytes from storage position 0.
-struct Stream {
-  const char* base = nullptr;
-  int64_t stride = 0;
+// What a task touches next, tensor by tensor: the rows of a block, fetched row by row while those of the block before are
+// read. Rows lie pages apart, which no hardware prefetcher follows; a whole block's arithmetic hides the memory behind it.
+class Ahead {
+ public:
+  // `positions`: kChunk storage positions, valid until the next call.
+  void point_to(const int64_t* positions) { positions_ = positions, count_ = 0; }
+  // One more tensor: its row of the block at storage position 0, and the elements between rows.
   template <class T>
-  Stream(const T* first, int64_t elements) : base(reinterpret_cast<const char*>(first)), stride(elements * sizeof(T)) {}
-  Stream() = default;
-  void prefetch(int64_t position) const { __builtin_prefetch(base + position * stride); }
+  void add(const T* first, int64_t stride) {
+    streams_[count_++] = {reinterpret_cast<const char*>(first), stride * static_cast<int64_t>(sizeof(T))};
+  }
+  KERNEL_MEMBER void prefetch(int step) const {
+    for (int i = 0; i < count_; ++i) __builtin_prefetch(streams_[i].base + positions_[step] * streams_[i].stride);
+  }
+
+ private:
+  struct Stream {
+    const char* base;
+    int64_t stride;
+  };
+  static constexpr int kMost = 8;
+  Stream streams_[kMost];
+  int count_ = 0;
+  const int64_t* positions_;
 };
 
 // Where one batch element's rows of one direction lie. T: element type of u, delta, z.

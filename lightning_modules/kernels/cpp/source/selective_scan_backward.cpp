@@ -13,9 +13,10 @@ struct Partials {
   float *B, *C;            // (sums, B, K, L, N), one sum over blocks_per_sum blocks each
 };
 
-// Blocks whose gradients of B and C are added up right away. Depends on shapes alone, so that the order of additions does.
+// Blocks whose gradients of B and C are added up right away: all that a task walks, unless that left fewer than 8 tasks.
+// Every further sum is 2 (L, N) tensors to write and to read. Depends on shapes alone, so that the order of additions does.
 int64_t blocks_per_sum(const Arguments& p, const Extent& e) {
-  return std::clamp<int64_t>(p.batch * e.blocks / 16, 1, Grouping::kMaxBlocks);
+  return std::clamp<int64_t>(p.batch * e.blocks / 8, 1, Grouping::kMaxBlocks);
 }
 
 template <class T>
@@ -38,8 +39,11 @@ class Task : Rows<T> {
     first_ = group * grouping_.blocks_per_group;
     last_ = std::min(first_ + grouping_.blocks_per_group, e_.blocks);
     for (int64_t block = first_; block < last_; ++block) begin(block, block - first_);
-    for (int64_t chunk = e_.chunks - 1; chunk >= 0; --chunk)
-      for (int64_t block = first_; block < last_; ++block) reverse_chunk(block, block - first_, chunk);
+    for (int64_t chunk = e_.chunks - 1; chunk >= 0; --chunk) {
+      const int count = static_cast<int>(std::min<int64_t>(kChunk, p_.length - chunk * kChunk));
+      locate(chunk * kChunk, count);
+      for (int64_t block = first_; block < last_; ++block) reverse_chunk(block, block - first_, chunk, count);
+    }
     for (int64_t block = first_; block < last_; ++block) finish(block, block - first_);
   }
 
@@ -57,6 +61,7 @@ class Task : Rows<T> {
   Vec grad_D_[Grouping::kMaxBlocks], grad_bias_[Grouping::kMaxBlocks];
   const float* next_checkpoint_;
   ChunkRows rows_;
+  Ahead ahead_;
   Trace trace_;
 
   int64_t vectors() const { return p_.states * kLanes; }
@@ -78,21 +83,21 @@ class Task : Rows<T> {
       scatter_states(carry(slot), p_.states, lanes_at(p_, block * kLanes), p_.grad_initial_state + state_row(block * kLanes));
   }
 
-  void reverse_chunk(int64_t block, int64_t slot, int64_t chunk) {
-    const int64_t start = chunk * kChunk, channel = block * kLanes;
-    const int count = static_cast<int>(std::min<int64_t>(kChunk, p_.length - start));
-    read(block, start, count);
+  void reverse_chunk(int64_t block, int64_t slot, int64_t chunk, int count) {
+    look_ahead(block, chunk);
+    if (block % sum_blocks_ == 0) locate_sums(block, count);
+    rows_.add = block % sum_blocks_ > 0;
+    read(block, count);
     const float* rates = packed_rates_ + (k_ * e_.blocks + block) * vectors();
     const float* checkpoint = p_.checkpoints + checkpoint_offset(p_, e_, b_, k_, chunk, block);
     for_state_groups(p_.states, [&](auto states, int64_t first) __attribute__((always_inline)) {
       constexpr int kStates = decltype(states)::value, kTile = kLanes / kStates;
       const int padded = (count + kTile - 1) / kTile * kTile;
-      pad(count, padded);
       const int64_t at = first * kLanes;
       recompute<kStates>(rates + at, checkpoint + at, rows_, first, padded, trace_);
       reverse<kStates>(rates + at, carry(slot) + at, grad_A(slot) + at, rows_, trace_, first, count);
     });
-    write(channel, slot, count);
+    write(block * kLanes, slot, count);
   }
 
   const T* grad_y(int64_t position, int64_t channel) const {
@@ -100,43 +105,52 @@ class Task : Rows<T> {
   }
 
   // Points the prefetches at the next block of these rows, or after the last one at the first of the chunk before.
-  void look_ahead(int64_t block, int64_t start, int count) {
+  void look_ahead(int64_t block, int64_t chunk) {
     const bool next_block = block + 1 < last_;
-    const int64_t next_chunk = start / kChunk - (next_block ? 0 : 1);
+    const int64_t next_chunk = chunk - (next_block ? 0 : 1);
     next_checkpoint_ = p_.checkpoints + checkpoint_offset(p_, e_, b_, k_, std::max<int64_t>(next_chunk, 0),
                                                           next_block ? block + 1 : first_);
     const int64_t channel = (next_block ? block + 1 : first_) * kLanes;
-    rows_.ahead[0] = {u(0, channel), p_.u_strides.position};
-    rows_.ahead[1] = {delta(0, channel), p_.delta_strides.position};
-    rows_.ahead[2] = {grad_y(0, channel), p_.grad_y_strides.position};
-    rows_.ahead[3] = {p_.grad_u + contiguous(!p_.shared_input, 0, channel), p_.channels};
-    rows_.ahead[4] = {static_cast<const T*>(p_.grad_delta) + contiguous(true, 0, channel), p_.channels};
+    ahead_.point_to(next_block ? rows_.position : rows_.following);
+    ahead_.add(u(0, channel), p_.u_strides.position);
+    ahead_.add(delta(0, channel), p_.delta_strides.position);
+    ahead_.add(grad_y(0, channel), p_.grad_y_strides.position);
+    ahead_.add(p_.grad_u + contiguous(!p_.shared_input, 0, channel), p_.channels);
+    ahead_.add(static_cast<const T*>(p_.grad_delta) + contiguous(true, 0, channel), p_.channels);
     if (p_.z) {
-      rows_.ahead[5] = {z(0, channel), p_.z_strides.position};
-      rows_.ahead[6] = {static_cast<const T*>(p_.ungated) + contiguous(p_.stack, 0, channel), p_.channels};
-      rows_.ahead[7] = {p_.grad_z + contiguous(false, 0, channel), p_.channels};
+      ahead_.add(z(0, channel), p_.z_strides.position);
+      ahead_.add(static_cast<const T*>(p_.ungated) + contiguous(p_.stack, 0, channel), p_.channels);
+      ahead_.add(p_.grad_z + contiguous(false, 0, channel), p_.channels);
     }
-    for (int i = 0; i < count; ++i)
-      rows_.next_position[i] =
-          next_block ? rows_.position[i] : visited(p_, k_, std::max<int64_t>(start - kChunk + i, 0));
   }
 
-  // Storage positions of a chunk's steps, and the rows of B, C and their gradients there.
-  void locate(int64_t block, int64_t start, int count) {
-    const int64_t sum = ((block / sum_blocks_ * p_.batch + b_) * p_.directions + k_) * p_.length * p_.states;
-    float *const grad_B = partials_.B + sum, *const grad_C = partials_.C + sum;
+  // Storage positions of a chunk's steps, and the rows of B and C there, which the blocks of the group share.
+  void locate(int64_t start, int count) {
     const float *const B = p_.B + p_.B_strides.offset(b_, k_, 0), *const C = p_.C + p_.C_strides.offset(b_, k_, 0);
     for (int i = 0; i < count; ++i) {
       const int64_t position = visited(p_, k_, start + i);
       rows_.position[i] = position;
       rows_.B[i] = B + position * p_.B_strides.position;
       rows_.C[i] = C + position * p_.C_strides.position;
-      rows_.grad_B[i] = grad_B + position * p_.states;
-      rows_.grad_C[i] = grad_C + position * p_.states;
+    }
+    for (int i = count; i < kChunk; ++i) {
+      rows_.position[i] = 0;
+      rows_.B[i] = rows_.C[i] = zero_row_;
+    }
+    for (int i = 0; i < kChunk; ++i) rows_.following[i] = visited(p_, k_, std::max<int64_t>(start - kChunk + i, 0));
+  }
+
+  // Where the sums that this block belongs to gather the gradients of B and C.
+  void locate_sums(int64_t block, int count) {
+    const int64_t sum = ((block / sum_blocks_ * p_.batch + b_) * p_.directions + k_) * p_.length * p_.states;
+    for (int i = 0; i < count; ++i) {
+      const int64_t at = sum + rows_.position[i] * p_.states;
+      rows_.grad_B[i] = partials_.B + at;
+      rows_.grad_C[i] = partials_.C + at;
     }
   }
 
-  void read(int64_t block, int64_t start, int count) {
+  void read(int64_t block, int count) {
     const int64_t channel = block * kLanes;
     const int lanes = lanes_at(p_, channel);
     const Vec bias = p_.delta_bias ? simd::load(p_.delta_bias + k_ * p_.channels + channel, lanes) : simd::zeros();
@@ -145,25 +159,32 @@ class Task : Rows<T> {
     const int64_t u_stride = p_.u_strides.position, delta_stride = p_.delta_strides.position;
     const int64_t grad_stride = p_.grad_y_strides.position;
     const bool softplus = p_.softplus, gated = p_.z;
-    locate(block, start, count);
-    rows_.add = block % sum_blocks_ > 0;
-    look_ahead(block, start, count);
-    for (int i = 0; i < count; ++i) {
-      if (i < p_.states) __builtin_prefetch(next_checkpoint_ + i * kLanes);
-      const int64_t position = rows_.position[i];
-      const Vec input = simd::load(u_rows + position * u_stride, lanes);
-      Vec dt = simd::load(delta_rows + position * delta_stride, lanes) + bias, slope = simd::splat(1.f);
-      if (softplus) dt = simd::softplus(dt, &slope);
-      Vec grad = simd::load(grad_rows + position * grad_stride, lanes);
-      if (gated) grad = through_gate(channel, lanes, position, grad);
-      simd::store(rows_.dt + i * kLanes, dt);
-      simd::store(rows_.u + i * kLanes, input);
-      simd::store(rows_.x + i * kLanes, dt * input);
-      simd::store(rows_.softplus_slope + i * kLanes, slope);
-      simd::store(rows_.grad_y + i * kLanes, grad);
-      simd::store(rows_.grad_x + i * kLanes, simd::zeros());
-      simd::store(rows_.grad_exponent + i * kLanes, simd::zeros());
-    }
+    for (int64_t n = 0; n < p_.states; ++n) __builtin_prefetch(next_checkpoint_ + n * kLanes);
+    for_rows(count, [&](auto rows, int first) __attribute__((always_inline)) {
+      constexpr int kRows = decltype(rows)::value;
+      Vec x[kRows], dt[kRows], e[kRows];
+      UNROLL for (int j = 0; j < kRows; ++j)
+        x[j] = simd::load(delta_rows + rows_.position[first + j] * delta_stride, lanes) + bias;
+      if (softplus) simd::softplus_each<kRows>(x, dt, e);
+      UNROLL for (int j = 0; j < kRows; ++j) {
+        const int at = (first + j) * kLanes;
+        const int64_t position = rows_.position[first + j];
+        ahead_.prefetch(first + j);
+        const Vec step = softplus ? dt[j] : x[j], input = simd::load(u_rows + position * u_stride, lanes);
+        Vec grad = simd::load(grad_rows + position * grad_stride, lanes);
+        if (gated) grad = through_gate(channel, lanes, position, grad);
+        simd::store(rows_.dt + at, step);
+        simd::store(rows_.u + at, input);
+        simd::store(rows_.x + at, step * input);
+        simd::store(rows_.softplus_slope + at, softplus ? simd::softplus_slope(x[j], e[j]) : simd::splat(1.f));
+        simd::store(rows_.grad_y + at, grad);
+        simd::store(rows_.grad_x + at, simd::zeros());
+        simd::store(rows_.grad_exponent + at, simd::zeros());
+      }
+    });
+    for (int i = count; i < kChunk; ++i)
+      for (float* row : {rows_.dt, rows_.x, rows_.grad_y, rows_.grad_x, rows_.grad_exponent})
+        simd::store(row + i * kLanes, simd::zeros());
   }
 
   // y = ungated silu(z): the gradient of `ungated`; writes the gradient of z, once where the directions were added.
@@ -177,15 +198,6 @@ class Task : Rows<T> {
       simd::store(to, grad_z, lanes);
     }
     return grad * gate * s;
-  }
-
-  void pad(int count, int padded) {
-    for (int i = count; i < padded; ++i) {
-      rows_.next_position[i] = 0;
-      for (float* row : {rows_.dt, rows_.x, rows_.grad_y, rows_.grad_x, rows_.grad_exponent})
-        simd::store(row + i * kLanes, simd::zeros());
-      rows_.B[i] = rows_.C[i] = zero_row_;
-    }
   }
 
   void write(int64_t channel, int64_t slot, int count) {
@@ -240,16 +252,19 @@ void reduce_batch(const Arguments& p, const Extent& e, const Partials& partials)
 void reduce_sums(const Arguments& p, int64_t sums, const Partials& partials) {
   const int64_t rows = p.batch * p.directions * p.length, size = rows * p.states;
 #pragma omp parallel for schedule(static) num_threads(static_cast<int>(p.threads))
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t i = r * p.states; i < (r + 1) * p.states; ++i) {
-      float grad_B = 0.f, grad_C = 0.f;
-      for (int64_t sum = 0; sum < sums; ++sum) {
-        grad_B += partials.B[sum * size + i];
-        grad_C += partials.C[sum * size + i];
+  for (int64_t r = 0; r < rows; ++r) {
+    float *const grad_B = p.grad_B + r * p.states, *const grad_C = p.grad_C + r * p.states;
+    const float *const B = partials.B + r * p.states, *const C = partials.C + r * p.states;
+    std::copy(B, B + p.states, grad_B);
+    std::copy(C, C + p.states, grad_C);
+    for (int64_t sum = 1; sum < sums; ++sum) {
+#pragma omp simd
+      for (int64_t n = 0; n < p.states; ++n) {
+        grad_B[n] += B[sum * size + n];
+        grad_C[n] += C[sum * size + n];
       }
-      p.grad_B[i] = grad_B;
-      p.grad_C[i] = grad_C;
     }
+  }
 }
 
 template <class T>

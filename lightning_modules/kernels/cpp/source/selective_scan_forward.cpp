@@ -8,25 +8,18 @@ namespace {
 struct ChunkRows {
   alignas(64) float dt[kChunk * kLanes], x[kChunk * kLanes], y[kChunk * kLanes];
   const float *B[kChunk], *C[kChunk];
-  int64_t position[kChunk];
-  // What is read or written next, tensor by tensor: fetched one row per step of the arithmetic, which takes long enough
-  // to hide the memory behind it; a burst of requests would stall instead.
-  static constexpr int kStreams = 4;
-  Stream ahead[kStreams];
-  int64_t next_position[kChunk];
+  int64_t position[kChunk], following[kChunk];  // of this chunk and of the next
 };
 
 // h <- 2^(dt A) h + x B; y += <C, h> for kStates states over a chunk.
 template <int kStates>
 void scan_states(const float* rates, float* state, ChunkRows& rows, int64_t first, int count) {
-  const Stream ahead = rows.ahead[first / kGroup % ChunkRows::kStreams];
   Vec h[kStates], rate[kStates];
   UNROLL for (int j = 0; j < kStates; ++j) {
     h[j] = simd::load(state + j * kLanes);
     rate[j] = simd::load(rates + j * kLanes);
   }
   for (int i = 0; i < count; ++i) {
-    ahead.prefetch(rows.next_position[i]);
     const Vec dt = simd::load(rows.dt + i * kLanes), x = simd::load(rows.x + i * kLanes);
     const float *B = rows.B[i] + first, *C = rows.C[i] + first;
     Vec exponent[kStates], a[kStates];
@@ -65,8 +58,11 @@ class Task : Rows<T> {
       gather_states(p_.initial_state ? p_.initial_state + state_row(channel) : nullptr, p_.states, lanes_at(p_, channel),
                     state(block));
     }
-    for (int64_t chunk = 0; chunk < e_.chunks; ++chunk)
-      for (int64_t block = first_; block < last_; ++block) scan_chunk(block, chunk);
+    for (int64_t start = 0; start < p_.length; start += kChunk) {
+      const int count = static_cast<int>(std::min<int64_t>(kChunk, p_.length - start));
+      locate(start, count);
+      for (int64_t block = first_; block < last_; ++block) scan_chunk(block, start / kChunk, count);
+    }
     if (!p_.final_state) return;
     for (int64_t block = first_; block < last_; ++block)
       scatter_states(state(block), p_.states, lanes_at(p_, block * kLanes), p_.final_state + state_row(block * kLanes));
@@ -82,17 +78,16 @@ class Task : Rows<T> {
   float *states_, *sums_;
   int64_t first_, last_;  // blocks of the group
   ChunkRows rows_;
+  Ahead ahead_;
 
   float* state(int64_t block) const { return states_ + (block - first_) * p_.states * kLanes; }
 
-  void scan_chunk(int64_t block, int64_t chunk) {
-    const int64_t start = chunk * kChunk;
-    const int count = static_cast<int>(std::min<int64_t>(kChunk, p_.length - start));
+  void scan_chunk(int64_t block, int64_t chunk, int count) {
     const float* rates = packed_rates_ + (k_ * e_.blocks + block) * p_.states * kLanes;
     if (p_.checkpoints)
       std::copy(state(block), state(block) + p_.states * kLanes,
                 p_.checkpoints + checkpoint_offset(p_, e_, b_, k_, chunk, block));
-    read(block, start, count);
+    read(block, count);
     for_state_groups(p_.states, [&](auto states, int64_t first) __attribute__((always_inline)) {
       scan_states<decltype(states)::value>(rates + first * kLanes, state(block) + first * kLanes, rows_, first, count);
     });
@@ -102,20 +97,18 @@ class Task : Rows<T> {
   }
 
   // Points the prefetches at the next block of these rows, or after the last one at the first of the next chunk.
-  void look_ahead(int64_t block, int64_t start, int count) {
+  void look_ahead(int64_t block) {
     const bool next_block = block + 1 < last_;
     const int64_t channel = (next_block ? block + 1 : first_) * kLanes;
-    rows_.ahead[0] = {u(0, channel), p_.u_strides.position};
-    rows_.ahead[1] = {delta(0, channel), p_.delta_strides.position};
-    rows_.ahead[2] = {static_cast<const T*>(p_.y) + contiguous(p_.stack, 0, channel), p_.channels};
-    if (p_.z) rows_.ahead[3] = {z(0, channel), p_.z_strides.position};
-    for (int i = 0; i < count; ++i)
-      rows_.next_position[i] =
-          next_block ? rows_.position[i] : visited(p_, k_, std::min(start + kChunk + i, p_.length - 1));
+    ahead_.point_to(next_block ? rows_.position : rows_.following);
+    ahead_.add(u(0, channel), p_.u_strides.position);
+    ahead_.add(delta(0, channel), p_.delta_strides.position);
+    ahead_.add(static_cast<const T*>(p_.y) + contiguous(p_.stack, 0, channel), p_.channels);
+    if (p_.z) ahead_.add(z(0, channel), p_.z_strides.position);
   }
 
   // Per position: time step, scaled input, skip connection.
-  void read(int64_t block, int64_t start, int count) {
+  void read(int64_t block, int count) {
     const int64_t channel = block * kLanes, parameter = k_ * p_.channels + channel;
     const int lanes = lanes_at(p_, channel);
     const Vec bias = p_.delta_bias ? simd::load(p_.delta_bias + parameter, lanes) : simd::zeros();
@@ -124,20 +117,25 @@ class Task : Rows<T> {
     const T *const u_rows = u(0, channel), *const delta_rows = delta(0, channel);
     const int64_t u_stride = p_.u_strides.position, delta_stride = p_.delta_strides.position;
     const bool softplus = p_.softplus;
-    locate(start, count);
-    look_ahead(block, start, count);
-    for (int i = 0; i < count; ++i) {
-      const int64_t position = rows_.position[i];
-      const Vec input = simd::load(u_rows + position * u_stride, lanes);
-      Vec dt = simd::load(delta_rows + position * delta_stride, lanes) + bias;
-      if (softplus) dt = simd::softplus(dt);
-      simd::store(rows_.dt + i * kLanes, dt);
-      simd::store(rows_.x + i * kLanes, dt * input);
-      simd::store(rows_.y + i * kLanes, skip * input);
-    }
+    look_ahead(block);
+    for_rows(count, [&](auto rows, int first) __attribute__((always_inline)) {
+      constexpr int kRows = decltype(rows)::value;
+      Vec dt[kRows], e[kRows];
+      UNROLL for (int j = 0; j < kRows; ++j)
+        dt[j] = simd::load(delta_rows + rows_.position[first + j] * delta_stride, lanes) + bias;
+      if (softplus) simd::softplus_each<kRows>(dt, dt, e);
+      UNROLL for (int j = 0; j < kRows; ++j) {
+        const int at = (first + j) * kLanes;
+        ahead_.prefetch(first + j);
+        const Vec input = simd::load(u_rows + rows_.position[first + j] * u_stride, lanes);
+        simd::store(rows_.dt + at, dt[j]);
+        simd::store(rows_.x + at, dt[j] * input);
+        simd::store(rows_.y + at, skip * input);
+      }
+    });
   }
 
-  // Storage positions of a chunk's steps, and the rows of B and C there.
+  // Storage positions of a chunk's steps, and the rows of B and C there, which the blocks of the group share.
   void locate(int64_t start, int count) {
     const float *const B = p_.B + p_.B_strides.offset(b_, k_, 0), *const C = p_.C + p_.C_strides.offset(b_, k_, 0);
     for (int i = 0; i < count; ++i) {
@@ -145,6 +143,7 @@ class Task : Rows<T> {
       rows_.position[i] = position;
       rows_.B[i] = B + position * p_.B_strides.position;
       rows_.C[i] = C + position * p_.C_strides.position;
+      rows_.following[i] = visited(p_, k_, std::min(start + kChunk + i, p_.length - 1));
     }
   }
 
@@ -166,16 +165,21 @@ class Task : Rows<T> {
     T* const ungated_rows = p_.ungated ? static_cast<T*>(p_.ungated) + first : nullptr;
     const T* const z_rows = p_.z ? z(0, channel) : nullptr;
     const int64_t z_stride = p_.z_strides.position;
-    for (int i = 0; i < count; ++i) {
-      const int64_t position = rows_.position[i];
-      Vec y = simd::load(rows_.y + i * kLanes);
-      if (ungated_rows) simd::store(ungated_rows + position * channels, y, lanes);
+    for_rows(count, [&](auto rows, int first) __attribute__((always_inline)) {
+      constexpr int kRows = decltype(rows)::value;
+      Vec y[kRows], gate[kRows], s[kRows];
+      UNROLL for (int j = 0; j < kRows; ++j) y[j] = simd::load(rows_.y + (first + j) * kLanes);
+      if (ungated_rows)
+        UNROLL for (int j = 0; j < kRows; ++j)
+          simd::store(ungated_rows + rows_.position[first + j] * channels, y[j], lanes);
       if (z_rows) {
-        const Vec gate = simd::load(z_rows + position * z_stride, lanes);
-        y *= gate * simd::sigmoid(gate);
+        UNROLL for (int j = 0; j < kRows; ++j)
+          gate[j] = simd::load(z_rows + rows_.position[first + j] * z_stride, lanes);
+        simd::sigmoid_each<kRows>(gate, s);
+        UNROLL for (int j = 0; j < kRows; ++j) y[j] *= gate[j] * s[j];
       }
-      simd::store(y_rows + position * channels, y, lanes);
-    }
+      UNROLL for (int j = 0; j < kRows; ++j) simd::store(y_rows + rows_.position[first + j] * channels, y[j], lanes);
+    });
   }
 };
 

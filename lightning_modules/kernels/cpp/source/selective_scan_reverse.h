@@ -16,12 +16,7 @@ struct ChunkRows {
   const float *B[kChunk], *C[kChunk];
   float *grad_B[kChunk], *grad_C[kChunk];
   bool add;  // to these, rather than begin them
-  int64_t position[kChunk];
-  // What is read or written next, tensor by tensor; see the forward. `recompute` fetches the even ones, `reverse` the odd.
-  static constexpr int kStreams = 8;
-  Stream ahead[kStreams];
-  int64_t next_position[kChunk];
-  const Stream& stream(int64_t first, int odd) const { return ahead[(first / kGroup * 2 + odd) % kStreams]; }
+  int64_t position[kChunk], following[kChunk];  // of this chunk and of the one before, which is next
 };
 
 // States (after each position; slot 0 before the first) and decays of one group of states over a chunk: 16 KiB.
@@ -38,9 +33,7 @@ void recompute(const float* rates, const float* state, const ChunkRows& rows, in
     rate[j] = simd::load(rates + j * kLanes);
     simd::store(trace.h + j * kLanes, h[j]);
   }
-  const Stream ahead = rows.stream(first, 0);
   for (int i = 0; i < count; ++i) {
-    ahead.prefetch(rows.next_position[i]);
     const Vec dt = simd::load(rows.dt + i * kLanes), x = simd::load(rows.x + i * kLanes);
     const float* B = rows.B[i] + first;
     Vec exponent[kStates], a[kStates];
@@ -67,11 +60,9 @@ struct Gradients {
 // `start`, states kPair % kStates; kPair counts up from 0.
 template <int kStates, int kPair>
 KERNEL_INLINE void reverse_pairs(Gradients<kStates>& g, ChunkRows& rows, const Trace& trace, int64_t first, int start,
-                                 simd::LaneSums& sums_B, simd::LaneSums& sums_C, Vec grad_x, Vec grad_exponent,
-                                 const Stream ahead) {
+                                 simd::LaneSums& sums_B, simd::LaneSums& sums_C, Vec grad_x, Vec grad_exponent) {
   constexpr int kTile = kLanes / kStates, j = kPair % kStates;
   const int i = start + kTile - 1 - kPair / kStates;
-  if constexpr (j == 0) ahead.prefetch(rows.next_position[i]);
   const Vec dt = simd::load(rows.dt + i * kLanes), grad_y = simd::load(rows.grad_y + i * kLanes);
   const Vec grad_h = g.carry[j] + grad_y * rows.C[i][first + j];
   sums_C.template push<kPair>(grad_y * g.h[j]);
@@ -88,7 +79,7 @@ KERNEL_INLINE void reverse_pairs(Gradients<kStates>& g, ChunkRows& rows, const T
     grad_x = grad_exponent = simd::zeros();
   }
   if constexpr (kPair + 1 < kLanes)
-    reverse_pairs<kStates, kPair + 1>(g, rows, trace, first, start, sums_B, sums_C, grad_x, grad_exponent, ahead);
+    reverse_pairs<kStates, kPair + 1>(g, rows, trace, first, start, sums_B, sums_C, grad_x, grad_exponent);
 }
 
 // The first block of a group leaves its sums, the others add theirs.
@@ -103,7 +94,6 @@ KERNEL_INLINE void put_row(float* row, const float* sums, bool add) {
 template <int kStates>
 void reverse(const float* rates, float* carry, float* grad_A, ChunkRows& rows, const Trace& trace, int64_t first, int count) {
   constexpr int kTile = kLanes / kStates;
-  const Stream ahead = rows.stream(first, 1);
   Gradients<kStates> g;
   UNROLL for (int j = 0; j < kStates; ++j) {
     g.carry[j] = simd::load(carry + j * kLanes);
@@ -114,7 +104,7 @@ void reverse(const float* rates, float* carry, float* grad_A, ChunkRows& rows, c
   UNROLL for (int j = 0; j < kStates; ++j) g.h[j] = simd::load(trace.h + (padded * kStates + j) * kLanes);
   for (int start = padded - kTile; start >= 0; start -= kTile) {
     simd::LaneSums sums_B, sums_C;
-    reverse_pairs<kStates, 0>(g, rows, trace, first, start, sums_B, sums_C, simd::zeros(), simd::zeros(), ahead);
+    reverse_pairs<kStates, 0>(g, rows, trace, first, start, sums_B, sums_C, simd::zeros(), simd::zeros());
     alignas(64) float pairs_B[kLanes], pairs_C[kLanes];
     simd::store(pairs_B, sums_B.result);
     simd::store(pairs_C, sums_C.result);

@@ -153,33 +153,51 @@ KERNEL_INLINE void exp2_each(const Vec* x, Vec* a) {
 
 constexpr float kLog2E = 1.44269504088896f, kLn2 = 0.693147180559945f;
 
-KERNEL_INLINE Vec exp(Vec x) {
-  const Vec scaled = x * kLog2E;
-  Vec result;
-  exp2_each<1>(&scaled, &result);
-  return result;
+// Rows worked on at once where each is a long chain of dependent steps, as many as the registers hold.
+#if defined(SIMD_AVX512)
+constexpr int kInterleaved = 4;
+#else
+constexpr int kInterleaved = 2;
+#endif
+
+// y[j] = 1 / (1 + exp(-x[j]))
+template <int kCount>
+KERNEL_INLINE void sigmoid_each(const Vec* x, Vec* y) {
+  Vec scaled[kCount], e[kCount];
+  UNROLL for (int j = 0; j < kCount; ++j) scaled[j] = x[j] * -kLog2E;
+  exp2_each<kCount>(scaled, e);
+  UNROLL for (int j = 0; j < kCount; ++j) y[j] = 1.f / (1.f + e[j]);
+}
+KERNEL_INLINE Vec sigmoid(Vec x) {
+  Vec y;
+  sigmoid_each<1>(&x, &y);
+  return y;
 }
 
-// log(1 + e) for e in [0, 1]: e times a degree-8 minimax polynomial, full relative precision, no division.
-KERNEL_INLINE Vec log1p_unit(Vec e) {
+// softplus(x) = max(x, 0) + log(1 + e), e = exp(-|x|); also e.
+// log(1 + e) on [0, 1] is e times a degree-8 minimax polynomial: full relative precision, no division.
+template <int kCount>
+KERNEL_INLINE void softplus_each(const Vec* x, Vec* y, Vec* e) {
   constexpr float kCoefficients[9] = {0.00523269411f,  -0.02950523728f, 0.07822594782f, -0.136632453f, 0.1910600644f,
                                       -0.2484298211f, 0.3331909679f,  -0.4999949314f, 0.9999999699f};
-  Vec p = splat(kCoefficients[0]);
-  UNROLL for (int i = 1; i < 9; ++i) p = p * e + kCoefficients[i];
-  return p * e;
+  Vec scaled[kCount], p[kCount];
+  UNROLL for (int j = 0; j < kCount; ++j) scaled[j] = absolute(x[j]) * -kLog2E;
+  exp2_each<kCount>(scaled, e);
+  UNROLL for (int j = 0; j < kCount; ++j) p[j] = kCoefficients[0] * e[j] + kCoefficients[1];
+  UNROLL for (int i = 2; i < 9; ++i)
+    UNROLL for (int j = 0; j < kCount; ++j) p[j] = p[j] * e[j] + kCoefficients[i];
+  UNROLL for (int j = 0; j < kCount; ++j) y[j] = p[j] * e[j] + positive_part(x[j]);
+}
+KERNEL_INLINE Vec softplus(Vec x) {
+  Vec y, e;
+  softplus_each<1>(&x, &y, &e);
+  return y;
 }
 
-KERNEL_INLINE Vec sigmoid(Vec x) { return 1.f / (1.f + exp(-x)); }
-
-// softplus(x) = max(x, 0) + log(1 + exp(-|x|))
-KERNEL_INLINE Vec softplus(Vec x) { return positive_part(x) + log1p_unit(exp(-absolute(x))); }
-
-// softplus and its derivative, the sigmoid, from one exponential.
-KERNEL_INLINE Vec softplus(Vec x, Vec* derivative) {
-  const Vec e = exp(-absolute(x));
+// Derivative of softplus, the sigmoid of x, from e = exp(-|x|).
+KERNEL_INLINE Vec softplus_slope(Vec x, Vec e) {
   const Vec r = 1.f / (1.f + e);
-  *derivative = x < 0.f ? e * r : r;
-  return positive_part(x) + log1p_unit(e);
+  return x < 0.f ? e * r : r;
 }
 
 // Horizontal sums of kLanes vectors pushed one after the other: lane q of the result is the sum over vector q's lanes.
