@@ -6,14 +6,15 @@ Shapes: B batch, L positions, C channels, k taps.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from experiments.benchmarks.bench import FORWARD, TRAINING, Bench
 from experiments.benchmarks.measure import floor_ms, machine
-from experiments.benchmarks.peers import torch_conv
-from experiments.benchmarks.problem import phases, relative_error
+from experiments.benchmarks.peers import KEPT, KEPT_NOTE, torch_conv
+from experiments.benchmarks.problem import phase_of, phases, relative_error
 from lightning_modules.kernels import available, depthwise_conv1d
 
 SHAPES = ((8, 1536, 257), (2, 1024, 1025), (1, 512, 1024))
@@ -31,16 +32,28 @@ def conv(
     ours = [name for name in backends if available()["depthwise_conv1d"].get(name, "unknown") is None]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     contenders: dict[str, Callable[..., Tensor]] = {name: _ours(name) for name in ours}
-    contenders[PEER] = lambda x, weight, bias: torch_conv(x, weight, bias, TAPS - 1)
+    on_cpu = device == "cpu"
+    contenders[PEER + (KEPT if on_cpu else "")] = _peer
     title = "Depthwise convolution, 4 causal taps, SiLU, channel-last float32"
     bench = Bench("conv", title, baseline=ours[0], machine=machine(torch.get_num_threads()))
     small, definition = _inputs(2, 24, 33, device), _ours("reference")
     bench.checks = {name: relative_error(call, definition, small) for name, call in contenders.items()}
+    if on_cpu:
+        bench.notes.append(KEPT_NOTE)
     for batch, channels, length in shapes:
         inputs = _inputs(batch, channels, length, device)
         floors = _floors(bench.machine, batch * channels * length)
-        bench.rows += phases(f"B={batch} C={channels} L={length}", contenders, inputs, ours, floors, seconds)
+        case, apart = f"B={batch} C={channels} L={length}", {PEER: partial(_alone, (batch, channels, length))}
+        bench.rows += phases(case, contenders, inputs, ours, floors, seconds, apart if on_cpu else {})
     return bench
+
+
+def _peer(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch_conv(x, weight, bias, TAPS - 1)
+
+
+def _alone(shape: tuple[int, int, int], phase: str) -> Callable[[], None]:
+    return phase_of(phase, _peer, _inputs(*shape, "cpu"))
 
 
 def _inputs(batch: int, channels: int, length: int, device: str) -> list[Tensor]:

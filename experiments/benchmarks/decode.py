@@ -1,7 +1,7 @@
 """`ablate bench decode`: one token more from AiM's recurrent state and from LlamaGen's key-value cache, random weights.
 
-The limit of a small batch is reading the weights once per token; the floor is that, at the bandwidth measured here,
-or the multiply-adds, where they take longer. Drawing from the logits is left out.
+The limit of a small batch is reading the weights and what is remembered of the tokens before, once per token. The floor
+is that at the bandwidth measured here, or the multiply-adds, where they take longer. Drawing from the logits is left out.
 
 Shapes: B batch (2 is one image under guidance), L tokens, V vocabulary.
 """
@@ -63,7 +63,7 @@ def decode(
                 name: floor_ms(
                     bench.machine,
                     multiply_adds=batch * sizes[decoder.preset],
-                    bytes_moved=sizes[decoder.preset] * PRECISIONS[precision].itemsize,
+                    bytes_moved=sizes[decoder.preset] * PRECISIONS[precision].itemsize + _memory_moved(decoder.state),
                 )
                 for name, decoder in contenders.items()
             }
@@ -164,6 +164,14 @@ def _weights_read(model: Generator) -> int:
     """Weights of all matrix products of a step: those in the layers, and the output projection."""
     inside = sum(m.weight.numel() for m in model.layers.modules() if isinstance(m, nn.Linear))
     return inside + model.config.vocab_size * model.config.width
+
+
+def _memory_moved(state: Any) -> int:
+    """Bytes: AiM's state, read and written, or LlamaGen's cache, read, half full on average."""
+    layers = state.layers
+    if hasattr(layers[0], "mixer"):
+        return 2 * sum(layer.mixer.window.nbytes + layer.mixer.ssm.nbytes for layer in layers)
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers) // 2
 
 
 def _error(decoder: Decoder, batch: int) -> float:

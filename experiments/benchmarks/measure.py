@@ -35,26 +35,47 @@ def interleave(
     Whatever slows the machine for a while slows all contenders of a round, so ratios within rounds survive it.
     """
     peaks = {name: peak_memory(call) if memory else None for name, call in contenders.items()}
+    for call in contenders.values():
+        call()  # measuring peaks gave freed memory back; this maps it again
     times = in_turns(contenders, seconds)
-    rows = []
-    for name, values in times.items():
-        quartiles = statistics.quantiles(values, n=4)
-        ratios = [own / base for own, base in zip(values, times[baseline], strict=True)]
-        rows.append(
-            Row(
-                case=case,
-                phase=phase,
-                contender=name,
-                median_ms=statistics.median(values),
-                fastest_ms=min(values),
-                spread=(quartiles[2] - quartiles[0]) / statistics.median(values),
-                ratio=statistics.median(ratios),
-                rounds=len(values),
-                peak_bytes=peaks[name],
-                floor_ms=(floors_ms or {}).get(name),
-            )
+    return [
+        row(
+            case,
+            phase,
+            name,
+            values,
+            ratios=[own / base for own, base in zip(values, times[baseline], strict=True)],
+            peak_bytes=peaks[name],
+            floor_ms=(floors_ms or {}).get(name),
         )
-    return rows
+        for name, values in times.items()
+    ]
+
+
+def row(
+    case: str,
+    phase: str,
+    contender: str,
+    times: Sequence[float],
+    *,
+    ratios: Sequence[float],
+    peak_bytes: int | None,
+    floor_ms: float | None = None,
+) -> Row:
+    """What is told of milliseconds and ratios round by round."""
+    quartiles = statistics.quantiles(times, n=4)
+    return Row(
+        case=case,
+        phase=phase,
+        contender=contender,
+        median_ms=statistics.median(times),
+        fastest_ms=min(times),
+        spread=(quartiles[2] - quartiles[0]) / statistics.median(times),
+        ratio=statistics.median(ratios),
+        rounds=len(times),
+        peak_bytes=peak_bytes,
+        floor_ms=floor_ms,
+    )
 
 
 def in_turns(
@@ -71,7 +92,7 @@ def in_turns(
         if done >= FEWEST_ROUNDS and time.perf_counter() > deadline:
             break
         for name, call in contenders.items():
-            times[name].append(_milliseconds(call))
+            times[name].append(milliseconds(call))
         progress(done + 1, MOST_ROUNDS)
     return times
 
@@ -145,9 +166,12 @@ def floor_ms(machine: Mapping[str, Any], *, multiply_adds: float, bytes_moved: f
     return 1e3 * max(multiply_adds / machine["multiply_adds_per_s"], bytes_moved / machine["bytes_per_s"])
 
 
-def _milliseconds(call: Callable[[], Any]) -> float:
+def milliseconds(call: Callable[[], Any]) -> float:
+    """Wall time of one call, on a GPU until it has finished, with all threads awake."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+    else:
+        torch.zeros(2**20).add_(1)
     start = time.perf_counter()
     call()
     if torch.cuda.is_available():

@@ -10,6 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+KEPT = ", kept memory"
+"""Behind the name of a peer that runs in this process, with its allocator's settings (experiments/allocator.py)."""
+KEPT_NOTE = (
+    f"{KEPT.removeprefix(', ')}: in this process, which reuses freed memory; without it: in a process of its own"
+)
+
 # (u, delta, A, B, C, D) -> y, channel-last, softplus already taken.
 Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 

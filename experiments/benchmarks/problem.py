@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
+from experiments.benchmarks.apart import alone
 from experiments.benchmarks.bench import FORWARD, TRAINING, Row
 from experiments.benchmarks.measure import interleave
 
 Call = Callable[..., Tensor]
+MakePhase = Callable[[str], Callable[[], None]]
+"""Phase -> the call to time."""
 
 
 def phases(
@@ -20,6 +25,7 @@ def phases(
     ours: Sequence[str],
     floors: Mapping[str, float | None],
     seconds: float,
+    apart: Mapping[str, MakePhase] = MappingProxyType({}),
 ) -> list[Row]:
     """Time all contenders on one shape, forward and in training.
 
@@ -27,12 +33,16 @@ def phases(
         ours: the contenders that the floor concerns; the first is the baseline.
         floors: phase -> milliseconds.
         seconds: time spent per phase.
+        apart: further contenders, each to run in a process of its own; see apart.alone for what can be given.
     """
     rows = []
     for phase in (FORWARD, TRAINING):
         calls = {name: phase_of(phase, call, inputs) for name, call in contenders.items()}
         floors_ms = dict.fromkeys(ours, floors[phase])
-        rows += interleave(case, phase, calls, baseline=ours[0], seconds=seconds, floors_ms=floors_ms)
+        measured = interleave(case, phase, calls, baseline=ours[0], seconds=seconds, floors_ms=floors_ms)
+        baseline = next(row for row in measured if row.contender == ours[0])
+        rows += measured
+        rows += [alone(name, partial(make, phase), baseline, seconds / 2) for name, make in apart.items()]
     return rows
 
 

@@ -6,6 +6,7 @@ Shapes: B batch, L positions, C channels, N states.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,8 @@ from torch import Tensor
 
 from experiments.benchmarks.bench import FORWARD, TRAINING, Bench
 from experiments.benchmarks.measure import floor_ms, machine
-from experiments.benchmarks.peers import scans
-from experiments.benchmarks.problem import phases, relative_error
+from experiments.benchmarks.peers import KEPT, KEPT_NOTE, scans
+from experiments.benchmarks.problem import phase_of, phases, relative_error
 from lightning_modules.kernels import available, selective_scan
 
 SHAPES = ((8, 768, 257), (2, 1024, 1025), (1, 512, 4097))
@@ -34,7 +35,10 @@ def scan(
     """shapes: (B, C, L) each, float32, N = 16. seconds: time spent per shape and phase. backends: ours to compare."""
     ours = [name for name in backends if available()["selective_scan"].get(name, "unknown") is None]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    contenders = {name: _ours(name) for name in ours} | {name: _peer(call) for name, call in scans(device).items()}
+    peers = scans(device)
+    alone = peers if device == "cpu" else {}
+    contenders = {name: _ours(name) for name in ours}
+    contenders |= {name + (KEPT if name in alone else ""): _peer(call) for name, call in peers.items()}
     bench = Bench(
         "scan", "Selective scan, float32, 16 states", baseline=ours[0], machine=machine(torch.get_num_threads())
     )
@@ -43,11 +47,19 @@ def scan(
     bench.notes.append(
         "floor: multiply-adds at the measured peak or bytes at the measured bandwidth, whichever is longer"
     )
+    if alone:
+        bench.notes.append(KEPT_NOTE)
     for batch, channels, length in shapes:
         inputs = _inputs(batch, channels, length, device)
         floors = _floors(bench.machine, batch * channels * length)
-        bench.rows += phases(f"B={batch} C={channels} L={length}", contenders, inputs, ours, floors, seconds)
+        apart = {name: partial(_alone, name, (batch, channels, length)) for name in alone}
+        case = f"B={batch} C={channels} L={length}"
+        bench.rows += phases(case, contenders, inputs, ours, floors, seconds, apart)
     return bench
+
+
+def _alone(peer: str, shape: tuple[int, int, int], phase: str) -> Callable[[], None]:
+    return phase_of(phase, _peer(scans("cpu")[peer]), _inputs(*shape, "cpu"))
 
 
 def _inputs(batch: int, channels: int, length: int, device: str) -> list[Tensor]:
