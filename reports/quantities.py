@@ -92,7 +92,8 @@ NOISE = re.compile("_(low|high|std)$")
 """Endings of quantities that are printed as the one they belong to."""
 EXACT = frozenset({"parameters", "non_embedding_parameters", "flops", "training_flops"})
 """Quantities without noise: any difference is one."""
-COST_WORDS = ("seconds", "_per_s", "memory_bytes")
+TIME_WORDS = ("seconds", "_per_s")
+COST_WORDS = (*TIME_WORDS, "memory_bytes")
 """Parts of the names of quantities that the random seed of a training has no part in."""
 CHOSEN = "chosen/"
 """What the names of values that a search chose begin with: chosen/sampler.guidance."""
@@ -103,6 +104,11 @@ STAND_INS: dict[str, tuple[str, ...]] = {"fid": ("fd_efflite0",)}
 def is_cost(name: str) -> bool:
     """Whether a quantity is the same for every training, but for the noise of the machine."""
     return name in EXACT or any(word in name for word in COST_WORDS)
+
+
+def is_time(name: str) -> bool:
+    """Whether a quantity is wall time, which the load of the machine changes."""
+    return any(word in name for word in TIME_WORDS)
 
 
 def is_end(name: str, names: Container[str]) -> bool:

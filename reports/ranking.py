@@ -8,6 +8,7 @@ from typing import Literal
 
 from reports.aggregate import Row
 from reports.layout import Column, Layout
+from reports.quantities import is_time
 from reports.records import named
 from reports.uncertainty import compare
 
@@ -28,11 +29,19 @@ def contest_axes(layout: Layout, rows: Iterable[Row]) -> list[str]:
     return [axis for axis in free if all(named(axis, row.labels[axis]) != row.labels[axis] for row in rows)]
 
 
+def timed_apart(rows: Iterable[Row], metric: str) -> bool:
+    """Whether a quantity is the wall time of separate runs, beside which other work may have run or not."""
+    return is_time(metric) and any(record.benchmark is None for row in rows for record in row.measured)
+
+
 def rank_rows(peers: Sequence[tuple[int, Row]], column: Column) -> dict[int, Rank]:
-    """Rank the measured rows of one column, by their index; empty with fewer than two, or where nothing is better."""
+    """Rank the measured rows of one column, by their index.
+
+    Empty with fewer than two, where nothing is better, or where the times of separate runs would be compared.
+    """
     means = [(index, row, row.value(column.metric).mean) for index, row in peers]
     measured = [(index, row, mean) for index, row, mean in means if mean is not None]
-    if column.better == "none" or len(measured) < 2:
+    if column.better == "none" or len(measured) < 2 or timed_apart((row for _, row in peers), column.metric):
         return {}
     measured.sort(key=lambda item: item[2], reverse=column.better == "higher")
     best = measured[0]

@@ -13,7 +13,7 @@ from typing import Literal
 from reports.aggregate import Row, Value, select
 from reports.layout import Column, Layout
 from reports.quantities import EXACT, Quantity, is_cost
-from reports.ranking import Rank, contest_axes, rank_rows
+from reports.ranking import Rank, contest_axes, rank_rows, timed_apart
 from reports.reference import ReferenceTable
 
 ARROWS = {"lower": "↓", "higher": "↑", "none": ""}
@@ -237,12 +237,14 @@ def _published(table: ReferenceTable, labels: Mapping[str, str], spread: Mapping
 def _reading_notes(layout: Layout, rows: Sequence[TableRow]) -> Iterable[str]:
     """How to read the marks that this table uses."""
     entries = [entry for row in rows for entry in row.entries]
+    cells = [cell for row in rows for cell in row.cells]
     if any(entry.rank for entry in entries):
         tied = "; = not distinguishable from the best at 95%" if any(entry.tied for entry in entries) else ""
-        cells = (cell for row in rows for cell in row.cells)
         alike = [axis_title(axis).lower() for axis in contest_axes(layout, cells)]
         within = f" at equal {' and '.join(alike)}" if alike else " within a group" if layout.group else ""
         yield f"Bold is best, underlined second{within}{tied}."
+    if any(column.better != "none" and timed_apart(cells, column.metric) for column in layout.columns):
+        yield "Times of separate runs are not ranked: other work may have run beside them."
     if any(entry.value and entry.value.n > 1 for entry in entries):
         yield "Mean ± standard deviation over seeds."
     elif any(entry.value and entry.value.n and not is_cost(entry.value.metric) for entry in entries):
