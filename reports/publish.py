@@ -1,6 +1,7 @@
 """A folder of finished reports to commit or to serve: small, self-contained, without paths of this machine.
 
 Each sweep has its page with every figure inside, its table, and its provenance; README.md and index.html lead to them.
+Benchmarks that were put into its folder benchmarks/ are listed too.
 """
 
 from __future__ import annotations
@@ -80,6 +81,9 @@ def render_readme(entries: Sequence[Entry], out: Path) -> str:
                 *(f"* {verdict.judgement}: {verdict.claim.text}{_tau(verdict.tau)}" for verdict in entry.verdicts),
                 *(f"* {note}" for note in subject.agreements),
             ]
+    if benchmarks := sorted((out / "benchmarks").glob("*/table.md")):
+        lines += ["", "## Benchmarks", "", "Put here with `ablate bench NAME --out DIR`.", ""]
+        lines += [f"* [{table.parent.name}](benchmarks/{table.parent.name}/table.md)" for table in benchmarks]
     return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""The findings in README.md are those of the published reports: claims, judgements, and every number."""
+"""The findings in README.md are those of the published reports and benchmarks: claims, judgements, and every number."""
 
 from __future__ import annotations
 
@@ -15,10 +15,24 @@ ROW = re.compile(
 )
 """| what the paper says | judgement | what was measured | [`sweep`](page) |"""
 
+SPEED = re.compile(
+    r"^\| (?P<what>[^|]+) \| (?P<against>[^|]+) \| (?P<low>[\d.]+) to (?P<high>[\d.]+) "
+    r"\| \[`[^`]+`\]\((?P<link>[^)]+)\) \|$",
+    re.M,
+)
+"""| what, phase | contender | lowest to highest ratio | [`command`](table) |"""
+
+
+def _section(title: str) -> str:
+    return (PROJECT / "README.md").read_text().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
 
 def _findings() -> list[dict[str, str]]:
-    section = (PROJECT / "README.md").read_text().partition("\n## What came out\n")[2].partition("\n## ")[0]
-    return [found.groupdict() for found in ROW.finditer(section)]
+    return [found.groupdict() for found in ROW.finditer(_section("What came out"))]
+
+
+def _speeds() -> list[dict[str, str]]:
+    return [found.groupdict() for found in SPEED.finditer(_section("How fast it is"))]
 
 
 def test_there_are_findings() -> None:
@@ -35,6 +49,26 @@ def test_a_finding_is_what_its_report_says(finding: dict[str, str]) -> None:
     known = (folder / "table.md").read_text() + " ".join(claim["evidence"])
     for number in re.findall(r"\d+(?:\.\d+)?", finding["here"]):
         assert re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", known), f"{number} is not in {finding['link']}"
+
+
+def test_there_are_speeds() -> None:
+    assert len(_speeds()) >= 5
+
+
+@pytest.mark.parametrize("speed", _speeds(), ids=lambda speed: f"{speed['what']} {speed['against']}"[:60])
+def test_a_speed_is_what_its_benchmark_measured(speed: dict[str, str]) -> None:
+    rows = json.loads((PROJECT / speed["link"]).with_name("result.json").read_text())["rows"]
+    words = speed["what"].split(", ")
+    ratios = [
+        row["ratio"]
+        for row in rows
+        if row["contender"] == speed["against"]
+        and row["phase"] == words[-1]
+        and all(word in row["case"] for word in words[1:-1])
+    ]
+    assert ratios
+    for printed, measured in ((speed["low"], min(ratios)), (speed["high"], max(ratios))):
+        assert printed == f"{measured:.{0 if measured >= 9.95 else 1}f}"
 
 
 def test_every_published_sweep_is_listed_and_reproducible() -> None:

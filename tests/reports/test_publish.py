@@ -40,6 +40,10 @@ def test_complete_sweeps_are_published_and_others_named(tmp_path: Path, monkeypa
     before = readme.read_text()
     publish.publish([tmp_path], out)
     assert readme.read_text() == before, "a second time over the first"
+    (out / "benchmarks" / "scan").mkdir(parents=True)
+    (out / "benchmarks" / "scan" / "table.md").touch()
+    publish.publish([tmp_path], out)
+    assert "(benchmarks/scan/table.md)" in readme.read_text()
 
 
 @pytest.mark.parametrize(
