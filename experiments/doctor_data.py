@@ -34,6 +34,8 @@ def examine_data(folder: Path) -> list[Finding]:
     ]
     if made:
         return [_store(folder, split) for split in SPLITS if split in made or split != "test"]
+    if not any(path.is_file() for path in folder.rglob("*")):
+        return [Finding("broken", "data folder", f"{folder} holds no files", "name another folder")]
     kind = guess_kind(folder)
     findings = [Finding("ok", "data folder", f"{folder} looks like {kind}")]
     for split in SPLITS:

@@ -51,16 +51,8 @@ def sample_to_file(
         known_from, mask: keep an image's tokens but for those that the box "left,top,right,bottom" (pixels) touches.
 
     Raises:
-        UserError: an unknown class, a class or prompt that the run is not conditioned on, a box outside the image, an
-            image that cannot be read, a run that is not trained.
+        UserError: an unknown class, a box outside the image, an image that cannot be read.
     """
-    if not run.is_done():
-        raise UserError(f"Run {run.id} is not trained yet; train it first: ablate train {config.preset}.")
-    if known_from is not None and config.objective.name != "masked":
-        raise UserError(
-            f"Run {run.id} is {config.objective.name}: only masked generators fill in parts of an image; take a run "
-            "with objective.name=masked."
-        )
     prepare_process(config)
     device = device_of(config)
     generator, tokenizer = load_generator(config, run, device), build_tokenizer(config).to(device)
@@ -86,11 +78,6 @@ def _conditions(
     config: RunConfig, class_name: str | None, prompts: tuple[str, ...], count: int | None, device: torch.device
 ) -> tuple[Conditions, int]:
     """What is asked for, and the columns of its grid."""
-    on_class = config.generator.condition == "class"
-    if prompts and on_class:
-        raise UserError("--prompt needs a run that is conditioned on captions; this one knows classes: use --class.")
-    if class_name is not None and not on_class:
-        raise UserError("--class needs a run that is conditioned on classes; this one knows captions: use --prompt.")
     if prompts:
         each = SINGLE if len(prompts) == 1 else GRID_ROWS
         captions = [prompts[i % len(prompts)] for i in range(count or each * len(prompts))]

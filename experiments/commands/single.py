@@ -145,6 +145,7 @@ def sample_command(
             raise UserError("--export and --shard draw what an evaluation draws: without --class, --prompt and --mask.")
         _sample_share(config, found, export, count, seed, shard)
         return
+    check_request(config, found, class_name=class_name, prompts=prompts, fills_in=known_from is not None)
     from experiments.inpaint import sample_to_file
 
     sample_to_file(
@@ -159,6 +160,29 @@ def sample_command(
         mask=mask,
     )
     click.echo(f"Wrote {out}.")
+
+
+def check_request(
+    config: RunConfig, run: Run, *, class_name: str | None, prompts: tuple[str, ...], fills_in: bool
+) -> None:
+    """Refuse what the run cannot draw, before anything is loaded.
+
+    Raises:
+        UserError: a run that is not trained, a class or prompt that it is not conditioned on, a box to fill in of a
+            generator that is not masked.
+    """
+    if not run.is_done():
+        raise UserError(f"Run {run.id} is not trained yet; train it first: ablate train {config.preset}.")
+    if fills_in and config.objective.name != "masked":
+        raise UserError(
+            f"Run {run.id} is {config.objective.name}: only masked generators fill in parts of an image; take a run "
+            "with objective.name=masked."
+        )
+    on_class = config.generator.condition == "class"
+    if prompts and on_class:
+        raise UserError("--prompt needs a run that is conditioned on captions; this one knows classes: use --class.")
+    if class_name is not None and not on_class:
+        raise UserError("--class needs a run that is conditioned on classes; this one knows captions: use --prompt.")
 
 
 @click.command("execute", hidden=True)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from experiments.commands.single import check_request
 from experiments.config import load_config, preset_names
 from experiments.errors import UserError
-from experiments.inpaint import sample_to_file
 from experiments.run import count_parameters
 from lightning_modules.generators.config import GENERATORS
 
@@ -73,17 +73,17 @@ def test_bad_overrides_are_one_clear_sentence(override: str, words: str) -> None
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_parts_of_an_image_are_for_masked_generators(tmp_path: Path) -> None:
-    run = SimpleNamespace(is_done=lambda: True, id="aim-1")
-    with pytest.raises(UserError, match="aim-1 is autoregressive: only masked generators"):
-        sample_to_file(
-            load_config("aim/demo"),
-            run,
-            tmp_path / "out.png",
-            count=1,
-            class_name=None,
-            seed=0,
-            known_from=tmp_path / "image.png",
-            mask="0,0,8,8",
-        )
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize(
+    ("preset", "asked", "said"),
+    [
+        ("aim/demo", {"fills_in": True}, "aim-1 is autoregressive: only masked generators"),
+        ("aim/demo", {"prompts": ("red apple",)}, "--prompt needs a run that is conditioned on captions"),
+        ("dimba/demo", {"class_name": "flags"}, "--class needs a run that is conditioned on classes"),
+    ],
+)
+def test_what_a_run_cannot_draw_is_refused(preset: str, asked: dict[str, Any], said: str) -> None:
+    run: Any = SimpleNamespace(is_done=lambda: True, id="aim-1")
+    nothing: dict[str, Any] = {"class_name": None, "prompts": (), "fills_in": False}
+    check_request(load_config(preset), run, **nothing)
+    with pytest.raises(UserError, match=said):
+        check_request(load_config(preset), run, **nothing | asked)

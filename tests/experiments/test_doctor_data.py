@@ -35,6 +35,9 @@ def test_other_layouts_are_recognised(tmp_path):
     found = findings(tmp_path / "folder")["folder/train"]
     assert found.state == "optional" and "unusable: a/000.png: empty file" in found.found
     assert findings(tmp_path / "absent")["data folder"].state == "broken"
+    (tmp_path / "empty" / "train").mkdir(parents=True)
+    found = findings(tmp_path / "empty")
+    assert found.keys() == {"data folder"} and "holds no files" in found["data folder"].found
 
 
 def test_stores_finished_and_not(tmp_path):
