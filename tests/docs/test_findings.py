@@ -51,6 +51,12 @@ def test_a_finding_is_what_its_report_says(finding: dict[str, str]) -> None:
         assert re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", known), f"{number} is not in {finding['link']}"
 
 
+def test_the_sweeps_with_three_seeds_are_counted() -> None:
+    commands = [json.loads(path.read_text())["command"] for path in PUBLISHED.glob("*/provenance.json")]
+    count = sum("seeds=0,1,2" in command for command in commands)
+    assert f"{count} sweeps with three seeds" in " ".join(_section("What came out").split())
+
+
 def test_there_are_speeds() -> None:
     assert len(_speeds()) >= 5
 
