@@ -26,6 +26,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise _unwritable(path, error) from error
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, before work whose result goes there.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
 def atomic_write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` atomically."""
     with atomic_path(path) as temporary:

@@ -46,13 +46,14 @@ def run(name: str, out: Path, *, as_json: bool = False, **options: Any) -> Bench
     from experiments.allocator import keep_freed_memory
     from experiments.benchmarks.figure import draw
     from experiments.benchmarks.table import markdown, show
-    from experiments.files import atomic_path, atomic_write_json, atomic_write_text
+    from experiments.files import atomic_path, atomic_write_json, atomic_write_text, make_folder
 
+    make_folder(out)
     keep_freed_memory()  # as in a training
     bench = function(**options)
+    show(bench, as_json=as_json)  # first: minutes of measuring are not lost to a full disk
     atomic_write_json(out / "result.json", bench.to_dict())
     atomic_write_text(out / "table.md", markdown(bench))
     with atomic_path(out / "figure.png") as path:
         draw(bench, path)
-    show(bench, as_json=as_json)
     return bench

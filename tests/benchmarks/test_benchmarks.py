@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from experiments.benchmarks import BENCHMARKS, run
+from experiments.benchmarks.apart import alone
 from experiments.benchmarks.bench import FORWARD, TRAINING, Row
 from experiments.benchmarks.loader import batch_spread
 from experiments.benchmarks.loader_contenders import (
@@ -67,6 +70,22 @@ def test_a_benchmark_measures_and_writes(name: str, tmp_path: Path, capsys: pyte
 def test_a_table_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("conv", tmp_path, **TINY["conv"])
     assert "x floor" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_measuring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("experiments.benchmarks.conv.conv", lambda **_: pytest.fail("it was measured"))
+    with pytest.raises(UserError, match="Cannot write"):
+        run("conv", tmp_path / "file" / "out")
+
+
+def test_a_contender_by_itself_is_measured_against_the_baseline() -> None:
+    base = Row("case", "forward", "ours", median_ms=2, fastest_ms=2, spread=0, ratio=1, rounds=3)
+    found = alone("sleeper", partial(partial, time.sleep, 0.01), base, seconds=0)
+    assert (found.case, found.phase, found.contender, found.rounds) == ("case", "forward", "sleeper", 3)
+    assert found.median_ms >= 10 and found.ratio == pytest.approx(found.median_ms / 2)
 
 
 def test_distance_to_the_floor_is_that_of_the_fastest_round() -> None:
