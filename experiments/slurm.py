@@ -42,6 +42,12 @@ def job_states(max_age: float = 5.0) -> dict[str, tuple[str, str]] | None:
     return _cache[1]
 
 
+def forget_states() -> None:
+    """Ask anew next time: this process has just changed the queue."""
+    global _cache
+    _cache = (-1e9, None)
+
+
 def ended_jobs(jobs: Iterable[str]) -> dict[str, str]:
     """How jobs ended that the controller has forgotten, from the accounting where there is one: id -> state.
 

@@ -19,6 +19,7 @@ from experiments.claims import Busy, Claim, acquire
 from experiments.config import save_config
 from experiments.errors import UserError
 from experiments.files import atomic_write_text
+from experiments.slurm import forget_states
 from experiments.store import RunStore
 from sweeps.config import ResourcesConfig
 from sweeps.local import WORKER
@@ -243,12 +244,14 @@ def clean_environment() -> dict[str, str]:
 def sbatch(script: Path) -> str:
     """Submit a script; returns the job's id. Raises UserError with Slurm's words if it refuses."""
     answer = _slurm("sbatch", "--parsable", str(script))
+    forget_states()
     return answer.strip().partition(";")[0]
 
 
 def scancel(jobs: Sequence[str]) -> None:
     """End jobs or array tasks. Raises UserError if Slurm refuses."""
     _slurm("scancel", *jobs)
+    forget_states()
 
 
 def max_array_size() -> int:

@@ -12,6 +12,7 @@ from experiments import slurm
 from sweeps import commands
 from sweeps.planner import plan
 from sweeps.registry import register
+from sweeps.slurm import sbatch, scancel
 from sweeps.submissions import Submission, write_submissions
 
 SCRIPT = """#!/bin/sh
@@ -62,3 +63,18 @@ def test_without_an_accounting_nothing_is_claimed(
     register(planned)
     write_submissions(planned.folder, [Submission("u", "7", [group.id for group in planned.groups()], time.time())])
     assert {state.describe() for state in plan(path).states().values()} == {"missing"}
+
+
+def test_what_this_process_submits_or_cancels_is_seen_at_once(
+    command: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    queue = tmp_path / "queue"
+    queue.touch()
+    command("squeue", f"cat {queue}")
+    command("sbatch", f"echo '8|PENDING|Priority' > {queue}; echo 8")
+    command("scancel", f"echo '8|CANCELLED|None' > {queue}")
+    assert slurm.job_states() == {}
+    assert sbatch(tmp_path / "script") == "8"
+    assert slurm.job_states() == {"8": ("PENDING", "Priority")}
+    scancel(["8"])
+    assert slurm.job_states() == {"8": ("CANCELLED", "None")}
