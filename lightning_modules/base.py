@@ -20,8 +20,6 @@ from lightning_modules.sharding import is_sharded, local, shard, whole
 
 NO_DECAY_NAMES = ("A_log", "D", "dt_bias", "position")
 """Parameters that are never decayed although some are matrices (Mamba: A, D and the bias of dt)."""
-PLACE = "batch_of_step"
-"""Key of a checkpoint."""
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -65,14 +63,6 @@ class TrainingModule(L.LightningModule, Generic[Network]):
         torch.manual_seed(key % 2**63)
         self._batch_of_step += 1
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the place in the step, which the batches of the next one are counted from."""
-        checkpoint[PLACE] = self._batch_of_step
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on counting there."""
-        self._batch_of_step = checkpoint.get(PLACE, 0)
-
     # --- optimisation ---
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -109,16 +99,21 @@ class TrainingModule(L.LightningModule, Generic[Network]):
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self.log("train/grad_norm", whole(norm))
 
-    @torch.no_grad()
-    def on_before_zero_grad(self, optimizer: Any) -> None:
-        """Move the averaged weights: between the forward and the backward pass of a step's first batch, by what the
-        step before did."""
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, and move the averaged weights; the next batch is the first of the next step."""
+        super().optimizer_step(*args, **kwargs)
+        self.average_weights()
         self._batch_of_step = 0
-        if self.ema is not None:
-            # Young averages forget faster, so that the random start does not linger in short runs.
-            decay = min(self.ema_decay, (1 + self.global_step) / (10 + self.global_step))
-            average, weights = ([local(p) for p in x.parameters()] for x in (self.ema, self.model))
-            torch._foreach_lerp_(average, weights, 1 - decay)
+
+    @torch.no_grad()
+    def average_weights(self) -> None:
+        """Move the averaged weights by what this step did, which is not counted yet; every step calls it once."""
+        if self.ema is None:
+            return
+        # Young averages forget faster, so that the random start does not linger in short runs.
+        decay = min(self.ema_decay, (2 + self.global_step) / (11 + self.global_step))
+        average, weights = ([local(p) for p in x.parameters()] for x in (self.ema, self.model))
+        torch._foreach_lerp_(average, weights, 1 - decay)
 
     def over_processes(self, sums: Tensor) -> Tensor:
         """Sums of this process, (K,) or scalar -> of all processes. Collective."""

@@ -46,7 +46,7 @@ class TrainingCell:
         loss.backward()
         self._module.configure_gradient_clipping(self._optimizer)
         self._optimizer.step()
-        self._module.on_before_zero_grad(self._optimizer)
+        self._module.average_weights()
         self._optimizer.zero_grad(set_to_none=True)
 
 
