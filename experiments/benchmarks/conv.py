@@ -14,7 +14,7 @@ from torch import Tensor
 from experiments.benchmarks.bench import FORWARD, TRAINING, Bench
 from experiments.benchmarks.measure import floor_ms, machine
 from experiments.benchmarks.peers import KEPT, KEPT_NOTE, torch_conv
-from experiments.benchmarks.problem import phase_of, phases, relative_error
+from experiments.benchmarks.problem import phase_of, phases, relative_errors
 from lightning_modules.kernels import available, depthwise_conv1d
 
 SHAPES = ((8, 1536, 257), (2, 1024, 1025), (1, 512, 1024))
@@ -37,7 +37,7 @@ def conv(
     title = "Depthwise convolution, 4 causal taps, SiLU, channel-last float32"
     bench = Bench("conv", title, baseline=ours[0], machine=machine(torch.get_num_threads()))
     small, definition = _inputs(2, 24, 33, device), _ours("reference")
-    bench.checks = {name: relative_error(call, definition, small) for name, call in contenders.items()}
+    bench.checks = relative_errors(contenders, definition, small)
     if on_cpu:
         bench.notes.append(KEPT_NOTE)
     for batch, channels, length in shapes:

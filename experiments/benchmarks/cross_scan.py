@@ -15,7 +15,7 @@ from torch import Tensor
 
 from experiments.benchmarks.bench import FORWARD, TRAINING, Bench
 from experiments.benchmarks.measure import interleave, machine
-from experiments.benchmarks.problem import Call, phase_of, relative_error
+from experiments.benchmarks.problem import Call, phase_of, relative_errors
 from lightning_modules.kernels import backends_used, reset_backends_used
 from lightning_modules.layers.scan_order import scan_orders
 from lightning_modules.layers.ssm import SelectiveSSM
@@ -33,7 +33,7 @@ def cross_scan(shapes: Sequence[tuple[int, int, int, int]] = SHAPES, seconds: fl
     bench = Bench("cross-scan", title, baseline=BASELINE, machine=machine(torch.get_num_threads()))
     small = {name: _call(name, 8, 3, 4, device) for name in (BASELINE, COPIES)}
     x = torch.randn(2, 3 + 4 * 4, 8, device=device)
-    bench.checks = {name: relative_error(call, small[COPIES], [x]) for name, call in small.items()}
+    bench.checks = relative_errors(small, small[COPIES], [x])
     reset_backends_used()
     for batch, width, words, side in shapes:
         x = torch.randn(batch, words + side**2, width, device=device)

@@ -1,4 +1,4 @@
-"""What the kernel benchmarks share: a contender as a timed phase, and its error against the float64 definition."""
+"""What the kernel benchmarks share: a contender as a timed phase, and its errors against the float64 definition."""
 
 from __future__ import annotations
 
@@ -61,11 +61,18 @@ def phase_of(phase: str, call: Call, inputs: Sequence[Tensor]) -> Callable[[], N
     return forward if phase == FORWARD else training
 
 
-def relative_error(call: Call, definition: Call, inputs: Sequence[Tensor]) -> float:
-    """Largest error of the output and of every gradient over the largest true value; `definition` runs in float64."""
-    exact = _results(definition, [t.double() for t in inputs])
-    pairs = zip(_results(call, inputs), exact, strict=True)
-    return max(((own.double() - true).abs().max() / true.abs().max()).item() for own, true in pairs)
+def relative_errors(contenders: Mapping[str, Call], definition: Call, inputs: Sequence[Tensor]) -> dict[str, float]:
+    """Largest error over the largest true value: of every contender's output, and of its worst gradient.
+
+    Args:
+        definition: what the contenders compute; runs in float64.
+    """
+    exact, errors = _results(definition, [t.double() for t in inputs]), {}
+    for name, call in contenders.items():
+        pairs = zip(_results(call, inputs), exact, strict=True)
+        output, *gradients = [((own.double() - true).abs().max() / true.abs().max()).item() for own, true in pairs]
+        errors |= {f"{name}, output": output, f"{name}, gradients": max(gradients)}
+    return errors
 
 
 def _results(call: Call, inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from experiments.benchmarks.bench import FORWARD, TRAINING, Bench
 from experiments.benchmarks.measure import floor_ms, machine
 from experiments.benchmarks.peers import KEPT, KEPT_NOTE, scans
-from experiments.benchmarks.problem import phase_of, phases, relative_error
+from experiments.benchmarks.problem import phase_of, phases, relative_errors
 from lightning_modules.kernels import available, selective_scan
 
 SHAPES = ((8, 768, 257), (2, 1024, 1025), (1, 512, 4097))
@@ -43,7 +43,7 @@ def scan(
         "scan", "Selective scan, float32, 16 states", baseline=ours[0], machine=machine(torch.get_num_threads())
     )
     small, definition = _inputs(1, 24, 65, device), _ours("reference")
-    bench.checks = {name: relative_error(call, definition, small) for name, call in contenders.items()}
+    bench.checks = relative_errors(contenders, definition, small)
     bench.notes.append(
         "floor: multiply-adds at the measured peak or bytes at the measured bandwidth, whichever is longer"
     )

@@ -20,15 +20,13 @@ def show(bench: Bench, *, as_json: bool) -> None:
     screen = console()
     screen.print(f"[bold]{bench.title}[/]")
     screen.print(_machine(bench))
-    for contender, error in bench.checks.items():
-        screen.print(f"checked against float64: {contender} within {error:.1e}")
     table = Table(box=None, pad_edge=False)
     for number, heading in enumerate(_headings(bench)):
         table.add_column(heading, justify="left" if number < 3 else "right")
     for cells in _cells(bench):
         table.add_row(*cells)
     screen.print(table)
-    for note in bench.notes:
+    for note in _notes(bench):
         screen.print(f"[dim]{note}[/]")
 
 
@@ -37,7 +35,7 @@ def markdown(bench: Bench) -> str:
     headings = _headings(bench)
     lines = ["| " + " | ".join(headings) + " |", "|---|---|---|" + "---:|" * (len(headings) - 3)]
     lines += ["| " + " | ".join(cells) + " |" for cells in _cells(bench)]
-    notes = "".join(f"\n{note}\n" for note in bench.notes)
+    notes = "".join(f"\n{note}\n" for note in _notes(bench))
     origin = f"{bench.title}. {_machine(bench)}; `ablate bench {bench.name}`."
     return f"{origin}\n\n" + "\n".join(lines) + f"\n{notes}"
 
@@ -49,6 +47,11 @@ def _machine(bench: Bench) -> str:
     changed = " and uncommitted changes" if bench.machine["git_dirty"] else ""
     commit = f", commit {bench.machine['git_commit'][:7]}{changed}" if bench.machine["git_commit"] else ""
     return f"{bench.machine['cpu']}{gpu}, {bench.machine['threads']} threads{limits}{commit}"
+
+
+def _notes(bench: Bench) -> list[str]:
+    checks = "; ".join(f"{what} {error:.1e}" for what, error in bench.checks.items())
+    return [*([f"relative error, checked before timing: {checks}"] if checks else []), *bench.notes]
 
 
 def _extra(bench: Bench) -> list[str]:

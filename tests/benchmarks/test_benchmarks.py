@@ -1,6 +1,7 @@
 """Every benchmark runs on a tiny case, checks itself first, and leaves JSON and a figure."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -69,7 +70,9 @@ def test_a_benchmark_measures_and_writes(name: str, tmp_path: Path, capsys: pyte
 
 def test_a_table_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("conv", tmp_path, **TINY["conv"])
-    assert "x floor" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "x floor" in said
+    assert re.search(r"checked before timing: cpp, output \d\.\de-\d\d; cpp, gradients", said.replace("\n", " "))
 
 
 def test_a_folder_that_cannot_be_made_is_refused_before_measuring(
