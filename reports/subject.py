@@ -17,6 +17,7 @@ from reports.crossing import crossing_notes
 from reports.guard import ISO, Flag, OneFactor, baseline_of, guard, one_factor
 from reports.layout import Layout, parse_layout
 from reports.protocol import protocol_notes
+from reports.ranking import timed_apart
 from reports.records import Record, collect, named
 from reports.searches import search_notes
 from reports.tables import Table, build_table
@@ -158,8 +159,10 @@ class Subject:
         """Rows whose numbers cannot be told from the baseline's."""
         found = []
         for column in self.layout.columns:
+            if column.better == "none" or timed_apart(self.rows, column.metric):
+                continue
             names, compared = [], 0
-            for item in self.one_factor if column.better != "none" else ():
+            for item in self.one_factor:
                 row = self.rows[item.row]
                 base = baseline_of(row, self.rows, self.layout.baseline)
                 difference = compare(row, base, column.metric) if base else None

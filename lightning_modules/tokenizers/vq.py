@@ -174,14 +174,15 @@ class Quantizer(nn.Module):
         return F.normalize(self.embedding.weight, dim=-1) if self.unit else self.embedding.weight
 
     def forward(self, z: Tensor) -> Quantized:
-        """z: (B, E, h, w) latents of any length -> straight-through codes."""
+        """z: (B, E, h, w) latents of any length -> straight-through codes. In float32 also under autocast."""
         z, codes = z.float(), self.codes()
         if self.unit:
             z = F.normalize(z, dim=1)
-        nearness = torch.einsum("behw,ve->bhwv", z, codes)
-        if not self.unit:  # |z - e|^2 is least where z e - |e|^2 / 2 is most
-            nearness -= codes.square().sum(-1) / 2
-        indices = nearness.argmax(-1)
+        with torch.autocast(z.device.type, enabled=False):  # half precision takes a neighbour for the nearest
+            nearness = torch.einsum("behw,ve->bhwv", z, codes)
+            if not self.unit:  # |z - e|^2 is least where z e - |e|^2 / 2 is most
+                nearness -= codes.square().sum(-1) / 2
+            indices = nearness.argmax(-1)
         q = F.embedding(indices, codes).permute(0, 3, 1, 2)
         codebook_loss = (q - z.detach()).square().mean()
         commitment_loss = (z - q.detach()).square().mean()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_modules.config import OptimConfig, ReconstructionConfig
 from lightning_modules.tokenizer import VQModule
-from lightning_modules.tokenizers.vq import VQAutoencoder
+from lightning_modules.tokenizers.vq import Quantizer, VQAutoencoder
 
 
 @pytest.fixture
@@ -49,3 +49,12 @@ def test_validation_counts_the_images_of_all_processes(module: VQModule, monkeyp
     module.on_validation_epoch_end()
     assert logged["val/psnr"] == pytest.approx(10) and logged["val/codebook_usage"] == pytest.approx(2 / 6)
     assert logged["val/codebook_perplexity"] == pytest.approx(2)
+
+
+@pytest.mark.parametrize("unit", [True, False])
+def test_the_nearest_code_is_the_same_under_autocast(unit: bool) -> None:
+    torch.manual_seed(0)
+    quantizer, z = Quantizer(512, 8, unit), torch.randn(2, 8, 16, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = quantizer(z).indices
+    assert torch.equal(found, quantizer(z).indices)
