@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from reports.ranking import rank_rows, timed_apart
+from tests.reports import fakes
 
 
 def row(value: float, benchmark: object) -> Any:
@@ -28,3 +30,14 @@ def test_times_are_ranked_where_they_were_taken_in_turns(
     ranks = rank_rows(list(enumerate(rows)), column)
     assert timed_apart(rows, metric) is not ranked
     assert {index: rank.place for index, rank in ranks.items()} == ({1: "best", 0: ""} if ranked else {})
+
+
+def test_only_what_may_be_compared_is_called_indistinguishable(tmp_path: Path) -> None:
+    cells = fakes.cells_of((0, 1, 2))
+    for number, cell in enumerate(cells):
+        fakes.write_run(tmp_path, cell, 100.0 + 7 * number % 11)
+    report = {**fakes.REPORT, "columns": ["fd_efflite0", "seconds_per_image"]}
+    ties = [
+        note for _, note in fakes.subject(tmp_path, cells, report=report).table.notes if "Not distinguishable" in note
+    ]
+    assert len(ties) == 1 and "FD-EffLite0 of" in ties[0] and "Time" not in ties[0]
