@@ -15,5 +15,5 @@ def console() -> Console:
     """On standard output, as wide as the terminal."""
     from rich.console import Console
 
-    found = Console()
-    return found if found.is_terminal else Console(width=WIDTH_OF_A_LOG)
+    found = Console(highlight=False)
+    return found if found.is_terminal else Console(highlight=False, width=WIDTH_OF_A_LOG)

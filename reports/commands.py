@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.terminal import console
 from reports.subject import Subject, load_subject
-from reports.tables import Entry, Table
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -42,6 +41,7 @@ def report(
         UserError: the request or the sweep's report block is wrong, or `out` cannot be written.
     """
     from reports.build import build
+    from reports.terminal import print_table
 
     started = time.perf_counter()
     subject = load_subject(sweep, scale, overrides, root)
@@ -54,13 +54,13 @@ def report(
         print(json.dumps(summary(subject, index), indent=2, ensure_ascii=False))
         return folder
     screen = console()
-    screen.print(rich_table(subject.table))
+    print_table(subject.table, screen)
     for letter, text in subject.table.notes:
         screen.print(f"[dim]{f'{letter}  ' if letter else ''}{_plain(text)}[/]")
     for verdict in subject.verdicts:
         colour = {"supported": "green", "contradicted": "red", "undecided": "yellow"}.get(verdict.judgement, "dim")
         screen.print(f"[{colour}]{verdict.judgement:>13}[/]  {_plain(verdict.claim.text)}")
-    screen.print(f"\nWrote {index} in {time.perf_counter() - started:.1f} s.", soft_wrap=True, highlight=False)
+    screen.print(f"\nWrote {index} in {time.perf_counter() - started:.1f} s.", soft_wrap=True)
     return folder
 
 
@@ -88,35 +88,6 @@ def summary(subject: Subject, index: Path) -> dict[str, Any]:
     }
 
 
-def rich_table(table: Table) -> RichTable:
-    """The table for a terminal."""
-    from rich.table import Table as RichTable
-
-    result = RichTable(title=table.title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
-    for place, head in enumerate(table.heads):
-        text = f"{head.over}\n{head.text}" if head.over else head.text
-        if head.kind == "label":
-            result.add_column(_plain(text), no_wrap=True)
-        else:
-            widest = max((len(row.entries[place].text) for row in table.rows if row.entries[place].rank), default=0)
-            result.add_column(_plain(text), justify="right", min_width=max(widest, *map(len, text.split())))
-    group = ""
-    for row in table.rows:
-        if row.group != group:
-            group = row.group
-            result.add_row(f"[italic]{_plain(group)}[/]")
-        result.add_row(*(_rich_entry(entry) for entry in row.entries))
-    return result
-
-
-def _rich_entry(entry: Entry) -> str:
-    text = _plain(entry.text)
-    mark = {"best": "bold", "second": "underline"}.get(entry.rank, "dim" if entry.kind in ("missing", "paper") else "")
-    text = f"[{mark}]{text}[/]" if mark else text
-    text += (" =" if entry.tied else "") + (f" [dim]{','.join(entry.marks)}[/]" if entry.marks else "")
-    return text + (f"\n[dim]{_plain(entry.interval)}[/]" if entry.interval else "")
-
-
 def overview(root: Path | str | None = None, out: Path | None = None, as_json: bool = False) -> Path:
     """Bring the reports of all begun sweeps up to date and write one page over them; print where it lies.
 
@@ -131,7 +102,7 @@ def overview(root: Path | str | None = None, out: Path | None = None, as_json: b
         return page
     screen = console()
     screen.print(_overview_table(entries))
-    screen.print(f"\nWrote {page}.", soft_wrap=True, highlight=False)
+    screen.print(f"\nWrote {page}.", soft_wrap=True)
     return page
 
 
@@ -152,7 +123,7 @@ def publish(out: Path, roots: Sequence[Path | str] = ("outputs",), as_json: bool
     screen.print(_overview_table(entries))
     for line in left_out:
         screen.print(f"[dim]left out: {_plain(line)}[/]")
-    screen.print(f"\nWrote {readme}.", soft_wrap=True, highlight=False)
+    screen.print(f"\nWrote {readme}.", soft_wrap=True)
     return readme
 
 
@@ -199,7 +170,7 @@ def reproduce(
         screen.print(f"[dim]{_plain(name)}: {_plain(then)} then, {_plain(now)} now[/]")
     names = ", ".join(line.label for line in found.differing)
     verdict = f"Differs beyond {tolerance:.1%}: {names}." if names else f"Agrees within {tolerance:.1%}."
-    screen.print(f"{verdict} Again: {found.folder}", soft_wrap=True, highlight=False)
+    screen.print(f"{verdict} Again: {found.folder}", soft_wrap=True)
     return 1 if names else 0
 
 
@@ -242,7 +213,7 @@ def compare(
 
     screen = console()
     screen.print(Markdown(found.to_markdown()))
-    screen.print(f"\nCurves and samples side by side: {folder}", soft_wrap=True, highlight=False)
+    screen.print(f"\nCurves and samples side by side: {folder}", soft_wrap=True)
     return folder
 
 
@@ -271,9 +242,9 @@ def board(
     else:
         folder = Path(root or "outputs") / "boards" / "all"
         names = link_all_runs(Path(root or "outputs"), folder)
-    console().print(f"{len(names)} runs: {', '.join(names)}", soft_wrap=True, highlight=False)
+    console().print(f"{len(names)} runs: {', '.join(names)}", soft_wrap=True)
     if start and sweep:
-        console().print(f"One colour a row: {address(port)}", soft_wrap=True, highlight=False)
+        console().print(f"One colour a row: {address(port)}", soft_wrap=True)
     if start:
         serve(folder, port)
     return folder

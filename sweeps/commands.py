@@ -254,10 +254,10 @@ def logs(
     screen = console()
     with open(path, encoding="utf-8", errors="replace") as file:
         text = file.readlines()
-        screen.out("".join(text[-lines:] if lines else text), end="", highlight=False)
+        screen.out("".join(text[-lines:] if lines else text), end="")
         while follow and planned.states()[found.name].state == "running":
             time.sleep(1.0)
-            screen.out(file.read(), end="", highlight=False)
+            screen.out(file.read(), end="")
     return 0
 
 
@@ -295,7 +295,7 @@ def _check_launcher(launcher: str) -> None:
 
 
 def _say(text: str) -> None:
-    console().print(text, markup=False, highlight=False, soft_wrap=True)
+    console().print(text, markup=False, soft_wrap=True)
 
 
 def _print_json(value: Any) -> int:

@@ -192,7 +192,7 @@ def print_preview(plan: Plan, console: Console) -> None:
     if (estimate := found["cost"]) and estimate["trainings"]:
         lines.append(_tell(estimate))
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def preview_json(plan: Plan) -> str:

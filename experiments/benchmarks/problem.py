@@ -67,7 +67,8 @@ def relative_errors(contenders: Mapping[str, Call], definition: Call, inputs: Se
     Args:
         definition: what the contenders compute; runs in float64.
     """
-    exact, errors = _results(definition, [t.double() for t in inputs]), {}
+    exact = _results(definition, [t.double() for t in inputs])
+    errors: dict[str, float] = {}
     for name, call in contenders.items():
         pairs = zip(_results(call, inputs), exact, strict=True)
         output, *gradients = [((own.double() - true).abs().max() / true.abs().max()).item() for own, true in pairs]
