@@ -111,7 +111,7 @@ def status(
         return _exit_code(states)
     if watch and screen.is_terminal:
         states = _watch(planned, screen)
-    screen.print(status_table(planned, states))
+    screen.print(status_table(planned, states, screen.width))
     if seconds := device_time(planned, states):
         _say(f"Device time so far, all attempts: {duration(seconds)}.")
     for line in failure_lines(states):
@@ -124,7 +124,7 @@ def _watch(planned: Plan, screen: Console) -> dict[str, CellState]:
     with Live(console=screen, auto_refresh=False, transient=True) as live:
         while True:
             states = planned.states()
-            live.update(status_table(planned, states, max(5, screen.height - 8)), refresh=True)
+            live.update(status_table(planned, states, screen.width, max(5, screen.height - 8)), refresh=True)
             if not any(state.state == "running" for state in states.values()):
                 return states
             time.sleep(2.0)
@@ -177,7 +177,8 @@ def _launch(planned: Plan, launcher: str, jobs: int, worker: tuple[str, ...], dr
         slots = Slots(jobs, len(groups), groups[0].cells[0].config.runtime)
         LocalLauncher(planned, slots, Progress(planned, console()), worker).launch()
         states = planned.states()
-        console().print(status_table(planned, states))
+        screen = console()
+        screen.print(status_table(planned, states, screen.width))
     for line in failure_lines(states):
         _say(line)
     if any(state.state == "failed" for state in states.values()):

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -18,7 +18,7 @@ from sweeps.fact_book import FactBook
 from sweeps.parents import Parent, dry_run, parents
 from sweeps.planner import Cell, Plan
 from sweeps.state import CellState
-from sweeps.table import STYLES, cell_json, duration, summary
+from sweeps.table import STYLES, cell_json, duration, folded, summary
 
 
 def preview(plan: Plan) -> dict[str, Any]:
@@ -28,7 +28,8 @@ def preview(plan: Plan) -> dict[str, Any]:
     cells = []
     for cell in plan.cells:
         fact = facts[_built(cell)]
-        cells.append({**cell_json(cell, states[cell.name]), "parameters": fact.parameters, "flops": fact.flops})
+        training = {"max_steps": cell.max_steps, "parameters": fact.parameters, "flops": fact.flops}
+        cells.append(cell_json(cell, states[cell.name]) | training)
     first = [] if plan.is_timed else parents(plan.groups())
     facts |= {parent.run_id: book.facts(parent.config) for parent in first}
     return {
@@ -160,7 +161,8 @@ def print_preview(plan: Plan, console: Console) -> None:
     found, states = preview(plan), plan.states()
     table = Table(title=f"{plan.sweep.name} · {plan.scale}: {plan.sweep.config.title}", box=None)
     for name in ("cell", "run", "parameters", "GFLOPs", "steps", "state"):
-        table.add_column(name, justify="left" if name in ("cell", "run", "state") else "right", overflow="fold")
+        justify: JustifyMethod = "left" if name in ("cell", "run", "state") else "right"
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=name == "cell")
     for parent in found["parents"]:
         table.add_row(
             f"(first) {parent['parent']}",
@@ -173,7 +175,7 @@ def print_preview(plan: Plan, console: Console) -> None:
     for cell in found["cells"]:
         state = states[cell["cell"]]
         table.add_row(
-            cell["cell"],
+            folded(cell["cell"], console.width),
             cell["run_id"] or cell["eval_id"] or cell["search_id"],
             f"{cell['parameters']:,}",
             f"{cell['flops'] / 1e9:,.3f}",

@@ -68,7 +68,7 @@ class Progress:
         if self._live:
             if self.due("table", 1.0):
                 room = max(5, self.console.height - 8)
-                self._live.update(status_table(self.plan, self.plan.states(), room), refresh=True)
+                self._live.update(status_table(self.plan, self.plan.states(), self.console.width, room), refresh=True)
         elif working and self.due("line", 30.0):
             states = self.plan.states()
             for name in sorted(working):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -31,32 +32,50 @@ def duration(seconds: float) -> str:
     return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-def status_table(plan: Plan, states: Mapping[str, CellState], limit: int = 0) -> Table:
-    """One row per cell.
+def folded(name: str, width: int) -> str:
+    """A cell's name in a terminal of this width: broken behind commas once it takes more than two fifths of it."""
+    lines = [""]
+    for part in name.split(","):
+        if lines[-1] and len(lines[-1]) + 1 + len(part) > width * 2 // 5:
+            lines[-1] += ","
+            lines.append(part)
+        else:
+            lines[-1] += f",{part}" if lines[-1] else part
+    return "\n".join(lines)
+
+
+def status_table(plan: Plan, states: Mapping[str, CellState], width: int, limit: int = 0) -> Table:
+    """One row per cell; columns without an entry are left out.
 
     Args:
+        width: characters of the terminal.
         limit: at most so many rows, the most telling first; 0 = all, in the sweep's order.
     """
-    table = Table(title=f"{plan.sweep.name} · {plan.scale}", caption=summary(states), caption_justify="left", box=None)
-    for name in ("cell", "state", "step", "loss", "it/s", "ETA", "heard", "tries", "node"):
-        table.add_column(name, justify="left" if name in ("cell", "state", "node") else "right", overflow="fold")
     cells = list(plan.cells)
     if limit and len(cells) > limit:
         cells = sorted(cells, key=lambda cell: _ORDER.index(states[cell.name].state))[:limit]
-    for cell in cells:
-        table.add_row(*_row(cell, states[cell.name]))
+    rows = [_row(cell, states[cell.name], width) for cell in cells]
+    names = ("cell", "state", "step", "loss", "it/s", "ETA", "heard", "tries", "node")
+    shown = [at for at in range(len(names)) if at < 2 or any(row[at] for row in rows)]
+    table = Table(title=f"{plan.sweep.name} · {plan.scale}", caption=summary(states), caption_justify="left", box=None)
+    for name in (names[at] for at in shown):
+        justify: JustifyMethod = "left" if name in ("cell", "state", "node") else "right"
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=name == "cell")
+    for row in rows:
+        table.add_row(*(row[at] for at in shown))
     return table
 
 
-def _row(cell: Cell, state: CellState) -> list[Text | str]:
+def _row(cell: Cell, state: CellState, width: int) -> list[Text | str]:
     status = state.status
     text = Text(state.describe(), style="blue" if state.is_queued else STYLES[state.state])
+    step, steps = _steps(cell, state)
     eta, silent = state.eta_seconds, state.silent_seconds
     heard = "" if silent is None else f"{duration(silent)} ago"
     return [
-        cell.name,
+        folded(cell.name, width),
         text,
-        _steps(cell, state),
+        f"{step}/{steps}" if steps else "",
         "" if status.loss is None else f"{status.loss:.3f}",
         "" if status.steps_per_s is None or state.state != "running" else f"{status.steps_per_s:.2f}",
         "" if eta is None else duration(eta),
@@ -66,13 +85,11 @@ def _row(cell: Cell, state: CellState) -> list[Text | str]:
     ]
 
 
-def _steps(cell: Cell, state: CellState) -> str:
-    """Of the training; while it is evaluated, images; of a benchmark that is measured, rounds."""
+def _steps(cell: Cell, state: CellState) -> tuple[int, int]:
+    """How many of how many: of the training; while it is evaluated, images; of a benchmark that is measured, rounds."""
     if state.state == "done":
-        if not cell.max_steps:
-            return ""
-        return f"{state.steps or cell.max_steps}/{cell.max_steps}"
-    return f"{state.status.step}/{state.status.max_steps}" if state.status.max_steps else ""
+        return state.steps or cell.max_steps, cell.max_steps
+    return state.status.step, state.status.max_steps
 
 
 def short_state(state: CellState) -> str:
@@ -133,7 +150,7 @@ def failure_lines(states: Mapping[str, CellState]) -> list[str]:
 
 def cell_json(cell: Cell, state: CellState) -> dict[str, Any]:
     """One cell as plain data."""
-    status = state.status
+    status, (step, steps) = state.status, _steps(cell, state)
     return {
         "cell": cell.name,
         "labels": dict(cell.labels),
@@ -144,8 +161,8 @@ def cell_json(cell: Cell, state: CellState) -> dict[str, Any]:
         "state": state.state,
         "part": state.part,
         "phase": status.phase,
-        "step": status.step,
-        "max_steps": status.max_steps or cell.max_steps,
+        "step": step,
+        "max_steps": steps or cell.max_steps,
         "percent": round(state.percent, 1),
         "loss": status.loss,
         "steps_per_s": status.steps_per_s,

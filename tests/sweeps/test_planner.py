@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,9 @@ from experiments.store import RunStore
 from sweeps.commands import list_sweeps
 from sweeps.definition import load_sweep, read_sweep, sweep_names
 from sweeps.planner import count_cells, plan
+from sweeps.preview import preview
 from sweeps.registry import register
-from sweeps.table import status_table
+from sweeps.table import cell_json, folded, status_table
 
 Make = Callable[..., str]
 
@@ -293,14 +295,19 @@ def test_a_training_that_ended_early_is_done_and_shows_where(make_sweep: Make, r
     run.folder.mkdir(parents=True)
     run.result_path.write_text('{"step": 6, "max_steps": 10, "stopped_early": {}, "metrics": {}}')
     console = Console(width=160, record=True, file=io.StringIO())
-    console.print(status_table(planned, planned.states()))
+    console.print(status_table(planned, planned.states(), console.width))
     line = next(line for line in console.export_text().splitlines() if planned.cells[0].name in line)
     assert planned.states()[planned.cells[0].name].part == "evaluation" and "trained, not evaluated" in line
     evaluation = run.evaluation(planned.cells[0].eval_id)
     evaluation.folder.mkdir(parents=True)
     evaluation.result_path.write_text('{"metrics": {"fd_efflite0": 1.0}}')
-    console.print(status_table(planned, planned.states()))
+    console.print(status_table(planned, planned.states(), console.width))
     assert "6/10" in console.export_text()
+    state = planned.states()[planned.cells[0].name]
+    images = replace(state, status=replace(state.status, step=40, max_steps=40))
+    told = cell_json(planned.cells[0], images)
+    assert images.state == "done" and (told["step"], told["max_steps"]) == (6, 10), "steps, not images"
+    assert preview(planned)["cells"][0]["max_steps"] == 10
 
 
 def test_the_list_survives_a_sweep_that_has_changed_since(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -316,3 +323,16 @@ def test_the_list_survives_a_sweep_that_has_changed_since(root: Path, capsys: py
 def test_planning_needs_no_torch() -> None:
     code = "import sys, sweeps.commands; sys.exit(any(m in sys.modules for m in ('torch', 'lightning', 'pandas')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_long_names_break_behind_commas_and_empty_columns_are_left_out(make_sweep: Make) -> None:
+    name = "protocol=parameters,family=maskmamba,backbone=transformer,seed=2"
+    assert folded(name, 200) == name
+    lines = folded(name, 80).split("\n")
+    assert "".join(lines) == name and len(lines) == 3 and all(len(line) <= 33 for line in lines)
+    assert all(line.endswith(",") for line in lines[:-1])
+    planned = plan(make_sweep())
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(status_table(planned, planned.states(), console.width))
+    heads = console.export_text().splitlines()[1].split()
+    assert heads == ["cell", "state"]
