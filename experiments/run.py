@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -31,6 +31,7 @@ from experiments.process import device_of, peak_memory_bytes, prepare_process
 from experiments.provenance import provenance
 from experiments.ranks import check_world
 from experiments.selection import Selection
+from experiments.status import Part
 from experiments.store import Run, RunStore
 from experiments.trainer import build_trainer
 from lightning_modules.base import TrainingModule
@@ -42,7 +43,6 @@ from lightning_modules.sharding import load_whole_state, whole_state
 from lightning_modules.tokenizers.config import TOKENIZERS
 
 log = logging.getLogger("ablate")
-Part = Literal["all", "train", "evaluate"]
 
 
 # --- building ---------------------------------------------------------------------------------------------------------

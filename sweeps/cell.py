@@ -39,6 +39,11 @@ class Cell:
     """Of the search for some of its values; as long as that is under way, `eval_id` is "", and `run_id` too if every
     trial is a training."""
 
+    @property
+    def is_searched(self) -> bool:
+        """Whether some of its values are still to be found."""
+        return bool(self.search_id and not self.eval_id)
+
     @cached_property
     def config(self) -> RunConfig:
         """The resolved configuration."""
@@ -46,7 +51,7 @@ class Cell:
 
     def settled(self, store: RunStore) -> Cell:
         """The cell with the values that its search has found; itself if nothing is searched, or not yet found."""
-        if not self.search_id or self.eval_id:
+        if not self.is_searched:
             return self
         try:
             found = store.search(self.search_id).result()

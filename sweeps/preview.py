@@ -66,7 +66,7 @@ def _built(cell: Cell) -> str:
 
 def _trials(cell: Cell) -> int:
     """Trainings that a cell still takes at most: with a search over training keys, one per trial."""
-    searching = cell.search_id and not cell.eval_id and cell.config.search.trains
+    searching = cell.is_searched and cell.config.search.trains
     return cell.config.search.trials if searching else 1
 
 

@@ -13,13 +13,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from experiments.claims import Busy, Claim, acquire
 from experiments.config import save_config
 from experiments.errors import UserError
 from experiments.files import atomic_write_text
 from experiments.slurm import forget_states
+from experiments.status import Part
 from experiments.store import RunStore
 from sweeps.config import ResourcesConfig
 from sweeps.local import WORKER
@@ -28,7 +28,6 @@ from sweeps.slurm_script import array_script, report_script
 from sweeps.snapshot import take_snapshot
 from sweeps.submissions import Submission, new_uid, places, read_submissions, recover, write_submissions
 
-WHAT = {"all": "trainings and their evaluations", "train": "trainings", "evaluate": "evaluations"}
 LEAKING = ("SLURM_", "SBATCH_", "SRUN_", "SLURMD_", "SLURMSTEPD_")
 """Variables of a job that one submits from; they would silently change the jobs that are submitted."""
 
@@ -38,10 +37,15 @@ class Batch:
     """An array of tasks to submit."""
 
     groups: Sequence[Group]
-    part: Literal["all", "train", "evaluate"]
+    """Of each task; several work on one where values are searched."""
+    part: Part
     resources: ResourcesConfig
+    what: str
+    """The tasks do."""
+    parallel: int
+    """Tasks at once; 0 = no limit."""
     waits: bool = False
-    """Whether each task waits for the task of the same number in the array before."""
+    """Whether each task waits for the task of the same number in the last array of trainings."""
 
 
 class SlurmLauncher:
@@ -62,14 +66,14 @@ class SlurmLauncher:
         self.jobs = self.folder / "jobs"
 
     def open_groups(self) -> list[Group]:
-        """The trainings to submit now."""
+        """What to submit now, by training."""
         states = self.plan.states()
         groups = []
         for group in self.plan.groups():
             found = [states[cell.name] for cell in group.cells]
             cells = tuple(cell for cell in group.cells if states[cell.name].is_open)
             if cells and not any(state.state == "running" or state.is_queued for state in found):
-                groups += [replace(group, cells=cells)] * _tasks(cells[0])
+                groups.append(replace(group, cells=cells))
         return groups
 
     def launch(self) -> list[Submission]:
@@ -92,8 +96,10 @@ class SlurmLauncher:
                 return []
             code = take_snapshot(self.folder / "code")
             new: list[Submission] = []
+            trainings = ""
             for batch in self._batches(groups):
-                new.append(self._submit_array(batch, code, [*known, *new]))
+                new.append(self._submit_array(batch, code, [*known, *new], trainings if batch.waits else ""))
+                trainings = new[-1].job if batch.part == "train" else trainings
             if self.report:
                 self._submit_report(new, code)
             return new
@@ -106,29 +112,49 @@ class SlurmLauncher:
         for batch in self._batches(self.open_groups()):
             r = batch.resources
             each = f"{r.nodes} node(s), {f'{r.gpus} GPU(s) per node' if r.gpus else 'CPUs'}"
-            what = "timings" if self.plan.is_timed else WHAT[batch.part]
             waits = ", each after its training" if batch.waits else ""
-            lines.append(f"would submit an array of {len(batch.groups)} task(s): {what}{waits}; {each}")
+            lines.append(f"would submit an array of {len(batch.groups)} task(s): {batch.what}{waits}; {each}")
         return lines
 
     def _batches(self, groups: Sequence[Group]) -> Iterator[Batch]:
-        """The arrays, none larger than the cluster takes; an evaluation's follows its training's."""
-        size, apart = max_array_size(), self.resources.of_evaluation()
-        if apart is None or self.plan.is_timed:
-            for some in _chunks(groups, size):
-                yield Batch(some, "all", self.resources)
+        """The arrays, none larger than the cluster takes."""
+        apart = self.resources.of_evaluation()
+        if self.plan.is_timed:
+            yield from self._arrays(groups, "all", self.resources, "timings")
             return
+        searches = [group for group in groups if group.cells[0].is_searched]
+        others = [group for group in groups if not group.cells[0].is_searched]
+        if apart is None:
+            yield from self._arrays(others, "all", self.resources, "trainings and their evaluations")
+        else:
+            yield from self._after_trainings(others, apart, "evaluations")
+        # Hands that search would hold their devices idle while one of them trains; where every trial is a training,
+        # there is none that they share.
+        sharing = [group for group in searches if group.cells[0].run_id]
+        yield from self._after_trainings(sharing, apart or self.resources, "searches")
+        yield from self._arrays(
+            [group for group in searches if not group.cells[0].run_id], "all", self.resources, "searches"
+        )
+
+    def _after_trainings(self, groups: Sequence[Group], resources: ResourcesConfig, what: str) -> Iterator[Batch]:
+        """Arrays of trainings, each followed by what waits for them, task by task; then of what need not wait."""
         store = RunStore(self.plan.root)
-        searched = [group for group in groups if group.cells[0].search_id and not group.cells[0].eval_id]
-        groups = [group for group in groups if group not in searched]
         trained = [group for group in groups if store.run(group.cells[0].run_id).is_done()]
-        for some in _chunks(searched, size):
-            yield Batch(some, "all", self.resources)
-        for some in _chunks([group for group in groups if group not in trained], size):
-            yield Batch(some, "train", self.resources)
-            yield Batch(some, "evaluate", apart, waits=True)
-        for some in _chunks(trained, size):
-            yield Batch(some, "evaluate", apart)
+        # Those that most hands work on first: in every array a task of the same number works on the same group.
+        untrained = sorted((group for group in groups if group not in trained), key=_hands, reverse=True)
+        for some in _chunks(untrained, max_array_size()):
+            yield Batch(some, "train", self.resources, "trainings", self.parallel)
+            hands = min(_hands(some[0]), self.parallel or _hands(some[0]))
+            for number in range(hands):
+                these = [group for group in some if _hands(group) > number]
+                yield Batch(these, "evaluate", resources, what, -(-self.parallel // hands), waits=True)
+        yield from self._arrays(trained, "evaluate", resources, what)
+
+    def _arrays(self, groups: Sequence[Group], part: Part, resources: ResourcesConfig, what: str) -> Iterator[Batch]:
+        """Of as many tasks a group as there are hands to work on it."""
+        tasks = [group for group in groups for _ in range(_hands(group))]
+        for some in _chunks(tasks, max_array_size()):
+            yield Batch(some, part, resources, what, self.parallel)
 
     def _claim(self) -> Claim:
         """Submitting is for one at a time, also among users who share the folder."""
@@ -154,7 +180,7 @@ class SlurmLauncher:
                 kept.append(group)
         return kept
 
-    def _submit_array(self, batch: Batch, code: Path, known: list[Submission]) -> Submission:
+    def _submit_array(self, batch: Batch, code: Path, known: list[Submission], after: str) -> Submission:
         uid = new_uid(self.plan.sweep.name)
         tasks, script = self.jobs / f"{uid}.txt", self.jobs / f"{uid}.sbatch"
         lines = ["\t".join(str(self._write_config(cell, batch)) for cell in group.cells) for group in batch.groups]
@@ -167,13 +193,13 @@ class SlurmLauncher:
             resources=batch.resources,
             tasks=tasks,
             count=len(batch.groups),
-            parallel=self.parallel,
+            parallel=batch.parallel,
             processes=1 if self.plan.is_timed else self._devices(batch.groups[0].cells[0], batch),
             logs=self.folder / "logs",
             code=code,
             worker=self.worker if batch.part == "all" else [*self.worker, "--part", batch.part],
-            what="timings" if self.plan.is_timed else WHAT[batch.part],
-            after=known[-1].job if batch.waits else "",
+            what=batch.what,
+            after=after,
             exclusive=self.plan.is_timed,
         )
         atomic_write_text(script, text)
@@ -231,9 +257,10 @@ def _chunks(groups: Sequence[Group], size: int) -> Iterator[Sequence[Group]]:
         yield groups[begin : begin + size]
 
 
-def _tasks(cell: Cell) -> int:
-    """How many array tasks work on a cell's group at once: several only while values are searched."""
-    return cell.config.search.jobs if cell.search_id and not cell.eval_id else 1
+def _hands(group: Group) -> int:
+    """How many array tasks work on a group at once: several only while values are searched."""
+    cell = group.cells[0]
+    return cell.config.search.jobs if cell.is_searched else 1
 
 
 def clean_environment() -> dict[str, str]:

@@ -21,7 +21,7 @@ from experiments.store import Run, RunStore
 
 if TYPE_CHECKING:
     from experiments.export import Kind
-    from experiments.run import Part
+    from experiments.status import Part
 
 ROOT_OPTION = click.option("--root", envvar="ABLATE_ROOT", default="outputs", show_default=True, help="Output folder.")
 
@@ -202,7 +202,7 @@ def execute_command(configs: tuple[Path, ...], part: Part) -> None:
     elif loaded[0].search.space:
         from experiments.search.run import search_and_execute
 
-        work_on = search_and_execute
+        work_on = partial(search_and_execute, part=part)
     else:
         from experiments.run import execute
 

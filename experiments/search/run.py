@@ -11,6 +11,7 @@ from experiments.config import RunConfig
 from experiments.evaluation import evaluate
 from experiments.run import train
 from experiments.search.loop import Pruned, chosen_config, take_part, trial_config
+from experiments.status import Part
 
 
 class Pruning(L.Callback):
@@ -27,8 +28,11 @@ class Pruning(L.Callback):
                 raise Pruned(1)
 
 
-def search_and_execute(configs: Sequence[RunConfig]) -> None:
+def search_and_execute(configs: Sequence[RunConfig], part: Part = "all") -> None:
     """Search for the values of each configuration, then train and evaluate what was found.
+
+    Args:
+        part: "train" only trains what all trials share.
 
     Raises:
         CellError: no trial succeeded.
@@ -36,6 +40,8 @@ def search_and_execute(configs: Sequence[RunConfig]) -> None:
     for config in configs:
         if not config.search.trains:
             train(trial_config(config, {}), wait=True)
+        if part == "train":
+            continue
         search = take_part(config, measure)
         chosen = chosen_config(config, (search.result() or {})["chosen"])
         evaluate(chosen, train(chosen, wait=True), wait=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import optuna
 
 from experiments.config import RunConfig, read_config
-from experiments.search.loop import chosen_config, take_part
+from experiments.search.loop import chosen_config, take_part, trial_config
 from experiments.store import RunStore
 
 
@@ -26,7 +26,15 @@ def measure(config: RunConfig, trial: optuna.Trial) -> dict[str, float]:
 
 
 def main() -> None:
-    for config in [read_config(Path(path)) for path in sys.argv[1:]]:
+    paths = [word for word in sys.argv[1:] if word not in ("--part", "train", "evaluate")]
+    for config in [read_config(Path(path)) for path in paths]:
+        if "train" in sys.argv:  # what all trials share
+            run = RunStore(config.root).prepare(trial_config(config, {}))
+            with run.claim() as mine:
+                time.sleep(2 * float(os.environ.get("SEARCH_WORKER_SECONDS", "0.01")))
+                if mine:
+                    run.write_result({"step": 1, "max_steps": 1, "metrics": {}})
+            continue
         search = take_part(config, measure)
         chosen = chosen_config(config, (search.result() or {})["chosen"])
         run = RunStore(config.root).prepare(chosen)

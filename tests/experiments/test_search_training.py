@@ -8,8 +8,9 @@ import optuna
 import pytest
 
 from experiments.config import load_config
+from experiments.identity import search_id
 from experiments.search.loop import take_part
-from experiments.search.run import measure
+from experiments.search.run import measure, search_and_execute
 from experiments.store import RunStore
 
 SMALL = {
@@ -44,3 +45,24 @@ def test_a_hopeless_training_is_ended(tmp_path: Path, monkeypatch: pytest.Monkey
     assert runs[1e-3].is_done() and found["run_id"] == runs[1e-3].id
     pruned = runs[2e-4].inspect()
     assert (pruned.state, pruned.step) == ("stopped", 2) and not runs[2e-4].evaluations()
+
+
+def test_what_all_trials_share_is_trained_on_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = {"search.space": [{"key": "sampler.guidance", "low": 1.0, "high": 9.0}], "search.trials": 2}
+    made = load_config("maskmamba/demo", {**SMALL, **search, "runtime.root": str(tmp_path)})
+    store = RunStore(tmp_path)
+    search_and_execute([made], part="train")
+    (run,) = store.runs()
+    assert run.is_done() and not run.evaluations() and not store.search(search_id(made)).folder.exists()
+    trained = run.result_path.stat().st_mtime_ns
+    monkeypatch.setattr("experiments.search.run.evaluate", lambda config, run, wait: Evaluated())
+    search_and_execute([made])
+    assert store.search(search_id(made)).is_done()
+    assert [run.result_path.stat().st_mtime_ns for run in store.runs()] == [trained], "nothing was trained again"
+
+
+class Evaluated:
+    """An evaluation that costs nothing."""
+
+    def result(self) -> dict[str, dict[str, float]]:
+        return {"metrics": {"fd_efflite0": 1.0}}

@@ -142,6 +142,32 @@ def test_four_jobs_search_and_no_trial_is_lost_or_doubled(
     assert len(begun) == 17 and len({pid for _, pid in begun}) >= 4, "one trial was begun twice: the killed one"
 
 
+def test_a_search_waits_for_the_training_that_its_trials_share(
+    cluster: Cluster, make_sweep: Make, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one hand trains, the others would hold their devices idle."""
+    log = tmp_path / "trials.txt"
+    monkeypatch.setenv("SEARCH_WORKER_LOG", str(log))
+    monkeypatch.setenv("SEARCH_WORKER_SECONDS", "0.5")
+    space = [{"key": "sampler.guidance", "low": 1.0, "high": 9.0}]
+    path = make_sweep(axes=ONE, report={}, search={"space": space, "trials": 6, "jobs": 3})
+    told = [line.partition(": ")[2] for line in SlurmLauncher(plan(path)).describe()]
+    after = "searches, each after its training; 1 node(s), CPUs"
+    assert told == ["trainings; 1 node(s), CPUs", *[after] * 3]
+    assert len(SlurmLauncher(plan(path), parallel=2).describe()) == 3, "no more hands than may work at once"
+    assert commands.run(path, launcher="slurm", worker=SEARCHER) == 0
+    train, *search = read_submissions(plan(path).folder)
+    assert len(search) == 3 and all(item.groups == train.groups for item in search)
+    run = RunStore(root).run(plan(path).cells[0].run_id)
+    while not run.is_done():
+        busy = [job for job, state in cluster.jobs().items() if state == "RUNNING" and "_" in job]
+        assert busy in ([], [f"{train.job}_0"]) or run.is_done()
+        time.sleep(0.1)
+    wait_done(cluster, path, 90)
+    begun = [line.split() for line in log.read_text().splitlines()]
+    assert len(begun) == 6 and len({pid for _, pid in begun}) == 3
+
+
 def test_timings_have_their_node_to_themselves(cluster: Cluster, make_sweep: Make) -> None:
     overrides = {"benchmark.name": "layer", "benchmark.width": 32, "benchmark.heads": 2}
     layers = {"name": "layer", "key": "benchmark.layer", "values": ["attention", "bi_mamba_v2"]}
