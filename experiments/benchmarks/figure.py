@@ -15,13 +15,13 @@ from experiments.benchmarks.bench import Bench  # noqa: E402
 def draw(bench: Bench, path: Path) -> None:
     """Write a PNG to `path`."""
     phases = list(dict.fromkeys(row.phase for row in bench.rows))
-    cases = list(dict.fromkeys(row.case for row in bench.rows))
     contenders = list(dict.fromkeys(row.contender for row in bench.rows))
     figure, panels = plt.subplots(
         1, len(phases), figsize=(4.5 * len(phases) + 1, 3.6), squeeze=False, sharey=True, layout="constrained"
     )
     width = 0.8 / len(contenders)
     for panel, phase in zip(panels[0], phases, strict=True):
+        cases = list(dict.fromkeys(row.case for row in bench.rows if row.phase == phase))
         for index, contender in enumerate(contenders):
             rows = [row for row in bench.rows if row.phase == phase and row.contender == contender]
             where = [cases.index(row.case) + (index - (len(contenders) - 1) / 2) * width for row in rows]
