@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from experiments.files import atomic_path, atomic_write_json, atomic_write_text
 from experiments.identity import NOT_SEMANTIC
-from experiments.store import Run, RunStore
+from experiments.store import RunStore
 from reports.aggregate import Row
 from reports.figures import draw
 from reports.layout import Figure
 from reports.quantities import is_end, quantity, with_ends
-from reports.records import Record, numbers, spent
+from reports.records import Record, record_of
 from reports.samples import collect_samples, grid_image
 from reports.style import save
 from reports.tables import DASH
-from sweeps.state import CellState
 
 
 @dataclass(frozen=True)
@@ -73,28 +72,6 @@ def compare_runs(left: str, right: str, root: Path, out: Path | None = None) -> 
         with atomic_path(folder / "samples.png") as temporary:
             grid_image(samples).save(temporary)
     return found, folder
-
-
-def record_of(run: Run) -> Record:
-    """A run with the newest of its finished evaluations."""
-    done = [evaluation for evaluation in run.evaluations() if evaluation.is_done()]
-    newest = max(done, key=lambda evaluation: evaluation.result_path.stat().st_mtime, default=None)
-    result, measured = run.result() or {}, (newest.result() or {}) if newest else {}
-    record = Record(
-        cell=run.id,
-        labels={"run": run.id},
-        overrides={},
-        seed=0,
-        run_id=run.id,
-        eval_id=newest.id if newest else "",
-        metrics={**numbers(result), **numbers(measured), **spent((result, measured))},
-        state=CellState(run.inspect(), "training"),
-        run_result=result,
-        evaluation_result=measured,
-        run=run,
-        evaluation=newest,
-    )
-    return replace(record, seed=int(record.config.get("seed", 0)))
 
 
 def _different(left: dict[str, Any], right: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from experiments.identity import NOT_SEMANTIC
@@ -32,6 +33,7 @@ FOLLOWS = {
 """Facts that follow from any key of a section, or from one key: declared along with it."""
 
 MISSING = "not recorded"
+CODE, EVALUATED, SAME = "code version", "code version of the evaluation", "that of the training"
 START = "trainer.init_fingerprint"
 DECODING = frozenset({"selective_state_update", "depthwise_conv1d_update", "mamba2_decode"})
 """Operations that a training runs for its sample grids alone."""
@@ -79,7 +81,7 @@ def facts(record: Record) -> dict[str, str]:
     run, protocol = record.run_result, record.protocol
     origin = run.get("provenance", {})
     hardware = origin.get("hardware", {})
-    trained, evaluated = _code(origin), _code(record.evaluation_result.get("provenance", {}))
+    trained, evaluated = code_of(origin), code_of(record.evaluation_result.get("provenance", {}))
     seed = origin.get("seed", record.config.get("seed"))
     recorded = {
         "seed": None if seed is None else AS_PLANNED if seed == record.seed else f"{seed} (planned: {record.seed})",
@@ -91,8 +93,8 @@ def facts(record: Record) -> dict[str, str]:
         "reference images": _short(protocol.get("reference_fingerprint")),
         "feature extractor": _short(protocol.get("extractor_sha256")),
         "resize": protocol.get("resize"),
-        "code version": trained,
-        "code version of the evaluation": "that of the training" if evaluated == trained else evaluated,
+        CODE: trained,
+        EVALUATED: SAME if evaluated == trained else evaluated,
         "torch": origin.get("versions", {}).get("torch"),
         "hardware": ", ".join(hardware.get("gpus") or [hardware.get("cpu") or ""]) or None,
         "threads": protocol.get("threads"),
@@ -104,13 +106,19 @@ def facts(record: Record) -> dict[str, str]:
     return result | {key: _text(value) for key, value in recorded.items() if value is not None}
 
 
-def guard(rows: Sequence[Row], declared: Collection[str], baseline: Mapping[str, str]) -> list[Flag]:
+def guard(
+    rows: Sequence[Row],
+    declared: Collection[str],
+    baseline: Mapping[str, str],
+    alike: Mapping[tuple[str, str], str] = MappingProxyType({}),
+) -> list[Flag]:
     """Every fact in which a measured row stands apart from the most common value (in a tie, the baseline's).
 
     Args:
         declared: the configuration keys that the sweep varies on purpose.
+        alike: generator and code version -> one name for all versions that give its numbers.
     """
-    by_row = [[facts(record) for record in row.measured] for row in rows]
+    by_row = [[_unified(facts(record), alike) for record in row.measured] for row in rows]
     _forgive_starts(rows, by_row)
     reference = [id(row) for row in select(rows, baseline)] if baseline else []
     names = dict.fromkeys(name for found in by_row for fact in found for name in fact)
@@ -131,6 +139,15 @@ def guard(rows: Sequence[Row], declared: Collection[str], baseline: Mapping[str,
             if other := [value for value in found if value != usual]:
                 flags.append(Flag(index, name, " and ".join(other), usual))
     return flags
+
+
+def _unified(found: dict[str, str], alike: Mapping[tuple[str, str], str]) -> dict[str, str]:
+    """The facts with one name for code versions that are known to be the same."""
+    generator = found.get("generator.name", "")
+    names = {name: alike.get((generator, found[name]), found[name]) for name in (CODE, EVALUATED) if name in found}
+    if names.get(CODE) == names.get(EVALUATED):
+        names |= {EVALUATED: SAME} if EVALUATED in names else {}
+    return found | names
 
 
 def _forgive_starts(rows: Sequence[Row], by_row: Sequence[Sequence[dict[str, str]]]) -> None:
@@ -199,7 +216,7 @@ def _compared(key: str) -> bool:
     return not key.startswith(NOT_COMPARED) and key not in NOT_SEMANTIC
 
 
-def _code(origin: Mapping[str, Any]) -> str | None:
+def code_of(origin: Mapping[str, Any]) -> str | None:
     commit = origin.get("git_commit")
     if not commit:
         return None

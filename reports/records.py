@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -173,3 +173,25 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, yaml.YAMLError):
         return {}
     return raw if isinstance(raw, dict) else {}
+
+
+def record_of(run: Run, evaluation: Evaluation | None = None) -> Record:
+    """A run with an evaluation, by default the newest of those that are finished."""
+    done = [evaluation for evaluation in run.evaluations() if evaluation.is_done()]
+    newest = evaluation or max(done, key=lambda evaluation: evaluation.result_path.stat().st_mtime, default=None)
+    result, measured = run.result() or {}, (newest.result() or {}) if newest else {}
+    record = Record(
+        cell=run.id,
+        labels={"run": run.id},
+        overrides={},
+        seed=0,
+        run_id=run.id,
+        eval_id=newest.id if newest else "",
+        metrics={**numbers(result), **numbers(measured), **spent((result, measured))},
+        state=CellState(run.inspect(), "training"),
+        run_result=result,
+        evaluation_result=measured,
+        run=run,
+        evaluation=newest,
+    )
+    return replace(record, seed=int(record.config.get("seed", 0)))

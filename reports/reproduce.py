@@ -5,17 +5,18 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.errors import UserError
 from experiments.identity import evaluation_id, run_id
 from experiments.store import RunStore
 from reports.aggregate import standard_error
-from reports.compare import record_of
 from reports.guard import facts
 from reports.quantities import EXACT, is_cost, quantity
-from reports.records import Record
-from reports.subject import Subject
+from reports.records import Record, record_of
+
+if TYPE_CHECKING:
+    from reports.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,19 @@ def reproduce(subject: Subject, word: str, into: Path | None = None, tolerance: 
     execute([config])
     again = record_of(run)
     return Reproduction(
-        record.cell, run.evaluation(record.eval_id).folder, _compare(record, again, tolerance), _around(record, again)
+        record.cell,
+        run.evaluation(record.eval_id).folder,
+        compare_metrics(record, again, tolerance),
+        _around(record, again),
     )
 
 
-def _compare(then: Record, now: Record, tolerance: float) -> tuple[Line, ...]:
+def compare_metrics(then: Record, now: Record, tolerance: float) -> tuple[Line, ...]:
+    """Every metric then and now; costs are not compared.
+
+    Args:
+        tolerance: as in `reproduce`; 0 = to the last digit.
+    """
     lines = []
     for name in dict.fromkeys([*then.metrics, *now.metrics]):
         a, b = then.metrics.get(name), now.metrics.get(name)

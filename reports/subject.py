@@ -14,6 +14,7 @@ from reports.aggregate import Row, row_name, rows_of
 from reports.claims import Verdict, agreement, judge
 from reports.compute import compute_notes
 from reports.crossing import crossing_notes
+from reports.equal_code import Evidence, alike, equality_notes, find_evidence
 from reports.guard import ISO, Flag, OneFactor, baseline_of, guard, one_factor
 from reports.layout import Layout, parse_layout
 from reports.protocol import protocol_notes
@@ -64,7 +65,12 @@ class Subject:
     @cached_property
     def flags(self) -> list[Flag]:
         """What makes rows incomparable."""
-        return guard(self.rows, self.declared, self.layout.baseline)
+        return guard(self.rows, self.declared, self.layout.baseline, alike(self.same_code))
+
+    @cached_property
+    def same_code(self) -> list[Evidence]:
+        """Which code versions have given the same numbers."""
+        return find_evidence(self.root)
 
     @cached_property
     def one_factor(self) -> list[OneFactor]:
@@ -85,6 +91,7 @@ class Subject:
         notes = [
             *self.layout.footnotes,
             *protocol_notes(self.records, {column.metric for column in self.layout.columns}),
+            *equality_notes(self.records, self.same_code),
             *self._sizes(),
             *self._crossings(),
             *search_notes(self.records),

@@ -1,0 +1,88 @@
+"""Code versions that are known to give the same numbers: a cell was run again, and nothing came out different.
+
+The evidence is what `ablate reproduce` leaves under a root; nobody has to keep a list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.errors import UserError
+from experiments.store import RunStore
+from reports.guard import code_of
+from reports.records import Record, record_of
+from reports.reproduce import compare_metrics
+
+Code = tuple[str, str]
+"""Name of a generator, and a code version it ran with."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One run that two code versions made, with the same numbers to the last digit."""
+
+    generator: str
+    codes: tuple[str, str]
+    run_id: str
+
+
+def find_evidence(root: Path) -> list[Evidence]:
+    """All there is under a root. What cannot be read is none."""
+    found = []
+    for folder in sorted((root / "reproduced").glob("*")):
+        try:
+            found += [item for run in RunStore(folder).runs() if (item := _evidence(root, record_of(run)))]
+        except UserError:
+            continue
+    return found
+
+
+def _evidence(root: Path, again: Record) -> Evidence | None:
+    original = RunStore(root).run(again.run_id)
+    if not again.eval_id or not original.is_done() or not original.evaluation(again.eval_id).is_done():
+        return None
+    then = record_of(original, original.evaluation(again.eval_id))
+    if any(line.differs or line.then is None or line.now is None for line in compare_metrics(then, again, 0.0)):
+        return None
+    made_by = [
+        {code_of(result.get("provenance", {})) for result in (record.run_result, record.evaluation_result)}
+        for record in (then, again)
+    ]
+    # A run that one version trained and another evaluated tells nothing of either.
+    if any(len(codes) != 1 or None in codes for codes in made_by):
+        return None
+    (before,), (after,) = ([code for code in codes if code] for codes in made_by)
+    return Evidence(then.config["generator.name"], (before, after), then.run_id) if before != after else None
+
+
+def alike(evidence: Iterable[Evidence]) -> dict[Code, str]:
+    """Code version -> all that are known to be the same, in one name."""
+    classes: list[set[Code]] = []
+    for item in evidence:
+        pair = {(item.generator, code) for code in item.codes}
+        for other in [known for known in classes if known & pair]:
+            classes.remove(other)
+            pair |= other
+        classes.append(pair)
+    return {member: " = ".join(sorted(code for _, code in known)) for known in classes for member in known}
+
+
+def equality_notes(records: Iterable[Record], evidence: Sequence[Evidence]) -> list[str]:
+    """Where a table takes several code versions for one: why."""
+    used: dict[tuple[str, str], set[str]] = {}
+    names = alike(evidence)
+    for record in records:
+        generator, code = record.config.get("generator.name", ""), code_of(record.run_result.get("provenance", {}))
+        if code and (generator, code) in names:
+            used.setdefault((generator, names[generator, code]), set()).add(code)
+    notes = []
+    for (generator, name), codes in sorted(used.items()):
+        runs = [e.run_id for e in evidence if e.generator == generator and names[generator, e.codes[0]] == name]
+        if len(codes) > 1:
+            notes.append(
+                f"Code versions {' and '.join(sorted(codes))} count as one for {generator}: "
+                f"they gave the same numbers, to the last digit, for {', '.join(dict.fromkeys(runs))}."
+            )
+    return notes
