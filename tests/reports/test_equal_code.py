@@ -44,7 +44,7 @@ def test_versions_with_the_same_numbers_are_one(tmp_path: Path) -> None:
         (100.000001, {}),
         (100.0, {"run__metrics": {"val/loss": 3.4000001}}),
         (100.0, {"evaluation__provenance__git_commit": OLD}),  # only trained by the other
-        (100.0, {"config__generator__name": "aim", "run__metrics": {}}),
+        (100.0, {"run__metrics": {}, "evaluation__metrics": {"fd_dinov2": 9.0}}),  # nothing in common
     ],
 )
 def test_others_stay_flagged(tmp_path: Path, again: float, changes: dict[str, Any]) -> None:
@@ -69,6 +69,11 @@ def test_equality_goes_on_and_stays_within_a_generator() -> None:
     names = alike(Evidence(generator, codes, "x") for generator, codes in known)
     assert {names["aim", code] for code in "abc"} == {"a = b = c"}
     assert names["dimba", "a"] == names["dimba", "d"] == "a = d" and ("dimba", "b") not in names
+
+
+def test_rounding_and_metrics_that_came_later_are_no_difference(tmp_path: Path) -> None:
+    subject = mixed(tmp_path, 100.0, run__metrics={"val/loss": 3.4 * (1 + 1e-14), "val/new": 1.0})
+    assert len(find_evidence(tmp_path)) == 1 and not [flag for flag in subject.flags if "code" in flag.fact]
 
 
 def test_what_cannot_be_read_is_no_evidence(tmp_path: Path) -> None:
