@@ -61,8 +61,8 @@ def _evidence(root: Path, again: Record) -> Evidence | None:
     return Evidence(then.config["generator.name"], (before, after), then.run_id) if before != after else None
 
 
-def alike(evidence: Iterable[Evidence]) -> dict[Code, str]:
-    """Code version -> all that are known to be the same, in one name."""
+def alike(evidence: Iterable[Evidence]) -> dict[Code, frozenset[str]]:
+    """Code version -> all that are known to be the same, itself among them."""
     classes: list[set[Code]] = []
     for item in evidence:
         pair = {(item.generator, code) for code in item.codes}
@@ -70,20 +70,20 @@ def alike(evidence: Iterable[Evidence]) -> dict[Code, str]:
             classes.remove(other)
             pair |= other
         classes.append(pair)
-    return {member: " = ".join(sorted(code for _, code in known)) for known in classes for member in known}
+    return {member: frozenset(code for _, code in known) for known in classes for member in known}
 
 
 def equality_notes(records: Iterable[Record], evidence: Sequence[Evidence]) -> list[str]:
     """Where a table takes several code versions for one: why."""
-    used: dict[tuple[str, str], set[str]] = {}
-    names = alike(evidence)
+    used: dict[tuple[str, frozenset[str]], set[str]] = {}
+    same = alike(evidence)
     for record in records:
         generator, code = record.config.get("generator.name", ""), code_of(record.run_result.get("provenance", {}))
-        if code and (generator, code) in names:
-            used.setdefault((generator, names[generator, code]), set()).add(code)
+        if code and (generator, code) in same:
+            used.setdefault((generator, same[generator, code]), set()).add(code)
     notes = []
-    for (generator, name), codes in sorted(used.items()):
-        runs = [e.run_id for e in evidence if e.generator == generator and names[generator, e.codes[0]] == name]
+    for (generator, known), codes in used.items():
+        runs = [e.run_id for e in evidence if e.generator == generator and known.issuperset(e.codes)]
         if len(codes) > 1:
             notes.append(
                 f"Code versions {' and '.join(sorted(codes))} count as one for {generator}: "

@@ -110,15 +110,16 @@ def guard(
     rows: Sequence[Row],
     declared: Collection[str],
     baseline: Mapping[str, str],
-    alike: Mapping[tuple[str, str], str] = MappingProxyType({}),
+    alike: Mapping[tuple[str, str], frozenset[str]] = MappingProxyType({}),
 ) -> list[Flag]:
     """Every fact in which a measured row stands apart from the most common value (in a tie, the baseline's).
 
     Args:
         declared: the configuration keys that the sweep varies on purpose.
-        alike: generator and code version -> one name for all versions that give its numbers.
+        alike: generator and code version -> all versions that give its numbers.
     """
-    by_row = [[_unified(facts(record), alike) for record in row.measured] for row in rows]
+    by_row = [[facts(record) for record in row.measured] for row in rows]
+    _unify_code(by_row, alike)
     _forgive_starts(rows, by_row)
     reference = [id(row) for row in select(rows, baseline)] if baseline else []
     names = dict.fromkeys(name for found in by_row for fact in found for name in fact)
@@ -141,13 +142,16 @@ def guard(
     return flags
 
 
-def _unified(found: dict[str, str], alike: Mapping[tuple[str, str], str]) -> dict[str, str]:
-    """The facts with one name for code versions that are known to be the same."""
-    generator = found.get("generator.name", "")
-    names = {name: alike.get((generator, found[name]), found[name]) for name in (CODE, EVALUATED) if name in found}
-    if names.get(CODE) == names.get(EVALUATED):
-        names |= {EVALUATED: SAME} if EVALUATED in names else {}
-    return found | names
+def _unify_code(by_row: Sequence[Sequence[dict[str, str]]], alike: Mapping[tuple[str, str], frozenset[str]]) -> None:
+    """Of code versions that are known to be the same, name the one that most measurements here were made with."""
+    found = [fact for row in by_row for fact in row if CODE in fact]
+    used = Counter(fact[CODE] for fact in found)
+    for fact in found:
+        for name in (CODE, EVALUATED):
+            if same := alike.get((fact.get("generator.name", ""), fact.get(name, ""))):
+                fact[name] = max(sorted(same), key=lambda code: used[code])
+        if fact.get(EVALUATED) == fact[CODE]:
+            fact[EVALUATED] = SAME
 
 
 def _forgive_starts(rows: Sequence[Row], by_row: Sequence[Sequence[dict[str, str]]]) -> None:

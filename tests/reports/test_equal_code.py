@@ -67,8 +67,21 @@ def test_an_evaluation_by_a_version_that_is_the_same_is_no_difference(tmp_path: 
 def test_equality_goes_on_and_stays_within_a_generator() -> None:
     known = [("aim", ("a", "b")), ("aim", ("c", "b")), ("dimba", ("a", "d"))]
     names = alike(Evidence(generator, codes, "x") for generator, codes in known)
-    assert {names["aim", code] for code in "abc"} == {"a = b = c"}
-    assert names["dimba", "a"] == names["dimba", "d"] == "a = d" and ("dimba", "b") not in names
+    assert {names["aim", code] for code in "abc"} == {frozenset("abc")}
+    assert names["dimba", "a"] == names["dimba", "d"] == frozenset("ad") and ("dimba", "b") not in names
+
+
+def test_what_is_the_same_for_one_generator_sets_no_other_apart(tmp_path: Path) -> None:
+    """One version made all rows; that another one is known to be the same for some of them changes nothing."""
+    cells = fakes.cells_of()
+    for number, cell in enumerate(cells):
+        generator = {"config__generator__name": "uvit" if number < 2 else "mmamba"}
+        fakes.write_run(tmp_path, cell, 100.0, **{**made_by(OLD), **generator})
+    fakes.write_run(tmp_path / "reproduced/some", cells[3], 100.0, **{**made_by(NEW), **generator})
+    assert find_evidence(tmp_path)
+    subject = fakes.subject(tmp_path, cells)
+    assert not [flag for flag in subject.flags if "code" in flag.fact]
+    assert not any("Code versions" in note for _, note in subject.table.notes)
 
 
 def test_rounding_and_metrics_that_came_later_are_no_difference(tmp_path: Path) -> None:
