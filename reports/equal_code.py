@@ -78,9 +78,11 @@ def equality_notes(records: Iterable[Record], evidence: Sequence[Evidence]) -> l
     used: dict[tuple[str, frozenset[str]], set[str]] = {}
     same = alike(evidence)
     for record in records:
-        generator, code = record.config.get("generator.name", ""), code_of(record.run_result.get("provenance", {}))
-        if code and (generator, code) in same:
-            used.setdefault((generator, same[generator, code]), set()).add(code)
+        generator = record.config.get("generator.name", "")
+        for result in (record.run_result, record.evaluation_result):
+            code = code_of(result.get("provenance", {}))
+            if code and (generator, code) in same:
+                used.setdefault((generator, same[generator, code]), set()).add(code)
     notes = []
     for (generator, known), codes in used.items():
         runs = [e.run_id for e in evidence if e.generator == generator and known.issuperset(e.codes)]

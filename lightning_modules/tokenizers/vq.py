@@ -8,6 +8,7 @@ Shapes: B batch, H x W pixels, h x w tokens (h = H / downsample), Z latent width
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -174,11 +175,15 @@ class Quantizer(nn.Module):
         return F.normalize(self.embedding.weight, dim=-1) if self.unit else self.embedding.weight
 
     def forward(self, z: Tensor) -> Quantized:
-        """z: (B, E, h, w) latents of any length -> straight-through codes. In float32 also under autocast."""
+        """z: (B, E, h, w) latents of any length -> straight-through codes.
+
+        In float32 also under autocast: half precision takes a neighbour for the nearest code.
+        """
         z, codes = z.float(), self.codes()
         if self.unit:
             z = F.normalize(z, dim=1)
-        with torch.autocast(z.device.type, enabled=False):  # half precision takes a neighbour for the nearest
+        kind = z.device.type  # "meta" knows no autocast
+        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
             nearness = torch.einsum("behw,ve->bhwv", z, codes)
             if not self.unit:  # |z - e|^2 is least where z e - |e|^2 / 2 is most
                 nearness -= codes.square().sum(-1) / 2

@@ -58,3 +58,4 @@ def test_the_nearest_code_is_the_same_under_autocast(unit: bool) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         found = quantizer(z).indices
     assert torch.equal(found, quantizer(z).indices)
+    assert quantizer.to("meta")(z.to("meta")).indices.shape == found.shape, "sizes are counted on no device"
