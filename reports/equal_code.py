@@ -15,8 +15,8 @@ from reports.guard import code_of
 from reports.records import Record, record_of
 from reports.reproduce import compare_metrics
 
-SAME = 1e-9
-"""Relative difference of metrics that rounding makes: sums of a bootstrap, in another number of threads."""
+ROUNDING = 1e-9
+"""Relative difference of metrics that is none: sums of a bootstrap round with the number of threads."""
 Code = tuple[str, str]
 """Name of a generator, and a code version it ran with."""
 
@@ -47,7 +47,7 @@ def _evidence(root: Path, again: Record) -> Evidence | None:
         return None
     then = record_of(original, original.evaluation(again.eval_id))
     # What only one of them measured came in, or went, with the code between them.
-    lines = [line for line in compare_metrics(then, again, SAME) if line.then is not None and line.now is not None]
+    lines = [line for line in compare_metrics(then, again, ROUNDING) if line.then is not None and line.now is not None]
     if any(line.differs for line in lines) or not {line.name for line in lines} & {*then.evaluation_result["metrics"]}:
         return None
     made_by = [

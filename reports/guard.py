@@ -221,6 +221,7 @@ def _compared(key: str) -> bool:
 
 
 def code_of(origin: Mapping[str, Any]) -> str | None:
+    """The code version in a provenance: its commit, and a digest of changes that were not committed."""
     commit = origin.get("git_commit")
     if not commit:
         return None
