@@ -13,9 +13,10 @@ from torch import Tensor
 
 from experiments.benchmarks.bench import FORWARD, TRAINING, Bench
 from experiments.benchmarks.measure import floor_ms, machine
-from experiments.benchmarks.peers import KEPT, KEPT_NOTE, torch_conv
-from experiments.benchmarks.problem import phase_of, phases, relative_errors
-from lightning_modules.kernels import available, depthwise_conv1d
+from experiments.benchmarks.peers import KEPT, KEPT_NOTE, causal_convs, torch_conv
+from experiments.benchmarks.problem import OURS, fitting, phase_of, phases, relative_errors
+from lightning_modules.kernels import depthwise_conv1d
+from lightning_modules.kernels.dispatch import DEPTHWISE_CONV1D
 
 SHAPES = ((8, 1536, 257), (2, 1024, 1025), (1, 512, 1024))
 TAPS = 4
@@ -26,14 +27,16 @@ PEER = f"F.conv1d + SiLU (torch {torch.__version__.split('+')[0]})"
 
 
 def conv(
-    shapes: Sequence[tuple[int, int, int]] = SHAPES, seconds: float = 6.0, backends: Sequence[str] = ("cpp", "torch")
+    shapes: Sequence[tuple[int, int, int]] = SHAPES, seconds: float = 6.0, backends: Sequence[str] = OURS
 ) -> Bench:
-    """shapes: (B, C, L) each, float32, causal, 4 taps. seconds: time spent per shape and phase."""
-    ours = [name for name in backends if available()["depthwise_conv1d"].get(name, "unknown") is None]
+    """shapes: (B, C, L) each, float32, causal, 4 taps. seconds: time spent per shape and phase. backends: ours to
+    compare."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    ours = fitting(DEPTHWISE_CONV1D, backends, device)
     contenders: dict[str, Callable[..., Tensor]] = {name: _ours(name) for name in ours}
     on_cpu = device == "cpu"
     contenders[PEER + (KEPT if on_cpu else "")] = _peer
+    contenders |= causal_convs(device)
     title = "Depthwise convolution, 4 causal taps, SiLU, channel-last float32"
     bench = Bench("conv", title, baseline=ours[0], machine=machine(torch.get_num_threads()))
     small, definition = _inputs(2, 24, 33, device), _ours("reference")

@@ -9,9 +9,7 @@ Shapes: B batch (2 is one image under guidance), L tokens, V vocabulary.
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,10 +17,10 @@ from torch import Tensor, nn
 
 from experiments.benchmarks.bench import Bench
 from experiments.benchmarks.measure import floor_ms, interleave, machine
+from experiments.benchmarks.problem import forced
 from experiments.config import load_config
 from lightning_modules.generators.config import GENERATORS
 from lightning_modules.kernels import backends_used, reset_backends_used
-from lightning_modules.kernels.dispatch import ENVIRONMENT_VARIABLE
 
 if TYPE_CHECKING:
     from lightning_modules.generators.aim import AiM
@@ -48,7 +46,6 @@ def decode(
     models = {preset: _build(preset, device) for preset in presets}
     baseline = presets[0]
     bench = Bench("decode", "One token, random weights", baseline=baseline, machine=machine(torch.get_num_threads()))
-    bench.machine["bytes_per_s"] = _bandwidth(device) or bench.machine["bytes_per_s"]
     sizes = {preset: _weights_read(model) for preset, model in models.items()}
     bench.notes += [f"{preset}: {size:,} weights read for every token" for preset, size in sizes.items()]
     reset_backends_used()
@@ -108,7 +105,7 @@ class Decoder:
     @torch.inference_mode()
     def restart(self) -> Tensor:
         """Back to the beginning, in the same state tensors; logits (B, V) of token 0."""
-        with self.precision, _forced(self.forced):
+        with self.precision, forced(self.forced):
             self.state, logits = self.model.start(self.context, self.length, len(self.tokens), into=self.state)
         self.position.zero_()
         self.done = 0
@@ -128,7 +125,7 @@ class Decoder:
 
     def _step(self) -> None:
         token = self.tokens.index_select(1, self.position)[:, 0]
-        with _forced(self.forced):
+        with forced(self.forced):
             self.logits = self.model.step(token, self.state, self.position)
         self.position.add_(1)
 
@@ -183,35 +180,3 @@ def _error(decoder: Decoder, batch: int) -> float:
         true = exact(tokens, exact.embed_condition(labels, torch.zeros_like(labels, dtype=torch.bool)))
     steps = [decoder.restart().clone(), *(decoder().clone() for _ in range(CHECKED))]
     return ((torch.stack(steps, 1).double() - true).abs().max() / true.abs().max()).item()
-
-
-def _bandwidth(device: torch.device) -> float | None:
-    """Bytes a second that a GPU reads and writes in a large copy; None on a CPU, which is measured elsewhere."""
-    if device.type != "cuda":
-        return None
-    source = torch.empty(1 << 29, dtype=torch.int16, device=device)
-    target = torch.empty_like(source)
-    best = float("inf")
-    for _ in range(6):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        target.copy_(source)
-        end.record()
-        torch.cuda.synchronize()
-        best = min(best, begin.elapsed_time(end) / 1e3)
-    return 2 * source.numel() * source.element_size() / best
-
-
-@contextmanager
-def _forced(backends: str) -> Iterator[None]:
-    """Name back ends for a while; empty: leave the choice as it is."""
-    before = os.environ.get(ENVIRONMENT_VARIABLE)
-    if backends:
-        os.environ[ENVIRONMENT_VARIABLE] = backends
-    try:
-        yield
-    finally:
-        if backends:
-            os.environ.pop(ENVIRONMENT_VARIABLE)
-            if before is not None:
-                os.environ[ENVIRONMENT_VARIABLE] = before

@@ -16,7 +16,9 @@ from experiments.benchmarks.cells.base import count_parameters
 from experiments.benchmarks.cells.layer import build_layer
 from experiments.benchmarks.config import LayerBenchmarkConfig
 from experiments.benchmarks.measure import interleave, machine
+from experiments.benchmarks.problem import fitting, forced
 from lightning_modules.kernels import backends_used, reset_backends_used
+from lightning_modules.kernels.dispatch import SELECTIVE_SCAN
 
 LENGTHS = (64, 256, 1024, 4096, 16384)
 LONGEST_TRAINED = 4096
@@ -28,40 +30,51 @@ LAYERS = {
     "attention sublayer": "attention",
     "Transformer layer": "transformer",
 }
+FLIPS = f"{BASELINE}, mamba-ssm with flips"
+"""The same layer as the published vision models run it, where the package is installed."""
 
 
 def layer(
     lengths: Sequence[int] = LENGTHS, batch: int = 1, width: int = 1024, heads: int = 16, seconds: float = 6.0
 ) -> Bench:
-    """seconds: time spent per length and phase. Weights are random, dropout is off."""
+    """seconds: time spent per length and phase. Weights are random, dropout is off. On a CPU in float32, on a GPU in
+    bfloat16 autocast, without which attention had none of its fast kernels there."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
     torch.manual_seed(0)
     layers: dict[str, nn.Module] = {
         name: build_layer(LayerBenchmarkConfig(layer=layer, width=width, heads=heads)) for name, layer in LAYERS.items()
     }
-    title = f"One layer, C={width}, B={batch}, float32"
+    title = f"One layer, C={width}, B={batch}, {'bfloat16 autocast' if device == 'cuda' else 'float32'}"
     bench = Bench("layer", title, baseline=BASELINE, machine=machine(torch.get_num_threads()))
     bench.notes.append(
         "parameters: " + ", ".join(f"{name} {count_parameters(module):,}" for name, module in layers.items())
     )
+    kernels = dict.fromkeys(layers, "")
+    if fitting(SELECTIVE_SCAN, ["mamba_ssm"], device):
+        layers[FLIPS] = layers[BASELINE]
+        kernels |= {BASELINE: "selective_scan=triton", FLIPS: "selective_scan=mamba_ssm"}
     reset_backends_used()
     for length in lengths:
         x = torch.randn(batch, length, width, device=device)
         trained = device != "cpu" or length <= LONGEST_TRAINED
         for phase in (FORWARD, TRAINING) if trained else (FORWARD,):
-            calls = {name: _phase(phase, module.to(device), x) for name, module in layers.items()}
+            calls = {
+                name: _phase(phase, module.to(device), x, precision, kernels[name]) for name, module in layers.items()
+            }
             bench.rows += interleave(f"L={length}", phase, calls, baseline=BASELINE, seconds=seconds)
     bench.machine["backends"] = backends_used()
     return bench
 
 
-def _phase(phase: str, module: nn.Module, x: Tensor) -> Callable[[], None]:
+def _phase(phase: str, module: nn.Module, x: Tensor, precision: torch.autocast, kernels: str) -> Callable[[], None]:
     def forward() -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), precision, forced(kernels):
             module(x)
 
     def training() -> None:
-        y = module(x)
+        with precision, forced(kernels):
+            y = module(x)
         torch.autograd.grad(y, list(module.parameters()), torch.ones_like(y))
 
     return forward if phase == FORWARD else training

@@ -143,20 +143,12 @@ def peak_memory(call: Callable[[], Any], before: int | None = None) -> int | Non
 
 
 def machine(threads: int) -> dict[str, Any]:
-    """What the numbers depend on: hardware, code, and the multiply-add rate and read bandwidth measured now."""
+    """What the numbers depend on: hardware, code, and the float32 multiply-adds and bytes a second measured now, of the
+    GPU where there is one."""
+    from experiments.benchmarks.limits import limits
     from experiments.provenance import code_version, hardware, versions
-    from lightning_modules.kernels import available
-    from lightning_modules.kernels.cpp.machine import bytes_per_second, multiply_adds_per_second
 
-    compiled = available()["selective_scan"]["cpp"] is None
-    return {
-        **hardware(),
-        **code_version(),
-        "packages": versions(),
-        "threads": threads,
-        "multiply_adds_per_s": multiply_adds_per_second(threads) if compiled else None,
-        "bytes_per_s": bytes_per_second(threads) if compiled else None,
-    }
+    return {**hardware(), **code_version(), "packages": versions(), "threads": threads, **limits(threads)}
 
 
 def floor_ms(machine: Mapping[str, Any], *, multiply_adds: float, bytes_moved: float) -> float | None:

@@ -30,6 +30,14 @@ def scans(device: str) -> dict[str, Scan]:
     return found
 
 
+def causal_convs(device: str) -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
+    """Causal depthwise convolutions with SiLU of other packages: (x, weight, bias) -> y, channel-last."""
+    if device != "cuda" or not (name := _installed("causal-conv1d")):
+        return {}
+    function = import_module("causal_conv1d").causal_conv1d_fn
+    return {name: lambda x, weight, bias: function(x.mT, weight, bias, activation="silu").mT}
+
+
 def torch_conv(x: Tensor, weight: Tensor, bias: Tensor, pad_left: int) -> Tensor:
     """What Mamba code writes without causal-conv1d: transposes around F.conv1d, then SiLU. x: (B, L, C)."""
     length = x.shape[1]

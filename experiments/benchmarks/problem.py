@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from types import MappingProxyType
 
@@ -12,10 +14,18 @@ from torch import Tensor
 from experiments.benchmarks.apart import alone
 from experiments.benchmarks.bench import FORWARD, TRAINING, Row
 from experiments.benchmarks.measure import interleave
+from lightning_modules.kernels.dispatch import BACKENDS, ENVIRONMENT_VARIABLE
 
 Call = Callable[..., Tensor]
 MakePhase = Callable[[str], Callable[[], None]]
 """Phase -> the call to time."""
+OURS = ("cpp", "triton", "torch")
+"""The suite's own back ends, the fastest first."""
+
+
+def fitting(operation: str, backends: Sequence[str], device: str) -> list[str]:
+    """Those of the back ends that run the operation on such a device, in float32."""
+    return [n for n in backends if BACKENDS[n].unfit(operation, torch.device(device), torch.float32) is None]
 
 
 def phases(
@@ -80,3 +90,18 @@ def _results(call: Call, inputs: Sequence[Tensor]) -> list[Tensor]:
     leaves = [t.clone().requires_grad_() for t in inputs]
     y = call(*leaves)
     return [y, *torch.autograd.grad(y, leaves, torch.ones_like(y))]
+
+
+@contextmanager
+def forced(backends: str) -> Iterator[None]:
+    """Name back ends for a while, as the environment variable does; empty: leave the choice as it is."""
+    before = os.environ.get(ENVIRONMENT_VARIABLE)
+    if backends:
+        os.environ[ENVIRONMENT_VARIABLE] = backends
+    try:
+        yield
+    finally:
+        if backends:
+            os.environ.pop(ENVIRONMENT_VARIABLE)
+            if before is not None:
+                os.environ[ENVIRONMENT_VARIABLE] = before

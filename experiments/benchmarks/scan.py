@@ -15,8 +15,9 @@ from torch import Tensor
 from experiments.benchmarks.bench import FORWARD, TRAINING, Bench
 from experiments.benchmarks.measure import floor_ms, machine
 from experiments.benchmarks.peers import KEPT, KEPT_NOTE, scans
-from experiments.benchmarks.problem import phase_of, phases, relative_errors
-from lightning_modules.kernels import available, selective_scan
+from experiments.benchmarks.problem import OURS, fitting, phase_of, phases, relative_errors
+from lightning_modules.kernels import selective_scan
+from lightning_modules.kernels.dispatch import SELECTIVE_SCAN
 
 SHAPES = ((8, 768, 257), (2, 1024, 1025), (1, 512, 4097))
 STATES = 16
@@ -30,11 +31,11 @@ FORWARD_MOVES, BACKWARD_MOVES = 3, 5
 
 
 def scan(
-    shapes: Sequence[tuple[int, int, int]] = SHAPES, seconds: float = 12.0, backends: Sequence[str] = ("cpp", "torch")
+    shapes: Sequence[tuple[int, int, int]] = SHAPES, seconds: float = 12.0, backends: Sequence[str] = OURS
 ) -> Bench:
     """shapes: (B, C, L) each, float32, N = 16. seconds: time spent per shape and phase. backends: ours to compare."""
-    ours = [name for name in backends if available()["selective_scan"].get(name, "unknown") is None]
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    ours = fitting(SELECTIVE_SCAN, backends, device)
     peers = scans(device)
     alone = peers if device == "cpu" else {}
     contenders = {name: _ours(name) for name in ours}

@@ -1,17 +1,12 @@
 """Depthwise convolution as an operator of torch.library; see scan_op."""
 
-from types import ModuleType
-
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from lightning_modules.kernels import dispatch, flops
-from lightning_modules.kernels.cpp import depthwise_conv as cpp
-from lightning_modules.kernels.pytorch import depthwise_conv as pytorch
+from lightning_modules.kernels.implementation import implementation
 from lightning_modules.kernels.scan_op import refuse_double_backward
-
-BACKENDS: dict[str, ModuleType] = {"cpp": cpp, "torch": pytorch}
 
 _library = torch.library.Library("ablate", "FRAGMENT")
 _library.define(
@@ -27,12 +22,13 @@ depthwise_conv1d_backward = torch.ops.ablate.depthwise_conv1d_backward.default
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, pad_left: int, silu: bool, backend: str) -> Tensor:
     dispatch.record(dispatch.DEPTHWISE_CONV1D, backend)
-    return BACKENDS[backend].forward(x, weight, bias, pad_left, silu)
+    return implementation(backend, "depthwise_conv").forward(x, weight, bias, pad_left, silu)
 
 
 def _backward(x, weight, bias, grad_y, pad_left, silu, backend) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias; an empty tensor where bias is None."""
-    grad_x, grad_weight, grad_bias = BACKENDS[backend].backward(x, weight, bias, grad_y, pad_left, silu)
+    module = implementation(backend, "depthwise_conv")
+    grad_x, grad_weight, grad_bias = module.backward(x, weight, bias, grad_y, pad_left, silu)
     return grad_x, grad_weight, weight.new_empty(0) if grad_bias is None else grad_bias
 
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from lightning_modules.kernels import conv_op, dispatch
-from lightning_modules.kernels.cpp.depthwise_conv import MAX_TAPS
+from lightning_modules.kernels.cpp import depthwise_conv as cpp
 from lightning_modules.kernels.reference import depthwise_conv as reference
 from lightning_modules.kernels.stock import depthwise_conv as stock
+from lightning_modules.kernels.triton import availability as triton
 
 Padding = Literal["same", "causal", "anticausal"]
 
@@ -52,11 +53,10 @@ def depthwise_conv1d(
 
 def _excluded(channels: int, taps: int, pad_left: int) -> dict[str, str]:
     """Back ends that have no such kernel -> the reason."""
-    reasons = {
-        "cpp": f"it takes up to {MAX_TAPS} taps, not {taps}" if taps > MAX_TAPS else None,
-        "causal_conv1d": stock.unfit(channels, taps, pad_left),
-    }
-    return {name: reason for name, reason in reasons.items() if reason}
+    most = {"cpp": cpp.MAX_TAPS, "triton": triton.MAX_TAPS}
+    reasons = {name: f"it takes up to {count} taps, not {taps}" for name, count in most.items() if taps > count}
+    unfit = stock.unfit(channels, taps, pad_left)
+    return reasons | ({"causal_conv1d": unfit} if unfit else {})
 
 
 def _pad_left(padding: str, taps: int) -> int:

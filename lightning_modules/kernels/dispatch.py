@@ -92,7 +92,7 @@ BACKENDS: dict[str, Backend] = {
         ),
         Backend(
             "triton",
-            frozenset({SELECTIVE_SCAN}),
+            frozenset({SELECTIVE_SCAN, DEPTHWISE_CONV1D}),
             missing=lambda operation: triton.missing(),
             devices=triton.devices(),
             dtypes=frozenset({torch.float32, torch.bfloat16, torch.float16}),

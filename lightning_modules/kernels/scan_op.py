@@ -3,8 +3,6 @@
 Shapes: B batch, K directions, L positions, C channels, N states.
 """
 
-import functools
-import importlib
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -13,10 +11,8 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from lightning_modules.kernels import dispatch, flops
+from lightning_modules.kernels.implementation import implementation
 from lightning_modules.kernels.scan_inputs import ScanInputs
-
-# Imported when first used: triton's import takes a second and is not to be had everywhere.
-_MODULES = {"cpp": "cpp", "torch": "pytorch", "triton": "triton"}
 
 _INPUTS = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias,"
@@ -36,9 +32,8 @@ selective_scan = torch.ops.ablate.selective_scan.default
 selective_scan_backward = torch.ops.ablate.selective_scan_backward.default
 
 
-@functools.cache
 def _backend(name: str) -> ModuleType:
-    return importlib.import_module(f"lightning_modules.kernels.{_MODULES[name]}.selective_scan")
+    return implementation(name, "selective_scan")
 
 
 def _forward(*arguments) -> tuple[Tensor, ...]:

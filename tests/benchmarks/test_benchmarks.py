@@ -1,6 +1,7 @@
 """Every benchmark runs on a tiny case, checks itself first, and leaves JSON and a figure."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -24,7 +25,9 @@ from experiments.benchmarks.loader_contenders import (
     write_store_of,
     write_webdataset,
 )
+from experiments.benchmarks.problem import OURS, fitting, forced
 from experiments.errors import UserError
+from lightning_modules.kernels.dispatch import DEPTHWISE_CONV1D, ENVIRONMENT_VARIABLE, SELECTIVE_SCAN
 
 TINY = {
     "scan": {"shapes": [(1, 24, 33)], "seconds": 0},
@@ -130,3 +133,20 @@ def test_peers_read_the_same_tokens(contender: str, tmp_path: Path) -> None:
         (tmp_path / "peer/width.json").write_text("6")
     found = measure(contender, str(tmp_path / "peer"), 32, 0, seconds=0.2)
     assert found["fits"] and np.array(found["labels"]).shape[1] == 32
+
+
+def test_only_back_ends_for_the_device_compete() -> None:
+    """Where there is a GPU, its tensors never reach the processor's kernels."""
+    assert fitting(SELECTIVE_SCAN, OURS, "cpu")[-1] == "torch"
+    assert "triton" not in fitting(SELECTIVE_SCAN, OURS, "cpu")
+    assert "cpp" not in fitting(SELECTIVE_SCAN, OURS, "cuda")
+    assert fitting(DEPTHWISE_CONV1D, OURS, "cuda")[-1] == "torch"
+
+
+def test_back_ends_are_named_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "torch")
+    with forced("reference"):
+        assert os.environ[ENVIRONMENT_VARIABLE] == "reference"
+        with forced(""):
+            assert os.environ[ENVIRONMENT_VARIABLE] == "reference"
+    assert os.environ[ENVIRONMENT_VARIABLE] == "torch"

@@ -1,4 +1,4 @@
-"""The Triton scan without a GPU: in Triton's interpreter against the definition, and compiled for a Hopper."""
+"""The Triton kernels without a GPU: in Triton's interpreter against the definition, and compiled for a Hopper."""
 
 import os
 import subprocess
@@ -35,18 +35,49 @@ for programs, tensors, options in cases:
     print("agrees")
 """
 
+INTERPRET_CONVOLUTION = """
+import itertools
+import torch
+from lightning_modules.kernels import available, backends_used, depthwise_conv1d
+from lightning_modules.kernels.triton import depthwise_conv as launcher
+from tests.kernels.test_depthwise_conv import run_conv
+
+assert available()["depthwise_conv1d"]["triton"] is None
+launcher.POSITIONS, launcher.BLOCK = 4, 4
+generator = torch.Generator().manual_seed(0)
+cases = itertools.product(("same", "causal", "anticausal"), ("silu", None), (False, True))
+for (padding, activation, bias), length in zip(cases, itertools.cycle((1, 4, 9)), strict=False):
+    shapes = [(2, length, 5), (5, 3), (5,)][: 3 if bias else 2]
+    tensors = [torch.randn(shape, generator=generator) for shape in shapes]
+    options = {"padding": padding, "activation": activation}
+    exact = run_conv(tensors, "reference", torch.float64, **options)
+    for value, target in zip(run_conv(tensors, "triton", torch.float32, **options), exact, strict=True):
+        assert (value.double() - target).abs().max() <= 3e-6 * target.abs().max(), (options, bias, length)
+    print("agrees")
+x = torch.randn(9, 2, 12, generator=generator).transpose(0, 1)[..., 3:8]  # channels contiguous, the rest not
+weight = torch.randn(5, 4, generator=generator)
+x[0, 6, 1] = torch.nan
+ours, exact = (depthwise_conv1d(x, weight, padding="causal", backend=name) for name in ("triton", "reference"))
+torch.testing.assert_close(ours, exact, equal_nan=True)
+assert backends_used()["depthwise_conv1d"] == "reference+triton"
+print("agrees")
+"""
+
 COMPILE = """
 import inspect
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from lightning_modules.kernels.triton import scan_kernels
+from lightning_modules.kernels.triton import conv_kernels, scan_kernels
 
 constants = {"SEGMENT": 128, "CHUNK": 32, "BLOCK": 32, "STATES": 16, "SOFTPLUS": True, "SAVE": True}
+constants |= {"POSITIONS": 32, "PAD_LEFT": 1, "TAPS": 3, "BIAS": True, "SILU": True}
 integers = {"directions", "length", "channels", "states", "chunks"}
-halves = {"u", "delta", "B", "C"}
-for name in ("summarise_segments", "scan_forward", "summarise_gradients", "scan_backward"):
-    kernel = getattr(scan_kernels, name)
+halves = {"u", "delta", "B", "C", "x"}
+scans = ("summarise_segments", "scan_forward", "summarise_gradients", "scan_backward")
+convolutions = ("conv_forward", "conv_backward")
+kernels = [getattr(scan_kernels, name) for name in scans] + [getattr(conv_kernels, name) for name in convolutions]
+for kernel in kernels:
     signature, constexprs = {}, {}
     for argument in inspect.signature(kernel.fn).parameters:
         if argument in constants:
@@ -57,7 +88,7 @@ for name in ("summarise_segments", "scan_forward", "summarise_gradients", "scan_
             signature[argument] = "*i32" if argument == "order" else "*bf16" if argument in halves else "*fp32"
     source = ASTSource(kernel, signature, constexprs)
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 1})
-    assert compiled.asm["cubin"], name
+    assert compiled.asm["cubin"], kernel
     print("compiled")
 """
 
@@ -82,5 +113,10 @@ def test_the_interpreter_agrees_with_the_definition() -> None:
     assert run(INTERPRET, TRITON_INTERPRET="1") == ["agrees"] * 4
 
 
+def test_the_interpreted_convolution_agrees_with_the_definition() -> None:
+    """Every padding, with and without bias and activation; strided input; NaN stays where it belongs."""
+    assert run(INTERPRET_CONVOLUTION, TRITON_INTERPRET="1") == ["agrees"] * 13
+
+
 def test_every_kernel_compiles_for_hopper(tmp_path: Path) -> None:
-    assert run(COMPILE, TRITON_CACHE_DIR=str(tmp_path)) == ["compiled"] * 4
+    assert run(COMPILE, TRITON_CACHE_DIR=str(tmp_path)) == ["compiled"] * 6

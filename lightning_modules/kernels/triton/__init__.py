@@ -1,1 +1,2 @@
-"""Back end `triton`: one launch for all directions of a scan, in any order of positions, states in registers (CUDA)."""
+"""Back end `triton` (CUDA): the selective scan, all directions in one launch, in any order of positions, states in
+registers; the short convolution with SiLU, symmetric or causal."""

@@ -6,6 +6,9 @@ import os
 
 import torch
 
+MAX_TAPS = 9
+"""Of a convolution: the backward unrolls taps x taps reads."""
+
 
 def interpreted() -> bool:
     """Triton's interpreter is on: kernels run as Python on the CPU, for tests."""

@@ -1,0 +1,66 @@
+"""Short depthwise convolution with SiLU in Triton: lays out the launches.
+
+Shapes: B batch, L positions, C channels, k taps.
+"""
+
+from typing import Any
+
+import triton
+from torch import Tensor
+
+from lightning_modules.kernels.triton import conv_kernels as kernels
+
+POSITIONS, BLOCK = 32, 64
+"""Of a program's tile; its channels are 128 or 256 bytes in a row."""
+
+
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None, pad_left: int, silu: bool) -> Tensor:
+    """x: (B, L, C); weight (C, k), bias (C,) float32 -> (B, L, C) in x's dtype, computed in float32."""
+    x, weight = _rows(x), weight.contiguous()
+    y = x.new_empty(x.shape)
+    kernels.conv_forward[_grid(x)](
+        *(x, weight, weight if bias is None else bias.contiguous(), y),
+        *(*x.shape[1:], x.stride(0), x.stride(1)),
+        **_options(weight, bias, pad_left, silu),
+    )
+    return y
+
+
+def backward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, grad_y: Tensor, pad_left: int, silu: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradients of x, weight and bias. Deterministic: tiles leave sums of their own, added in a fixed order."""
+    x, weight, grad_y = _rows(x), weight.contiguous(), _rows(grad_y)
+    grid, (batch, length, channels), taps = _grid(x), x.shape, weight.shape[1]
+    grad_x = x.new_empty(x.shape)
+    grad_weight = weight.new_empty(batch * grid[1], taps, channels)
+    grad_bias = None if bias is None else bias.new_empty(batch * grid[1], channels)
+    kernels.conv_backward[grid](
+        *(x, weight, weight if bias is None else bias.contiguous(), grad_y),
+        *(grad_x, grad_weight, grad_weight if grad_bias is None else grad_bias),
+        *(length, channels, x.stride(0), x.stride(1), grad_y.stride(0), grad_y.stride(1)),
+        **_options(weight, bias, pad_left, silu),
+    )
+    return grad_x, grad_weight.sum(0).T.contiguous(), None if grad_bias is None else grad_bias.sum(0)
+
+
+def _grid(x: Tensor) -> tuple[int, int, int]:
+    batch, length, channels = x.shape
+    return triton.cdiv(channels, BLOCK), triton.cdiv(length, POSITIONS), batch
+
+
+def _options(weight: Tensor, bias: Tensor | None, pad_left: int, silu: bool) -> dict[str, Any]:
+    """Compile-time constants that both kernels share."""
+    return {
+        "PAD_LEFT": pad_left,
+        "TAPS": weight.shape[1],
+        "BIAS": bias is not None,
+        "SILU": silu,
+        "POSITIONS": POSITIONS,
+        "BLOCK": BLOCK,
+    }
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """The tensor with contiguous channels; other strides are free."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
