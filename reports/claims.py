@@ -1,8 +1,9 @@
 """Judges the papers' claims by measured numbers: supported, contradicted, undecided or not measured, with evidence.
 
-A claim about axes that it does not mention is judged once for every combination of their labels; one contradiction
-contradicts it. Support needs every comparison at 95%, a contradiction one that stands out among all that were made.
-Where the quantity a claim speaks of was not measured, the named stand-in is used, and said so.
+A claim about axes that it does not mention is judged once for every combination of their labels that has the rows it
+names; one contradiction contradicts it. Support needs every comparison at 95%, a contradiction one that stands out
+among all that were made. Where the quantity a claim speaks of was not measured, the named stand-in is used, and said
+so. Times of separate runs decide nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Literal
 
 from reports.aggregate import Row, select, shared_labels
 from reports.quantities import STAND_INS, quantity
+from reports.ranking import TIMED_APART, timed_apart
 from reports.records import named
 from reports.reference import Claim, ReferenceTable
 from reports.uncertainty import compare, correlation_interval, kendall_tau, pearson
@@ -52,6 +54,8 @@ class _Ground:
     metric: str
     contexts: int = 1
     """Judgements of the same claim beside this one, itself included."""
+    is_stand_in: bool = False
+    """The metric stands in for the one that the claim speaks of."""
 
     @property
     def sign(self) -> int:
@@ -85,7 +89,7 @@ def judge(claim: Claim, rows: Sequence[Row]) -> Verdict:
     known = {axis for row in rows for axis in row.labels}
     if missing := sorted((axes | set(claim.where)) - known):
         return Verdict(claim, "not measured", (f"this sweep does not vary {', '.join(missing)}",))
-    rows = select(rows, claim.where)
+    rows = [row for row in rows if all(row.labels.get(axis) in labels for axis, labels in claim.where.items())]
     metric = _metric(claim.metric, rows)
     stand_in = quantity(metric).plain if metric != claim.metric else ""
     contexts: dict[tuple[tuple[str, str], ...], list[Row]] = {}
@@ -93,10 +97,16 @@ def judge(claim: Claim, rows: Sequence[Row]) -> Verdict:
         rest = tuple((axis, label) for axis, label in row.labels.items() if axis not in axes)
         contexts.setdefault(() if claim.kind == "correlation" else rest, []).append(row)
     if not contexts:
-        where = ", ".join(named(axis, label) for axis, label in claim.where.items())
+        where = ", ".join(" or ".join(named(axis, label) for label in labels) for axis, labels in claim.where.items())
         return Verdict(claim, "not measured", (f"no row of {where} at this scale",))
-    verdicts = [_JUDGES[claim.kind](claim, _Ground(inside, metric, len(contexts))) for inside in contexts.values()]
-    return replace(_combine(claim, verdicts), stand_in=stand_in)
+    grounds = [inside for inside in contexts.values() if _has_all(claim, inside)] or list(contexts.values())
+    verdicts = [
+        _JUDGES[claim.kind](claim, _Ground(inside, metric, len(grounds), metric != claim.metric)) for inside in grounds
+    ]
+    verdict = replace(_combine(claim, verdicts), stand_in=stand_in)
+    if verdict.judgement != "not measured" and timed_apart(rows, metric):
+        return replace(verdict, judgement="undecided", evidence=(TIMED_APART, *verdict.evidence), tau=None)
+    return verdict
 
 
 def agreement(table: ReferenceTable, column: str, rows: Sequence[Row], metric: str) -> tuple[float | None, int]:
@@ -116,6 +126,12 @@ def _axes_of(claim: Claim) -> set[str]:
     if claim.kind == "best":
         return {claim.axis}
     return {axis for labels in (*claim.order, claim.left, claim.right) for axis in labels}
+
+
+def _has_all(claim: Claim, rows: Sequence[Row]) -> bool:
+    """Whether the sweep has, at this scale, every row that the claim names, measured or not."""
+    best = {claim.axis: claim.label} if claim.kind == "best" else {}
+    return all(select(rows, labels) for labels in (*claim.order, claim.left, claim.right, best) if labels)
 
 
 def _metric(name: str, rows: Sequence[Row]) -> str:
@@ -193,12 +209,15 @@ def _similar(claim: Claim, ground: _Ground) -> Verdict:
     if left is None or right is None or difference is None:
         return Verdict(claim, "not measured")
     assert claim.tolerance is not None
-    base = abs(right.value(ground.metric).mean or 0.0)
+    floor = _floor(right, ground.metric) if ground.is_stand_in else 0.0
+    base = abs((right.value(ground.metric).mean or 0.0) - floor)
     worse, bound = difference.delta * ground.sign, claim.tolerance * base
     off = worse if claim.or_better else abs(worse)
     shown = ground.show(left, right)
+    above = f" of what lies above real images ({quantity(ground.metric).text(floor)})" if floor else ""
     text = (
-        f"{shown}: {worse / base if base else 0:+.1%} (+ is worse), tolerance {claim.tolerance:.0%}; {difference.text}"
+        f"{shown}: {worse / base if base else 0:+.1%}{above} (+ is worse), tolerance {claim.tolerance:.0%}; "
+        f"{difference.text}"
     )
     judgement: Judgement = "undecided"
     if difference.one_training_each:
@@ -209,6 +228,13 @@ def _similar(claim: Claim, ground: _Ground) -> Verdict:
     elif wider is not None and off - wider > bound:
         judgement = "contradicted"
     return Verdict(claim, judgement, (text,))
+
+
+def _floor(row: Row, metric: str) -> float:
+    """What as many real images get in the place of samples, where that was measured; else 0. A distance on other
+    features than Inception's lies so far above 0 that a share of it means nothing."""
+    floors = [record.protocol.get("floor", {}).get(metric) for record in row.measured]
+    return max((floor for floor in floors if isinstance(floor, int | float)), default=0.0)
 
 
 def _ratio(claim: Claim, ground: _Ground) -> Verdict:
@@ -245,13 +271,13 @@ def _bounds(claim: Claim) -> tuple[float | None, float | None]:
 
 def _correlation(claim: Claim, ground: _Ground) -> Verdict:
     points = [(row.value(claim.x).mean, row.value(ground.metric).mean) for row in ground.rows]
-    have = [(x, y) for x, y in points if x is not None and y is not None]
+    have = [(math.log(x) if claim.log else x, y) for x, y in points if x is not None and y is not None]
     r = pearson([x for x, _ in have], [y for _, y in have])
     if r is None:
         return Verdict(claim, "not measured", (f"{len(have)} of {len(ground.rows)} rows measured; three are needed",))
     low, high = _bounds(claim)
     inside = (low is None or r >= low) and (high is None or r <= high)
-    text = f"r = {r:.4f} over {len(have)} rows"
+    text = f"r = {r:.4f} over {len(have)} rows{', by the logarithm' if claim.log else ''}"
     if claim.value is not None:
         text += f", published {claim.value}"
     if len(have) < 4:

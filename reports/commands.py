@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.terminal import console
+from reports.provenance import report_version
 from reports.subject import Subject, load_subject
 
 if TYPE_CHECKING:
@@ -65,8 +66,15 @@ def report(
 
 
 def is_current(subject: Subject, index: Path) -> bool:
-    """Whether every cell is done and the page was written after the last of their results."""
+    """Whether every cell is done, and the page was written after the last of their results, by this code, with these
+    claims."""
     if not index.exists() or any(record.reason or not record.works for record in subject.records):
+        return False
+    try:
+        made_by = json.loads(index.with_name("provenance.json").read_text(encoding="utf-8")).get("report_version")
+    except (OSError, ValueError):
+        return False
+    if made_by != report_version(subject):
         return False
     results = [work.result_path for record in subject.records for work in record.works]
     return all(path.exists() and path.stat().st_mtime < index.stat().st_mtime for path in results)

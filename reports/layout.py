@@ -234,12 +234,15 @@ def _own_claim(claim: Claim, axes: Mapping[str, Sequence[str]]) -> Claim:
     """A claim that was written for this sweep: what it names must be here."""
     _known_metric(claim.metric, "claims")
     best = {claim.axis: claim.label} if claim.axis else {}
-    for labels in (best, claim.left, claim.right, claim.where, *claim.order):
-        for axis, label in labels.items():
-            if axis not in axes:
-                raise unknown("axis in report.claims:", axis, axes)
-            if label not in axes[axis]:
-                raise unknown(f"label of {axis} in report.claims:", label, axes[axis])
+    named = [
+        (axis, label) for labels in (best, claim.left, claim.right, *claim.order) for axis, label in labels.items()
+    ]
+    named += [(axis, label) for axis, labels in claim.where.items() for label in labels]
+    for axis, label in named:
+        if axis not in axes:
+            raise unknown("axis in report.claims:", axis, axes)
+        if label not in axes[axis]:
+            raise unknown(f"label of {axis} in report.claims:", label, axes[axis])
     return claim
 
 

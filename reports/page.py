@@ -19,6 +19,7 @@ from reports.formats import grouped
 from reports.guard import baseline_of
 from reports.provenance import origin_lines
 from reports.quantities import quantity
+from reports.ranking import TIMED_APART, timed_apart
 from reports.reference import ReferenceTable
 from reports.samples import Samples, strip
 from reports.subject import Subject
@@ -175,14 +176,14 @@ def _differences(subject: Subject) -> list[dict[str, Any]]:
         for column in subject.layout.columns:
             if column.better == "none" or base is None:
                 continue
-            found = compare(row, base, column.metric)
+            found, apart = compare(row, base, column.metric), timed_apart((row, base), column.metric)
             text = DASH if found is None else f"{found.delta * column.scale:+{column.format}}"
             deltas.append(
                 {
                     "text": text,
-                    "faint": found is None or not found.distinguishable or found.one_training_each,
-                    "verdict": _verdict(found),
-                    "method": found.text if found else "not measured",
+                    "faint": found is None or apart or not found.distinguishable or found.one_training_each,
+                    "verdict": "timed apart" if apart else _verdict(found),
+                    "method": TIMED_APART if apart else found.text if found else "not measured",
                 }
             )
         lines.append(

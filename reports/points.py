@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from reports.aggregate import Row, row_name, select
 from reports.layout import Figure
 from reports.quantities import quantity
+from reports.ranking import timed_apart
 from reports.records import named
 from reports.style import WIDTH, colour, marker
 from reports.tables import axis_label, axis_title
@@ -60,9 +62,27 @@ def draw_points(plt: Any, figure: Figure, rows: Sequence[Row]) -> Drawing | None
     return drawing if drawn else None
 
 
+def has_front(figure: Figure, rows: Sequence[Row]) -> bool:
+    """Whether the Pareto front is drawn: not between times of separate runs, beside which other work may have run."""
+    return figure.kind == "pareto" and not times_apart(figure, rows)
+
+
+def times_apart(figure: Figure, rows: Sequence[Row]) -> bool:
+    """Whether any axis shows times of separate runs."""
+    return any(timed_apart(rows, name) for name in (figure.x, *figure.beside, figure.y))
+
+
 def names_front(figure: Figure, rows: Sequence[Row]) -> bool:
     """Whether the rows on the front are named: where a crowd of rows is not."""
     return not figure.colour and not figure.panels and len(_points(figure, rows)) > CROWD
+
+
+def families(figure: Figure, points: Points) -> dict[str, Points]:
+    """The points of each colour; all together where the figure gives none."""
+    result: dict[str, Points] = {}
+    for point in points:
+        result.setdefault(point[0].labels.get(figure.colour, ""), []).append(point)
+    return result
 
 
 class _Looks:
@@ -119,8 +139,8 @@ def _panel(axes: Axes, figure: Figure, rows: Sequence[Row], looks: _Looks) -> bo
     axes.set_xlabel(axis_label(quantity(figure.x)))
     axes.set_ylabel(axis_label(up))
     if figure.fit:
-        _fit(axes, points)
-    if figure.kind == "pareto":
+        _fit(axes, figure, points, looks)
+    if has_front(figure, rows):
         front = _front(points, -1 if up.better == "higher" else 1)
         for row, x, y in front if names_front(figure, rows) else ():
             _name(axes, row_name(row, rows), x, y, 8)
@@ -169,22 +189,24 @@ def untangle(drawing: Drawing) -> None:
 
 def _join(axes: Axes, figure: Figure, points: Points, looks: _Looks) -> None:
     """A thin line between the points of one colour: what differs between them is the marker's axis."""
-    families: dict[str, Points] = {}
-    for point in points:
-        families.setdefault(point[0].labels.get(figure.colour, ""), []).append(point)
-    for members in families.values():
+    for members in families(figure, points).values():
         xs, ys = [x for _, x, _ in members], [y for _, _, y in members]
         axes.plot(xs, ys, color=looks.of(members[0][0])[0], linewidth=1.0, alpha=0.5, zorder=1)
 
 
-def _fit(axes: Axes, points: Points) -> None:
-    xs, ys = [x for _, x, _ in points], [y for _, _, y in points]
-    if (r := pearson(xs, ys)) is None:
-        return
-    slope = r * statistics.stdev(ys) / statistics.stdev(xs)
-    ends = [min(xs), max(xs)]
-    line = [statistics.fmean(ys) + slope * (x - statistics.fmean(xs)) for x in ends]
-    axes.plot(ends, line, "--", color=axes.xaxis.label.get_color(), linewidth=1.1, zorder=0, label=f"r = {r:.3f}")
+def _fit(axes: Axes, figure: Figure, points: Points, looks: _Looks) -> None:
+    """Least squares on the axes as drawn, a line for each colour."""
+    for label, members in families(figure, points).items():
+        xs, ys = [x for _, x, _ in members], [y for _, _, y in members]
+        at = [math.log(x) for x in xs] if "x" in figure.log else xs
+        if (r := pearson(at, ys)) is None:
+            continue
+        slope = r * statistics.stdev(ys) / statistics.stdev(at)
+        ends = [xs.index(min(xs)), xs.index(max(xs))]
+        line = [statistics.fmean(ys) + slope * (at[i] - statistics.fmean(at)) for i in ends]
+        name = f"{named(figure.colour, label)}, r = {r:.3f}" if label else f"r = {r:.3f}"
+        ink = looks.of(members[0][0])[0] if label else axes.xaxis.label.get_color()
+        axes.plot([xs[i] for i in ends], line, "--", color=ink, linewidth=1.1, zorder=0, label=name)
 
 
 def _front(points: Points, sign: int) -> Points:

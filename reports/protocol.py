@@ -17,10 +17,11 @@ def protocol_notes(records: Sequence[Record], shown: Collection[str]) -> list[st
     """
     notes: list[str] = []
     prompts: dict[str, list[Record]] = {}
+    timed = [record for record in records if record.benchmark and record.protocol]
+    if timed:
+        notes.append(_timing_note(timed))
     for record in records:
-        if record.benchmark and record.protocol:
-            notes.append(_timing_note(record))
-        elif record.protocol:
+        if record.protocol and not record.benchmark:
             notes.append(_measuring_note(record, shown))
             prompts.setdefault(str(record.protocol.get("prompts", "")), []).append(record)
     common = shared_labels(rows_of(records)) if records else {}
@@ -52,8 +53,15 @@ def _measuring_note(record: Record, shown: Collection[str]) -> str:
     return "; ".join(parts) + "."
 
 
-def _timing_note(record: Record) -> str:
-    """How a benchmark was timed, and on what."""
-    hardware = record.run_result.get("provenance", {}).get("hardware", {})
-    processor = ", ".join(hardware.get("gpus") or [f"{hardware.get('cpu')}, {record.protocol.get('threads')} threads"])
-    return f"Medians of 3 to 41 repetitions, in turns where rows are compared, with random weights, on {processor}."
+def _timing_note(records: Sequence[Record]) -> str:
+    """How benchmarks were timed, on what, and how busy it was before."""
+    machines: dict[str, None] = {}
+    for record in records:
+        hardware = record.run_result.get("provenance", {}).get("hardware", {})
+        threads = record.protocol.get("threads")
+        machines[", ".join(hardware.get("gpus") or [f"{hardware.get('cpu')}, {threads} threads"])] = None
+    rounds = [count for record in records for count in record.protocol.get("rounds", {}).values()]
+    medians = f"Medians of {min(rounds)} to {max(rounds)} repetitions" if rounds else "Medians"
+    loads = [load for record in records if (load := record.protocol.get("load_before")) is not None]
+    load = f"; the system's load before was {min(loads):.1f} to {max(loads):.1f}" if loads else ""
+    return f"{medians}, in turns where rows are compared, with random weights, on {' and '.join(machines)}{load}."

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from reports.records import Record
@@ -14,6 +17,7 @@ def provenance(subject: Subject) -> dict[str, Any]:
     measured = [record for record in subject.records if not record.reason]
     return {
         "schema": 1,
+        "report_version": report_version(subject),
         "sweep": subject.name,
         "scale": subject.scale,
         "command": subject.command,
@@ -58,6 +62,21 @@ def provenance(subject: Subject) -> dict[str, Any]:
             for f in subject.flags
         ],
     }
+
+
+def report_version(subject: Subject) -> str:
+    """Hash of what a report is made of beside its results: its layout with the claims and the paper's numbers, and the
+    code that makes it."""
+    return hashlib.sha256(f"{subject.title}{subject.layout}{_code_hash()}".encode()).hexdigest()[:16]
+
+
+@cache
+def _code_hash() -> str:
+    digest = hashlib.sha256()
+    folder = Path(__file__).parent
+    for path in (*sorted(folder.glob("*.py")), *sorted((folder / "templates").iterdir())):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def numbers(subject: Subject) -> list[dict[str, Any]]:

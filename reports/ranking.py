@@ -12,6 +12,11 @@ from reports.quantities import is_time
 from reports.records import named
 from reports.uncertainty import compare
 
+AT_95 = "at 95%, all rows of a column together"
+"""How sure a difference is that a table does not take for noise: Bonferroni, since the best one is chosen by the same
+numbers."""
+TIMED_APART = "times of separate runs, beside which other work may have run, decide nothing"
+
 
 @dataclass(frozen=True)
 class Rank:
@@ -19,7 +24,7 @@ class Rank:
 
     place: Literal["", "best", "second"] = ""
     tied: bool = False
-    """The difference to the best is within the noise."""
+    """The difference to the best is within the noise, as one of all differences to it in its column."""
 
 
 def contest_axes(layout: Layout, rows: Iterable[Row]) -> list[str]:
@@ -49,7 +54,8 @@ def rank_rows(peers: Sequence[tuple[int, Row]], column: Column) -> dict[int, Ran
     result = {}
     for index, row, mean in measured:
         difference = compare(row, best[1], column.metric)
-        tied = index != best[0] and difference is not None and difference.distinguishable is False
+        known = index != best[0] and difference is not None and difference.distinguishable is not None
+        tied = bool(known and difference and not difference.stands_among(len(measured) - 1))
         place: Literal["", "best", "second"] = (
             "best" if mean == values[0] else "second" if mean == values[1] and len(measured) > 2 else ""
         )

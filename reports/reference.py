@@ -72,14 +72,16 @@ class Claim:
     """kind order: rows from best to worst."""
     left: Mapping[str, str] = field(default_factory=dict)
     right: Mapping[str, str] = field(default_factory=dict)
-    where: Mapping[str, str] = field(default_factory=dict)
-    """Only rows with these labels are looked at."""
+    where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Only rows with one of these labels are looked at: the conditions under which the paper says it."""
     x: str = ""
     """kind correlation: the other quantity."""
+    log: bool = False
+    """kind correlation: over the logarithm of x."""
     value: float | None = None
     """The published ratio or correlation."""
     tolerance: float | None = None
-    """Relative deviation that still agrees."""
+    """Relative deviation that still agrees; of a stand-in that has a floor, relative to what lies above it."""
     or_better: bool = False
     """kind similar: being better than the right-hand row by any amount agrees too."""
     at_least: float | None = None
@@ -224,8 +226,12 @@ def parse_claim(raw: Any, place: str) -> Claim:
     if values["kind"] not in get_args(ClaimKind):
         raise unknown("kind of claim", values["kind"], get_args(ClaimKind))
     body.keys(*basic, *REQUIRED[values["kind"]], optional=names)
-    for key in ("left", "right", "where"):
+    for key in ("left", "right"):
         values[key] = _labels(values.get(key, {}))
+    values["where"] = {
+        str(axis): tuple(map(label_of, labels if isinstance(labels, list) else [labels]))
+        for axis, labels in values.get("where", {}).items()
+    }
     values["order"] = tuple(_labels(item) for item in values.get("order", ()))
     values["label"] = label_of(values.get("label", ""))
     claim = Claim(**values)

@@ -22,8 +22,18 @@ def search_notes(records: Sequence[Record]) -> list[str]:
         ((metric, value),) = record.search["metrics"].items()
         known, trials = quantity(metric), len(record.search["trials"])
         judged = f"{known.plain} {known.text(value)} on other samples than the table's"
-        notes.append(f"{record.name}: {chosen}, the best of {trials} trials ({judged}).")
+        at_end = "; the end of what was tried" if _at_end(record) else ""
+        notes.append(f"{record.name}: {chosen}, the best of {trials} trials ({judged}){at_end}.")
     return notes
+
+
+def _at_end(record: Record) -> bool:
+    """Whether a chosen number is the smallest or the largest that was tried: a better one may lie beyond."""
+    for key, value in record.search["chosen"].items():
+        tried = [trial["params"][key] for trial in record.search["trials"] if key in trial["params"]]
+        if isinstance(value, int | float) and len(set(tried)) > 1 and value in (min(tried), max(tried)):
+            return True
+    return False
 
 
 def _summary(records: Sequence[Record]) -> str:
@@ -32,7 +42,9 @@ def _summary(records: Sequence[Record]) -> str:
     counts = sorted({len(record.search["trials"]) for record in records})
     trials = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     names = ", ".join(quantity(f"{CHOSEN}{key}").plain.removesuffix(" chosen") for key in keys)
+    ends = sum(_at_end(record) for record in records)
+    beyond = f" {ends} of {len(records)} chose the end of what was tried." if ends else ""
     return (
         f"{names}: each row's own best of {trials} trials, judged by {', '.join(metrics)} on other samples than the "
-        "table's."
+        f"table's.{beyond}"
     )

@@ -18,7 +18,7 @@ from reports.equal_code import Evidence, alike, equality_notes, find_evidence
 from reports.guard import ISO, Flag, OneFactor, baseline_of, guard, one_factor
 from reports.layout import Layout, parse_layout
 from reports.protocol import protocol_notes
-from reports.ranking import timed_apart
+from reports.ranking import AT_95, timed_apart
 from reports.records import Record, collect, named
 from reports.searches import search_notes
 from reports.tables import Table, build_table
@@ -168,18 +168,20 @@ class Subject:
         for column in self.layout.columns:
             if column.better == "none" or timed_apart(self.rows, column.metric):
                 continue
-            names, compared = [], 0
+            differences = []
             for item in self.one_factor:
                 row = self.rows[item.row]
                 base = baseline_of(row, self.rows, self.layout.baseline)
-                difference = compare(row, base, column.metric) if base else None
-                compared += difference is not None
-                if difference and difference.distinguishable is False:
-                    names.append(row_name(row, self.rows))
-            listed = ", ".join(names) if len(names) <= LISTED else f"{len(names)} of {compared} rows"
+                if base and (difference := compare(row, base, column.metric)):
+                    differences.append((row_name(row, self.rows), difference))
+            judged = [(name, found) for name, found in differences if found.distinguishable is not None]
+            names = [name for name, found in judged if not found.stands_among(len(judged))]
+            listed = ", ".join(names) if len(names) <= LISTED else f"{len(names)} of {len(differences)} rows"
             found += [f"{column.plain} of {listed}"] if names else []
         name = self.baseline
-        return [f"Not distinguishable from the baseline, {name}, at 95%: {'; '.join(found)}."] if found else []
+        if not found:
+            return []
+        return [f"Not distinguishable from the baseline, {name}, {AT_95}: {'; '.join(found)}."]
 
     @cached_property
     def agreements(self) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Literal
 from reports.aggregate import Row, Value, select
 from reports.layout import Column, Layout
 from reports.quantities import EXACT, Quantity, is_cost
-from reports.ranking import Rank, contest_axes, rank_rows, timed_apart
+from reports.ranking import AT_95, Rank, contest_axes, rank_rows, timed_apart
 from reports.reference import ReferenceTable
 
 ARROWS = {"lower": "↓", "higher": "↑", "none": ""}
@@ -239,7 +239,7 @@ def _reading_notes(layout: Layout, rows: Sequence[TableRow]) -> Iterable[str]:
     entries = [entry for row in rows for entry in row.entries]
     cells = [cell for row in rows for cell in row.cells]
     if any(entry.rank for entry in entries):
-        tied = "; = not distinguishable from the best at 95%" if any(entry.tied for entry in entries) else ""
+        tied = f"; = not distinguishable from the best {AT_95}" if any(entry.tied for entry in entries) else ""
         alike = [axis_title(axis).lower() for axis in contest_axes(layout, cells)]
         within = f" at equal {' and '.join(alike)}" if alike else " within a group" if layout.group else ""
         yield f"Bold is best, underlined second{within}{tied}."

@@ -17,7 +17,7 @@ import torch
 from experiments.benchmarks.bench import Row
 
 Contenders = Mapping[str, Callable[[], Any]]
-FEWEST_ROUNDS, MOST_ROUNDS = 3, 41
+FEWEST_ROUNDS, MOST_ROUNDS = 6, 41  # fewer than six have no 95 % interval of the median
 
 
 def interleave(
@@ -98,7 +98,13 @@ def in_turns(
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
-    """A 95 % interval of the median from ranks alone (sign test); the extremes where there are fewer than 6 values."""
+    """A 95 % interval of the median from ranks alone (sign test).
+
+    Args:
+        values: at least 6; the extremes of fewer do not cover the median so often.
+    """
+    if len(values) < FEWEST_ROUNDS:
+        raise ValueError(f"{len(values)} values have no 95 % interval of the median: {FEWEST_ROUNDS} are needed.")
     ordered, count = sorted(values), len(values)
     below, cut = 0.0, 0  # probability that at most `cut` values lie on one side of the median
     while cut < count // 2 and below + math.comb(count, cut) * 0.5**count <= 0.025:

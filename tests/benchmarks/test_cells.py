@@ -17,7 +17,7 @@ from experiments.benchmarks.cells.base import Phase
 from experiments.benchmarks.cells.layer import build_layer
 from experiments.benchmarks.config import LayerBenchmarkConfig
 from experiments.benchmarks.contest import measure
-from experiments.benchmarks.measure import median_interval
+from experiments.benchmarks.measure import FEWEST_ROUNDS, median_interval
 from experiments.config import RunConfig, load_config, preset_names
 from experiments.errors import CellError, UserError
 from experiments.identity import benchmark_id, run_id
@@ -57,7 +57,7 @@ def test_contenders_take_turns_and_are_measured_once(tmp_path: Path) -> None:
     results = [work.result() for work in works]
     assert results[0] and results[1] and results[0]["protocol"]["in_turns_with"] == [works[1].id]
     assert results[0]["seconds"].keys() == {"forward", "training"}
-    assert {len(values) for result in results for values in result["seconds"].values()} == {3}
+    assert {len(values) for result in results for values in result["seconds"].values()} == {FEWEST_ROUNDS}
     assert results[1]["provenance"]["backends"]["selective_scan"], "the kernel that ran is named"
     before = works[0].result_path.stat().st_mtime_ns
     measure(pair)
@@ -142,5 +142,7 @@ def test_two_measurements_on_one_machine_wait_for_each_other(tmp_path: Path) -> 
 
 
 def test_interval_of_the_median() -> None:
-    assert median_interval([3.0, 1.0, 2.0]) == (1.0, 3.0)
+    assert median_interval([3.0, 1.0, 2.0, 6.0, 5.0, 4.0]) == (1.0, 6.0)  # covers with 1 - 2 / 64
+    with pytest.raises(ValueError, match="3 values have no 95 % interval"):
+        median_interval([3.0, 1.0, 2.0])
     assert median_interval([float(i) for i in range(1, 42)]) == (14.0, 28.0)  # ranks 14 and 28 of 41: sign test

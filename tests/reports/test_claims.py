@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from experiments.store import Benchmark
 from reports.aggregate import Row
-from reports.claims import agreement, judge
+from reports.claims import Verdict, agreement, judge
 from reports.records import Record
 from reports.reference import Claim, load_table, parse_claim
 
+TIMED = Benchmark(Path("benchmarks/fake"))
 
-def rows(values: dict[str, list[float]], metric: str = "fd_efflite0", axis: str = "scheme", **fixed: str) -> list[Row]:
+
+def rows(
+    values: dict[str, list[float]],
+    metric: str = "fd_efflite0",
+    axis: str = "scheme",
+    benchmark: Benchmark | None = None,
+    **fixed: str,
+) -> list[Row]:
     result = []
     for name, samples in values.items():
         labels = {axis: name, **fixed}
         records = [
-            Record(f"{name}{seed}", labels, {}, seed, "r", "e", metrics={metric: value})
+            Record(f"{name}{seed}", labels, {}, seed, "r", "e", metrics={metric: value}, benchmark=benchmark)
             for seed, value in enumerate(samples)
         ] or [Record(name, labels, {}, 0, "r", "e", reason="not run")]
         result.append(Row(labels, tuple(records)))
@@ -118,15 +128,15 @@ def test_ratio_of_exact_counts(left: list[float], verdict: str) -> None:
 
 def test_ratio_with_a_bound() -> None:
     faster = claim("ratio", "seconds_per_image", left={"scheme": "a"}, right={"scheme": "b"}, at_least=1.5)
-    assert (
-        judge(faster, rows({"a": [3.0, 3.01, 3.02], "b": [1.0, 1.01, 1.02]}, "seconds_per_image")).judgement
-        == "supported"
-    )
-    assert (
-        judge(faster, rows({"a": [1.2, 1.21, 1.22], "b": [1.0, 1.01, 1.02]}, "seconds_per_image")).judgement
-        == "contradicted"
-    )
-    assert judge(faster, rows({"a": [3.0], "b": [1.0]}, "seconds_per_image")).judgement == "undecided"
+
+    def judged(a: list[float], b: list[float], benchmark: Benchmark | None = TIMED) -> Verdict:
+        return judge(faster, rows({"a": a, "b": b}, "seconds_per_image", benchmark=benchmark))
+
+    assert judged([3.0, 3.01, 3.02], [1.0, 1.01, 1.02]).judgement == "supported"
+    assert judged([1.2, 1.21, 1.22], [1.0, 1.01, 1.02]).judgement == "contradicted"
+    assert judged([3.0], [1.0]).judgement == "undecided"
+    apart = judged([3.0, 3.01, 3.02], [1.0, 1.01, 1.02], benchmark=None)
+    assert apart.judgement == "undecided" and "separate runs" in apart.evidence[0]
 
 
 def test_a_ratio_has_the_noise_of_both_in_it() -> None:
@@ -135,12 +145,13 @@ def test_a_ratio_has_the_noise_of_both_in_it() -> None:
 
     def timed(name: str, value: float, reach: float) -> Row:
         metrics = {f"forward_seconds{e}": value + s * reach for e, s in (("", 0), ("_low", -1), ("_high", 1))}
-        return Row({"scheme": name}, (Record(name, {"scheme": name}, {}, 0, "", "e", metrics=metrics),))
+        record = Record(name, {"scheme": name}, {}, 0, "", "e", metrics=metrics, benchmark=TIMED)
+        return Row({"scheme": name}, (record,))
 
     assert judge(claimed, [timed("a", 4.0, 0.04), timed("b", 0.1, 0.008)]).judgement == "undecided"
     assert judge(claimed, [timed("a", 4.0, 0.04), timed("b", 0.1, 0.001)]).judgement == "supported"
     both = judge(replace(claimed, at_most=42), [timed("a", 4.0, 0.04), timed("b", 0.1, 0.003)])
-    said = "is 40, claimed at least 38 (yes) and at most 42 (yes); one seed; bootstrap interval"
+    said = "is 40, claimed at least 38 (yes) and at most 42 (yes); interval over repetitions"
     assert both.judgement == "supported" and both.evidence[0].endswith(said)
     both = judge(replace(claimed, at_most=41), [timed("a", 4.0, 0.04), timed("b", 0.1, 0.003)])
     assert both.judgement == "undecided" and "at least 38 (yes) and at most 41 (within the noise)" in both.evidence[0]
@@ -173,7 +184,7 @@ def test_correlation() -> None:
     falls = load_table("aim.figure6").claim("fid_correlates_with_parameters")
 
     def sized(pairs: list[tuple[float, float]]) -> list[Row]:
-        labels = [{"size": str(p), **falls.where} for p, _ in pairs]
+        labels = [{"size": str(p), "model": "aim"} for p, _ in pairs]
         found = [{falls.x: p, "fid": f} for p, f in pairs]
         return [Row(a, (Record(a["size"], a, {}, 0, "r", "e", b),)) for a, b in zip(labels, found, strict=True)]
 
@@ -183,6 +194,42 @@ def test_correlation() -> None:
     assert judge(falls, sized([(size, size + size % 2) for size in range(1, 9)])).judgement == "contradicted"
     assert judge(falls, sized([(1, 4), (2, 3), (3, 2)])).judgement == "undecided"
     assert judge(falls, sized([(1, 4), (2, 3)])).judgement == "not measured"
+    published = [(row.values["parameters"], row.values["fid"]) for row in load_table("aim.figure6").rows]
+    found = judge(falls, sized([(p, f) for p, f in published if p and f]))
+    assert found.judgement == "supported" and found.evidence[0].startswith("r = -0.987")
+
+
+def test_a_context_that_lacks_a_named_row_is_left_out() -> None:
+    """AiM-1B has no LlamaGen of its size: that is no reason to leave the others undecided."""
+    order = claim("order", order=[{"scheme": "a"}, {"scheme": "b"}])
+    pairs = [*rows({"a": GOOD, "b": WORSE}, size="B"), *rows({"a": GOOD, "b": WORSE}, size="L")]
+    assert judge(order, [*pairs, *rows({"a": GOOD}, size="1B")]).judgement == "supported"
+    assert judge(order, [*pairs, *rows({"a": GOOD, "b": []}, size="1B")]).judgement == "undecided"
+    assert judge(order, rows({"a": GOOD}, size="1B")).judgement == "not measured"
+
+
+def test_a_claim_may_hold_under_several_conditions() -> None:
+    some = claim("best", axis="scheme", label="a", where={"size": ["B", "L"]})
+    agree = [*rows({"a": GOOD, "b": WORSE}, size="B"), *rows({"a": GOOD, "b": WORSE}, size="L")]
+    assert judge(some, [*agree, *rows({"a": WORSE, "b": GOOD}, size="XL")]).judgement == "supported"
+    assert judge(some, rows({"a": GOOD, "b": WORSE}, size="XL")).evidence == ("no row of B or L at this scale",)
+
+
+def test_a_stand_in_is_alike_within_a_share_of_what_lies_above_real_images() -> None:
+    """4 of 104 are 3.8 %, but 40 % of the 10 above the floor; of FID itself the floor is next to nothing."""
+
+    def floored(metric: str) -> list[Row]:
+        found = rows({"a": [108.0, 108.1, 108.2], "b": [104.0, 104.1, 104.2]}, metric)
+        protocol = {"floor": {metric: 94.0}}
+        return [
+            Row(row.labels, tuple(replace(r, evaluation_result={"protocol": protocol}) for r in row.records))
+            for row in found
+        ]
+
+    similar = claim("similar", left={"scheme": "a"}, right={"scheme": "b"}, tolerance=0.1)
+    verdict = judge(similar, floored("fd_efflite0"))
+    assert verdict.judgement == "contradicted" and "of what lies above real images (94" in verdict.evidence[0]
+    assert judge(similar, floored("fid")).judgement == "supported"
 
 
 def test_agreement_with_the_published_order() -> None:

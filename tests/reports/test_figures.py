@@ -82,14 +82,41 @@ def test_numeric_axes_are_drawn_to_scale(tmp_path: Path) -> None:
 
 
 def test_the_pareto_front_holds_only_what_nothing_beats(tmp_path: Path) -> None:
-    times = {"group_v1": 0.01, "group_v2": 0.02, "serial_v1": 0.03, "serial_v2": 0.04}
+    sizes = {"group_v1": 1_000_000, "group_v2": 2_000_000, "serial_v1": 3_000_000, "serial_v2": 4_000_000}
     for cell in fakes.cells_of():
         scheme = cell.labels["hybrid_scheme"]
-        fakes.write_run(tmp_path, cell, fakes.FD[scheme], evaluation__metrics__seconds_per_image=times[scheme])
-    drawing = draw(Figure("pareto", "fd_efflite0", "seconds_per_image"), fakes.subject(tmp_path).rows)
-    assert drawing is not None
+        fakes.write_run(tmp_path, cell, fakes.FD[scheme], run__parameters=sizes[scheme])
+    figure, rows = Figure("pareto", "fd_efflite0", "parameters"), fakes.subject(tmp_path).rows
+    drawing = draw(figure, rows)
+    assert drawing is not None and "no row beats one on it" in caption(figure, rows)
     front = drawing.axes[0].lines[-1]
-    assert list(front.get_xdata()) == [10, 30, 40] and list(front.get_ydata()) == [131, 124, 112]
+    assert list(front.get_xdata()) == [1, 3, 4] and list(front.get_ydata()) == [131, 124, 112]
+
+
+def test_times_of_separate_runs_have_no_front(tmp_path: Path) -> None:
+    figure, rows = Figure("pareto", "fd_efflite0", "seconds_per_image"), fakes.finished(tmp_path).rows
+    drawing = draw(figure, rows)
+    assert drawing is not None and all(len(line.get_xdata()) == 1 for line in drawing.axes[0].lines)
+    assert "no front is drawn" in caption(figure, rows) and "Pareto front:" not in caption(figure, rows)
+
+
+def test_a_fit_is_a_line_for_each_colour_straight_on_the_axes_as_drawn(tmp_path: Path) -> None:
+    cells = [fakes.cell_of({"model": model, "size": size}) for model in "ab" for size in ("1", "2", "3")]
+    for number, cell in enumerate(cells):
+        size = 10 ** int(cell.labels["size"])
+        fakes.write_run(tmp_path, cell, 100.0 - number, run__parameters=size * 1_000_000)
+    report = {"rows": ["model", "size"], "columns": ["fd_efflite0"]}
+    rows = fakes.subject(tmp_path, cells, axes={"model": ["a", "b"], "size": ["1", "2", "3"]}, report=report).rows
+    figure = Figure("scatter", "fd_efflite0", "parameters", colour="model", marker="size", fit=True, log="x")
+    drawing = draw(figure, rows)
+    assert drawing is not None
+    fits = {line.get_label(): line for line in drawing.axes[0].lines if line.get_linestyle() == "--"}
+    assert list(fits) == ["a, r = -1.000", "b, r = -1.000"], "falls by one for ten times the parameters"
+    assert [list(line.get_ydata()) for line in fits.values()] == [
+        [pytest.approx(100), pytest.approx(98)],
+        [pytest.approx(97), pytest.approx(95)],
+    ]
+    assert "over the logarithm of x" in caption(figure, rows)
 
 
 def test_names_of_close_points_do_not_overlap() -> None:
@@ -231,7 +258,7 @@ def test_a_training_shared_by_rows_is_one_curve_without_a_legend(tmp_path: Path)
 
 def test_a_crowd_is_told_apart_by_its_axes_and_the_front_by_name(tmp_path: Path) -> None:
     rows = _grid(tmp_path, ("1", "2", "3"), ("5", "10", "20"))
-    figure = Figure("pareto", "fd_efflite0", "seconds_per_image")
+    figure = Figure("pareto", "fd_efflite0", "peak_memory_bytes")
     drawing = draw(figure, rows)
     assert drawing is not None
     legend = drawing.axes[0].get_legend()

@@ -22,7 +22,7 @@ def test_labels_are_written_as_yaml_has_them() -> None:
     block = {"rows": ["flip", "rate"], "columns": ["fid"], "baseline": {"flip": False}, "claims": [own]}
     layout = parse_layout(block, axes)
     assert layout.baseline == {"flip": "false"}
-    assert (layout.claims[0].label, layout.claims[0].where) == ("0.0001", {"flip": "true"})
+    assert (layout.claims[0].label, layout.claims[0].where) == ("0.0001", {"flip": ("true",)})
 
 
 def test_defaults_come_from_the_metric_registry() -> None:

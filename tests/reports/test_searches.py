@@ -10,8 +10,9 @@ from sweeps.definition import load_sweep
 from sweeps.varied import varied_keys
 
 
-def record(seed: int, trials: int = 3, searched: bool = True) -> Record:
-    found = {"chosen": {"sampler.guidance": 2.0}, "metrics": {"fd_efflite0": 99.94}, "trials": [{}] * trials}
+def record(seed: int, trials: int = 3, searched: bool = True, chosen: float = 2.0) -> Record:
+    tried = [{"params": {"sampler.guidance": 1.0 + number % 3}} for number in range(trials)]
+    found = {"chosen": {"sampler.guidance": chosen}, "metrics": {"fd_efflite0": 99.94}, "trials": tried}
     return Record(f"seed={seed}", {"model": "a"}, {}, seed, "r", "e", search=found if searched else {})
 
 
@@ -19,12 +20,19 @@ def test_a_few_searches_are_told_one_by_one() -> None:
     notes = search_notes([record(0), record(1, searched=False)])
     said = "a seed0: guidance 2.0, the best of 3 trials (FD-EffLite0 99.9 on other samples than the table's)."
     assert notes == [said]
+    (at_end,) = search_notes([record(0, chosen=3.0)])
+    assert at_end.endswith("the table's); the end of what was tried.")
 
 
 @pytest.mark.parametrize(("last", "said"), [(3, "best of 3 trials"), (8, "best of 3 to 8 trials")])
 def test_many_are_told_in_one_sentence(last: int, said: str) -> None:
     notes = search_notes([*(record(seed) for seed in range(LISTED)), record(LISTED, last)])
     assert len(notes) == 1 and said in notes[0] and notes[0].startswith("Guidance: each row's own")
+
+
+def test_choices_at_the_end_of_what_was_tried_are_counted() -> None:
+    (note,) = search_notes([*(record(seed) for seed in range(LISTED)), record(LISTED, chosen=3.0)])
+    assert note.endswith(f"1 of {LISTED + 1} chose the end of what was tried.")
 
 
 def test_what_the_cells_of_a_scale_bring_along_is_varied_and_what_the_scale_sets_for_all_is_not() -> None:
