@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from reports.aggregate import Row, trainings
 from reports.figures import SMOOTHING, default_title, smoothed
 from reports.layout import Figure
-from reports.points import has_front, names_front, times_apart
+from reports.points import names_front, panels, times_apart
 from reports.tables import axis_title
 
 
@@ -18,11 +18,12 @@ def caption(figure: Figure, rows: Sequence[Row]) -> str:
         sentences += _of_curves(figure, rows)
     else:
         sentences += _of_noise(figure, rows)
-    if times_apart(figure, rows):
-        sentences.append("Times of separate runs, beside which other work may have run: no front is drawn.")
-    if has_front(figure, rows):
+    apart = [times_apart(panel, rows) for panel in panels(figure)]
+    if figure.kind == "pareto" and not all(apart):
         named = "; its rows are named" if names_front(figure, rows) else ""
         sentences.append(f"The line is the Pareto front: no row beats one on it in both quantities{named}.")
+    if any(apart):
+        sentences.append("Times of separate runs have no front: other work may have run beside them.")
     if figure.colour and figure.marker:
         colour, marker = axis_title(figure.colour).lower(), axis_title(figure.marker).lower()
         sentences.append(f"Thin lines join rows of one {colour}, which differ in {marker}.")

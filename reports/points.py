@@ -38,14 +38,14 @@ def draw_points(plt: Any, figure: Figure, rows: Sequence[Row]) -> Drawing | None
         plt: matplotlib.pyplot in the house style.
     """
     labels = list(dict.fromkeys(row.labels.get(figure.panels, "") for row in rows)) if figure.panels else [""]
-    places = list(product(labels, (figure.x, *figure.beside)))
+    places = list(product(labels, panels(figure)))
     alone, across = len(places) == 1, len(figure.beside) + 1
     size = (WIDTH, 3.3 if len(labels) == 1 else 2.6 * len(labels) + 0.4)
     drawing, grid = plt.subplots(len(labels), across, figsize=size, sharey=True, sharex="col", squeeze=False)
     looks, drawn = _Looks(figure, rows), False
-    for axes, (label, x) in zip(grid.flat, places, strict=True):
+    for axes, (label, panel) in zip(grid.flat, places, strict=True):
         inside = select(rows, {figure.panels: label}) if label else rows
-        drawn |= _panel(axes, replace(figure, x=x), inside, looks)
+        drawn |= _panel(axes, panel, inside, looks)
         if label:
             axes.set_title(f"{axis_title(figure.panels)}: {label}", fontweight="normal", fontsize=9.5)
     for axes in grid[:-1].flat:
@@ -62,14 +62,14 @@ def draw_points(plt: Any, figure: Figure, rows: Sequence[Row]) -> Drawing | None
     return drawing if drawn else None
 
 
-def has_front(figure: Figure, rows: Sequence[Row]) -> bool:
-    """Whether the Pareto front is drawn: not between times of separate runs, beside which other work may have run."""
-    return figure.kind == "pareto" and not times_apart(figure, rows)
+def panels(figure: Figure) -> list[Figure]:
+    """A figure for each quantity in the place of x."""
+    return [replace(figure, x=x, beside=()) for x in (figure.x, *figure.beside)]
 
 
 def times_apart(figure: Figure, rows: Sequence[Row]) -> bool:
-    """Whether any axis shows times of separate runs."""
-    return any(timed_apart(rows, name) for name in (figure.x, *figure.beside, figure.y))
+    """Whether an axis shows times of separate runs, beside which other work may have run: no front is drawn there."""
+    return timed_apart(rows, figure.x) or timed_apart(rows, figure.y)
 
 
 def names_front(figure: Figure, rows: Sequence[Row]) -> bool:
@@ -140,7 +140,7 @@ def _panel(axes: Axes, figure: Figure, rows: Sequence[Row], looks: _Looks) -> bo
     axes.set_ylabel(axis_label(up))
     if figure.fit:
         _fit(axes, figure, points, looks)
-    if has_front(figure, rows):
+    if figure.kind == "pareto" and not times_apart(figure, rows):
         front = _front(points, -1 if up.better == "higher" else 1)
         for row, x, y in front if names_front(figure, rows) else ():
             _name(axes, row_name(row, rows), x, y, 8)

@@ -97,7 +97,7 @@ def test_times_of_separate_runs_have_no_front(tmp_path: Path) -> None:
     figure, rows = Figure("pareto", "fd_efflite0", "seconds_per_image"), fakes.finished(tmp_path).rows
     drawing = draw(figure, rows)
     assert drawing is not None and all(len(line.get_xdata()) == 1 for line in drawing.axes[0].lines)
-    assert "no front is drawn" in caption(figure, rows) and "Pareto front:" not in caption(figure, rows)
+    assert "runs have no front" in caption(figure, rows) and "Pareto front:" not in caption(figure, rows)
 
 
 def test_a_fit_is_a_line_for_each_colour_straight_on_the_axes_as_drawn(tmp_path: Path) -> None:
