@@ -43,13 +43,16 @@ def run(name: str, out: Path, *, as_json: bool = False, **options: Any) -> Bench
     for option in options:
         if option not in valid:
             raise UserError(f"Benchmark '{name}' has no option '{option}'; it has {', '.join(valid)}.")
+    import torch
+
     from experiments.allocator import keep_freed_memory
     from experiments.benchmarks.figure import draw
     from experiments.benchmarks.table import markdown, show
     from experiments.files import atomic_path, atomic_write_json, atomic_write_text, make_folder
 
     make_folder(out)
-    keep_freed_memory()  # as in a training
+    keep_freed_memory()  # as in a training, and so is
+    torch.set_float32_matmul_precision("high")
     bench = function(**options)
     show(bench, as_json=as_json)  # first: minutes of measuring are not lost to a full disk
     atomic_write_json(out / "result.json", bench.to_dict())

@@ -10,7 +10,8 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -20,14 +21,19 @@ from experiments.benchmarks.alone import alone
 from experiments.benchmarks.cells.base import BenchmarkCell, Phase
 from experiments.benchmarks.config import BENCHMARK_CELLS
 from experiments.benchmarks.measure import in_turns, median_interval, memory_held, peak_memory
+from experiments.benchmarks.problem import forced
 from experiments.config import RunConfig
-from experiments.errors import CellError
+from experiments.errors import CellError, UserError
 from experiments.process import device_of, prepare_process
 from experiments.provenance import provenance
 from experiments.store import Benchmark, RunStore
 from lightning_modules.kernels import backends_used, reset_backends_used
 
 log = logging.getLogger("ablate")
+
+
+class _Failed(Exception):
+    """A contender failed while it was timed; its `error` says how."""
 
 
 @dataclass
@@ -44,18 +50,32 @@ class Contender:
 
 
 def measure(configs: Sequence[RunConfig], wait: bool = True) -> None:
-    """Measure what is not measured yet, in turns; a contender that fails leaves the others alone.
+    """Measure what is not measured yet, in turns, each with the kernels that it asks for; a contender that fails leaves
+    the others alone.
 
     Raises:
+        UserError: contenders that one process cannot measure fairly.
         CellError: a contender failed; its status says why.
     """
-    prepare_process(configs[0])
+    _check(configs)
+    prepare_process(replace(configs[0], runtime=replace(configs[0].runtime, kernels="auto")))
     store = RunStore(configs[0].root)
     works = [(config, store.prepare_benchmark(config)) for config in configs]
     with alone(store.root):
         failed = _claim_all(works, [], wait)
     if failed:
         raise CellError("; ".join(f"{contender.work.id}: {contender.error}" for contender in failed))
+
+
+def _check(configs: Sequence[RunConfig]) -> None:
+    if len({config.runtime.threads for config in configs}) > 1:
+        raise UserError("Benchmarks that are timed in turns share a process: give them one runtime.threads.")
+    chosen = {(config.runtime.kernels, getattr(config.benchmark, "attention", "auto")) for config in configs}
+    if any(config.trainer.compile for config in configs) and len(chosen) > 1:
+        raise UserError(
+            "With trainer.compile=true, benchmarks that are timed in turns share compiled graphs: give them one "
+            "runtime.kernels and one benchmark.attention, or leave `in_turns` out."
+        )
 
 
 def _claim_all(
@@ -108,14 +128,23 @@ def _build(contender: Contender) -> None:
     device = device_of(contender.config)
     target = BENCHMARK_CELLS.target(contender.config.benchmark.name)
     reset_backends_used()
-    for _ in range(2 if device.type == "cpu" else 1):
-        contender.cell = None
-        before = memory_held()
-        contender.cell = target(contender.config, device)
-        for name, phase in contender.cell.phases.items():
-            phase.call()
-            contender.peaks[name] = peak_memory(phase.call, before)
+    with _kernels(contender):
+        for _ in range(2 if device.type == "cpu" else 1):
+            contender.cell = None
+            before = memory_held()
+            contender.cell = target(contender.config, device)
+            for name, phase in contender.cell.phases.items():
+                if contender.config.trainer.compile:
+                    with torch.compiler.set_stance("force_eager"):  # a graph that another left tells no back ends
+                        phase.call()
+                phase.call()
+                contender.peaks[name] = peak_memory(phase.call, before)
     contender.backends = backends_used()
+
+
+def _kernels(contender: Contender) -> AbstractContextManager[None]:
+    name = contender.config.runtime.kernels
+    return forced("" if name == "auto" else name)
 
 
 def _guarded(contender: Contender, action: Callable[[], Any]) -> None:
@@ -130,6 +159,7 @@ def _guarded(contender: Contender, action: Callable[[], Any]) -> None:
 
 
 def _time_phase(name: str, contenders: list[Contender]) -> None:
+    """One that fails here, such as for want of memory beside all others, is left out, and the rest begin again."""
     if not contenders:
         return
 
@@ -137,9 +167,19 @@ def _time_phase(name: str, contenders: list[Contender]) -> None:
         for contender in contenders:
             contender.work.update(phase=name, step=done, max_steps=most)
 
-    calls = {c.work.id: c.cell.phases[name].call for c in contenders if c.cell}
+    def call(contender: Contender) -> None:
+        assert contender.cell is not None
+        with _kernels(contender):
+            _guarded(contender, contender.cell.phases[name].call)
+        if contender.error:
+            raise _Failed
+
     seconds = sum(c.config.benchmark.seconds for c in contenders)
-    times = in_turns(calls, seconds, progress)
+    try:
+        times = in_turns({c.work.id: partial(call, c) for c in contenders}, seconds, progress)
+    except _Failed:
+        _time_phase(name, [contender for contender in contenders if not contender.error])
+        return
     for contender in contenders:
         contender.seconds[name] = [milliseconds / 1e3 for milliseconds in times[contender.work.id]]
         log.info("%s %s: %.3g s, %d rounds", contender.work.id, name, *_median_and_count(contender.seconds[name]))

@@ -16,8 +16,8 @@ KEPT_NOTE = (
     f"{KEPT.removeprefix(', ')}: in this process, which reuses freed memory; without it: in a process of its own"
 )
 
-# (u, delta, A, B, C, D) -> y, channel-last, softplus already taken.
-Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+# (u, delta, A, B, C, D, delta_bias) -> y, channel-last, before softplus.
+Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def scans(device: str) -> dict[str, Scan]:
@@ -55,7 +55,8 @@ def _installed(package: str) -> str | None:
 
 
 def _mambapy(pscan: Callable[[Tensor, Tensor], Tensor]) -> Scan:
-    def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
+    def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor) -> Tensor:
+        delta = F.softplus(delta + bias)
         decay = torch.exp(delta.unsqueeze(-1) * A)
         states = pscan(decay, delta.unsqueeze(-1) * B.unsqueeze(2) * u.unsqueeze(-1))
         return (states @ C.unsqueeze(-1)).squeeze(3) + D * u
@@ -64,7 +65,7 @@ def _mambapy(pscan: Callable[[Tensor, Tensor], Tensor]) -> Scan:
 
 
 def _mamba_ssm(selective_scan_fn: Callable[..., Tensor]) -> Scan:
-    def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
-        return selective_scan_fn(u.mT, delta.mT, A, B.mT, C.mT, D).mT
+    def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor) -> Tensor:
+        return selective_scan_fn(u.mT, delta.mT, A, B.mT, C.mT, D, delta_bias=bias, delta_softplus=True).mT
 
     return scan

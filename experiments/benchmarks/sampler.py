@@ -18,6 +18,7 @@ from experiments.benchmarks.bench import Bench
 from experiments.benchmarks.cells.inputs import random_condition
 from experiments.benchmarks.measure import in_turns, interleave, machine
 from experiments.config import RunConfig, load_config
+from experiments.errors import UserError
 from lightning_modules.conditions import Condition, repeat_condition
 from lightning_modules.generators.config import GENERATORS
 from lightning_modules.samplers.config import SAMPLERS, HaltonConfig
@@ -32,6 +33,8 @@ def sampler(
 ) -> Bench:
     """preset: of a masked generator; its weights are random. seconds: time spent per batch size."""
     config = load_config(preset, {"sampler.steps": str(steps)})
+    if config.generator.condition == "text":
+        raise UserError(f"The benchmark samples classes, and {preset} takes captions; name a class-conditional preset.")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     network = GENERATORS.build(config.generator).to(device).eval().requires_grad_(False)

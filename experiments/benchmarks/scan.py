@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from experiments.benchmarks.bench import FORWARD, TRAINING, Bench
@@ -39,7 +38,7 @@ def scan(
     peers = scans(device)
     alone = peers if device == "cpu" else {}
     contenders = {name: _ours(name) for name in ours}
-    contenders |= {name + (KEPT if name in alone else ""): _peer(call) for name, call in peers.items()}
+    contenders |= {name + (KEPT if name in alone else ""): call for name, call in peers.items()}
     bench = Bench(
         "scan", "Selective scan, float32, 16 states", baseline=ours[0], machine=machine(torch.get_num_threads())
     )
@@ -60,7 +59,7 @@ def scan(
 
 
 def _alone(peer: str, shape: tuple[int, int, int], phase: str) -> Callable[[], None]:
-    return phase_of(phase, _peer(scans("cpu")[peer]), _inputs(*shape, "cpu"))
+    return phase_of(phase, scans("cpu")[peer], _inputs(*shape, "cpu"))
 
 
 def _inputs(batch: int, channels: int, length: int, device: str) -> list[Tensor]:
@@ -88,13 +87,6 @@ def _inputs(batch: int, channels: int, length: int, device: str) -> list[Tensor]
 def _ours(backend: str) -> Callable[..., Tensor]:
     def call(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor) -> Tensor:
         return selective_scan(u, delta, A, B, C, D, delta_bias=bias, backend=backend)
-
-    return call
-
-
-def _peer(scan_of: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def call(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor) -> Tensor:
-        return scan_of(u, F.softplus(delta + bias), A, B, C, D)
 
     return call
 

@@ -24,8 +24,12 @@ def attend(
 
     q: (B, H, L, E); k, v: (B, H, S, E); mask: bool, broadcasts to (B, H, L, S), False where a key is not seen.
     causal: a position sees itself and those before it; instead of a mask, so that the flash kernels can be used.
-    backend: `torch` (PyTorch picks flash, cuDNN, memory-efficient or plain), `flash_attn`, `reference`; None: choose.
+    backend: `torch` (PyTorch's fused function, which picks flash, cuDNN, memory-efficient or plain), `flash_attn`,
+        `reference`; None: choose.
+    Raises ValueError where both a mask and causal are asked for.
     """
+    if causal and mask is not None:
+        raise ValueError("attend takes a mask or causal=True, not both: put the causal part into the mask.")
     excluded = {} if mask is None else {"flash_attn": "it takes no mask"}
     if q.shape[-1] > FLASH_WIDTH:
         excluded = {"flash_attn": f"it takes heads of up to {FLASH_WIDTH} channels, not {q.shape[-1]}"}
@@ -35,7 +39,8 @@ def attend(
         return _flash(q, k, v, causal)
     # When training on a CPU in bfloat16 the two products are written out: the backward pass of PyTorch's fused kernel
     # took 2 to 6 times as long in this type (at B=64, H=5, L=65 and at B=32, H=12, L=257).
-    slow_backward = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled()
+    on_cpu = backend is None and q.device.type == "cpu"
+    slow_backward = on_cpu and q.dtype == torch.bfloat16 and torch.is_grad_enabled()
     if name == "reference" or (slow_backward and q.shape[-2] <= EXPLICIT_LENGTH):
         return _explicit(q, k, v, mask, causal)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)

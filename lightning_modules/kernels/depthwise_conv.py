@@ -35,7 +35,7 @@ def depthwise_conv1d(
     """
     _check(x, weight, bias, activation)
     pad_left = _pad_left(padding, weight.shape[1])
-    x = x.to(dispatch.autocast_dtype(x.device.type) or x.dtype)
+    x = x.to(dispatch.working_dtype(x.device.type, x.dtype))
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     channels, taps = weight.shape
     excluded = _excluded(channels, taps, pad_left)

@@ -137,6 +137,11 @@ def autocast_dtype(device_type: str) -> torch.dtype | None:
     return None
 
 
+def working_dtype(device_type: str, dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which an operation takes activations: what autocast asks for; float64 stays, as in torch."""
+    return dtype if dtype == torch.float64 else autocast_dtype(device_type) or dtype
+
+
 def choose(
     operation: str,
     requested: str | None,

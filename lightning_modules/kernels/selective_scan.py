@@ -3,6 +3,7 @@
 Shapes: B batch, K directions, L positions, C channels, N states.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Literal, overload
 
@@ -103,12 +104,14 @@ def selective_scan(
     u, delta, B, C = (t.to(dtype) for t in (u, delta, B, C))
     z, A = None if z is None else z.to(dtype), A.to(wide)
     D, delta_bias, initial_state = (None if t is None else t.to(wide) for t in (D, delta_bias, initial_state))
-    excluded = {} if initial_state is None else {"mamba_ssm": "it always starts from a zero state"}
+    tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    training = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    excluded = {"mamba_ssm": "its final state has no gradient"} if return_final_state and training else {}
+    if initial_state is not None:
+        excluded = {"mamba_ssm": "it always starts from a zero state"}
     if A.shape[2] > stock.MOST_STATES:
         excluded = {"mamba_ssm": f"it takes up to {stock.MOST_STATES} states, not {A.shape[2]}"}
     name = dispatch.choose(dispatch.SELECTIVE_SCAN, backend, u.device, dtype, excluded)
-    tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
-    training = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     if name in DIRECT:
         dispatch.record(dispatch.SELECTIVE_SCAN, name)
         y, state = DIRECT[name](ScanInputs(*tensors, order, reverse, softplus, merge == "stack"))
@@ -120,15 +123,10 @@ def selective_scan(
 
 
 def _activation_dtype(*tensors: Tensor | None) -> torch.dtype:
-    """What u, delta, B, C and z are brought to: autocast's dtype, else the one they promote to."""
+    """What u, delta, B, C and z are brought to: the dtype they promote to, under autocast its own."""
     present = [t for t in tensors if t is not None]
-    dtype = dispatch.autocast_dtype(present[0].device.type)
-    if dtype is not None:
-        return dtype
-    dtype = present[0].dtype
-    for tensor in present[1:]:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return dtype
+    dtype = functools.reduce(torch.promote_types, (t.dtype for t in present))
+    return dispatch.working_dtype(present[0].device.type, dtype)
 
 
 def _with_directions(u, delta, A, B, C, D, delta_bias, initial_state):

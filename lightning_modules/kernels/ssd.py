@@ -76,7 +76,7 @@ def ssd(
     _check(x, delta, A, B, C, D, delta_bias, initial_state)
     if direction not in ("forward", "reverse"):
         raise ValueError(f"direction={direction!r} is not valid: choose 'forward' or 'reverse'.")
-    dtype = dispatch.autocast_dtype(x.device.type) or x.dtype
+    dtype = dispatch.working_dtype(x.device.type, x.dtype)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     name = dispatch.choose(dispatch.SSD, backend, x.device, dtype)
     dispatch.record(dispatch.SSD, name)

@@ -60,7 +60,7 @@ def selective_state_update(
         "delta_bias": (delta_bias, (channels,)),
     }
     _check(expected, "state")
-    dtype = dispatch.autocast_dtype(u.device.type) or u.dtype
+    dtype = dispatch.working_dtype(u.device.type, u.dtype)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     _check_kept("state", state, wide)
     name = dispatch.choose(dispatch.SELECTIVE_STATE_UPDATE, backend, u.device, dtype)
@@ -90,7 +90,7 @@ def depthwise_conv1d_update(
     _check(expected, "window")
     if activation not in ("silu", None):
         raise ValueError(f"activation={activation!r} is not valid: choose 'silu' or None.")
-    dtype = dispatch.autocast_dtype(x.device.type) or x.dtype
+    dtype = dispatch.working_dtype(x.device.type, x.dtype)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     _check_kept("window", window, dtype)
     name = dispatch.choose(dispatch.DEPTHWISE_CONV1D_UPDATE, backend, x.device, dtype)
@@ -108,7 +108,8 @@ def _check(expected: dict[str, tuple[Tensor | None, tuple[int, ...]]], kept: str
 
 def _check_kept(name: str, tensor: Tensor, dtype: torch.dtype) -> None:
     if tensor.dtype != dtype or not tensor.is_contiguous():
-        raise ValueError(f"{name} must be contiguous and {dtype}, since it is updated in place, not {tensor.dtype}.")
+        found = tensor.dtype if tensor.is_contiguous() else f"strided {tensor.dtype}"
+        raise ValueError(f"{name} must be contiguous {dtype}, since it is updated in place, not {found}.")
 
 
 def _update(state: Tensor, *arguments) -> Tensor:

@@ -107,6 +107,11 @@ def test_unknown_names_and_options_are_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_sampler_of_captions_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="takes captions; name a class-conditional preset"):
+        run("sampler", tmp_path, preset="maskmamba/text-demo")
+
+
 def test_importing_the_package_imports_no_torch() -> None:
     code = "import sys, experiments.benchmarks; print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

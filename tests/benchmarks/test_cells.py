@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from dataclasses import replace
@@ -92,6 +93,52 @@ def test_a_failing_contender_leaves_the_others_alone(tmp_path: Path) -> None:
     assert store.benchmark(benchmark_id(good)).is_done()
     status = store.benchmark(benchmark_id(bad)).inspect()
     assert status.state == "failed" and "kernel" in status.reason
+
+
+def test_every_contender_runs_on_the_kernels_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ABLATE_KERNELS", raising=False)
+    mamba = {**LAYER, "benchmark.layer": "bi_mamba_v2"}
+    pair = [config(tmp_path, **mamba, **{"runtime.kernels": name}) for name in ("torch", "reference")]
+    measure(pair)
+    results = [RunStore(tmp_path).benchmark(benchmark_id(item)).result() for item in pair]
+    ran = [result["provenance"]["backends"]["selective_scan"] for result in results if result]
+    assert ran == ["torch", "reference"] and "ABLATE_KERNELS" not in os.environ
+
+
+def test_one_that_fails_while_it_is_timed_leaves_the_others_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one does that has no memory beside all the others."""
+    bad, good = (config(tmp_path, **{**LAYER, "benchmark.layer": name}) for name in ("bi_mamba", "transformer"))
+    built = contest._build
+
+    def build(contender: contest.Contender) -> None:
+        built(contender)
+        if contender.config is bad and contender.cell:
+
+            def fail() -> None:
+                raise MemoryError("no room")
+
+            contender.cell.phases["training"] = replace(contender.cell.phases["training"], call=fail)
+
+    monkeypatch.setattr(contest, "_build", build)
+    with pytest.raises(CellError, match="no room"):
+        measure([bad, good])
+    result = RunStore(tmp_path).benchmark(benchmark_id(good)).result()
+    assert result and result["seconds"].keys() == {"forward", "training"}
+
+
+def test_what_one_process_cannot_measure_fairly_is_refused(tmp_path: Path) -> None:
+    pair = [config(tmp_path, **LAYER, **{"runtime.threads": threads}) for threads in (1, 2)]
+    with pytest.raises(UserError, match=r"give them one runtime\.threads"):
+        measure(pair)
+    compiled = {**LAYER, "trainer.compile": True}
+    pair = [config(tmp_path, **{**compiled, "benchmark.attention": name}) for name in ("math", "flash")]
+    with pytest.raises(UserError, match="share compiled graphs"):
+        measure(pair)
+    token_by_token = {"benchmark.name": "generation", "trainer.compile": True, **QUICK}
+    with pytest.raises(CellError, match="changes nothing in generation token by token"):
+        measure([config(tmp_path, "aim/demo", **token_by_token)])
 
 
 def test_identity_is_what_is_timed_and_nothing_else(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from types import ModuleType
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -29,6 +30,18 @@ def test_equal_to_pytorch(dtype: torch.dtype, masked: bool) -> None:
     torch.testing.assert_close(y.double(), expected, **tolerance)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a.grad.double(), b.grad, **tolerance)
+
+
+def test_a_named_back_end_is_the_one_that_runs() -> None:
+    """In bfloat16 too, where the products are written out for training unless PyTorch's own are asked for."""
+    q = torch.randn(1, 2, 9, 4, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
+    with patch.object(F, "scaled_dot_product_attention", wraps=F.scaled_dot_product_attention) as fused:
+        attend(q, q, q)
+        assert not fused.called
+        attend(q, q, q, backend="torch")
+        assert fused.call_count == 1
+    with pytest.raises(ValueError, match="a mask or causal=True, not both"):
+        attend(q, q, q, torch.ones(9, 9, dtype=torch.bool), causal=True)
 
 
 def test_flash_attn_gets_its_layout_and_no_masks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,21 @@ def test_a_cache_that_cannot_be_written_falls_back_to_the_temporary_folder(tmp_p
     assert len(list(temporary.glob("ablate-kernels-*/*.so"))) == 1
 
 
+def test_what_others_may_have_left_in_the_temporary_folder_is_not_loaded(tmp_path: Path, source: Path) -> None:
+    """There anyone can make a folder of that name before the user does."""
+    places = {"ABLATE_CACHE": tmp_path / "cache", "TMPDIR": tmp_path}
+    assert output(start_loading(source, **places)) == "42"
+    (built,) = (tmp_path / "cache" / "kernels").glob("*.so")
+    shared = tmp_path / f"ablate-kernels-{os.getuid()}"
+    shared.mkdir(mode=0o700)
+    shutil.copy(built, shared)
+    blocked = {"ABLATE_CACHE": "/proc/none", "TMPDIR": tmp_path, "CXX": "false"}
+    assert output(start_loading(source, **{**blocked, "CXX": ""})) == "42"
+    shared.chmod(0o777)
+    _, complaint = start_loading(source, **{**blocked, "CXX": ""}).communicate(timeout=120)
+    assert "no cache or temporary folder is writable" in complaint
+
+
 def test_a_read_only_cache_is_read(tmp_path: Path, source: Path) -> None:
     cache = tmp_path / "cache"
     output(start_loading(source, ABLATE_CACHE=cache))

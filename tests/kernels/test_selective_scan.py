@@ -1,10 +1,14 @@
 """Every back end of the selective scan against the definition in float64."""
 
+import weakref
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
+from torch import Tensor
 
 from lightning_modules.kernels import selective_scan
+from lightning_modules.kernels.pytorch import selective_scan as pytorch
 from tests.kernels.problems import Problem, relative_errors, run_scan, scan_problems, small_scan
 
 FAST = ["cpp", "torch"]
@@ -132,6 +136,38 @@ def test_growing_states_agree_too(backend: str) -> None:
     tensors["A"] = -tensors["A"]
     errors = relative_errors(run_scan(tensors, {}, backend), run_scan(tensors, {}, "reference", torch.float64))
     assert max(errors.values()) < 2e-5, errors
+
+
+def test_the_definition_takes_half_precision() -> None:
+    """As under autocast; computed in float32."""
+    tensors = {name: tensor.bfloat16() for name, tensor in small_scan().items()}
+    found = selective_scan(**tensors, directions=("forward", "reverse"), backend="reference")
+    exact = selective_scan(**{n: t.double() for n, t in tensors.items()}, directions=("forward", "reverse"))
+    assert found.dtype == torch.bfloat16 and (found - exact).abs().max() / exact.abs().max() < 4e-3
+
+
+def test_float64_stays_float64_under_autocast() -> None:
+    tensors = {name: tensor.double() for name, tensor in small_scan().items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        found = selective_scan(**tensors, directions=("forward", "reverse"))
+    assert torch.equal(found, selective_scan(**tensors, directions=("forward", "reverse")))
+
+
+def test_the_torch_back_end_lets_the_states_of_a_chunk_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of all positions are what chunks are there to avoid."""
+    made: list[weakref.ref[Tensor]] = []
+    real = pytorch._states
+
+    def watched(decay: Tensor, x: Tensor, state: Tensor) -> Tensor:
+        assert sum(states() is not None for states in made) <= 1, "that of the chunk before"
+        states = real(decay, x, state)
+        made.append(weakref.ref(states))
+        return states
+
+    monkeypatch.setattr(pytorch, "_states", watched)
+    with torch.no_grad():
+        selective_scan(**small_scan(2, 2, 600, 5, 4), directions=("forward", "reverse"), backend="torch")
+    assert len(made) > 3
 
 
 def test_long_memory_stays_unbiased() -> None:

@@ -93,7 +93,9 @@ def test_every_direction_agrees_with_the_definition(stand_ins: None, merge: str,
 def _gradients(tensors, options, backend: str, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     """Output, state and the gradients of the output, which alone has one in the package."""
     leaves = {name: tensor.detach().to(dtype).requires_grad_() for name, tensor in tensors.items()}
-    y, state = own_scan(**leaves, **options, return_final_state=True, backend=backend)
+    y = own_scan(**leaves, **options, backend=backend)
+    with torch.no_grad():
+        _, state = own_scan(**leaves, **options, return_final_state=True, backend=backend)
     received = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.dtype)
     grads = torch.autograd.grad(y, list(leaves.values()), received)
     return {"y": y, "state": state, **dict(zip(leaves, grads, strict=True))}
@@ -102,6 +104,23 @@ def _gradients(tensors, options, backend: str, dtype: torch.dtype = torch.float3
 def test_a_scan_that_does_not_start_from_zero_goes_elsewhere(stand_ins: None) -> None:
     with pytest.raises(ValueError, match="always starts from a zero state"):
         run_scan(small_scan(), {}, "mamba_ssm")
+
+
+def test_a_scan_whose_final_state_wants_a_gradient_goes_elsewhere(stand_ins: None) -> None:
+    tensors = {name: tensor.requires_grad_() for name, tensor in _without_state(small_scan()).items()}
+    with pytest.raises(ValueError, match="its final state has no gradient"):
+        own_scan(**tensors, directions=("forward",), return_final_state=True, backend="mamba_ssm")
+
+
+def test_a_single_position_of_a_wider_tensor_is_packed(stand_ins: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts as contiguous whatever lies between rows; the package wants strides of multiples of 8."""
+    strides = []
+    package = sys.modules["causal_conv1d"].causal_conv1d_fn
+    watched = lambda x, *more, **named: strides.append(x.stride()) or package(x, *more, **named)  # noqa: E731
+    monkeypatch.setattr(sys.modules["causal_conv1d"], "causal_conv1d_fn", watched)
+    x = torch.zeros(1, 1, 772)[..., 256:768]
+    depthwise_conv1d(x, torch.zeros(512, 4), padding="causal", backend="causal_conv1d")
+    assert strides == [(512, 1, 512)]
 
 
 def test_a_scan_of_more_states_than_the_kernel_takes_goes_elsewhere(stand_ins: None) -> None:

@@ -7,6 +7,7 @@ import torch
 from experiments.benchmarks.cells.base import Phase, autocast, count_parameters
 from experiments.benchmarks.cells.inputs import random_condition
 from experiments.config import RunConfig
+from experiments.errors import UserError
 from lightning_modules.generators.config import GENERATORS
 from lightning_modules.samplers.config import SAMPLERS
 from lightning_modules.samplers.noise import Noise
@@ -16,6 +17,8 @@ class GenerationCell:
     """Phase `generation`: one batch of tokens or latents, from nothing, without decoding to pixels."""
 
     def __init__(self, config: RunConfig, device: torch.device):
+        if config.trainer.compile and config.objective.name == "autoregressive":
+            raise UserError("trainer.compile changes nothing in generation token by token; leave it out.")
         torch.manual_seed(config.seed)
         self._config, self._device, self._count = config, device, config.benchmark.batch_size
         self._generator = GENERATORS.build(config.generator).to(device).eval()

@@ -66,6 +66,8 @@ class LayerCell:
         torch.manual_seed(config.seed)
         self._config, self._settings, self._device = config, settings, device
         self._layer = build_layer(settings).to(device)
+        if settings.attention != "auto" and isinstance(self._layer.mixer, SelfAttention):
+            self._layer.mixer.backend = "torch"  # what the choice below is made within
         if config.trainer.compile:
             self._layer.compile()
         self._x = torch.randn(settings.batch_size, settings.length, settings.width, device=device)

@@ -64,7 +64,7 @@ class PartsCell:
     def _mamba_calls(self, model: MMamba) -> dict[str, Callable[[], Any]]:
         layer, x, (text, pooled, mask) = model.layers[0], self._x, self._context
         calls = {
-            "kernel": scan_call(layer.mixer, len(x), x.device),
+            "kernel": scan_call(layer.mixer, len(x), text),
             "mixer": lambda: layer.mixer(text, x, pooled, mask),
         }
         if (attention := layer.attention) is not None:
@@ -84,14 +84,14 @@ class PartsCell:
         }
 
 
-def scan_call(mixer: CrossScan, batch: int, device: torch.device) -> Callable[[], Tensor]:
-    """The selective scan of a mixer alone, all directions, on random inputs (B, S, D)."""
+def scan_call(mixer: CrossScan, batch: int, like: Tensor) -> Callable[[], Tensor]:
+    """The selective scan of a mixer alone, all directions, on random inputs (B, S, D) like a tensor."""
     ssm, order = mixer.ssm, mixer.order
     count, length = order.shape
     inner, states = ssm.A_log.shape[1:]
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, device=device)
+        return torch.randn(shape, device=like.device).to(like.dtype)
 
     u, delta = normal(batch, length, inner), normal(batch, count, length, inner)
     B, C = normal(batch, count, length, states), normal(batch, count, length, states)

@@ -12,6 +12,8 @@ from lightning_modules.kernels.cpp import library
 
 _KERNEL_SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 MAX_TAPS = 9
+"""kMaxTaps of source/depthwise_conv.cpp."""
+_OUT_OF_MEMORY = 2  # kOutOfMemory of source/parallel.h
 
 
 class _Arguments(ctypes.Structure):
@@ -71,8 +73,10 @@ def _call(
         if tensor is not None:
             setattr(arguments, name, tensor.data_ptr())
     status = getattr(library.load(), f"depthwise_conv_{kernel}_{_KERNEL_SUFFIX[x.dtype]}")(ctypes.byref(arguments))
-    if status:
+    if status == _OUT_OF_MEMORY:
         raise MemoryError("The C++ convolution could not allocate its work space.")
+    if status:
+        raise RuntimeError(f"The C++ convolution cannot take {weight.shape[1]} taps (status {status}).")
 
 
 def _rows(tensor: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 import warnings
@@ -44,7 +45,7 @@ def load() -> ctypes.CDLL:
     """
     name = f"kernels-{_fingerprint()}.so"
     for folder in _cache_folders():
-        if (folder / name).is_file() and (library := _open(folder / name)) is not None:
+        if _trusted(folder) and (folder / name).is_file() and (library := _open(folder / name)) is not None:
             return library
     for folder in _cache_folders():
         if _writable(folder):
@@ -136,4 +137,15 @@ def _writable(folder: Path) -> bool:
             pass
     except OSError:
         return False
-    return folder.stat().st_uid == os.getuid() if hasattr(os, "getuid") else True
+    return _trusted(folder)
+
+
+def _trusted(folder: Path) -> bool:
+    """Whether nobody else can put code there: the folder of the shared temporary directory must be the user's alone."""
+    if folder != _cache_folders()[-1] or not hasattr(os, "getuid"):
+        return True
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022

@@ -97,4 +97,5 @@ class Mamba2Decoder:
 
 def _check(name: str, tensor: Tensor, dtype: torch.dtype) -> None:
     if tensor.dtype != dtype or not tensor.is_contiguous() or tensor.device.type != "cpu":
-        raise ValueError(f"{name} must be contiguous {dtype} on the CPU, not {tensor.dtype} on {tensor.device.type}.")
+        found = tensor.dtype if tensor.is_contiguous() else f"strided {tensor.dtype}"
+        raise ValueError(f"{name} must be contiguous {dtype} on the CPU, not {found} on {tensor.device.type}.")

@@ -36,11 +36,12 @@ def forward(inputs: ScanInputs, *, training: bool, want_state: bool) -> ScanOutp
     state = visited.initial_state
     checkpoints, pieces = [], []
     for chunk in visited.chunks():
-        checkpoints.append(state)
+        if training:
+            checkpoints.append(state)
         decay = visited.decay(chunk)
         states = _states(decay, visited.input(chunk), state)
         pieces.append(_contract(states, visited.C[:, :, chunk]))
-        state = states[:, :, -1]
+        state = states[:, :, -1].clone()  # a view would keep all states of the chunk
     ungated = visited.restore(torch.cat(pieces, 2))
     if inputs.D is not None:
         ungated = ungated + inputs.D[:, None, :] * visited.stored_u
@@ -49,7 +50,7 @@ def forward(inputs: ScanInputs, *, training: bool, want_state: bool) -> ScanOutp
     dtype, empty = inputs.u.dtype, y.new_empty(0)
     return ScanOutputs(
         y.to(dtype),
-        state.clone() if want_state else empty,
+        state if want_state else empty,
         ungated.to(dtype, copy=True) if training and inputs.z is not None else inputs.u.new_empty(0),
         torch.stack(checkpoints) if training else empty.clone(),
     )

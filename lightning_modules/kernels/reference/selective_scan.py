@@ -15,6 +15,14 @@ def selective_scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
 
     Returns y, (B, L, C) or stacked (B, K, L, C), and the final state (B, K, C, N), in the wider precision of A and u.
     """
+    wide = torch.promote_types(inputs.A.dtype, inputs.u.dtype)
+    inputs = inputs._replace(
+        **{
+            name: tensor.to(wide)
+            for name in ("u", "delta", "B", "C", "z")
+            if (tensor := getattr(inputs, name)) is not None
+        }
+    )
     batch, directions, length, channels = inputs.delta.shape
     order = inputs.visiting_order().to(inputs.delta.device)[None, :, :, None]
     dt = inputs.delta if inputs.delta_bias is None else inputs.delta + inputs.delta_bias[:, None, :]

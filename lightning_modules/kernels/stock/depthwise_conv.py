@@ -24,4 +24,6 @@ def depthwise_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool)
     """x: (B, L, C), weight: (C, k), bias: (C,) -> (B, L, C). The kernel reads channel-last memory through a view."""
     from causal_conv1d import causal_conv1d_fn
 
-    return causal_conv1d_fn(x.contiguous().mT, weight, bias, activation="silu" if silu else None).mT
+    # A single position counts as contiguous whatever lies between rows, and the kernel looks at that too.
+    x = x.contiguous() if x.shape[1] > 1 else x.clone(memory_format=torch.contiguous_format)
+    return causal_conv1d_fn(x.mT, weight, bias, activation="silu" if silu else None).mT

@@ -78,7 +78,7 @@ def forward(inputs: ScanInputs, *, training: bool, want_state: bool) -> ScanOutp
     if launch.segments > 1:
         ends, decays = call.summaries()
         for index in range(launch.segments - 1):
-            starts[index + 1] = decays[index] * starts[index] + ends[index]
+            torch.addcmul(ends[index], decays[index], starts[index], out=starts[index + 1])
     per_direction = tensors.A.new_empty(batch, directions, length, channels)
     checkpoints = tensors.A.new_empty(saved_shapes(inputs, training)[1])
     final = tensors.A.new_empty(tensors.state_shape)
@@ -122,7 +122,7 @@ def backward(
         _, decays = call.summaries()
         arriving = call.gradient_summaries(grad_y)
         for index in range(launch.segments - 1, 0, -1):
-            carries[index - 1] = decays[index] * carries[index] + arriving[index]
+            torch.addcmul(arriving[index], decays[index], carries[index], out=carries[index - 1])
     empty = tensors.A.new_empty
     scratch = empty(launch.segments * launch.rows * launch.blocks * CHUNK * BLOCK * launch.states)
     grad_u, grad_delta = empty(tensors.delta.shape), empty(tensors.delta.shape)

@@ -199,4 +199,3 @@ extern "C" int depthwise_conv_backward_float32(const conv::Arguments* p) { retur
 extern "C" int depthwise_conv_backward_bfloat16(const conv::Arguments* p) {
   return conv::dispatch<simd::BFloat16>(*p, true);
 }
-extern "C" int depthwise_conv_max_taps() { return conv::kMaxTaps; }
