@@ -195,7 +195,7 @@ class FolderConfig(StoreConfig):
     def _classes(self, split: str) -> list[str]:
         meta = Path(self.root) / split / "meta.json"
         try:
-            return list(json.loads(meta.read_text())["source"].get("classes", []))
+            return list(json.loads(meta.read_text(encoding="utf-8"))["source"].get("classes", []))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ValueError(f"{meta} is damaged; delete the folder and tokenize again.") from error
 

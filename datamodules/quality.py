@@ -32,6 +32,6 @@ SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {"colourfulness": colour
 
 
 def best(scores: np.ndarray, share: float) -> np.ndarray:
-    """Sorted indices of the `share` of highest scores, at least one; ties go to the first."""
+    """Sorted indices of the `share` of highest finite scores, at least one; ties go to the first."""
     count = max(1, math.ceil(share * len(scores)))
-    return np.sort(np.argsort(-scores, kind="stable")[:count])
+    return np.sort(np.argsort(-scores.astype(np.float64), kind="stable")[:count])

@@ -61,7 +61,7 @@ def read_meta(folder: Path) -> tuple[StoreMeta, dict[str, dict[str, Any]]]:
     if not path.is_file():
         raise FileNotFoundError(f"No token store at {folder}: it has no meta.json.")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("format", None) != FORMAT:
             raise ValueError(f"{path} does not describe a token store.")
         if (version := content.pop("version", None)) != VERSION:

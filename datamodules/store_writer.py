@@ -102,7 +102,7 @@ class StoreWriter:
         if not self.meta.latent_shape:
             del content["latent_shape"]
         for name, text in {**self.extra, "meta.json": json.dumps(content, indent=1, ensure_ascii=False)}.items():
-            (self._temporary / name).write_text(text)
+            (self._temporary / name).write_text(text, encoding="utf-8")
         commit_folder(self._temporary, self.folder, "meta.json")
 
     def _check(

@@ -86,8 +86,9 @@ class StoreDataModule(StreamDataModule):
     def prompts(config: StoreConfig, split: Split) -> tuple[list[str], np.ndarray]:
         """One caption of every image of a split, chosen once and for all, and the labels (N,).
 
-        Of the train split only those that the generator has seen. For COCO's 30,000-caption protocol take the val split
-        of 2014 with evaluation.num_samples=30000: as many different images, one caption each, in a fixed random order.
+        Of the train split only those of `config.subset`. `config.best_share` does not count: quality tuning goes on
+        from a run that has seen the others. For COCO's 30,000-caption protocol take the val split of 2014 with
+        evaluation.num_samples=30000: as many different images, one caption each, in a fixed random order.
         """
         store = TokenStore(Path(config.root) / split)
         index = choose_subset(len(store), config.subset if split == "train" else 0)
@@ -123,6 +124,8 @@ class StoreDataModule(StreamDataModule):
             scores = np.load(store.folder / "scores.npy")
             if scores.shape != (len(store),):
                 raise ValueError(f"{store.folder / 'scores.npy'} has the shape {scores.shape}, not ({len(store)},).")
+            if scores.dtype.kind not in "biuf" or not np.isfinite(scores).all():
+                raise ValueError(f"{store.folder / 'scores.npy'} has scores that are no finite numbers; score again.")
             index = best(scores, self.config.best_share)
         return index[choose_subset(len(index), self.config.subset)] if split == "train" else index
 

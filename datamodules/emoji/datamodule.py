@@ -65,7 +65,8 @@ class EmojiDataModule(StreamDataModule):
     def prompts(config: EmojiConfig, split: Split) -> tuple[list[str], np.ndarray]:
         """Captions of a split, each concept once, and their labels (N,): what samples can be asked for with.
 
-        Of the train split only those that the generator has seen.
+        Of the train split only those of `config.subset`. `config.best_share` does not count: quality tuning goes on
+        from a run that has seen the others.
         """
         data = load_emoji(config.styles, split)
         index = choose_subset(len(data), config.subset if split == "train" else 0)

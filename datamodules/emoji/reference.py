@@ -13,8 +13,9 @@ def emoji_reference(config: EmojiConfig) -> ReferenceSet:
     """The training images of the chosen styles, halved by concept (variants of one concept stay together).
 
     Reference and floor do not depend on `config.subset`, so that runs on fewer images stay comparable; memorisation
-    looks at the images that were trained on. Without subset the reference is half of what the generator has seen,
-    which is the custom for FID (reference = training set); held-out images would be too few for it.
+    looks at the images of the subset. `config.best_share` changes none of them: quality tuning goes on from a run that
+    has seen the others. Without subset the reference is half of what the generator has seen, which is the custom for
+    FID (reference = training set); held-out images would be too few for it.
     """
     train, heldout = load_emoji(config.styles, "train"), load_emoji(config.styles, "val")
     return split_reference(

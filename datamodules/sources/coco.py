@@ -10,11 +10,17 @@ from datamodules.sources.records import UNIT, Refused
 
 
 def annotation_file(folder: Path, split: str) -> Path | None:
-    """The caption file of a split: annotations/captions_SPLIT2014.json or 2017."""
-    for place in (folder / "annotations", folder):
-        if found := sorted(place.glob(f"captions_{split}*.json")):
-            return found[0]
-    return None
+    """The caption file of a split: annotations/captions_SPLIT2014.json or 2017, of the first year that has images."""
+    names = [f"captions_{split}{year}.json" for year in (2014, 2017)]
+    found = [path for name in names for path in (folder / "annotations" / name, folder / name) if path.is_file()]
+    return next((path for path in found if images_folder(folder, path, shared=False)), found[0] if found else None)
+
+
+def images_folder(folder: Path, annotations: Path, shared: bool = True) -> Path | None:
+    """The images of a caption file: val2014/ or images/val2014/, else images/, which all years may share."""
+    name = annotations.stem.removeprefix("captions_")
+    places = (name, f"images/{name}", *(["images"] if shared else []))
+    return next((folder / place for place in places if (folder / place).is_dir()), None)
 
 
 def coco_source(folder: Path, split: str, unit_size: int = UNIT) -> FileSource:
@@ -31,12 +37,11 @@ def coco_source(folder: Path, split: str, unit_size: int = UNIT) -> FileSource:
             f"No captions for {split} in {folder}: expected annotations/captions_{split}2014.json or "
             f"captions_{split}2017.json."
         )
-    name = path.stem.removeprefix("captions_")
-    images = next((folder / place for place in (name, f"images/{name}", "images") if (folder / place).is_dir()), None)
-    if images is None:
+    if (images := images_folder(folder, path)) is None:
+        name = path.stem.removeprefix("captions_")
         raise ValueError(f"No images for {path.name} in {folder}: expected the folder {name}/ or images/{name}/.")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         files = {int(entry["id"]): str(entry["file_name"]) for entry in content["images"]}
         captions: dict[int, list[str]] = {number: [] for number in files}
         for entry in sorted(content["annotations"], key=lambda entry: int(entry["id"])):

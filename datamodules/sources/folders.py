@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from datamodules.sources.records import UNIT, Record, Refused, chunks, digest_of, is_image
+from datamodules.sources.records import UNIT, Record, Refused, chunks, digest_of, is_image, is_unicode, texts_of
 
 HELD_OUT = 10
 """One image in so many is held out where a folder without splits is divided."""
@@ -67,7 +67,7 @@ def class_folders(folder: Path, class_names: Sequence[str] = (), unit_size: int 
         class_names: the classes to expect; by default the subfolders that there are.
 
     Raises:
-        ValueError: a subfolder that is no expected class, or no images at all.
+        ValueError: a subfolder that is no expected class, a name that is not UTF-8, or no images at all.
     """
     found = subfolders(folder)
     names = list(class_names) or found
@@ -76,6 +76,8 @@ def class_folders(folder: Path, class_names: Sequence[str] = (), unit_size: int 
             f"{folder} has the subfolder {unexpected[0]}, which is none of the {len(names)} classes; "
             "labels would be wrong. Remove it or name the right folder with --source."
         )
+    if strange := next((name for name in names if not is_unicode(name)), None):
+        raise ValueError(f"{folder} has the class {ascii(strange)}, whose name is not UTF-8; rename that folder.")
     files, labels = [], []
     for label, name in enumerate(names):
         members = sorted(_images_beneath(folder / name)) if name in found else []
@@ -100,7 +102,7 @@ def captioned_folder(folder: Path, unit_size: int = UNIT) -> FileSource:
     captions = []
     for file in files:
         text = (folder / file).with_suffix(".txt")
-        captions.append((text.read_text(errors="replace"),) if text.is_file() else ())
+        captions.append((text.read_text(encoding="utf-8", errors="replace"),) if text.is_file() else ())
     if not any(captions):
         beside = f" {images_in(folder)[0]} lies beside them." if subfolders(folder) and images_in(folder) else ""
         raise ValueError(
@@ -129,7 +131,7 @@ def divided(source: FileSource, split: str) -> FileSource:
                 f"{name} has one image, which cannot be in train and val; add more, or divide {source.folder} into "
                 "the folders train and val."
             )
-        members.sort(key=lambda i: hashlib.sha256(source.files[i].encode()).digest())
+        members.sort(key=lambda i: hashlib.sha256(source.files[i].encode(errors="surrogateescape")).digest())
         val.update(members[: max(1, len(members) // HELD_OUT)])
     kept = [i for i in range(len(source.files)) if (i in val) == (split == "val")]
     return FileSource(
@@ -178,7 +180,7 @@ def _from_metadata(table: Path, unit_size: int) -> FileSource:
             continue
         try:
             entry = json.loads(line)
-            file, text = str(entry["file_name"]), str(entry.get("text", entry.get("caption", "")))
+            file, text = str(entry["file_name"]), entry.get("text", entry.get("caption", ""))
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{table}, line {number}: expected a JSON object with file_name and text ({type(error).__name__})."
@@ -187,8 +189,11 @@ def _from_metadata(table: Path, unit_size: int) -> FileSource:
             refused.append(Refused(file, f"listed twice, again in line {number}"))
             continue
         seen.add(file)
-        files.append(file)
-        captions.append((text,))
+        try:
+            captions.append(texts_of(text))
+            files.append(file)
+        except ValueError as error:
+            refused.append(Refused(file, f"annotation cannot be read ({error})"))
     if not files:
         raise ValueError(f"{table} lists no images.")
     return FileSource(table.parent, files, [0] * len(files), (), captions, refused, unit_size)

@@ -7,6 +7,7 @@ class-conditional model uses. The development kit numbers its classes otherwise;
 from __future__ import annotations
 
 import csv
+import logging
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from datamodules.sources.folders import FileSource, class_folders, images_in, su
 from datamodules.sources.parquet import ParquetSource, parquet_files
 from datamodules.sources.records import UNIT, Source, find_split
 
+log = logging.getLogger(__name__)
 ROOTS = ("", "Data/CLS-LOC", "ILSVRC/Data/CLS-LOC", "ILSVRC2012", "imagenet")
 """Where train/ and val/ are looked for, beneath the source folder."""
 NUMBERED, SYNSETS, KAGGLE = (
@@ -30,20 +32,30 @@ def imagenet_source(folder: Path, split: str, unit_size: int = UNIT) -> Source:
     """The images of a split.
 
     Raises:
-        ValueError: no such split, no labels for a flat folder of validation images, classes that do not fit.
+        ValueError: no such split, no labels for a flat folder of validation images, classes that do not fit, or a
+            folder beside the synsets.
     """
     if files := parquet_files(folder, split):
-        return ParquetSource(files, image="image", label="label")
+        return ParquetSource(files, labelled=True)
     images = images_folder(folder, split)
     if images is None:
         raise ValueError(
             f"No {split} images in {folder}: expected {split}/ with a folder per synset (beneath it or beneath "
             f"{', '.join(ROOTS[1:])}), or {split}-*.parquet."
         )
-    names = synsets(folder)
+    if names := synsets(folder):
+        _check_synsets(names, images_folder(folder, "train") or folder)
     if images_in(images):
         return _flat(folder, images, names, unit_size)
-    return class_folders(images, names if split != "train" else (), unit_size)
+    if not names:
+        _check_synsets(subfolders(images), images)
+    return class_folders(images, names, unit_size)
+
+
+def has_classes(folder: Path, split: str) -> bool:
+    """Whether images of a split lie there as files, in folders of synsets or flat."""
+    images = images_folder(folder, split)
+    return images is not None and (any(map(SYNSET.fullmatch, subfolders(images))) or bool(images_in(images)))
 
 
 def images_folder(folder: Path, split: str) -> Path | None:
@@ -58,6 +70,17 @@ def synsets(folder: Path) -> list[str]:
     if train is None:
         return []
     return subfolders(train)
+
+
+def _check_synsets(names: list[str], place: Path) -> None:
+    """Raises ValueError for a folder that is no synset: it would count as a class and shift the labels behind it."""
+    if strange := next((name for name in names if not SYNSET.fullmatch(name)), None):
+        raise ValueError(
+            f"{place} has the subfolder {ascii(strange)}, which is no synset (n and eight digits), so labels would be "
+            "wrong; move it away, or tokenize a collection with other classes as `folder`."
+        )
+    if len(names) != CLASSES:
+        log.warning("%s has %d folders of synsets; ImageNet-1k has %d.", place, len(names), CLASSES)
 
 
 def ground_truth(folder: Path, images: Path) -> Path | None:
@@ -107,9 +130,12 @@ def _flat(folder: Path, images: Path, names: list[str], unit_size: int) -> FileS
 
 
 def _kaggle(path: Path) -> dict[str, str]:
-    """ImageId,PredictionString lines: {image: synset}."""
-    with open(path, newline="") as stream:
-        return {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(stream)}
+    """ImageId,PredictionString lines: {image: synset}. Raises ValueError for another table or an empty field."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
+            return {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(stream)}
+    except (KeyError, IndexError, AttributeError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is no table of ImageId,PredictionString.") from error
 
 
 def _translate(truth: Path, words: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 Two layouts are understood. With a header line: a column of paths (filepath, file, image, path) and one of captions
 (caption, title, text), tab- or comma-separated. Without: `caption TAB url` as CC3M comes, where the image of line i
 (from 0) is a file whose name is the number i, zero-padded or not, with any image ending, in the folder beside the list.
+That one may have a header, too, as img2dataset needs it: caption and url in any order, and lines count behind it.
 """
 
 from __future__ import annotations
@@ -13,23 +14,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules.sources.folders import FileSource
-from datamodules.sources.records import SPLIT_FOLDERS, UNIT, Refused, find_split, is_image
+from datamodules.sources.records import SPLIT_FOLDERS, UNIT, Refused, find_split, is_image, words_of
 
 PATHS, CAPTIONS = ("filepath", "file", "file_name", "image", "path"), ("caption", "title", "text")
 
 
+class NoCaptionList(ValueError):
+    """A table of something else than captions."""
+
+
 def list_file(folder: Path, split: str) -> Path | None:
-    """The list of a split: SPLIT.tsv, SPLIT.csv, Train_GCC-training.tsv, Validation_GCC-*.tsv or the like."""
+    """The list of a split, by the first word of its name: SPLIT.tsv, SPLIT.csv, Train_GCC-training.tsv or the like."""
     names = SPLIT_FOLDERS.get(split, (split,))
     tables = sorted([*folder.glob("*.tsv"), *folder.glob("*.csv")])
-    return next((path for path in tables if any(path.stem.lower().startswith(name) for name in names)), None)
+    return next((path for path in tables if "".join(words_of(path.stem.lower())[:1]) in names), None)
 
 
 def list_source(table: Path, split: str, unit_size: int = UNIT) -> FileSource:
     """The images that a list names, in its order. Lines whose image is not there are refused one by one.
 
     Raises:
-        ValueError: a list of another form, no folder of images, or none of the images there.
+        NoCaptionList: a table of another form.
+        ValueError: no folder of images, or none of the images there.
     """
     rows, separator = _rows(table)
     header = [word.strip().lower() for word in rows[0]] if rows else []
@@ -37,12 +43,16 @@ def list_source(table: Path, split: str, unit_size: int = UNIT) -> FileSource:
     caption = next((header.index(word) for word in CAPTIONS if word in header), None)
     if path is not None and caption is not None:
         return _with_paths(table, rows[1:], path, caption, unit_size)
-    if separator != "\t" or not all(len(row) >= 2 for row in rows[:8] if row != [""]) or not rows:
-        raise ValueError(
+    headed = "url" in header
+    fields = all(len(row) >= 2 for row in rows[:8] if row != [""])
+    if separator != "\t" or not rows or not fields or (headed and caption is None):
+        raise NoCaptionList(
             f"{table} is not understood: expected a header with a column of files ({', '.join(PATHS)}) and one of "
             f"captions ({', '.join(CAPTIONS)}), or CC3M's lines of caption TAB url."
         )
-    return _numbered(table, [row[0] for row in rows], split, unit_size)
+    column, begin = (caption or 0, 1) if headed else (0, 0)
+    captions = [tuple(row[column : column + 1]) for row in rows[begin:]]
+    return _numbered(table, captions, split, unit_size, begin + 1)
 
 
 def _rows(table: Path) -> tuple[list[list[str]], str]:
@@ -62,7 +72,7 @@ def _rows(table: Path) -> tuple[list[list[str]], str]:
         try:
             return [row for row in csv.reader(stream) if row], ","
         except csv.Error as error:
-            raise ValueError(f"{table} is no table of comma-separated values ({error}).") from error
+            raise NoCaptionList(f"{table} is no table of comma-separated values ({error}).") from error
 
 
 def _with_paths(table: Path, rows: list[list[str]], path: int, caption: int, unit_size: int) -> FileSource:
@@ -79,7 +89,8 @@ def _with_paths(table: Path, rows: list[list[str]], path: int, caption: int, uni
     return _source(table, table.parent, files, texts, refused, unit_size)
 
 
-def _numbered(table: Path, captions: list[str], split: str, unit_size: int) -> FileSource:
+def _numbered(table: Path, captions: list[tuple[str, ...]], split: str, unit_size: int, first: int) -> FileSource:
+    """Image i has captions[i], from line `first` + i of the table."""
     folder = find_split(table.parent, split) or next(
         (place for place in (table.parent / "images", table.with_suffix("")) if place.is_dir()), None
     )
@@ -96,9 +107,10 @@ def _numbered(table: Path, captions: list[str], split: str, unit_size: int) -> F
     for number, caption in enumerate(captions):
         if number in there:
             files.append(there[number])
-            texts.append((caption,))
+            texts.append(caption)
         else:
-            refused.append(Refused(f"{table.name}, line {number + 1}", f"no image numbered {number} in {folder.name}/"))
+            line = f"{table.name}, line {number + first}"
+            refused.append(Refused(line, f"no image numbered {number} in {folder.name}/"))
     return _source(table, folder, files, texts, refused, unit_size)
 
 

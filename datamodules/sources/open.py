@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from difflib import get_close_matches
 from pathlib import Path
 
 from datamodules.sources.coco import coco_source
 from datamodules.sources.folders import FileSource, captioned_folder, class_folders, divided, images_in, subfolders
-from datamodules.sources.imagenet import imagenet_source
-from datamodules.sources.lists import list_file, list_source
+from datamodules.sources.imagenet import CLASSES, has_classes, imagenet_source
+from datamodules.sources.lists import NoCaptionList, list_file, list_source
 from datamodules.sources.parquet import ParquetSource, parquet_files
 from datamodules.sources.records import SPLIT_FOLDERS, UNIT, Source, find_split
 from datamodules.sources.tar import TarSource, has_labels, tar_files
 
+log = logging.getLogger(__name__)
 KINDS = ("imagenet", "cc3m", "coco", "folder")
 
 
@@ -41,9 +43,16 @@ def open_source(dataset: str, folder: Path, split: str, classes: int = 0, unit_s
     if dataset == "coco":
         return coco_source(folder, split, unit_size)
     if dataset == "imagenet":
-        shards = tar_files(folder, split)
-        return _shards(shards, 1000) if shards else imagenet_source(folder, split, unit_size)
-    source = _captioned(folder, split, classes, unit_size)
+        shards = [] if has_classes(folder, split) else tar_files(folder, split)
+        return TarSource(shards, CLASSES) if shards else imagenet_source(folder, split, unit_size)
+    try:
+        source = _captioned(folder, split, classes, unit_size)
+    except NoCaptionList as error:
+        place = find_split(folder, split)
+        if dataset != "folder" or place is None or images_in(place) or not subfolders(place):
+            raise
+        log.warning("%s The class folders in %s are taken instead.", error, place)
+        source = None
     if source is not None:
         return source
     if dataset == "cc3m":

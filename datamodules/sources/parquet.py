@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from datamodules.sources.records import SPLIT_FOLDERS, Record, Refused, Unit, digest_of
+from datamodules.sources.records import SPLIT_FOLDERS, Record, Refused, Unit, digest_of, texts_of
 
 IMAGES, LABELS, CAPTIONS = (
     ("image", "img", "jpg", "png"),
@@ -36,19 +36,19 @@ class ParquetSource:
 
     Args:
         files: in the order of the store.
-        image, label, caption: columns; by default those with a usual name.
+        labelled: whether a column of labels must be there.
 
     Raises:
         ValueError: pyarrow is not installed, a damaged file, or a column that is not there.
     """
 
-    def __init__(self, files: Sequence[Path], image: str = "", label: str = "", caption: str = ""):
+    def __init__(self, files: Sequence[Path], labelled: bool = False):
         self.files = files
         metadata = [_open(file).metadata for file in files]
         columns = _open(files[0]).schema_arrow.names
-        self.image = _column(files[0], columns, image, IMAGES, "image")
-        self.label = label or next((name for name in LABELS if name in columns), "")
-        self.caption = caption or next((name for name in CAPTIONS if name in columns), "")
+        self.image = _column(files[0], columns, IMAGES, "image")
+        self.label = _column(files[0], columns, LABELS, "label" if labelled else "")
+        self.caption = _column(files[0], columns, CAPTIONS)
         if not self.label and not self.caption:
             raise ValueError(
                 f"{files[0]} has the columns {', '.join(columns)}: neither labels nor captions among them."
@@ -77,7 +77,12 @@ class ParquetSource:
             elif label is None or label < 0:
                 yield Refused(key, f"label {label} is no class (a split without labels?)")
             else:
-                yield Record(key, int(label), _captions(values.get(self.caption)), content)
+                try:
+                    captions = texts_of(values.get(self.caption))
+                except ValueError as error:
+                    yield Refused(key, f"annotation cannot be read ({error})")
+                    continue
+                yield Record(key, int(label), captions, content)
 
 
 def _open(file: Path) -> Any:
@@ -92,11 +97,10 @@ def _open(file: Path) -> Any:
         raise ValueError(f"{file} is damaged or no parquet file ({error}).") from error
 
 
-def _column(file: Path, columns: list[str], asked: str, usual: Sequence[str], kind: str) -> str:
-    if asked in columns:
-        return asked
-    found = next((name for name in usual if name in columns), None)
-    if found is None:
+def _column(file: Path, columns: list[str], usual: Sequence[str], kind: str = "") -> str:
+    """The first column with a usual name, or ""; where a `kind` is named, it must be there."""
+    found = next((name for name in usual if name in columns), "")
+    if kind and not found:
         raise ValueError(
             f"{file} has the columns {', '.join(columns)}: no {kind} column ({', '.join(usual)}) among them."
         )
@@ -107,12 +111,6 @@ def _content(value: Any, folder: Path) -> bytes | Path | None:
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     return folder / value if isinstance(value, str) else value
-
-
-def _captions(value: Any) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    return tuple(map(str, value)) if isinstance(value, list) else (str(value),)
 
 
 def _class_names(files: Sequence[Path], label: str) -> list[str]:

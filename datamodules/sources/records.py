@@ -7,6 +7,7 @@ them along.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +103,31 @@ def digest_of(words: Iterable[str]) -> str:
     for word in words:
         digest.update(word.encode(errors="surrogateescape") + b"\0")
     return digest.hexdigest()
+
+
+def words_of(name: str) -> list[str]:
+    """The words of a file's name: "cc3m_val2014-00001.tar" -> ["cc3m", "val", "tar"], with capitals as they are."""
+    return re.findall(r"[^\W\d_]+", name)
+
+
+def texts_of(value: object) -> tuple[str, ...]:
+    """The captions of an image as JSON and tables hold them: a text, a list of them, or None where there is none.
+
+    Raises:
+        ValueError: a caption that is no text.
+    """
+    texts = []
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str):
+            texts.append(text)
+        elif text is not None:
+            raise ValueError(f"a caption is of type {type(text).__name__}, not a text")
+    return tuple(texts)
+
+
+def is_unicode(name: str) -> bool:
+    """Whether a name is valid Unicode: those of files that are not UTF-8 come with lone surrogates."""
+    return name == name.encode(errors="replace").decode()
 
 
 def find_split(folder: Path, split: str) -> Path | None:

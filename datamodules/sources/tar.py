@@ -12,11 +12,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from datamodules.sources.records import IMAGE_SUFFIXES, SPLIT_FOLDERS, Record, Refused, Unit, digest_of
+from datamodules.sources.records import (
+    IMAGE_SUFFIXES,
+    SPLIT_FOLDERS,
+    Record,
+    Refused,
+    Unit,
+    digest_of,
+    texts_of,
+    words_of,
+)
 
 
 def tar_files(folder: Path, split: str) -> list[Path]:
-    """The shards of a split: in the split's folder, named SPLIT-*.tar, or, for train, any .tar of the folder."""
+    """The shards of a split: in its folder, named SPLIT-*.tar, or, for train, any .tar with no split in its name."""
     for name in SPLIT_FOLDERS.get(split, (split,)):
         found = [
             *(folder / name).glob("*.tar"),
@@ -28,7 +37,7 @@ def tar_files(folder: Path, split: str) -> list[Path]:
     others = {name for names in SPLIT_FOLDERS.values() for name in names}
     if split != "train":
         return []
-    return sorted(path for path in folder.glob("*.tar") if not any(name in path.stem for name in others))
+    return sorted(path for path in folder.glob("*.tar") if not others.intersection(words_of(path.stem)))
 
 
 @dataclass
@@ -76,6 +85,8 @@ class TarSource:
         if group.twice:
             return Refused(key, f"duplicate key: {group.twice} comes twice, which captions belong to which is unclear")
         if suffix is None:
+            if hidden := next((name for name in group.members if PurePosixPath(name).suffix in IMAGE_SUFFIXES), None):
+                return Refused(key, f"ambiguous name: what follows its first dot is the ending, here {hidden}")
             if group.members.keys() & {".txt", ".cls"}:
                 return Refused(key, "no image under this name")
             return None  # statistics and the like
@@ -84,18 +95,21 @@ class TarSource:
             return Refused(key, "cut off by the end of the shard")
         try:
             label, captions = self._annotation({name: value or b"" for name, value in content.items()})
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, TypeError) as error:
             return Refused(key, f"annotation cannot be read ({error})")
         return Record(key, label, captions, content[suffix] or b"")
 
     def _annotation(self, content: dict[str, bytes]) -> tuple[int, tuple[str, ...]]:
-        """Label and captions. Raises ValueError."""
+        """Label and captions. Raises ValueError, AttributeError or TypeError for JSON of another form."""
         data = json.loads(content[".json"]) if ".json" in content else {}
         text = content[".txt"].decode(errors="replace") if ".txt" in content else data.get("caption")
-        captions = (text,) if text is not None else ()
+        captions = texts_of(text)
         if not self.class_names:
             return 0, captions
-        label = int(content[".cls"]) if ".cls" in content else int(data["label"] if "label" in data else -1)
+        given = content[".cls"] if ".cls" in content else data.get("label")
+        if given is None:
+            raise ValueError("no label")
+        label = int(given)
         if not 0 <= label < len(self.class_names):
             raise ValueError(f"label {label} of {len(self.class_names)} classes")
         return label, captions
@@ -125,6 +139,8 @@ def _index(archive: tarfile.TarFile) -> tuple[dict[str, _Group], str]:
             if not member.isfile():
                 continue
             path = PurePosixPath(member.name)
+            if path.name.startswith("."):
+                continue  # such as macOS puts beside every file
             stem, dot, ending = path.name.partition(".")
             suffix = f"{dot}{ending}".lower()
             group = groups.setdefault(str(path.parent / stem), _Group())

@@ -14,7 +14,7 @@ from datamodules.sources.records import UNIT, Source
 from datamodules.store_format import read_meta
 from datamodules.tokenize.crops import Crops
 from datamodules.tokenize.encode import Work, encode_units
-from datamodules.tokenize.merge import Summary, merge
+from datamodules.tokenize.merge import Summary, check_place, merge
 from datamodules.tokenize.plan import Plan, parts_folder
 from datamodules.tokenize.prepare import Preparation
 
@@ -66,8 +66,10 @@ def tokenize(job: Job, tokenizer: Any, load: Callable[[], Any], work: Work) -> S
         a summary, or None where other shards have still to be done, or the store is there already.
 
     Raises:
-        ValueError, FileNotFoundError: a source, settings or images that do not fit, said in words.
+        ValueError, FileNotFoundError: a source, settings or images that do not fit, or other files in the place of the
+            store, said in words.
     """
+    check_place(job.out / job.split)
     crops = Crops(tuple(job.crops), job.flip, tokenizer.image_size)
     if job.divide:
         source = open_divided(job.source, job.split, job.unit_size)

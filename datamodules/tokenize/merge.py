@@ -44,6 +44,12 @@ def missing_units(out: Path, split: str) -> list[str]:
     return [name for unit, name in enumerate(plan.units) if not part_path(folder, unit).exists()]
 
 
+def check_place(folder: Path) -> None:
+    """Raises ValueError where something else lies in the place of a store, which could not be put there in the end."""
+    if folder.exists() and not (folder / "meta.json").is_file() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ValueError(f"{folder} is where the store goes, but other files lie there; name another --out.")
+
+
 def merge(out: Path, split: str) -> Summary:
     """Write the store OUT/SPLIT out of its parts, in the order of the units, and remove the parts.
 
@@ -52,8 +58,10 @@ def merge(out: Path, split: str) -> Summary:
 
     Raises:
         FileNotFoundError: no parts.
-        ValueError: parts are missing or damaged, nothing usable in them, a key that comes twice, no room on the disk.
+        ValueError: parts are missing or damaged, nothing usable in them, a key that comes twice, no room on the disk,
+            other files in the place of the store.
     """
+    check_place(out / split)
     folder = parts_folder(out, split)
     if missing := missing_units(out, split):
         raise ValueError(
@@ -64,6 +72,9 @@ def merge(out: Path, split: str) -> Summary:
     images, refused, notes = _survey(out, paths)
     if not images:
         shutil.rmtree(folder)  # nothing in it that a second attempt could go on from
+        if not refused:
+            where = f" in {plan.units[0]}{', ..' if len(plan.units) > 1 else ''}" if plan.units else ""
+            raise ValueError(f"No images of {split} were found{where}; name the right folder with --source.")
         reasons = "; ".join(f"{key}: {reason}" for key, reason in refused[:3])
         raise ValueError(f"None of the {len(refused):,} images of {split} could be used ({reasons}); no store is made.")
     summary = Summary(images, dict(Counter(_kind(reason) for _, reason in refused).most_common()), dict(notes))

@@ -97,7 +97,7 @@ def agree(folder: Path, plan: Plan) -> None:
     """
     path = folder / "plan.json"
     if not path.is_file():
-        content = json.dumps({"schema": SCHEMA, **asdict(plan)}, indent=1, ensure_ascii=False)
+        content = json.dumps({"schema": SCHEMA, **asdict(plan)}, indent=1)  # ASCII, whatever names shards have
         atomic_write(path, lambda stream: stream.write(content.encode()))
     other = read_plan(folder)
     for key, value in asdict(plan).items():
@@ -119,7 +119,7 @@ def read_plan(folder: Path) -> Plan:
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no tokenization to go on with: there is no plan.json.")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("schema") != SCHEMA:
             raise KeyError("schema")
         return Plan(**content)

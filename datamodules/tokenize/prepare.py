@@ -12,7 +12,7 @@ from multiprocessing import get_context
 
 import numpy as np
 
-from datamodules.sources.records import Record, Refused
+from datamodules.sources.records import Record, Refused, is_unicode
 from datamodules.tokenize.captions import clean_caption
 from datamodules.tokenize.crops import Crops
 from datamodules.tokenize.images import decode_image
@@ -56,7 +56,9 @@ class Preparation:
     def __call__(self, record: Record | Refused) -> Prepared | Refused:
         """Never raises for what is wrong with the record itself."""
         if isinstance(record, Refused):
-            return record
+            return Refused(_printable(record.key), _printable(record.reason))
+        if not is_unicode(record.key):
+            return Refused(ascii(record.key), "name that is not UTF-8")
         cleaned = [clean_caption(text) for text in record.captions]
         captions = tuple(text for text, _ in cleaned if text)
         if self.captioned and not captions:
@@ -76,6 +78,10 @@ class Preparation:
         notes += [note for _, found in cleaned for note in found]
         views = self.crops(image, record.key)
         return Prepared(record.key, record.label, captions, views, tuple(dict.fromkeys(notes)))
+
+
+def _printable(text: str) -> str:
+    return text if is_unicode(text) else ascii(text)
 
 
 class Preparer:

@@ -164,6 +164,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path):
 
 
 def _tokenize(cache):
+    torch.set_num_threads(1)  # the other OpenMP threads of the parent are not there after a fork
     ready(cache)
 
 
@@ -174,6 +175,9 @@ def test_two_processes_at_once(tmp_path):
         process.start()
     for process in processes:
         process.join(60)
+        if process.is_alive():
+            process.kill()
+            process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
     folders = [path for path in (tmp_path / "cache/tokens").iterdir() if path.is_dir()]
     assert sorted(path.name.split("-")[1] for path in folders) == ["train", "val"]

@@ -29,6 +29,14 @@ def test_balanced_floor_at_the_default_number_of_samples():
     assert reference.draw_real(np.arange(512) % 9, seed=0).shape == (512, 32, 32, 3)
 
 
+def test_the_best_share_changes_nothing_because_a_tuned_run_has_seen_the_others():
+    whole, best = (EmojiConfig(best_share=share) for share in (1.0, 0.25))
+    references = [EmojiDataModule.reference(config) for config in (whole, best)]
+    assert references[0].fingerprint == references[1].fingerprint
+    assert np.array_equal(references[0].train, references[1].train)
+    assert EmojiDataModule.prompts(whole, "train")[0] == EmojiDataModule.prompts(best, "train")[0]
+
+
 def test_subset_changes_memorisation_alone():
     whole, part = (EmojiDataModule.reference(EmojiConfig(subset=subset)) for subset in (0, 100))
     assert whole.fingerprint == part.fingerprint and len(part.train) == 100 and len(whole.train) > 3000

@@ -1,7 +1,8 @@
-"""Reading ahead in threads: the same batches, errors where they belong, nothing left running."""
+"""Reading ahead in threads or processes: the same batches, errors where they belong, nothing left running."""
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 
@@ -36,6 +37,15 @@ def loader(workers: int, broken: int = -1) -> ResumableLoader:
     return ResumableLoader(Numbers(broken), EpochSampler(100, 4, seed=1), workers)
 
 
+class Decoded(Numbers):
+    """As where images are decoded: read in processes."""
+
+    in_processes = True
+
+    def __getitem__(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        return {**super().__getitem__(rows), "process": torch.tensor(os.getpid())}
+
+
 def threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("loader")]
 
@@ -68,3 +78,16 @@ def test_an_error_comes_with_its_batch() -> None:
         for batch in loader(2, broken=50):
             seen.append(batch["row"].tolist())
     assert seen == rows[: next(i for i, batch in enumerate(rows) if 50 in batch)]
+
+
+def test_processes_stay_and_give_the_same_batches_in_epochs_broken_off() -> None:
+    plain, ahead = (ResumableLoader(Decoded(), EpochSampler(32, 4, seed=1), workers) for workers in (0, 2))
+    rows, processes = [], set()
+    for _ in range(6):  # three batches, three, the two that are left, and again
+        for _, expected, found in zip(range(3), plain, ahead, strict=False):
+            assert torch.equal(expected["row"], found["row"]) and ahead.state_dict() == plain.state_dict()
+            rows.append(found["row"])
+            processes.add(int(found["process"]))
+    assert ahead.state_dict()["epoch"] == 2 and ahead.state_dict()["consumed"] == 0
+    assert sorted(torch.cat(rows[:8]).tolist()) == sorted(torch.cat(rows[8:]).tolist()) == list(range(32))
+    assert len(processes) == 2 and os.getpid() not in processes

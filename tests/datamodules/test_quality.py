@@ -28,6 +28,7 @@ def test_best_share_is_sorted_and_never_empty() -> None:
     assert best(scores, 0.5).tolist() == [0, 2]
     assert best(scores, 0.01).tolist() == [0]
     assert best(scores, 1.0).tolist() == [0, 1, 2, 3]
+    assert best(np.array([0, 200, 1], np.uint8), 0.5).tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("score", SCORES)

@@ -1,5 +1,7 @@
 """imagenet, cc3m, coco and folder out of stores: views, captions, text features, splits, subset, what does not fit."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -178,6 +180,36 @@ def test_subset_is_fixed(classes):
     assert epochs[0] == epochs[1] and len(epochs[0]) == 16
     with pytest.raises(ValueError, match=r"data\.subset=41 is more than the 40"):
         module(FolderConfig(root=str(classes), subset=41))
+
+
+def test_the_best_share_of_a_store(classes, tmp_path):
+    """A quarter of the training and the validation images, all of the test images; a subset is one of the best."""
+    root = shutil.copytree(classes, tmp_path / "stores")
+    best = {}
+    for split, count in (("train", 40), ("val", 9)):
+        scores = np.random.default_rng(0).permutation(count).astype(np.uint8)
+        np.save(root / split / "scores.npy", scores)
+        numbers = TokenStore(root / split).tokens[:, 0, 0]
+        best[split] = sorted(numbers[scores >= count - -(-count // 4)].tolist())
+
+    def seen(loader):
+        return sorted(number for batch in loader for number in batch["tokens"][:, 0].tolist())
+
+    data = module(FolderConfig(root=str(root), best_share=0.25), batch_size=5)
+    assert seen(data.train_dataloader()) == best["train"] and len(best["train"]) == 10
+    assert seen(data.val_dataloader()) == best["val"] and len(best["val"]) == 3
+    assert seen(data.test_dataloader()) == list(range(50, 55))
+    part = module(FolderConfig(root=str(root), best_share=0.25, subset=5), batch_size=5)
+    assert len(seen(part.train_dataloader())) == 5 and set(seen(part.train_dataloader())) < set(best["train"])
+    assert seen(part.val_dataloader()) == best["val"]
+    for wrong, message in (
+        (np.arange(39), r"has the shape \(39,\), not \(40,\)"),
+        (np.full(40, np.nan), "no finite numbers"),
+        (np.full(40, "good"), "no finite numbers"),
+    ):
+        np.save(root / "train" / "scores.npy", wrong)
+        with pytest.raises(ValueError, match=message):
+            module(FolderConfig(root=str(root), best_share=0.25))
 
 
 def test_what_does_not_fit_is_refused(classes, captions, tmp_path):

@@ -179,6 +179,27 @@ def test_other_settings_or_another_source_do_not_mix(tmp_path):
         run("folder", source, tmp_path / "new", flip=True)
 
 
+def test_other_files_in_the_place_of_the_store_are_noticed_before_any_work(tmp_path):
+    """Such as the images themselves, with --out naming the folder of --source."""
+    source = class_tree(tmp_path / "images/train", range(1, 4)).parent
+
+    class Unused(Toy):
+        def encode_uint8(self, images):
+            raise AssertionError("encoded for nothing")
+
+    with pytest.raises(ValueError, match="images/train is where the store goes, but other files lie there; name anoth"):
+        run("folder", source, source, toy=Unused())
+    assert [path.name for path in source.iterdir()] == ["train"]
+    (tmp_path / "out/train").mkdir(parents=True)  # an empty folder is in nobody's way
+    assert run("folder", source, tmp_path / "out", work=Work(shard=(0, 2))) is None
+    run("folder", source, tmp_path / "out", work=Work(shard=(1, 2)))
+    (tmp_path / "out/train/notes.txt").touch()
+    with pytest.raises(ValueError, match="out/train is where the store goes"):
+        merge(tmp_path / "out", "train")
+    (tmp_path / "out/train/notes.txt").unlink()
+    assert merge(tmp_path / "out", "train").images == 3
+
+
 def test_a_full_disk_is_said_and_survived(tmp_path, monkeypatch):
     source = class_tree(tmp_path / "images", range(1, 14))
     run("folder", source, tmp_path / "whole")

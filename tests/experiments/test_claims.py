@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -31,16 +32,16 @@ import sys, time
 from pathlib import Path
 from experiments.claims import Busy, acquire
 folder = Path(sys.argv[1])
+print("ready", flush=True)
 while not (folder / "go").exists():
     time.sleep(0.001)
 try:
     claim = acquire(folder, folder / "status.json")
 except Busy:
-    print("busy")
+    print("busy", flush=True)
 else:
-    print("mine", claim.generation)
-    (folder / f"won-{claim.generation}").touch()
-    time.sleep(5 if len(sys.argv) < 3 else 0)
+    print("mine", claim.generation, flush=True)
+sys.stdin.read()  # alive until all have tried: a dead owner would be succeeded
 """
 
 
@@ -88,17 +89,20 @@ def test_of_many_racers_exactly_one_wins(tmp_path: Path, dead_owner: bool) -> No
     if dead_owner:
         claim_of(tmp_path, replace(Owner.here(), started="12345"))
     racers = [
-        subprocess.Popen([sys.executable, "-c", RACER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen([sys.executable, "-c", RACER, str(tmp_path)], stdin=PIPE, stdout=PIPE, text=True)
         for _ in range(8)
     ]
-    time.sleep(1.0)
+
+    def lines() -> list[str]:
+        return [racer.stdout.readline().strip() for racer in racers if racer.stdout]
+
+    ready = lines()
     (tmp_path / "go").touch()
-    time.sleep(2.0)
-    for racer in racers:
-        racer.kill()
+    outcomes = lines()
     for racer in racers:
         racer.communicate()
-    assert [path.name for path in tmp_path.glob("won-*")] == ["won-2" if dead_owner else "won-1"]
+    assert ready == ["ready"] * 8
+    assert sorted(outcomes) == ["busy"] * 7 + ["mine 2" if dead_owner else "mine 1"]
 
 
 def test_owner_elsewhere_is_believed_until_silent_for_long(tmp_path: Path) -> None:

@@ -13,13 +13,14 @@ from experiments.ranks import check_world, is_leader
 from experiments.store import Run
 
 LEADER = """
-import subprocess, sys, time
+import subprocess, sys
 from pathlib import Path
 from experiments.store import Run
 run = Run(Path(sys.argv[1]))
 with run.claim() as mine:
-    other = subprocess.Popen([sys.executable, "-c", sys.argv[2], sys.argv[1]], env={"LOCAL_RANK": "1"})
-    time.sleep(2.0)
+    command = [sys.executable, "-c", sys.argv[2], sys.argv[1]]
+    other = subprocess.Popen(command, env={"LOCAL_RANK": "1"}, stdout=subprocess.PIPE)
+    assert other.stdout.readline() == b"wrote nothing\\n"
     run.write_result({"step": 1, "max_steps": 1, "metrics": {"by": 0}})
 sys.exit(other.wait())
 """
@@ -33,6 +34,7 @@ with run.claim() as mine:
     run.update(phase="train", step=99)
     run.write_result({"step": 1, "max_steps": 1, "metrics": {"by": 1}})
     assert not run.result_path.exists()
+    print("wrote nothing", flush=True)
 assert run.is_done()
 with run.evaluation("e").claim() as mine:
     assert not mine, "an evaluation is for one process"

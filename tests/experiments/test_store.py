@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from experiments import work
 from experiments.claims import Busy, ClaimLost
 from experiments.errors import UserError
 from experiments.failures import CAUSES, classify
@@ -106,7 +108,9 @@ def test_interrupt_is_no_failure(run: Run, error: BaseException) -> None:
     assert run.inspect().state == "stopped"
 
 
-def test_progress_is_written_at_most_once_a_second(run: Run) -> None:
+def test_progress_is_written_at_most_once_a_second(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(work, "time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
     with run.claim():
         run.update(phase="train", step=1)
         for step in range(2, 200):
@@ -114,7 +118,7 @@ def test_progress_is_written_at_most_once_a_second(run: Run) -> None:
         assert run.status().step == 1
         run.update(phase="sample")
         assert (run.status().step, run.status().phase) == (199, "sample")
-        time.sleep(1.0)
+        now[0] += 1.0
         run.update(step=200, loss=float("nan"))
         assert (run.status().step, run.status().loss) == (200, None)
 
