@@ -77,7 +77,8 @@ class OneFactor:
 
 def facts(record: Record) -> dict[str, str]:
     """What was true of one measurement, as text by name; what was recorded goes before what was configured."""
-    result = {key: _text(value) for key, value in record.config.items() if _compared(key)}
+    # An empty text says nothing, and older configurations lack keys that came later.
+    result = {key: _text(value) for key, value in record.config.items() if _compared(key) and value != ""}
     run, protocol = record.run_result, record.protocol
     origin = run.get("provenance", {})
     hardware = origin.get("hardware", {})

@@ -10,7 +10,7 @@ from reports.aggregate import Row
 from reports.layout import Column, Layout
 from reports.quantities import is_time
 from reports.records import named
-from reports.uncertainty import compare
+from reports.uncertainty import compare, margin_over_seeds
 
 AT_95 = "at 95%, all rows of a column together"
 """How sure a difference is that a table does not take for noise: Bonferroni, since the best one is chosen by the same
@@ -39,6 +39,17 @@ def timed_apart(rows: Iterable[Row], metric: str) -> bool:
     return is_time(metric) and any(record.benchmark is None for row in rows for record in row.measured)
 
 
+def alike(rows: Sequence[Row], base: Row, metric: str, comparisons: int) -> list[Row]:
+    """The rows that cannot be told from the base as one of so many comparisons: with the same seeds by the noise that
+    they share, else each by its own."""
+    if (margin := margin_over_seeds([base, *rows], metric, comparisons)) is not None:
+        middle = base.value(metric).mean or 0.0
+        return [row for row in rows if abs((row.value(metric).mean or 0.0) - middle) <= margin]
+    found = [(row, compare(row, base, metric)) for row in rows]
+    judged = [(row, item) for row, item in found if item is not None and item.distinguishable is not None]
+    return [row for row, item in judged if not item.stands_among(comparisons)]
+
+
 def rank_rows(peers: Sequence[tuple[int, Row]], column: Column) -> dict[int, Rank]:
     """Rank the measured rows of one column, by their index.
 
@@ -51,11 +62,10 @@ def rank_rows(peers: Sequence[tuple[int, Row]], column: Column) -> dict[int, Ran
     measured.sort(key=lambda item: item[2], reverse=column.better == "higher")
     best = measured[0]
     values = list(dict.fromkeys(mean for _, _, mean in measured))
+    ties = alike([row for _, row, _ in measured[1:]], best[1], column.metric, len(measured) - 1)
     result = {}
     for index, row, mean in measured:
-        difference = compare(row, best[1], column.metric)
-        known = index != best[0] and difference is not None and difference.distinguishable is not None
-        tied = bool(known and difference and not difference.stands_among(len(measured) - 1))
+        tied = any(row is other for other in ties)
         place: Literal["", "best", "second"] = (
             "best" if mean == values[0] else "second" if mean == values[1] and len(measured) > 2 else ""
         )

@@ -10,19 +10,19 @@ from functools import cached_property
 from pathlib import Path
 
 from experiments.errors import UserError, unknown
-from reports.aggregate import Row, row_name, rows_of
+from reports.aggregate import Row, row_name, rows_of, select
 from reports.claims import Verdict, agreement, judge
 from reports.compute import compute_notes
 from reports.crossing import crossing_notes
-from reports.equal_code import Evidence, alike, equality_notes, find_evidence
+from reports.equal_code import Evidence, equality_notes, find_evidence
+from reports.equal_code import alike as alike_codes
 from reports.guard import ISO, Flag, OneFactor, baseline_of, guard, one_factor
 from reports.layout import Layout, parse_layout
 from reports.protocol import protocol_notes
-from reports.ranking import AT_95, timed_apart
+from reports.ranking import AT_95, alike, timed_apart
 from reports.records import Record, collect, named
 from reports.searches import search_notes
 from reports.tables import Table, build_table
-from reports.uncertainty import compare
 from sweeps.definition import load_sweep
 from sweeps.planner import Cell, Plan, plan
 from sweeps.varied import varied_keys
@@ -65,7 +65,7 @@ class Subject:
     @cached_property
     def flags(self) -> list[Flag]:
         """What makes rows incomparable."""
-        return guard(self.rows, self.declared, self.layout.baseline, alike(self.same_code))
+        return guard(self.rows, self.declared, self.layout.baseline, alike_codes(self.same_code))
 
     @cached_property
     def same_code(self) -> list[Evidence]:
@@ -168,15 +168,18 @@ class Subject:
         for column in self.layout.columns:
             if column.better == "none" or timed_apart(self.rows, column.metric):
                 continue
-            differences = []
-            for item in self.one_factor:
-                row = self.rows[item.row]
-                base = baseline_of(row, self.rows, self.layout.baseline)
-                if base and (difference := compare(row, base, column.metric)):
-                    differences.append((row_name(row, self.rows), difference))
-            judged = [(name, found) for name, found in differences if found.distinguishable is not None]
-            names = [name for name, found in judged if not found.stands_among(len(judged))]
-            listed = ", ".join(names) if len(names) <= LISTED else f"{len(names)} of {len(differences)} rows"
+            measured = [row for row in self.rows if row.value(column.metric).mean is not None]
+            bases = select(measured, self.layout.baseline) if self.layout.baseline else []
+            of_base = {
+                id(base): [
+                    r for r in measured if r is not base and baseline_of(r, measured, self.layout.baseline) is base
+                ]
+                for base in bases
+            }
+            compared = sum(map(len, of_base.values()))
+            ties = [row for base in bases for row in alike(of_base[id(base)], base, column.metric, compared)]
+            names = [row_name(row, self.rows) for row in self.rows if any(row is tie for tie in ties)]
+            listed = ", ".join(names) if len(names) <= LISTED else f"{len(names)} of {compared} rows"
             found += [f"{column.plain} of {listed}"] if names else []
         name = self.baseline
         if not found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from reports.aggregate import Row, Value
@@ -104,6 +105,35 @@ def _over_seeds(a: Value, b: Value, delta: float) -> Difference:
         freedom = (va + vb) ** 2 / (va**2 / (a.n - 1) + vb**2 / (b.n - 1)) if error else 1.0
     margin = float(stdtrit(freedom, 0.5 + CONFIDENCE / 2)) * error
     return Difference(delta, margin, abs(delta) > margin, method, freedom=freedom)
+
+
+def margin_over_seeds(rows: Sequence[Row], metric: str, comparisons: int) -> float | None:
+    """Half-width of the 95% interval of the difference of two of these rows, as one of so many comparisons.
+
+    Randomised blocks: what is left of every number beside the means of its row and of its seed is noise that all rows
+    share, with (rows - 1)(seeds - 1) degrees of freedom. Of two rows, that is the paired t-test.
+
+    Returns:
+        None where the rows do not hold the same seeds, or too few to tell.
+    """
+    from scipy.special import stdtrit
+
+    values = [row.value(metric) for row in rows]
+    seeds = sorted(values[0].seeds) if values else []
+    freedom = (len(values) - 1) * (len(seeds) - 1)
+    if metric in EXACT or freedom < 2 or any(sorted(value.seeds) != seeds for value in values):
+        return None
+    table = [[dict(zip(value.seeds, value.samples, strict=True))[seed] for seed in seeds] for value in values]
+    of_rows = [math.fsum(line) / len(seeds) for line in table]
+    of_seeds = [math.fsum(column) / len(table) for column in zip(*table, strict=True)]
+    mean = math.fsum(of_rows) / len(table)
+    left = [
+        x - row - seed + mean
+        for line, row in zip(table, of_rows, strict=True)
+        for x, seed in zip(line, of_seeds, strict=True)
+    ]
+    variance = math.fsum(x * x for x in left) / freedom
+    return float(stdtrit(freedom, 1 - (1 - CONFIDENCE) / 2 / comparisons)) * math.sqrt(2 * variance / len(seeds))
 
 
 def _margin_of_one(a: Value, b: Value) -> float | None:

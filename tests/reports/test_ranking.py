@@ -24,7 +24,7 @@ def row(value: float, benchmark: object) -> Any:
 def test_times_are_ranked_where_they_were_taken_in_turns(
     metric: str, benchmark: object, ranked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reports.ranking.compare", lambda *_: None)
+    monkeypatch.setattr("reports.ranking.alike", lambda *_: [])
     rows = [row(2.0, benchmark), row(1.0, benchmark)]
     column: Any = SimpleNamespace(metric=metric, better="lower")
     ranks = rank_rows(list(enumerate(rows)), column)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 import scipy.stats
 
 from reports.aggregate import Row
 from reports.records import Record
-from reports.uncertainty import compare, kendall_tau, pearson
+from reports.uncertainty import compare, kendall_tau, margin_over_seeds, pearson
 
 
 def row(name: str, values: list[float], metric: str = "fd_efflite0", **more: float) -> Row:
@@ -26,6 +27,22 @@ def test_paired_seeds_find_what_unpaired_ones_cannot() -> None:
     assert found.distinguishable and found.method == "paired t-test, 4 seeds"
     welch = compare(row("a", base), row("b", [v - 5 for v in base[:2]]), "fd_efflite0")
     assert welch.distinguishable is False and welch.method.startswith("Welch")
+
+
+def test_noise_that_rows_share_is_that_of_randomised_blocks() -> None:
+    """Of two rows the paired t-test; of several against a least-squares fit of row and seed."""
+    a, b = row("a", [10.0, 14.0, 9.0]), row("b", [11.0, 17.0, 9.5])
+    assert margin_over_seeds([a, b], "fd_efflite0", 1) == pytest.approx(compare(a, b, "fd_efflite0").margin)
+    draw = np.random.default_rng(0)
+    table = draw.normal(size=(4, 3)) + 10 * np.arange(4)[:, None] + np.array([0, 5, -3])
+    rows = [row(name, list(line)) for name, line in zip("abcd", table, strict=True)]
+    design = np.array([[i == r for r in range(4)] + [j == s for s in range(1, 3)] for i in range(4) for j in range(3)])
+    left = table.ravel() - design @ np.linalg.lstsq(design.astype(float), table.ravel(), rcond=None)[0]
+    error = np.sqrt(2 * (left @ left) / 6 / 3)
+    assert margin_over_seeds(rows, "fd_efflite0", 3) == pytest.approx(scipy.stats.t.ppf(1 - 0.025 / 3, 6) * error)
+    assert margin_over_seeds([a, row("c", [1.0, 2.0])], "fd_efflite0", 1) is None, "other seeds"
+    assert margin_over_seeds([row("a", [1.0]), row("b", [2.0])], "fd_efflite0", 1) is None
+    assert margin_over_seeds([row("a", [1.0] * 3, "parameters")] * 2, "parameters", 1) is None, "exact"
 
 
 def test_t_tests_agree_with_scipy() -> None:
