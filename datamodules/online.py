@@ -20,6 +20,7 @@ from datamodules.sources.folders import FileSource
 from datamodules.subset import choose_subset
 from datamodules.tokenize.crops import adm_crop
 from datamodules.tokenize.images import decode_image
+from lightning_modules.precision import exact_float32
 
 DRAWS = 1 << 16
 """Different crops of an image: the sampler draws one per (seed, epoch, image), so that a resumed run sees the same."""
@@ -96,12 +97,12 @@ class OnlineDataModule(StreamDataModule):
             self._datasets[split] = OnlineDataset(source, index, size, resize, self.config.flip)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Pixels to codes, in full precision: in half of it the nearest code is another one now and then."""
+        """Pixels to codes, in full precision: in less the nearest code is another one now and then."""
         images = batch.pop("image")
         if self.encoder is None:
             batch["image"] = images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
             return batch
-        with torch.autocast(images.device.type, enabled=False):
+        with torch.autocast(images.device.type, enabled=False), exact_float32(images.device):
             codes = self.encoder.encode(images).clone()  # out of inference mode: the loss keeps them for its gradient
         batch["tokens" if self.encoder.vocab_size else "latents"] = codes
         return batch

@@ -52,6 +52,7 @@ def resolve(config: RunConfig) -> RunConfig:
         raise UserError(str(error)) from error
     if config.objective.name != "reconstruction":
         _check_objective(config)
+        _check_positions(config)
     _check_condition(config)
     watch, measured = config.trainer.watch, config.objective.validates
     if config.trainer.selects and watch not in measured:
@@ -128,6 +129,18 @@ def _check_objective(config: RunConfig) -> None:
                 f"{section}.name={part.name} is made for objective.name={part.objective}, not for "
                 f"{config.objective.name}; set {section}.name and objective.name to parts that belong together."
             )
+
+
+def _check_positions(config: RunConfig) -> None:
+    """The shifted positions of AiM's published code need AiM's table of positions."""
+    shift, generator = getattr(config.sampler, "position_shift", "correct"), config.generator
+    if shift == "correct" or getattr(generator, "position_embedding", False):
+        return
+    without = f"name={generator.name}" if generator.name != "aim" else "position_embedding=false"
+    raise UserError(
+        f"sampler.position_shift={shift} shifts the rows of AiM's position table, of which there is none with "
+        f"generator.{without}; take sampler.position_shift=correct."
+    )
 
 
 def _check_condition(config: RunConfig) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
 from experiments.config import RunConfig, RuntimeConfig
 from experiments.errors import UserError
@@ -20,12 +20,13 @@ PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 def build_trainer(config: RunConfig, run: Run, callbacks: list[L.Callback], purge_step: int) -> L.Trainer:
     """A Trainer that writes into the run's folder; checkpoints and metrics are the suite's own.
 
+    Args:
+        purge_step: TensorBoard forgets what an earlier attempt wrote from this step on.
+
     Raises:
         UserError: more devices than this machine has.
     """
-    board = TensorBoardLogger(
-        run.folder, name="", version="tb", default_hp_metric=False, purge_step=purge_step if purge_step else None
-    )
+    board = TensorBoardLogger(run.folder, name="", version="tb", default_hp_metric=False, purge_step=purge_step)
     runtime, kind = config.runtime, device_of(config).type
     options: dict[str, Any] = dict(
         max_steps=config.trainer.max_steps,
@@ -60,6 +61,7 @@ def _strategy(runtime: RuntimeConfig) -> str | Strategy:
     if processes == 1:
         return "auto"
     if runtime.strategy == "ddp":
-        return "ddp"
+        # Every process builds the same buffers from the seed; what a process counts in one (codes used) is its own.
+        return DDPStrategy(broadcast_buffers=False)
     # One file of whole weights and optimiser states, as DDP writes it: either goes on from the other's checkpoints.
     return ModelParallelStrategy(processes, tensor_parallel_size=1, save_distributed_checkpoint=False)

@@ -17,7 +17,8 @@ from lightning_modules.conditions import condition_of
 from lightning_modules.config import AutoregressiveConfig, OptimConfig
 
 VALIDATION_SEED = 20_240_822
-"""Validation without a share of the conditions leaves out the same ones in every run and at every step."""
+"""Validation without a share of the conditions leaves out the same ones at every step, and in every run with as many
+devices and samples a batch on each: the draw goes by the number of the batch on its device."""
 
 
 class AutoregressiveModule(TrainingModule[nn.Module]):

@@ -19,7 +19,7 @@ from lightning_modules.config import OptimConfig
 from lightning_modules.sharding import is_sharded, local, shard, whole
 
 NO_DECAY_NAMES = ("A_log", "D", "dt_bias", "position")
-"""Parameters that are never decayed although some are matrices (Mamba: A, D and the bias of dt)."""
+"""Parameters that are never decayed although some have two or more dimensions (Mamba: A, D and the bias of dt)."""
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -73,7 +73,8 @@ class TrainingModule(L.LightningModule, Generic[Network]):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def build_optimizer(self, fused: bool) -> torch.optim.Optimizer:
-        """AdamW (`fused` or not) or CAME, with decay on matrices only."""
+        """AdamW (`fused` or not) or CAME, with decay on parameters of two or more dimensions: matrices, kernels and
+        tables, but also the scales and shifts (1, 1, 1, C) of aMUSEd's response norms, which its script decays too."""
         named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         decay = [p for name, p in named if p.dim() >= 2 and not _exempt(name)]
         rest = [p for name, p in named if p.dim() < 2 or _exempt(name)]

@@ -108,7 +108,8 @@ class OptimConfig:
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
     """Decay of the two moments; CAME has a third, of its confidence: [0.9, 0.999, 0.9999]."""
     weight_decay: float = 0.05
-    """On matrices only: biases, norms, tables of positions, and A, D, dt of the SSMs are exempt."""
+    """On parameters of two or more dimensions: matrices, kernels, tables of tokens, and the response norms of aMUSEd's
+    ends. Biases, all other norms, tables of positions, and A, D, dt of the SSMs are exempt."""
     warmup_steps: int = 0
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     """After the warm-up: constant, or falling to 0 at the last step."""

@@ -18,7 +18,8 @@ from lightning_modules.generators.dimba import Dimba
 from lightning_modules.noising import Noised, add_noise, linear_schedule, variational_bound
 
 VALIDATION_SEED = 20_240_603
-"""Validation adds the same noise in every run and at every step, so that losses compare."""
+"""Validation adds the same noise at every step, and in every run with as many devices and samples a batch
+on each: the draw goes by the number of the batch on its device. Between other runs losses differ by this draw too."""
 
 
 class Terms(NamedTuple):

@@ -17,7 +17,8 @@ from lightning_modules.conditions import Condition, condition_of
 from lightning_modules.config import MaskedConfig, OptimConfig
 
 VALIDATION_SEED = 20_240_929
-"""Validation hides the same tokens in every run and at every step, so that losses compare."""
+"""Validation hides the same tokens at every step, and in every run with as many devices and samples a batch
+on each: the draw goes by the number of the batch on its device. Between other runs losses differ by this draw too."""
 
 
 class MaskedModule(TrainingModule[nn.Module]):

@@ -85,8 +85,10 @@ class VQModule(TokenizerModule[VQAutoencoder]):
         self.register_buffer("used", torch.zeros(model.quantize.embedding.num_embeddings, dtype=torch.bool))
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Seed the batch's randomness; now and then revive unused codes."""
+        """Seed the batch's randomness; now and then, in the first batch of a step, revive unused codes."""
         super().on_train_batch_start(batch, batch_idx)
+        if self._batch_of_step > 1:  # of an accumulated step: `used` was emptied with the first batch
+            return
         every, step = self.objective.revive_every, self.global_step
         settling = step >= 0.9 * self.max_steps
         if every and step and step % every == 0 and not settling:
@@ -98,6 +100,10 @@ class VQModule(TokenizerModule[VQAutoencoder]):
             self.objective.codebook_weight * between.codebook_loss
             + self.objective.commitment_weight * between.commitment_loss
         )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What all processes used, so that none of it counts as unused after a resumption. Collective."""
+        checkpoint["state_dict"]["used"] = self.over_processes(self.used.float()) > 0
 
     @torch.no_grad()
     def _revive(self, images: Tensor) -> None:

@@ -20,6 +20,7 @@ from datamodules.sources.records import Source
 from datamodules.tokenize.plan import Part, Plan, agree, part_path, parts_folder, write_part
 from datamodules.tokenize.prepare import Preparation, Prepared, Preparer, preparer
 from datamodules.tokenize.progress import counting
+from lightning_modules.precision import exact_float32
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ def _encode_batch(images: list[Prepared], plan: Plan, encode: Callable[[Tensor],
     """B images of V views -> (B, V, L) or (B, V, C, h, w)."""
     pixels = torch.from_numpy(np.concatenate([image.views for image in images])).to(work.device)
     # A sub-batch per batch_size, for V > batch_size. TF32 would change tokens near ties.
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with exact_float32(pixels.device):
         codes = torch.cat([encode(chunk) for chunk in pixels.split(work.batch_size)])
     expected = (len(pixels), *plan.codes_shape)
     if tuple(codes.shape) != expected:

@@ -105,7 +105,10 @@ class Dimba(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """PixArt's start: Linear Xavier-uniform, embeddings normal(0, 0.02), cross-attention and head closed."""
+        """PixArt's start: Linear Xavier-uniform, embeddings normal(0, 0.02), cross-attention and head closed.
+
+        The patch embedding's bias is 0, as DiT has it; PixArt's code leaves it at PyTorch's start (init=official).
+        """
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -128,18 +131,29 @@ class Dimba(nn.Module):
                 nn.init.zeros_(block.cross_attention.out_proj.weight)
         nn.init.zeros_(self.head.linear.weight)
         if self.config.init == "official":
-            self._reset_mamba_officially()
+            self._reset_officially()
 
-    def _reset_mamba_officially(self) -> None:
-        """Xavier and zero bias for the SSM's projections too; output projections shrunk by the depth of the stack."""
+    def _reset_officially(self) -> None:
+        """The published code's start: the patch embedding's bias as PyTorch has it; Xavier and zero bias for the SSM's
+        projections; the last matrix of every Mamba block and every MLP, the caption's among them, as PyTorch has it,
+        over the root of the number of Mamba blocks. Without such blocks the code is PixArt's: nothing shrinks."""
+        assert self.patch_embed.bias is not None
+        bound = self.patch_embed.weight[0].numel() ** -0.5
+        nn.init.uniform_(self.patch_embed.bias, -bound, bound)
         for ssm in (m for m in self.modules() if isinstance(m, SelectiveSSM)):
             for matrices in (ssm.x_proj, ssm.dt_proj):
                 for matrix in matrices:
                     nn.init.xavier_uniform_(matrix)
             nn.init.zeros_(ssm.dt_bias)
-        for block in self.mamba_blocks:
-            nn.init.kaiming_uniform_(block.mixer.out_proj.weight, a=5**0.5)
-            block.mixer.out_proj.weight /= len(self.mamba_blocks) ** 0.5
+        if not self.mamba_blocks:
+            return
+        mlps = [block.mlp for block in self.blocks]
+        if isinstance(self.condition, TextTokens):
+            mlps.append(self.condition.project)
+        for linear in (*(mlp[-1] for mlp in mlps), *(block.mixer.out_proj for block in self.mamba_blocks)):
+            assert isinstance(linear, nn.Linear)
+            nn.init.kaiming_uniform_(linear.weight, a=5**0.5)
+            linear.weight /= len(self.mamba_blocks) ** 0.5
 
     def example_inputs(self) -> tuple[Tensor, Context, Tensor]:
         """Arguments of `forward` for one sample, to count operations with."""

@@ -1,7 +1,9 @@
 """LlamaGen: image tokens one after the other through a Llama-style Transformer (arXiv 2406.06525).
 
 The sequence is condition, t_0 .. t_{L-2}; its last L positions predict t_0 .. t_{L-1}. Pre-norm RMSNorm, SwiGLU, 2-D
-rotary positions, no biases, own output projection.
+rotary positions, no biases, own output projection. Captions are padded behind their words, where the published code
+pads in front (as AiM here): the first image token is predicted at the prefix's last place, be it padding; it sees every
+word.
 
 Shapes: B batch, L image tokens, T condition tokens (class: 1), S = T + L - 1 positions, C width, H heads of width E,
 V vocabulary.

@@ -13,7 +13,7 @@ import numpy as np
 
 from lightning_modules.metrics import inception
 from lightning_modules.metrics.bootstrap import frechet_deviations, inception_score_deviations, intervals, resamples
-from lightning_modules.metrics.config import MetricsConfig
+from lightning_modules.metrics.config import METRICS, MetricsConfig
 from lightning_modules.metrics.distribution import (
     NEIGHBOURS,
     frechet_distance,
@@ -35,8 +35,9 @@ LARGEST_SHARE = 0.1
 def evaluate_against(images: np.ndarray, reference: ReferenceStatistics, config: MetricsConfig) -> Measurement:
     """Fréchet distances to the moments in the file (to its images, where it has no moments of these features); KID,
     precision, recall and measures of the pixels to its images, if any; Inception score. The floor of a Fréchet distance
-    is that of N of the file's own images, where N is a small part of what the moments are of. Memorisation is not
-    measured: it needs the training images. The protocol says under "not_measured" what is missing, and why.
+    is that of N of the file's own images, where N is a small part of what the moments are of. Memorisation, which needs
+    the training images, and class accuracy, which needs classes, are not measured. The protocol says under
+    "not_measured" what is missing, and why.
 
     Args:
         images: (N, H, W, 3) uint8.
@@ -69,7 +70,7 @@ def evaluate_against(images: np.ndarray, reference: ReferenceStatistics, config:
         metrics |= pixel_measures(images, reference.images)
     metrics |= intervals(metrics, replicates)
     short = {name: [float(f"{value:.{DIGITS}g}") for value in values] for name, values in replicates.items()}
-    not_measured = _not_measured(len(images), reference)
+    not_measured = _not_measured(len(images), reference, extractors)
     for name, reason in not_measured.items():
         log.warning("not measured: %s: %s", name, reason)
     protocol = _protocol(len(images), reference, extractors, config)
@@ -137,11 +138,19 @@ def _no_floor(count: int, reference: ReferenceStatistics) -> str:
     return ""
 
 
-def _not_measured(count: int, reference: ReferenceStatistics) -> dict[str, str]:
+def _not_measured(count: int, reference: ReferenceStatistics, extractors: dict[str, Extractor]) -> dict[str, str]:
     """What cannot be said with this file -> why."""
-    reasons = {"memorisation": "needs the training images themselves", "floor": _no_floor(count, reference)}
+    reasons = {
+        "memorisation": "needs the training images themselves",
+        "class accuracy": "the file names no classes",
+        "floor": _no_floor(count, reference),
+    }
     if reference.images is None:
-        reasons["KID, precision, recall"] = "the file keeps no images"
+        reasons["KID, precision, recall, colour distance"] = "the file keeps no images"
+        used = {layer for extractor in extractors.values() for layer in extractor.network.features_list}
+        for layer, names in LAYERS.items():
+            if layer in used - reference.moments.keys():
+                reasons[METRICS[names.frechet].label] = "the file has neither moments of these features nor images"
     return {name: reason for name, reason in reasons.items() if reason}
 
 
@@ -149,9 +158,9 @@ def _check_extractor(extractor: Extractor, layer: str, reference: ReferenceStati
     expected = reference.extractors.get(layer)
     if expected not in (None, extractor.fingerprint):
         raise ValueError(
-            f"The reference {reference.name} was made with other weights or another preprocessing of {extractor.name} "
-            f"({expected[:12]}) than this evaluation uses ({extractor.fingerprint[:12]}); make it anew with "
-            "`ablate reference`."
+            f"The reference {reference.name} was made with other weights, another preprocessing or another order of "
+            f"features of {extractor.name} ({expected[:12]}) than this evaluation uses "
+            f"({extractor.fingerprint[:12]}); make it anew with `ablate reference`."
         )
 
 

@@ -19,6 +19,7 @@ from lightning_modules.files import atomic_path
 from lightning_modules.hashing import file_sha256
 from lightning_modules.metrics import dinov2, efficientnet, inception
 from lightning_modules.metrics.reference import array_sha256
+from lightning_modules.precision import exact_float32
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,10 @@ class Extractor:
         return hashlib.sha256(f"{self.sha256} {self.resize} {self.network.features_list}".encode()).hexdigest()
 
     def __call__(self, images: np.ndarray, batch_size: int, device: str) -> dict[str, Tensor]:
-        """(N, H, W, 3) uint8 -> {layer: (N, D) float32 on the CPU}."""
+        """(N, H, W, 3) uint8 -> {layer: (N, D) float32 on the CPU}, computed in float32 wherever."""
         network = self.network.to(device)
         parts = []
-        with torch.inference_mode():
+        with torch.inference_mode(), exact_float32(torch.device(device)):
             for start in range(0, len(images), batch_size):
                 batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]))
                 parts.append([f.float().cpu() for f in network(batch.to(device).permute(0, 3, 1, 2))])

@@ -15,7 +15,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 log = logging.getLogger(__name__)
 NAME = "inception-v3-compat"
-LAYER, LOGITS, SPATIAL = "2048", "logits_unbiased", "spatial"
+LAYER, LOGITS, SPATIAL = "2048", "logits_unbiased", "spatial_hwc"
 SPATIAL_CHANNELS = 7
 RESIZE = "bilinear to 299x299 as in TensorFlow 1; (x - 128) / 128"
 PUBLISHED = "6726825d"
@@ -26,7 +26,8 @@ class Inception(nn.Module):
     """torch-fidelity's extractor, with the spatial features of sFID (Nash et al. 2021) beside its own.
 
     These are, as in ADM's evaluator, the first 7 channels of "mixed_6/conv", the 1x1 branch of the seventh Inception
-    block: 7 x 17 x 17 = 2023 numbers.
+    block: 17 x 17 x 7 = 2023 numbers by row, column and channel, as TensorFlow has them. The means and covariances that
+    were published for ADM fit this order alone.
     """
 
     features_list = (LAYER, LOGITS, SPATIAL)
@@ -39,7 +40,7 @@ class Inception(nn.Module):
         """images: (B, 3, H, W) uint8 -> pooled (B, 2048), logits (B, 1008), spatial (B, 2023), float32."""
         kept: list[Tensor] = []
         handle = self.network.Mixed_6d.branch1x1.register_forward_hook(
-            lambda module, inputs, output: kept.append(output[:, :SPATIAL_CHANNELS].flatten(1).float())
+            lambda _, inputs, output: kept.append(output[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1).float())
         )
         try:
             pooled, logits = self.network(images)

@@ -39,7 +39,7 @@ class _MaskedSamplerConfig(_TokenSamplerConfig):
     objective: ClassVar[str] = "masked"
 
     steps: int = 20
-    """Forward passes T (with guidance, of a doubled batch)."""
+    """Forward passes T (with guidance, of a doubled batch); fewer where fewer tokens than that are to be drawn."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,7 +93,7 @@ class AutoregressiveSamplerConfig(_TokenSamplerConfig):
     guidance_interval: list[float] = field(default_factory=lambda: [0.0, 1.0])
     """Guidance acts on tokens from the first to the second share of the way, 0 the first token, 1 the last."""
     position_shift: Literal["correct", "official"] = "correct"
-    """Row of the position table that token k is fed with: k, as in training, or k + 1, as in AiM's published code."""
+    """Row of AiM's position table that token k is fed with: k, as in training, or k + 1, as in its published code."""
     cuda_graph: bool = True
     """On a GPU, record one step as a CUDA graph and replay it."""
 

@@ -16,6 +16,9 @@ from lightning_modules.samplers.guidance import Guided, MaskedGenerator, guidanc
 from lightning_modules.samplers.noise import Noise
 from lightning_modules.samplers.schedule import masked_counts
 
+DRAWS_PER_STEP = 2
+"""Of noise, in all steps but the last: one for the tokens, one for their ranks."""
+
 
 class MaskGIT:
     """See the module; `config` holds the settings."""
@@ -47,6 +50,9 @@ class MaskGIT:
         for step, left in enumerate(masked_counts(c.schedule, c.steps, masked)):
             if masked == 0:
                 break
+            if left == masked:  # nothing to reveal: one token waits for the last step
+                noise.skip(DRAWS_PER_STEP)
+                continue
             progress = step / max(1, c.steps - 1)
             logits = guided.logits(tokens, guidance_scale(c.guidance, c.guidance_schedule, progress))
             drawn, log_p = draw_tokens(logits, noise.uniform(length), c.temperature, c.top_k, c.top_p)

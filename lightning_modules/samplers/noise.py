@@ -50,6 +50,10 @@ class Noise:
         bits = _shift(_mix(self.keys[:, None] + counters * _GOLDEN), 41)  # 23 bits: every value is exact in float32
         return (bits.float() + 0.5) * 2.0**-23
 
+    def skip(self, draws: int) -> None:
+        """Leave out so many draws: those that follow are the same as if they had been made."""
+        self._draws += draws
+
     def normal(self, size: int) -> Tensor:
         """The next draw from the standard normal distribution, (B, size) float32."""
         return torch.special.ndtri(self.uniform(size))

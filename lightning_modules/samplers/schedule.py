@@ -27,7 +27,7 @@ def masked_share(schedule: str, progress: float) -> float:
 
 def masked_counts(schedule: str, steps: int, masked: int) -> list[int]:
     """Tokens still masked after each step, by MaskGIT's rule: floor(N share), at least one revealed and one left per
-    step, none left at the end.
+    step, none left at the end. Where a single one is left before the last step, the steps between reveal nothing.
 
     >>> counts = [16] + masked_counts("cosine", 4, 16)
     >>> [before - after for before, after in zip(counts, counts[1:])]

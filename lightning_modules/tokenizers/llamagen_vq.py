@@ -9,14 +9,14 @@ from torch import Tensor
 
 from lightning_modules.checkpoints import check_keys, read_weights
 from lightning_modules.tokenizers.config import LlamaGenVQConfig
-from lightning_modules.tokenizers.vq import VQAutoencoder
+from lightning_modules.tokenizers.vq import PublishedVQ, VQAutoencoder
 
 GROUPS, LATENT_WIDTH, BLOCKS = 32, 256, 2
 TRAINING_ONLY = ("quantize.codebook_used",)
 """Buffers of the official training code that the network does not need."""
 
 
-class LlamaGenVQ(VQAutoencoder):
+class LlamaGenVQ(PublishedVQ):
     """The published tokenizer.
 
     Raises:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_modules.checkpoints import check_keys, read_weights
 from lightning_modules.tokenizers.config import TamingVQConfig
-from lightning_modules.tokenizers.vq import VQAutoencoder
+from lightning_modules.tokenizers.vq import PublishedVQ
 
 GROUPS, LATENT_WIDTH, BLOCKS = 32, 256, 2
 TRAINING_ONLY = "loss."
@@ -27,7 +27,7 @@ PARTS = (
 """Published name -> name here; the decoder's levels, which are counted from the finest, not from the first, aside."""
 
 
-class TamingVQ(VQAutoencoder):
+class TamingVQ(PublishedVQ):
     """The published tokenizer.
 
     Raises:

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_modules.precision import exact_float32
+
 
 class Quantized(NamedTuple):
     """What the quantiser returns: straight-through codes, token indices, and the codebook losses."""
@@ -177,13 +179,14 @@ class Quantizer(nn.Module):
     def forward(self, z: Tensor) -> Quantized:
         """z: (B, E, h, w) latents of any length -> straight-through codes.
 
-        In float32 also under autocast: half precision takes a neighbour for the nearest code.
+        In float32 also under autocast: less precision takes a neighbour for the nearest code.
         """
         z, codes = z.float(), self.codes()
         if self.unit:
             z = F.normalize(z, dim=1)
         kind = z.device.type  # "meta" knows no autocast
-        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+        autocast_off = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+        with autocast_off, exact_float32(z.device):
             nearness = torch.einsum("behw,ve->bhwv", z, codes)
             if not self.unit:  # |z - e|^2 is least where z e - |e|^2 / 2 is most
                 nearness -= codes.square().sum(-1) / 2
@@ -195,7 +198,7 @@ class Quantizer(nn.Module):
 
 
 class VQAutoencoder(nn.Module):
-    """Image <-> tokens.
+    """Image <-> tokens, in the precision of autocast where that is on.
 
     Args:
         channels: width at each resolution, finest first.
@@ -251,6 +254,22 @@ class VQAutoencoder(nn.Module):
     def decode_uint8(self, tokens: Tensor) -> Tensor:
         """tokens: (B, L) int64 -> images (B, H, W, 3) uint8."""
         return to_uint8(self.decode(tokens)).permute(0, 2, 3, 1).contiguous()
+
+
+class PublishedVQ(VQAutoencoder):
+    """One with published weights: images <-> tokens in float32 also under autocast, as the published codes decode."""
+
+    @torch.inference_mode()
+    def encode_uint8(self, images: Tensor) -> Tensor:
+        """images: (B, H, W, 3) uint8 -> tokens (B, L) int64."""
+        with torch.autocast(images.device.type, enabled=False):
+            return super().encode_uint8(images)
+
+    @torch.inference_mode()
+    def decode_uint8(self, tokens: Tensor) -> Tensor:
+        """tokens: (B, L) int64 -> images (B, H, W, 3) uint8."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            return super().decode_uint8(tokens)
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from experiments.config import load_config
+from experiments.errors import UserError
 from lightning_modules.autoregressive import AutoregressiveModule
 from lightning_modules.conditions import Condition, TextFeatures
 from lightning_modules.config import AutoregressiveConfig, OptimConfig
@@ -123,6 +125,21 @@ def test_one_sampler_serves_batches_of_several_sizes(generator: nn.Module) -> No
 def test_every_setting_changes_the_samples(generator: nn.Module, change: dict) -> None:
     base = AutoregressiveSamplerConfig(guidance=2.0)
     assert not torch.equal(_sample(generator, base, range(24)), _sample(generator, replace(base, **change), range(24)))
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "words"),
+    [
+        ("aim/llamagen-demo", {}, "generator.name=llamagen"),
+        ("aim/demo", {"generator.position_embedding": False}, "generator.position_embedding=false"),
+    ],
+)
+def test_a_shift_of_positions_needs_their_table(preset: str, overrides: dict[str, Any], words: str) -> None:
+    load_config(preset, overrides)
+    with pytest.raises(UserError, match=f"position_shift=official .* none with {words}") as caught:
+        load_config(preset, overrides | {"sampler.position_shift": "official"})
+    assert "\n" not in str(caught.value)
+    assert load_config("aim/demo", {"sampler.position_shift": "official"}).sampler.position_shift == "official"
 
 
 def test_official_position_shift_feeds_token_k_at_row_k_plus_one() -> None:

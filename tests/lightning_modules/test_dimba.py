@@ -143,6 +143,24 @@ def test_the_official_start_and_the_standard_one() -> None:
     assert dt[0].max() < 0.11 and torch.allclose(dt[1], torch.tensor(0.6931), atol=1e-4)
 
 
+def test_the_official_start_shrinks_the_last_matrices() -> None:
+    """Of MLPs and Mamba blocks, by the root of the Mamba depth; the patch embedding keeps PyTorch's bias."""
+    torch.manual_seed(0)
+    standard, official = Dimba(TEXT), Dimba(replace(TEXT, init="official", attention_mamba_ratio="2:1"))
+    assert not standard.patch_embed.bias.any()
+    bias = official.patch_embed.bias
+    assert 0 < bias.abs().max() <= 16**-0.5 and bias.unique().numel() == len(bias)
+    last = [official.condition.project[2], *(block.mlp[2] for block in official.blocks)]
+    for linear in (*last, *(block.mixer.out_proj for block in official.mamba_blocks)):
+        bound = (linear.in_features * 2) ** -0.5
+        assert 0.95 * bound < linear.weight.abs().max() <= bound * 1.0001 and not (linear.weight == 0).any()
+    pure = Dimba(replace(TEXT, init="official", attention_mamba_ratio="1:0"))  # PixArt, whose code has none of this
+    assert pure.patch_embed.bias.any()
+    assert pure.blocks[0].mlp[2].weight.abs().max().item() == pytest.approx((6 / (128 + 32)) ** 0.5, rel=0.05)
+    assert pure.condition.project[2].weight.std().item() == pytest.approx(0.02, rel=0.2)
+    assert Dimba(replace(CLASS, init="official")).patch_embed.bias.any()
+
+
 def test_padding_and_dropped_captions_are_not_seen() -> None:
     model = _build(TEXT)
     text = _condition(TEXT)

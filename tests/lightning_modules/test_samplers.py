@@ -68,6 +68,34 @@ def test_known_tokens_stay_and_all_masks_go(generator: MaskMamba, config) -> Non
     assert torch.equal(_sample(generator, config, tokens=done), done)  # nothing left to draw
 
 
+@pytest.mark.parametrize(("masked", "passes"), [(1, 1), (3, 3), (16, 12)])
+def test_steps_that_reveal_nothing_are_skipped(
+    generator: MaskMamba, masked: int, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the last step draws from the same random numbers as if they had not been."""
+    config, labels, calls = MaskGITConfig(steps=12), torch.arange(6) % 3, []
+    tokens = torch.arange(16).repeat(6, 1)
+    tokens[:, 5 : 5 + masked] = generator.mask_token
+    if masked == 16:
+        tokens[:] = generator.mask_token
+    forward = generator.forward
+
+    def counted(seen: torch.Tensor, context: object) -> torch.Tensor:
+        calls.append(seen[:6])
+        return forward(seen, context)
+
+    monkeypatch.setattr(generator, "forward", counted)
+    done = _sample(generator, config, tokens=tokens)
+    assert len(calls) == passes
+    noise = Noise(0, torch.arange(6))
+    for _ in range(2 * 11):
+        noise.uniform(1)
+    with torch.inference_mode():
+        logits = Guided(generator, labels, 6, True, labels.device).logits(calls[-1], config.guidance)
+    drawn, _ = draw_tokens(logits, noise.uniform(16))
+    assert torch.equal(done, torch.where(calls[-1] == generator.mask_token, drawn, calls[-1]))
+
+
 def test_rows_must_hide_equally_many(generator: MaskMamba) -> None:
     tokens = torch.full((2, 16), generator.mask_token)
     tokens[0, 0] = 1

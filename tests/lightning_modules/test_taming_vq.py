@@ -16,6 +16,7 @@ from lightning_modules.checkpoints import read_weights
 from lightning_modules.tokenizers import taming_vq
 from lightning_modules.tokenizers.config import TOKENIZERS, LlamaGenVQConfig, TamingVQConfig
 from lightning_modules.tokenizers.llamagen_vq import layout
+from lightning_modules.tokenizers.vq import VQAutoencoder
 
 WIDTHS = (8, 8, 16)
 RES = {"conv_shortcut": "nin_shortcut"}
@@ -108,6 +109,18 @@ def test_equal_to_diffusers(reference: VQModel, checkpoint: Path) -> None:
         decoded, mine = reference.decoder(reference.post_quant_conv(codes)), tokenizer.decode(tokens)
     assert torch.equal(tokens, expected) and len(tokens.unique()) > 8
     torch.testing.assert_close(mine, decoded, rtol=1e-4, atol=1e-4)
+
+
+def test_it_computes_in_float32_under_autocast(checkpoint: Path) -> None:
+    """Samples of a run in bfloat16 are decoded as the published code decodes them, and its images encoded."""
+    images = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    tokenizer = TOKENIZERS.build(config_of(checkpoint)).eval()
+    tokens = tokenizer.encode_uint8(images)
+    decoded = tokenizer.decode_uint8(tokens)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(tokenizer.encode_uint8(images), tokens)
+        assert torch.equal(tokenizer.decode_uint8(tokens), decoded)
+        assert not torch.equal(VQAutoencoder.decode_uint8(tokenizer, tokens), decoded), "autocast was on"
 
 
 def test_the_published_sizes() -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import lightning as L
 import pytest
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
+from experiments.config import RuntimeConfig
+from experiments.trainer import _strategy
 from lightning_modules.config import OptimConfig, ReconstructionConfig
 from lightning_modules.tokenizer import VQModule
 from lightning_modules.tokenizers.vq import Quantizer, VQAutoencoder
@@ -36,6 +40,33 @@ def test_codes_that_another_process_used_are_left_alone(module: VQModule, monkey
     assert not module.used.any()
     ((tensor, source),) = sent
     assert tensor is after and source == 0, "the other takes over what this one chose"
+
+
+def test_codes_are_revived_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in every batch of an accumulated one, after the first of which all codes but its own count as unused."""
+    objective = ReconstructionConfig(revive_every=1)
+    network = VQAutoencoder([8, 8], 1, 8, codebook_size=6, code_width=4, groups=4)
+    module = VQModule(objective, network, OptimConfig(), max_steps=4, ema_decay=0.0, seed=0)
+    steps: list[int] = []
+    monkeypatch.setattr(module, "_revive", lambda images: steps.append(module.global_step))
+    quiet = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
+    trainer = L.Trainer(max_steps=4, accumulate_grad_batches=3, accelerator="cpu", devices=1, **quiet)
+    batches = torch.utils.data.DataLoader([{"image": torch.zeros(1, 3, 8, 8)}] * 12, batch_size=None)
+    trainer.fit(module, batches)
+    assert steps == [1, 2, 3]
+
+
+def test_every_process_counts_the_codes_that_it_used(module: VQModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those of rank 0, which DDP would hand out before every forward pass; a checkpoint knows those of all."""
+    strategy = _strategy(RuntimeConfig(devices=2))
+    assert isinstance(strategy, DDPStrategy) and strategy._ddp_kwargs["broadcast_buffers"] is False
+    monkeypatch.setattr(module, "all_gather", lambda own: torch.stack([own, torch.tensor([0.0, 1, 1, 0, 0, 0])]))
+    module.used[0] = True
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    assert checkpoint["state_dict"]["used"].tolist() == [True, True, True, False, False, False]
+    assert module.used.tolist() == [True] + [False] * 5
+    module.load_state_dict(checkpoint["state_dict"])
 
 
 def test_validation_counts_the_images_of_all_processes(module: VQModule, monkeypatch: pytest.MonkeyPatch) -> None:

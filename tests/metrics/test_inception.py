@@ -1,5 +1,8 @@
 """The path to true FID, sFID and IS, with random weights in the published layout."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -64,6 +67,19 @@ def test_fid_and_is(weights, reference, tmp_path, caplog):
     assert metrics["fid"] == pytest.approx(frechet_float64(*pooled), rel=1e-3, abs=1e-6)
     assert spatial[0].shape == (6, 2023)  # as ADM flattens them: height, width, channel
     assert metrics["sfid"] == pytest.approx(frechet_float64(*spatial), rel=1e-3, abs=1e-6)
+
+
+def test_spatial_features_lie_in_the_order_of_adm(weights):
+    """A distance of two sets in one order is that in another; published means and covariances fit one order alone."""
+    images = np.random.default_rng(2).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+    extractor, blocks = inception_extractor(weights), []
+    extractor.network.network.Mixed_6d.register_forward_hook(lambda _, __, out: blocks.append(out))
+    found = extractor(images, 2, "cpu")[inception.SPATIAL]
+    channels_last = blocks[0].permute(0, 2, 3, 1)
+    assert channels_last.shape == (2, 17, 17, 768) and found.std() > 0
+    torch.testing.assert_close(found, channels_last[..., :7].reshape(2, -1), rtol=0, atol=0)
+    by_channel = replace(extractor, network=SimpleNamespace(features_list=("2048", "logits_unbiased", "spatial")))
+    assert extractor.fingerprint != by_channel.fingerprint, "features that were kept in another order are not taken"
 
 
 def frechet_float64(left, right):

@@ -1,6 +1,7 @@
 """Reference statistics: exact moments, ADM's file layout, and the same distances as against the images themselves."""
 
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -85,9 +86,21 @@ def test_floor_of_the_images_kept(tmp_path):
     write_statistics(path, collect_statistics("toy/val", [images], [efficientnet_extractor()], 8, 8, "cpu"))
     found = evaluate_against(noise(6, 6) // 2, read_statistics(path), CONFIG)
     assert 0 < found.protocol["floor"]["fd_efflite0"] < found.metrics["fd_efflite0"]
-    assert set(found.protocol["not_measured"]) == {"memorisation"}
+    assert set(found.protocol["not_measured"]) == {"memorisation", "class accuracy"}
     found = evaluate_against(noise(6, 7), read_statistics(path), CONFIG)
     assert "no more than 10% of the reference's 60 images, and needs 7" in found.protocol["not_measured"]["floor"]
+
+
+def test_all_that_is_missing_is_named(made):
+    """Moments without images; then moments of other features than those that were taken."""
+    whole = read_statistics(made)
+    bare = replace(whole, images=None)
+    always = {"memorisation", "class accuracy", "floor", "KID, precision, recall, colour distance"}
+    found = evaluate_against(noise(1, 8), bare, CONFIG)
+    assert "fd_efflite0" in found.metrics and set(found.protocol["not_measured"]) == always
+    other = replace(bare, moments={inception.LAYER: (np.zeros(2048), np.eye(2048))})
+    found = evaluate_against(noise(1, 8), other, CONFIG)
+    assert not found.metrics and set(found.protocol["not_measured"]) == always | {"FD-EffLite0"}
 
 
 def test_layout_of_adm(tmp_path):

@@ -40,6 +40,9 @@ def test_published_file_loads_and_equals_official(tmp_path: Path) -> None:
     with torch.inference_mode():
         tokens = model.encode(FIXTURE["x"])
         reconstruction, quantized = model(FIXTURE["x"])
+        decoded = model.decode_uint8(tokens)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(model.decode_uint8(tokens), decoded), "in float32, whatever a run computes in"
     assert torch.equal(tokens.flatten(), FIXTURE["idx"].flatten())
     torch.testing.assert_close(quantized.codes, FIXTURE["quant"], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(reconstruction, FIXTURE["rec"], rtol=1e-4, atol=1e-4)

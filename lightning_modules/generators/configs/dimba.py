@@ -62,7 +62,8 @@ class DimbaConfig:
     learned_variance: bool = True
     """Twice the channels out: the second half interpolates the log variance of the reverse step (IDDPM)."""
     init: Literal["standard", "official"] = "standard"
-    """Mamba blocks keep Mamba's own start; or as the official code: the bias of dt 0, so dt = 0.69 throughout."""
+    """PixArt's start, where SSMs and convolutions keep Mamba's own; or as the official code: the bias of dt 0, so
+    dt = 0.69 throughout, and the last matrices of Mamba blocks and MLPs smaller by the root of the Mamba depth."""
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
