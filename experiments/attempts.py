@@ -29,6 +29,7 @@ def next_attempt(previous: Status, claim: Claim) -> Status:
         failed_as=previous.failed_as,
         failed_at=previous.failed_at,
         repeats=previous.repeats,
+        forgiven_at=previous.forgiven_at,
     )
     if previous.state not in ("running", "failed"):  # it ended in good order
         return status if previous.step <= status.failed_at else replace(status, failed_as="", repeats=0)
@@ -38,9 +39,10 @@ def next_attempt(previous: Status, claim: Claim) -> Status:
     return replace(status, failed_as=cause, failed_at=farthest, repeats=previous.repeats + 1 if same else 1)
 
 
-def forgiven(status: Status) -> Status:
-    """The status of failed work that is to be tried again."""
-    return replace(status, state="stopped", cause="", reason="to be tried again", failed_as="", failed_at=0, repeats=0)
+def forgiven(status: Status, attempts: int) -> Status:
+    """The status of failed work that is to be tried again after so many attempts."""
+    status = replace(status, failed_as="", failed_at=0, repeats=0, forgiven_at=attempts)
+    return replace(status, state="stopped", cause="", reason="to be tried again")
 
 
 def check_attempt(status: Status, most: int) -> None:

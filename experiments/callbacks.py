@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import time
 from functools import partial
@@ -17,6 +16,7 @@ from experiments.config import RunConfig
 from experiments.files import atomic_path
 from experiments.pictures import captioned_grid, write_png
 from experiments.sampling import sample_images
+from experiments.stopping import Stopped
 from experiments.store import Run
 from lightning_modules.base import TrainingModule
 from lightning_modules.generators.config import GENERATORS
@@ -24,17 +24,6 @@ from lightning_modules.sharding import whole_network
 
 log = logging.getLogger("ablate")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-
-
-class Stopped(SystemExit):
-    """Training stopped at a step boundary, after a checkpoint, because a signal asked for it.
-
-    The process ends with code 75, by which a job's script tells a run that can go on from one that failed.
-    """
-
-    def __init__(self, name: str):
-        super().__init__(os.EX_TEMPFAIL)
-        self.name = name
 
 
 class Checkpoints(L.Callback):
@@ -55,15 +44,11 @@ class Checkpoints(L.Callback):
         for number in STOP_SIGNALS if stage == "fit" else ():
             self._handlers[number] = signal.signal(number, self._on_signal)
 
-    def teardown(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
-        """Give the signals back."""
+    def give_back_signals(self) -> None:
+        """Call when `fit` is over, however it ended: only then has Lightning put back the handlers that it found."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers.clear()
-
-    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
-        """`teardown` is not called after an exception."""
-        self.teardown(trainer, module, "fit")
 
     def _on_signal(self, number: int, frame: Any) -> None:
         self._signal = number

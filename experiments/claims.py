@@ -11,12 +11,16 @@ from __future__ import annotations
 import errno
 import getpass
 import json
+import math
 import os
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +30,8 @@ from experiments.errors import CellError, UserError
 
 STALE_AFTER = 600.0
 """Seconds without a sign of life after which an owner who cannot be asked (another host, no Slurm) counts as dead."""
+PULSE = 60.0
+"""Seconds between signs of life of an owner who has nothing to report."""
 
 
 class Busy(CellError):
@@ -90,8 +96,11 @@ class Owner:
             return bool(self.started) and process_start(self.pid) == self.started
         if self.job and self.job == slurm.current_job() and self.restarts < slurm.current_restarts():
             return False  # an earlier start of the very job that asks
-        if self.job and (states := slurm.job_states()) is not None:
-            return states.get(self.job, ("GONE", ""))[0] in slurm.ALIVE
+        if self.job:
+            ours = self.user == _user()  # others' jobs may be hidden from us, however often we ask
+            state = slurm.state_of(self.job, silent if ours else math.inf)
+            if state is not None and (ours or state != slurm.UNLISTED):
+                return state in slurm.ALIVE
         return silent < STALE_AFTER
 
 
@@ -117,7 +126,7 @@ class Claim:
         """Whether the owner is still at work; `silent` as in `Owner.alive`, by default the age of the claim."""
         if self.released:
             return False
-        silent = time.time() - _mtime(self.path("json")) if silent is None else silent
+        silent = time.time() - mtime(self.path("json")) if silent is None else silent
         return self.owner.alive(silent) if self.owner else silent < STALE_AFTER
 
     def is_of_leader(self) -> bool:
@@ -177,11 +186,33 @@ def acquire(folder: Path, heartbeat: Path) -> Claim:
         ) from error
 
 
+@contextmanager
+def pulse(claim: Claim, heartbeat: Path) -> Iterator[None]:
+    """Inside the block, renew the time of the file `heartbeat` every `PULSE` seconds for as long as the claim holds:
+    who measures, validates or waits for another run is silent for long, and alive."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(PULSE):
+            with suppress(OSError):
+                if not claim.holds():
+                    return
+                os.utime(heartbeat)
+
+    thread = threading.Thread(target=beat, name=f"pulse of {claim.claims.parent.name}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 def _next_generation(folder: Path, ticket: Path, heartbeat: Path, me: Owner) -> Claim:
     now = ticket.stat().st_mtime  # the file server's clock, which also stamps the heartbeats: hosts' clocks may differ
     while True:
         last = newest_claim(folder)
-        if last and last.alive(now - max(_mtime(heartbeat), _mtime(last.path("json")))):
+        if last and last.alive(now - max(mtime(heartbeat), mtime(last.path("json")))):
             raise Busy(folder, last.owner)
         claim = Claim(folder / "claims", last.generation + 1 if last else 1, me, released=False)
         if _create(ticket, claim.path("json")):
@@ -223,7 +254,8 @@ def _newest(claims: Path) -> tuple[int, bool]:
     return generation, f"{generation:06d}.released" in names
 
 
-def _mtime(path: Path) -> float:
+def mtime(path: Path) -> float:
+    """When the file was last written, in Unix seconds of the file server's clock; 0 if it is not there."""
     try:
         return path.stat().st_mtime
     except OSError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -107,6 +108,13 @@ class RuntimeConfig:
     """Give a training up that failed so often in the same way without getting further; 0 = never."""
     progress: bool = True
 
+    def __post_init__(self) -> None:
+        least = dict.fromkeys(("devices", "num_nodes", "log_every", "val_every", "checkpoint_every"), 1)
+        least |= dict.fromkeys(("num_workers", "threads", "sample_every", "most_equal_failures"), 0)
+        for key, bound in least.items():
+            if getattr(self, key) < bound:
+                raise ValueError(f"runtime.{key}={getattr(self, key)} must be at least {bound}.")
+
 
 @dataclass
 class RunConfig:
@@ -129,6 +137,12 @@ class RunConfig:
     search: SearchConfig = field(default_factory=SearchConfig)
     """Values that are tuned before the run that counts; by itself never part of a run's identity."""
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed={self.seed} must be at least 0 and less than 2**63.")
+        if not math.isfinite(self.optim.lr):
+            raise ValueError(f"optim.lr={self.optim.lr} must be a finite number.")
 
     @property
     def root(self) -> Path:
@@ -159,7 +173,7 @@ def load_config(preset: str, overrides: Mapping[str, Any] | Iterable[str] = ()) 
 def build_config(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> RunConfig:
     """Turn plain nested dictionaries into a checked, resolved `RunConfig`. Raises UserError as `load_config` does."""
     overrides = dict(overrides or {})
-    raw = {**raw, **{s: dict(raw.get(s) or {}) for s in SECTIONS}}
+    raw = {**raw, **{section: _section(raw, section) for section in SECTIONS}}
     for section in SECTIONS:
         if (name := overrides.pop(f"{section}.name", None)) and name != raw[section].get("name"):
             raw[section] = {"name": name}
@@ -176,6 +190,14 @@ def build_config(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = N
         raise UserError(str(error)) from error
     assert isinstance(result, RunConfig)
     return resolve(result)
+
+
+def _section(raw: Mapping[str, Any], section: str) -> dict[str, Any]:
+    value = raw.get(section)
+    if not isinstance(value, Mapping | None):
+        names = ", ".join(SECTIONS[section].names())
+        raise UserError(f"{section}: {value!r} is no mapping of keys; write {section}: {{name: NAME}}; names: {names}.")
+    return dict(value or {})
 
 
 @lru_cache(maxsize=256)

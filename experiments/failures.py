@@ -29,11 +29,11 @@ RESUMABLE = frozenset({"killed", "preempted", "time_limit"})
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.EFBIG})
 _WORDS = (
     ("oom", ("out of memory", "cannot allocate memory", "can't allocate memory", "alloc_failed")),
+    ("disk", ("cannot write", "no space left", "read-only file system", "disk quota")),  # before names in its path
     ("distributed", ("nccl", "gloo", "processgroup", "c10d", "torch.distributed")),
     ("kernel", ("no kernel image", "mamba_ssm", "triton", "flash_attn", "back end", "backend")),
     ("checkpoint", ("checkpoint", ".ckpt", "state_dict")),
     ("nan", ("not finite", "non-finite", "is nan", "nan loss", "not a number")),
-    ("disk", ("cannot write", "no space left", "read-only file system", "disk quota")),
     ("data", ("dataset", "data file", "tokens file", "dataloader", "meta.json", ".npz", ".npy")),
 )
 _EXPECTED = (UserError, CellError, ValueError, FileNotFoundError, FloatingPointError)

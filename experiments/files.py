@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from experiments.errors import UserError
 from lightning_modules import files
 
@@ -22,7 +24,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         with files.atomic_path(path) as temporary:
             yield temporary
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # which tells of a full disk in words of its own
         raise _unwritable(path, error) from error
 
 
@@ -66,8 +68,9 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is damaged ({error}); remove it and run the same command again.") from error
 
 
-def _unwritable(path: Path, error: OSError) -> UserError:
+def _unwritable(path: Path, error: Exception) -> UserError:
+    reason = getattr(error, "strerror", None) or error
     return UserError(
-        f"Cannot write {path}: {error.strerror or error}. Free some space or name another place: with --out where "
-        "the command has it, else with runtime.root=DIR or the environment variable ABLATE_ROOT."
+        f"Cannot write {path}: {reason}. Free some space or name another place: with --out where the command has it, "
+        "else with runtime.root=DIR or the environment variable ABLATE_ROOT."
     )

@@ -2,9 +2,9 @@
 
 The *training* hash covers seed, data, tokenizer, generator, objective, optim and trainer; the *evaluation* hash adds
 sampler and evaluation, so that a sweep over guidance trains once. `runtime` is part of neither, but for how often a run
-is validated that validations may end. Values that equal their default are left out of the hash, so that a new field
-with its default keeps old runs valid; a default that changes later is caught by comparing the stored configuration. A
-benchmark has an identity of its own: what it times.
+is validated that validations may end; where they only choose its weights, the run store compares that. Values that
+equal their default are left out of the hash, so that a new field with its default keeps old runs valid; a default that
+changes later is caught by comparing the stored configuration. A benchmark has an identity of its own: what it times.
 """
 
 from __future__ import annotations

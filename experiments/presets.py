@@ -30,11 +30,13 @@ def read_chain(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raw = yaml.safe_load(path.read_text()) or {}
     except OSError as error:
         raise UserError(f"Cannot read preset {path}: {error.strerror}.") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path} must hold a mapping of configuration keys.")
     base = raw.pop("base", None)
+    if not isinstance(base, str | None):
+        raise UserError(f"{path}: base={base!r} is no file; write base: and the path of another preset's file.")
     return _deep_merge(read_chain(path.parent / base, (*seen, path.resolve())), raw) if base else raw
 
 

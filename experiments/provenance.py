@@ -60,8 +60,11 @@ def code_version() -> dict[str, Any]:
         import json
 
         return json.loads(text)
-    here = Path(__file__).parent.parent
-    commit = _git(here, "rev-parse", "HEAD")
+    file = Path(__file__)
+    here = file.parent.parent
+    # An installed package may lie in an environment inside the checkout of some other project.
+    ours = _git(here, "ls-files", "--error-unmatch", str(file.relative_to(here))) is not None
+    commit = _git(here, "rev-parse", "HEAD") if ours else None
     if commit is None:
         return {"git_commit": None, "git_dirty": None, "git_diff_sha256": None}
     diff = _git(here, "diff", "HEAD") or ""

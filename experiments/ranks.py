@@ -8,7 +8,7 @@ from experiments.errors import UserError
 
 
 def rank() -> int:
-    """The number of this process among those that srun, torchrun or Lightning started together; 0 alone."""
+    """The number of this process among those that srun or Lightning started together; 0 alone."""
     return _number("RANK", "SLURM_PROCID", "LOCAL_RANK") or 0
 
 
@@ -28,8 +28,12 @@ def check_world(expected: int) -> None:
     Lightning would not: with devices=1 each of two srun tasks would train a whole copy of the run, and write its files.
 
     Raises:
-        UserError: several processes were started together, but not `expected` ones.
+        UserError: several processes were started together, but not `expected` ones, or by torchrun.
     """
+    if "TORCHELASTIC_RUN_ID" in os.environ and world_size() > 1:  # its processes do not know which of them is rank 0
+        raise UserError(
+            "torchrun cannot start a training; start one process with runtime.devices=N, or as many with srun."
+        )
     if (found := world_size()) > 1 and found != expected:
         raise UserError(
             f"{found} processes were started together, but runtime.devices x runtime.num_nodes = {expected}; start as "

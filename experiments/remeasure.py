@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ def measure_again(config: RunConfig, run: Run) -> Evaluation:
     What the samples are, when and where they were drawn stays as it was; "measured_again" says what measured them.
 
     Raises:
-        UserError: it was never measured, or its samples are gone.
+        UserError: it was never measured, or its samples are gone or cannot be read.
     """
     prepare_process(config)
     evaluation = run.evaluation(evaluation_id(config))
@@ -63,6 +65,13 @@ def _others(run: Run, config: RunConfig) -> str:
 
 
 def _samples(evaluation: Evaluation, result: dict[str, Any]) -> tuple[np.ndarray, Conditions]:
-    with np.load(evaluation.samples_path) as file:
-        captions = tuple(str(text) for text in file["captions"]) if "captions" in file else ()
-        return file["arr_0"], Conditions(file["labels"], captions, origin=result["protocol"].get("prompts", ""))
+    origin = result["protocol"].get("prompts", "")
+    try:
+        with np.load(evaluation.samples_path) as file:
+            captions = tuple(str(text) for text in file["captions"]) if "captions" in file else ()
+            return file["arr_0"], Conditions(file["labels"], captions, origin=origin)
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(
+            f"Cannot read {evaluation.samples_path} ({error}); remove {evaluation.folder} and leave --again out to "
+            "sample and measure anew."
+        ) from error

@@ -23,9 +23,10 @@ from experiments import lineage
 from experiments.callbacks import Checkpoints, Heartbeat, SampleGrid
 from experiments.conditions import build_text_encoder
 from experiments.config import RunConfig
-from experiments.errors import UserError
+from experiments.errors import CellError, UserError
+from experiments.failures import classify
 from experiments.files import atomic_path
-from experiments.identity import run_id
+from experiments.identity import evaluation_id, run_id
 from experiments.model_facts import build_facts
 from experiments.process import device_of, peak_memory_bytes, prepare_process
 from experiments.provenance import provenance
@@ -150,14 +151,18 @@ def _train(config: RunConfig, run: Run, more_callbacks: Sequence[L.Callback]) ->
     callbacks: list[L.Callback] = [selection, Heartbeat(run, config), *more_callbacks]
     if tokenizer is not None:
         callbacks.append(SampleGrid(run, config, tokenizer, config.runtime.sample_every))
-    callbacks.append(Checkpoints(run.last_checkpoint, config.runtime.checkpoint_every))
+    checkpoints = Checkpoints(run.last_checkpoint, config.runtime.checkpoint_every)
+    callbacks.append(checkpoints)
     trainer = build_trainer(config, run, callbacks, purge_step=step)
     if step:
         selection.make_up(trainer, module, data, step)
     elif config.trainer.init_from:
         lineage.start(config, module)
     if step < config.trainer.max_steps and not selection.exhausted:
-        trainer.fit(module, data, ckpt_path=run.last_checkpoint if step else None, weights_only=False)
+        try:
+            trainer.fit(module, data, ckpt_path=run.last_checkpoint if step else None, weights_only=False)
+        finally:
+            checkpoints.give_back_signals()
         step = trainer.global_step
     else:
         load_whole_state(module, _load_checkpoint(run.last_checkpoint)["state_dict"])
@@ -249,15 +254,27 @@ def load_generator(config: RunConfig, run: Run, device: torch.device) -> torch.n
 
 
 def execute(configs: list[RunConfig], wait: bool = True, part: Part = "all") -> None:
-    """Train the run that the configurations share, unless it is done, then evaluate each of them.
+    """Train the run that the configurations share, unless it is done, then evaluate each of them; an evaluation that
+    fails leaves the others alone.
 
     Args:
         part: only "train", or only "evaluate" a run that is trained already.
+
+    Raises:
+        Exception: the training failed, or the first of the evaluations that failed.
     """
     if len({run_id(config) for config in configs}) != 1:
         raise UserError("The configurations of one worker must share their training.")
     from experiments.evaluation import evaluate  # which builds on this module
 
     run = RunStore(configs[0].root).prepare(configs[0]) if part == "evaluate" else train(configs[0], wait=wait)
+    failures: list[Exception] = []
     for config in configs if part != "train" and not is_stage1(configs[0]) else ():
-        evaluate(config, run, wait=wait)
+        try:
+            evaluate(config, run, wait=wait)
+        except Exception as error:
+            unexpected = not isinstance(error, UserError | CellError)
+            log.error("evaluation %s: %s", evaluation_id(config), classify(error)[1], exc_info=unexpected)
+            failures.append(error.with_traceback(None))  # whose frames would hold what was loaded on the GPU
+    if failures:
+        raise failures[0]

@@ -12,6 +12,8 @@ ALIVE = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "CONFIGURING
 """States in which a job's processes may still exist."""
 WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
 """States in which Slurm is going to start the job, perhaps again."""
+UNLISTED = "UNLISTED"
+"""Not a state of Slurm's: the controller does not list the job. It is over, or hidden from this user."""
 _cache: tuple[float, dict[str, tuple[str, str]] | None] = (-1e9, None)
 
 
@@ -40,6 +42,15 @@ def job_states(max_age: float = 5.0) -> dict[str, tuple[str, str]] | None:
     if time.monotonic() - _cache[0] > max_age:
         _cache = (time.monotonic(), _query())
     return _cache[1]
+
+
+def state_of(job: str, silent: float) -> str | None:
+    """State of a job whose process gave a sign of life `silent` seconds ago; None if Slurm is not here or silent."""
+    states = job_states()
+    if states is not None and job not in states and time.monotonic() - _cache[0] > silent:
+        forget_states()  # asked before that sign of life, perhaps before the job began
+        states = job_states()
+    return None if states is None else states.get(job, (UNLISTED, ""))[0]
 
 
 def forget_states() -> None:
@@ -76,8 +87,8 @@ def ended_jobs(jobs: Iterable[str]) -> dict[str, str]:
 def _query() -> dict[str, tuple[str, str]] | None:
     if not shutil.which("squeue"):
         return None
-    # Columns, not --json: the JSON changes shape between versions.
-    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r"]
+    # Columns, not --json: the JSON changes shape between versions. --all: jobs in hidden partitions, too.
+    command = ["squeue", "--noheader", "--all", "--array", "--states=all", "--format=%i|%T|%r"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     except (subprocess.SubprocessError, OSError):

@@ -44,6 +44,8 @@ class Status:
     """The farthest step that a failed attempt reached."""
     repeats: int = 0
     """Failures of that cause in a row, none of which got further."""
+    forgiven_at: int = 0
+    """Attempts that there had been when a failure was last forgiven."""
 
     @classmethod
     def read(cls, path: Path) -> Status:

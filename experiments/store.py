@@ -238,8 +238,10 @@ def _write_or_compare(path: Path, config: RunConfig, sections: Iterable[str]) ->
         stored = None
     if not isinstance(stored, dict):
         raise UserError(f"{path} is damaged; remove it and run the same command again.")
-    # Compared as plain values, not rebuilt: a file that has moved since must not make its run unusable.
     sections = tuple(sections)
+    if "trainer" in sections and config.trainer.selects:
+        _check_validations(path.parent, stored, config)
+    # Compared as plain values, not rebuilt: a file that has moved since must not make its run unusable.
     old, new = _flatten(stored, sections), _flatten(to_dict(config), sections)
     changed = sorted(key for key in old.keys() & new.keys() if old[key] != new[key])
     changed += sorted(old.keys() - new.keys())
@@ -250,6 +252,17 @@ def _write_or_compare(path: Path, config: RunConfig, sections: Iterable[str]) ->
             "the old values explicitly to go on with that run, or move the folder away to train it anew."
         )
     return False
+
+
+def _check_validations(folder: Path, stored: dict[str, Any], config: RunConfig) -> None:
+    """Raise UserError where a run that chooses weights by its validations was validated at other steps."""
+    now = config.runtime.val_every
+    then = _flatten(stored, ("runtime",)).get("runtime.val_every", now)
+    if then != now:
+        raise UserError(
+            f"{folder} is validated every {then} steps, not every {now}, and its validations choose the weights: set "
+            f"runtime.val_every={then} to go on with that run, or move the folder away to train it anew."
+        )
 
 
 def _flatten(node: Any, sections: Iterable[str], prefix: str = "") -> dict[str, Any]:

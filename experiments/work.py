@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from experiments.attempts import check_attempt, forgiven, next_attempt
-from experiments.claims import Busy, Claim, ClaimLost, Owner, acquire, newest_claim
+from experiments.claims import Busy, Claim, ClaimLost, Owner, acquire, mtime, newest_claim, pulse
 from experiments.errors import UserError
 from experiments.failures import classify
 from experiments.files import atomic_write_json, read_json
 from experiments.ranks import is_leader
 from experiments.status import State, Status
+from experiments.stopping import Stopped
 
 
 class Work:
@@ -125,7 +126,8 @@ class Work:
         try:
             check_attempt(self._status, most_repeats)
             self._write_status()
-            yield True
+            with pulse(claim, self.status_path):
+                yield True
             done = self.is_done()
             self._finish("done" if done else "stopped", reason="" if done else "stopped before it was done")
         except ClaimLost:
@@ -135,7 +137,8 @@ class Work:
             self._finish("failed", cause=cause, reason=reason)
             raise
         except BaseException as error:  # KeyboardInterrupt, SystemExit, and Lightning's exit after SIGTERM
-            self._finish("stopped", reason=f"stopped by {type(error).__name__}")
+            by = error.name if isinstance(error, Stopped) else type(error).__name__
+            self._finish("stopped", reason=f"stopped by {by}")
             raise
         finally:
             self._claim = None
@@ -219,16 +222,13 @@ class Work:
 
     def clear_failure(self) -> None:
         """Forget a failure, so that the next command tries again; also removes a damaged status or result."""
-        for path in (self.status_path, self.result_path):
-            with suppress(FileNotFoundError):
-                try:
-                    damaged = not isinstance(read_json(path), dict)
-                except UserError:
-                    damaged = True
-                if damaged:
-                    path.unlink()
+        for path, read in ((self.status_path, self.status), (self.result_path, self.result)):
+            try:
+                read()
+            except UserError:
+                path.unlink(missing_ok=True)
         if (status := self.status()).state == "failed":
-            self._status = forgiven(status)
+            self._status = forgiven(status, self.attempts)
             self._write_status()
 
     def status(self) -> Status:
@@ -246,10 +246,7 @@ class Work:
         if status.state == "done":  # its result was taken away
             return Status()
         if status.state in ("missing", "running"):
-            claim = newest_claim(self.folder)
-            if claim and claim.alive(
-                time.time() - max(status.updated_at, claim.owner.claimed_at if claim.owner else 0)
-            ):
+            if self._live_claim(status):
                 return replace(status, state="running")
             return replace(status, state="stale") if status.state == "running" else status
         return status
@@ -260,6 +257,14 @@ class Work:
         claim = newest_claim(self.folder)
         return claim.generation if claim else 0
 
+    @property
+    def attempts_since_forgiven(self) -> int:
+        """How often the work was begun since `clear_failure` last forgave a failure: `ablate retry` begins afresh."""
+        try:
+            return self.attempts - self.status().forgiven_at
+        except UserError:
+            return self.attempts
+
     def owner(self) -> Owner | None:
         """Whoever works on it now."""
         claim = self._live_claim(self.status())
@@ -269,7 +274,8 @@ class Work:
         claim = newest_claim(self.folder)
         if claim is None:
             return None
-        heard = max(status.updated_at, claim.owner.claimed_at if claim.owner else 0.0)
+        claimed = claim.owner.claimed_at if claim.owner else 0.0
+        heard = max(status.updated_at, mtime(self.status_path), claimed)
         return claim if claim.alive(time.time() - heard) else None
 
     def _check_claim(self) -> None:

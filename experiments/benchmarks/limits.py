@@ -8,6 +8,7 @@ import torch
 
 from lightning_modules.kernels import available
 from lightning_modules.kernels.cpp.machine import bytes_per_second, multiply_adds_per_second
+from lightning_modules.precision import exact_float32
 
 _COPIED_ELEMENTS = 1 << 29  # 1 GiB, beyond any cache
 _MATRIX = 8192
@@ -29,12 +30,8 @@ def _gpu_multiply_adds() -> float:
     """Of a large matrix product without tensor cores, which scans and convolutions cannot use."""
     a = torch.randn(_MATRIX, _MATRIX, device="cuda")
     out = torch.empty_like(a)
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
+    with exact_float32(a.device):
         return _MATRIX**3 / _fastest(lambda: torch.mm(a, a, out=out))
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 def _gpu_bytes() -> float:

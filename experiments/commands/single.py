@@ -17,6 +17,7 @@ from experiments.errors import CellError, UserError
 from experiments.failures import classify
 from experiments.identity import run_id
 from experiments.resolve import check_files
+from experiments.stopping import stopped_by_signals
 from experiments.store import Run, RunStore
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def train_command(preset: str, overrides: tuple[str, ...], subset: int | None, r
     overrides = (*overrides, f"data.subset={subset}") if subset else overrides
     overrides = (*overrides, f"runtime.root={root}") if root else overrides
     config = load_config(preset, overrides)
+    _check_trains(config)
     check_files(config)
     config.runtime.progress = config.runtime.progress and sys.stderr.isatty()
     configure_logging()
@@ -50,7 +52,8 @@ def train_command(preset: str, overrides: tuple[str, ...], subset: int | None, r
     from experiments.run import train
 
     try:
-        run = train(config, overrides=overrides)
+        with stopped_by_signals():
+            run = train(config, overrides=overrides)
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's answer to Ctrl-C is exit(1), without a word
             raise KeyboardInterrupt from error
@@ -63,6 +66,25 @@ def train_command(preset: str, overrides: tuple[str, ...], subset: int | None, r
     values = "  ".join(f"{key} {value:.4g}" for key, value in result.get("metrics", {}).items())
     click.echo(f"{run.id}: {result.get('step')} steps, {result.get('parameters', 0):,} parameters.  {values}")
     click.echo(f"In {run.folder}. Evaluate it with: ablate evaluate {run.id}")
+
+
+def _check_trains(config: RunConfig) -> None:
+    """Raise UserError, naming the right command, for what is done otherwise than by training one run."""
+    if config.benchmark.name != "none":
+        raise UserError(
+            f"benchmark.name={config.benchmark.name} asks for a measurement, not a training; `ablate bench NAME` "
+            "measures, and so does `ablate run SWEEP` where the sweep says measure: benchmark."
+        )
+    if config.imported:
+        raise UserError(
+            f"imported={config.imported} stands for published weights, which are not trained; "
+            "`ablate import-checkpoint KIND FILE` makes their run."
+        )
+    if config.search.space:
+        raise UserError(
+            "search.space asks for a search, which `ablate train` does not do; put search: into a sweep's file and "
+            "start it with `ablate run FILE`."
+        )
 
 
 @click.command("evaluate")
@@ -208,7 +230,8 @@ def execute_command(configs: tuple[Path, ...], part: Part) -> None:
 
         work_on = partial(execute, part=part)
     try:
-        work_on(loaded)
+        with stopped_by_signals():  # a time limit may end it while it tokenizes, measures, or waits for another run
+            work_on(loaded)
     except (UserError, CellError):
         raise
     except Exception as error:  # recorded in the run's status by its claim; the log keeps the traceback

@@ -28,6 +28,8 @@ class SearchAxisConfig:
         bounds = all(isinstance(bound, int | float) for bound in (self.low, self.high))
         if bool(self.values) == bounds or (bounds and not self.low < self.high):
             raise ValueError(f"search.space: {self.key} needs either 'values', or numbers 'low' < 'high'.")
+        if self.step is not None and not (isinstance(self.step, int | float) and self.step > 0):
+            raise ValueError(f"search.space: {self.key} has step={self.step}; it must be a number above 0.")
         if self.log and (self.step is not None or not bounds or self.low <= 0):
             raise ValueError(f"search.space: {self.key} with log needs 0 < 'low' < 'high' and no 'step'.")
 

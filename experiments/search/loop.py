@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -48,7 +47,7 @@ def take_part(config: RunConfig, measure: Measure) -> Search:
             create_study(search.journal_path, config.search)
             search.create_trials(config.search.trials)
             beginning.write_result({"metrics": {}})
-    study = open_study(search.journal_path, config.search, os.getpid())
+    study = open_study(search.journal_path, config.search)
     while left := [trial for trial in search.trials() if not trial.is_done()]:
         taken = 0
         for trial in left:
@@ -88,7 +87,7 @@ def _take(trial: Trial, study: optuna.Study, config: RunConfig, measure: Measure
 def _do(trial: Trial, study: optuna.Study, config: RunConfig, measure: Measure) -> None:
     proposal = trial.proposal()
     if proposal is None:
-        proposal = propose(study, config.search)
+        proposal = propose(study, config.search, trial.folder.name, trial.attempts)
         trial.write_proposal(*proposal)
     number, params = proposal
     metric, value, outcome, reason = config.search.metric, None, "complete", ""

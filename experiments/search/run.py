@@ -8,7 +8,9 @@ import lightning as L
 import optuna
 
 from experiments.config import RunConfig
+from experiments.errors import UserError
 from experiments.evaluation import evaluate
+from experiments.ranks import is_leader, world_size
 from experiments.run import train
 from experiments.search.loop import Pruned, chosen_config, take_part, trial_config
 from experiments.status import Part
@@ -32,15 +34,23 @@ def search_and_execute(configs: Sequence[RunConfig], part: Part = "all") -> None
     """Search for the values of each configuration, then train and evaluate what was found.
 
     Args:
-        part: "train" only trains what all trials share.
+        part: "train" only trains what all trials share, which several processes may do together; "evaluate" only
+            searches, which is for one.
 
     Raises:
         CellError: no trial succeeded.
+        UserError: several processes were started together for what is no shared training.
     """
+    shared = part != "evaluate" and not any(config.search.trains for config in configs)
+    if world_size() > 1 and not shared:
+        raise UserError(
+            f"{world_size()} processes were started together, but a search is for one (runtime.devices=1, "
+            "runtime.num_nodes=1): several searchers share the trials when they are started on their own."
+        )
     for config in configs:
         if not config.search.trains:
             train(trial_config(config, {}), wait=True)
-        if part == "train":
+        if part == "train" or not is_leader():  # the other ranks of that training have done their part
             continue
         search = take_part(config, measure)
         chosen = chosen_config(config, (search.result() or {})["chosen"])

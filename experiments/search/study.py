@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,28 +27,33 @@ def create_study(path: Path, config: SearchConfig) -> None:
         study.enqueue_trial(dict(point), skip_if_exists=True)
 
 
-def open_study(path: Path, config: SearchConfig, worker: int) -> optuna.Study:
-    """The study, with proposals of its own for each worker."""
-    seed = config.seed * 1009 + worker
-    samplers = {
-        # Trials that others are at count as bad ones, so that workers do not propose the same.
-        "tpe": lambda: optuna.samplers.TPESampler(seed=seed, constant_liar=True, n_startup_trials=5, multivariate=True),
-        "random": lambda: optuna.samplers.RandomSampler(seed=seed),
-    }
+def open_study(path: Path, config: SearchConfig) -> optuna.Study:
+    """The study, for one process."""
     pruners = {
         "none": optuna.pruners.NopPruner,
         "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=3),
         "halving": lambda: optuna.pruners.SuccessiveHalvingPruner(),
     }
-    return optuna.load_study(
-        study_name=NAME, storage=_storage(path), sampler=samplers[config.sampler](), pruner=pruners[config.pruner]()
-    )
+    return optuna.load_study(study_name=NAME, storage=_storage(path), pruner=pruners[config.pruner]())
 
 
-def propose(study: optuna.Study, config: SearchConfig) -> tuple[int, dict[str, Any]]:
-    """A new trial: its number and a value for every searched key."""
+def propose(study: optuna.Study, config: SearchConfig, place: str, attempt: int) -> tuple[int, dict[str, Any]]:
+    """A new trial: its number and a value for every searched key.
+
+    Args:
+        place, attempt: seed the proposal, with `config.seed`: whichever process asks, it gets the same, and what failed
+            at the first attempt is not proposed again at the next.
+    """
+    study.sampler = _sampler(config, random.Random(f"{config.seed} {place} {attempt}").getrandbits(32))
     trial = study.ask()
     return trial.number, {axis.key: _suggest(trial, axis) for axis in config.space}
+
+
+def _sampler(config: SearchConfig, seed: int) -> optuna.samplers.BaseSampler:
+    if config.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    # Trials that others are at count as bad ones, so that workers do not propose the same.
+    return optuna.samplers.TPESampler(seed=seed, constant_liar=True, n_startup_trials=5, multivariate=True)
 
 
 def _suggest(trial: optuna.Trial, axis: SearchAxisConfig) -> Any:
@@ -85,6 +91,7 @@ def finished(path: Path) -> Mapping[int, tuple[str, float | None]]:
 
 
 def _storage(path: Path) -> JournalStorage:
+    path = path.resolve()  # the lock is a link to it, by whose age a killed owner is found out; it must lead there
     # A symbolic link is created atomically also over NFS, where locks of other kinds cannot be relied on.
     lock = JournalFileSymlinkLock(str(path))
     if path.exists():

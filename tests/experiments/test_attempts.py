@@ -46,6 +46,29 @@ def test_equal_failures_end_a_run_with_its_reason(run: Run) -> None:
         assert mine, "retry begins afresh"
 
 
+def test_retry_begins_counting_attempts_afresh(run: Run) -> None:
+    assert run.attempts_since_forgiven == 0
+    for _ in range(2):
+        attempt(run, 4)
+    assert (run.attempts, run.attempts_since_forgiven) == (2, 2)
+    run.record_failure("other", "given up after 2 attempts")
+    run.clear_failure()
+    assert (run.attempts, run.attempts_since_forgiven) == (2, 0)
+    attempt(run, 4)
+    assert (run.attempts, run.attempts_since_forgiven) == (3, 1), "later attempts hand on when that was"
+    run.status_path.write_text("{")
+    assert run.attempts_since_forgiven == 3
+
+
+@pytest.mark.parametrize("name", ["status.json", "result.json"])
+@pytest.mark.parametrize("text", ["{}", "[]", "{", '{"state": "dancing"}'])
+def test_retry_removes_whatever_counts_as_damaged(run: Run, name: str, text: str) -> None:
+    (run.folder / name).write_text(text)
+    assert run.inspect().cause == "damaged"
+    run.clear_failure()
+    assert run.inspect().state == "missing"
+
+
 def test_kills_without_a_word_count_and_progress_forgives(run: Run) -> None:
     attempt(run, 4)
     attempt(run, 3)

@@ -55,6 +55,9 @@ def test_every_command_has_help_of_its_own(ablate, name: str) -> None:
         (["tarin"], "Did you mean 'train'?"),
         (["train", "maskmamba/dmeo"], "Did you mean 'maskmamba/demo'?"),
         (["train", "maskmamba/demo", "optim.learning=1"], "optim"),
+        (["train", "maskmamba/demo", "benchmark.name=layer"], "ablate bench NAME"),
+        (["train", "maskmamba/demo", "imported=abc"], "ablate import-checkpoint KIND FILE"),
+        (["train", "maskmamba/demo", "search.space=[{key: sampler.steps, low: 1, high: 4}]"], "ablate run FILE"),
         (["run", "maskmamba-hybrid-scheme"], "Did you mean 'maskmamba-hybrid-schemes'?"),
         (["run", "maskmamba-hybrid-schemes", "--scale", "huge"], "demo"),
         (["evaluate", "nothing"], "nothing"),
@@ -101,6 +104,13 @@ def test_evaluate_again_measures_the_samples_that_are_there(ablate, trained: Pat
     assert 0 < brightness[0] < 256 and 0 < brightness[1] < 256
     assert after.pop("measured_again")["git_commit"] == before["provenance"]["git_commit"]
     assert after == before
+    samples = path.with_name("samples.npz")
+    whole = samples.read_bytes()
+    for damaged in (b"", b"PK\x03\x04", whole[: len(whole) // 2], whole[:200] + bytes(400) + whole[600:]):
+        samples.write_bytes(damaged)
+        code, _, err = ablate(*words, "--again")
+        assert code == 2 and f"Cannot read {samples}" in err and "leave --again out" in err, err
+    samples.write_bytes(whole)
 
 
 def test_list_runs_says_what_each_was_made_with(ablate, trained: Path, tmp_path: Path) -> None:

@@ -62,6 +62,24 @@ def test_a_section_changes_its_kind_by_name() -> None:
         (["data.condition=caption"], ["generator.condition=text", "data.condition=class"]),
         (["data.condition=caption", "generator.condition=text"], ["text_encoder.name=none", "need a text encoder"]),
         (["trainer.accumulate=7"], ["batch_size=64", "multiple"]),
+        *(
+            ([f"runtime.{key}={bound - 1}"], [f"runtime.{key}={bound - 1}", f"at least {bound}"])
+            for key, bound in {
+                "devices": 1,
+                "num_nodes": 1,
+                "log_every": 1,
+                "val_every": 1,
+                "checkpoint_every": 1,
+                "sample_every": 0,
+                "num_workers": 0,
+                "threads": 0,
+                "most_equal_failures": 0,
+            }.items()
+        ),
+        (["seed=-1"], ["seed=-1", "at least 0"]),
+        (["seed=100000000000000000000"], ["seed=100000000000000000000", "2**63"]),
+        (["optim.lr=nan"], ["optim.lr=nan", "finite"]),
+        (["optim.lr=inf"], ["optim.lr=inf", "finite"]),
     ],
 )
 def test_bad_overrides_are_one_clear_sentence(overrides: list[str], words: list[str]) -> None:
@@ -91,6 +109,24 @@ def test_own_yaml_file_builds_on_a_preset(tmp_path: Path) -> None:
     (tmp_path / "loop.yaml").write_text("base: loop.yaml\n")
     with pytest.raises(UserError, match="includes itself"):
         load_config(str(tmp_path / "loop.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"generator: foo", ["generator: 'foo'", "{name: NAME}", "maskmamba"]),
+        (b"sampler: 5", ["sampler: 5", "{name: NAME}", "maskgit"]),
+        (b"data: [a]", ["data: ['a']", "{name: NAME}", "emoji"]),
+        (b"base: 5", ["mine.yaml", "base=5", "path"]),
+        (b"\xff", ["mine.yaml", "not valid YAML"]),
+    ],
+)
+def test_a_file_of_another_shape_is_one_clear_sentence(tmp_path: Path, text: bytes, words: list[str]) -> None:
+    (tmp_path / "mine.yaml").write_bytes(text)
+    with pytest.raises(UserError) as caught:
+        load_config(str(tmp_path / "mine.yaml"))
+    message = str(caught.value)
+    assert all(word in message for word in words) and "\n" not in message, message
 
 
 def test_round_trip_keeps_identity(tmp_path: Path) -> None:

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch.accelerators import CPUAccelerator, MPSAccelerator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.compat.proto.event_pb2 import SessionLog
 
 from experiments.config import RunConfig, build_config
 from experiments.errors import UserError
 from experiments.process import prepare_process, usable_device
+from experiments.ranks import check_world
 from experiments.store import Run
 from experiments.trainer import build_trainer
 from tests.experiments.configs import TINY
@@ -52,3 +55,25 @@ def test_training_takes_the_device_that_sampling_takes(tmp_path: Path, monkeypat
     monkeypatch.setattr(MPSAccelerator, "is_available", staticmethod(lambda: True))
     trainer = build_trainer(_config(device="auto"), Run(tmp_path), [], 0)
     assert isinstance(trainer.accelerator, CPUAccelerator)
+
+
+@pytest.mark.parametrize("step", [0, 7])
+def test_tensorboard_forgets_what_an_attempt_wrote_after_its_last_checkpoint(tmp_path: Path, step: int) -> None:
+    """From the first step on, where it had no checkpoint."""
+    trainer = build_trainer(_config(), Run(tmp_path), [], purge_step=step)
+    assert trainer.logger
+    trainer.logger.log_metrics({"train/loss": 1.0}, step + 1)
+    trainer.logger.finalize("success")
+    (file,) = (tmp_path / "tb").glob("events.*")
+    events = EventFileLoader(str(file)).Load()
+    assert [event.step for event in events if event.session_log.status == SessionLog.START] == [step]
+
+
+def test_torchrun_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its processes are siblings, so that none of them can tell by its parent who rank 0 is."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    with pytest.raises(UserError, match="torchrun cannot start a training; start one process with runtime.devices=N"):
+        check_world(2)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    check_world(1)

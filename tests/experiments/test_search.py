@@ -10,15 +10,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from experiments.config import RunConfig, load_config, save_config
 from experiments.errors import CellError, UserError
 from experiments.identity import evaluation_id, run_id, search_id
+from experiments.search import study
+from experiments.search.config import SearchAxisConfig, SearchConfig
 from experiments.search.loop import Pruned, chosen_config, take_part, trial_config
-from experiments.search.study import finished
+from experiments.search.study import create_study, finished, open_study, propose
 from experiments.search.work import Search
 from experiments.store import RunStore
 from reports.records import collect
@@ -99,6 +101,32 @@ def test_a_torn_journal_is_mended_and_finished_trials_stay(tmp_path: Path) -> No
     check(search, 4)
 
 
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_proposals_follow_from_the_seed_and_the_place(tmp_path: Path, sampler: Literal["random", "tpe"]) -> None:
+    """Whichever process asks; what failed is not proposed again."""
+
+    def proposals(name: str, seed: int, attempt: int = 1) -> list[Any]:
+        search = SearchConfig([SearchAxisConfig("sampler.guidance", low=1.0, high=9.0)], sampler=sampler, seed=seed)
+        create_study(tmp_path / name, search)
+        opened = open_study(tmp_path / name, search)
+        return [propose(opened, search, f"{place:03d}", attempt)[1]["sampler.guidance"] for place in range(3)]
+
+    once = proposals("once", seed=7)
+    assert proposals("again", seed=7) == once and len(set(once)) == 3
+    assert not set(once) & {*proposals("other", seed=8), *proposals("retried", seed=7, attempt=2)}
+
+
+def test_the_lock_leads_to_the_journal_from_a_relative_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the age of what it leads to, others find out that its owner was killed; else they wait for ever."""
+    monkeypatch.chdir(tmp_path)
+    path, seen = Path("outputs/journal.log"), []
+    path.parent.mkdir()
+    create_study(path, SearchConfig())
+    monkeypatch.setattr(study, "_mend", lambda _: seen.append(path.with_name("journal.log.lock").exists()))
+    open_study(path, SearchConfig())
+    assert seen == [True]
+
+
 def test_failed_and_pruned_trials_do_not_end_a_search_unless_all_do(tmp_path: Path) -> None:
     first = [{"sampler.guidance": value} for value in (1.0, 2.0, 3.0)]
 
@@ -154,7 +182,7 @@ def test_a_sweep_takes_the_chosen_values_over(
 ) -> None:
     monkeypatch.setenv("SEARCH_WORKER_LOG", str(tmp_path / "log"))
     space = [{"key": "sampler.guidance", "low": 1.0, "high": 4.0, "step": 0.5}]
-    first = [{"sampler.guidance": 2.5}]
+    first = [{"sampler.guidance": value} for value in (2.5, 1.0, 4.0)]
     path = make_sweep(
         axes=[{"name": "scheme", "key": "generator.hybrid_scheme", "values": ["serial_v2"]}],
         search={"space": space, "first": first, "trials": 3},
@@ -188,6 +216,7 @@ def test_a_sweep_takes_the_chosen_values_over(
         ({"space": [GUIDANCE], "metric": "parameters"}, "not a metric that is better lower or higher"),
         ({"space": [GUIDANCE], "first": [{"sampler.steps": 1}]}, "must give a value to each of sampler.guidance"),
         ({"space": [{"key": "sampler.steps", "low": 0, "high": 3}]}, "must be at least 1"),
+        ({"space": [{"key": "sampler.steps", "low": 1, "high": 3, "step": 0}]}, "step=0; it must be a number above 0"),
         ({"spaec": []}, "spaec"),
     ],
 )
@@ -199,3 +228,10 @@ def test_wrong_searches_are_one_sentence(
 ) -> None:
     with pytest.raises(UserError, match=message):
         plan(make_sweep(search=search))
+
+
+def test_trials_that_are_trainings_run_in_one_process(make_sweep: Callable[..., str]) -> None:  # noqa: F811
+    path = make_sweep(search={"space": [{"key": "optim.lr", "low": 1e-4, "high": 1e-2}]})
+    assert plan(path).cells
+    with pytest.raises(UserError, match="runs one process a trial, not 2: set runtime.devices=1"):
+        plan(path, "demo", ["runtime.devices=2"])

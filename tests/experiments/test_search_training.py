@@ -7,7 +7,8 @@ from pathlib import Path
 import optuna
 import pytest
 
-from experiments.config import load_config
+from experiments.config import RunConfig, load_config
+from experiments.errors import UserError
 from experiments.identity import search_id
 from experiments.search.loop import take_part
 from experiments.search.run import measure, search_and_execute
@@ -59,6 +60,26 @@ def test_what_all_trials_share_is_trained_on_its_own(tmp_path: Path, monkeypatch
     search_and_execute([made])
     assert store.search(search_id(made)).is_done()
     assert [run.result_path.stat().st_mtime_ns for run in store.runs()] == [trained], "nothing was trained again"
+
+
+def test_of_several_processes_one_searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr("experiments.search.run.train", lambda config, wait: done.append("trained"))
+    monkeypatch.setattr("experiments.search.run.take_part", lambda *_: pytest.fail("this rank searches"))
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+
+    def made(key: str) -> RunConfig:
+        space = {"search.space": [{"key": key, "low": 0.1, "high": 2.0}]}
+        return load_config("maskmamba/demo", {**SMALL, **space, "runtime.root": str(tmp_path)})
+
+    search_and_execute([made("sampler.guidance")])
+    search_and_execute([made("sampler.guidance")], part="train")
+    assert done == ["trained"] * 2, "what the trials share, together with the other rank"
+    with pytest.raises(UserError, match="2 processes were started together, but a search is for one"):
+        search_and_execute([made("sampler.guidance")], part="evaluate")
+    with pytest.raises(UserError, match="a search is for one"):
+        search_and_execute([made("optim.lr")])
 
 
 class Evaluated:

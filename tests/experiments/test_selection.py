@@ -14,7 +14,7 @@ from experiments.config import RunConfig, load_config
 from experiments.errors import UserError
 from experiments.identity import run_id
 from experiments.run import load_generator, train
-from experiments.store import Run
+from experiments.store import Run, RunStore
 from lightning_modules.checkpoints import load_safetensors
 from tests.experiments.configs import tiny_preset
 
@@ -113,6 +113,21 @@ def test_patience_counts_validations_so_their_interval_counts(tmp_path: Path) ->
     assert run_id(config) == run_id(_config(tmp_path))
     config.trainer.patience = 2
     assert run_id(config) != run_id(_config(tmp_path, patience=2))
+
+
+def test_weights_chosen_among_other_validations_are_not_taken_for_these(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    for keep, words in (("last", None), ("best", "validated every 1 steps, not every 3, .* set runtime.val_every=1")):
+        config = _config(tmp_path, keep=keep)
+        run = store.prepare(config)
+        config.runtime.val_every = 3
+        assert run_id(config) == run.id
+        if words:
+            with pytest.raises(UserError, match=words):
+                store.prepare(config)
+        else:
+            store.prepare(config)
+        run.prepare_evaluation(config)  # the weights that it measures are chosen already
 
 
 def test_what_the_objective_does_not_measure_cannot_be_watched(tmp_path: Path) -> None:

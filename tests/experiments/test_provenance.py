@@ -1,0 +1,52 @@
+"""Which code a result says it was made with, and errors of writing."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from safetensors import SafetensorError
+
+from experiments import provenance
+from experiments.errors import UserError
+from experiments.failures import classify
+from experiments.files import atomic_path
+
+
+def git(folder: Path, *words: str) -> str:
+    who = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+    return subprocess.run(["git", "-C", folder, *who, *words], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_another_projects_checkout_is_not_this_codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [tmp_path / folder / "experiments" / "provenance.py" for folder in (".", ".venv/site-packages")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_text("")
+    (tmp_path / ".gitignore").write_text(".venv/\n")
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "--message", "code")
+    monkeypatch.delenv("ABLATE_CODE_VERSION", raising=False)
+    found = []
+    for file in files:
+        monkeypatch.setattr(provenance, "__file__", str(file))
+        found.append(provenance.code_version.__wrapped__())
+    assert found[0] == {
+        "git_commit": git(tmp_path, "rev-parse", "HEAD").strip(),
+        "git_dirty": False,
+        "git_diff_sha256": None,
+    }
+    assert found[1] == {"git_commit": None, "git_dirty": None, "git_diff_sha256": None}
+
+
+def test_weights_on_a_full_disk_are_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoints" / "final.safetensors"
+    with pytest.raises(UserError, match=f"Cannot write {path}: .*No space left.*runtime.root=DIR") as caught:
+        with atomic_path(path):
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+    assert classify(caught.value)[0] == "disk"
+    assert not list(path.parent.iterdir())

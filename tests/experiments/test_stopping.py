@@ -1,0 +1,106 @@
+"""Signals that end a process in good order, wherever it is: the status says so, and it is no failure."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning as L
+import pytest
+
+from experiments.callbacks import STOP_SIGNALS
+from experiments.config import RunConfig, load_config, save_config
+from experiments.identity import run_id
+from experiments.lineage import parent_config
+from experiments.run import train
+from experiments.stopping import Stopped, stopped_by_signals
+from experiments.store import Run, RunStore
+from tests.experiments.configs import tiny_preset
+
+SIGNALLED = """
+import signal, sys
+import experiments.run
+from experiments.cli import main
+experiments.run._train = lambda *_: signal.raise_signal(int(sys.argv[1]))
+main(sys.argv[2:])
+"""
+"""The command, with a training that gets a signal before it begins to fit."""
+FORKED = """
+import os, signal, sys
+from experiments.stopping import Stopped, stopped_by_signals
+with stopped_by_signals():
+    child = os.fork()
+    if not child:
+        try:
+            signal.raise_signal(signal.SIGUSR1)
+        except Stopped:
+            os._exit(1)
+        os._exit(7)
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def stored(config: RunConfig, folder: Path) -> str:
+    save_config(config, folder / "job.yaml")
+    return str(folder / "job.yaml")
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+@pytest.mark.parametrize("command", ["execute", "train"])
+def test_a_signal_outside_fit_is_no_failure(tmp_path: Path, number: int, command: str) -> None:
+    config = load_config(tiny_preset(tmp_path, "tiny"))
+    words = [sys.executable, "-c", SIGNALLED, str(int(number)), command, stored(config, tmp_path)]
+    assert subprocess.run(words, capture_output=True).returncode == os.EX_TEMPFAIL
+    run = RunStore(config.root).run(run_id(config))
+    status = run.inspect()
+    assert (status.state, status.reason) == ("stopped", f"stopped by {signal.Signals(number).name}")
+    with run.claim(most_repeats=1) as mine:
+        assert mine and run.status().repeats == 0
+
+
+def test_a_signal_while_it_waits_for_its_parent_is_no_failure(tmp_path: Path) -> None:
+    config = load_config(tiny_preset(tmp_path, "child", trainer={"init_from": tiny_preset(tmp_path, "parent")}))
+    store = RunStore(config.root)
+    with store.prepare(parent_config(config)).claim():
+        words = [sys.executable, "-m", "experiments.cli", "execute", stored(config, tmp_path)]
+        child = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+        assert child.stderr
+        assert any("is being trained by" in line for line in child.stderr)
+        child.send_signal(signal.SIGUSR1)
+        child.communicate()
+    assert child.returncode == os.EX_TEMPFAIL
+    assert store.run(run_id(config)).inspect().reason == "stopped by SIGUSR1"
+
+
+def test_a_second_signal_does_not_disturb_and_the_handlers_are_given_back() -> None:
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
+    with pytest.raises(Stopped) as stopped, stopped_by_signals():
+        try:
+            signal.raise_signal(signal.SIGUSR1)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+    assert (stopped.value.name, stopped.value.code) == ("SIGUSR1", os.EX_TEMPFAIL)
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
+
+
+def test_forked_processes_leave_signals_to_their_parent() -> None:
+    assert subprocess.run([sys.executable, "-c", FORKED]).returncode == 7
+
+
+class Fail(L.Callback):
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        raise FloatingPointError
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_training_gives_the_signals_back_however_it_ends(tmp_path: Path, fails: bool) -> None:
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
+    try:
+        run: Run | None = train(load_config(tiny_preset(tmp_path, "tiny")), callbacks=[Fail()] if fails else [])
+    except FloatingPointError:
+        run = None
+    assert (run is None) is fails
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
