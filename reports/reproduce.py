@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.config import build_config, to_dict
 from experiments.errors import UserError
 from experiments.identity import evaluation_id, run_id
 from experiments.store import RunStore
@@ -17,6 +18,9 @@ from reports.records import Record, record_of
 
 if TYPE_CHECKING:
     from reports.subject import Subject
+
+PLACE = ("device", "devices", "num_nodes", "strategy", "num_workers", "threads", "kernels")
+"""Keys of `runtime` that say what a run is carried out on: they need not fit another machine."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,12 @@ class Reproduction:
 def reproduce(subject: Subject, word: str, into: Path | None = None, tolerance: float = 0.01) -> Reproduction:
     """Train, sample and measure the cell that `word` names again, and compare.
 
+    It is done as the stored configuration says, on what the subject was asked for with: `runtime.device=cpu` and its
+    like (`PLACE`).
+
     Args:
-        into: root of the new run; by default a new folder in reproduced/ under the subject's root. A run that was
-            interrupted there goes on.
+        into: root of the new run; by default a folder in reproduced/ under the subject's root, called after run and
+            evaluation. A run that was interrupted there goes on; beside a finished one another is made.
         tolerance: relative difference that still agrees; of numbers near zero, relative to their standard error.
 
     Raises:
@@ -88,11 +95,11 @@ def reproduce(subject: Subject, word: str, into: Path | None = None, tolerance: 
         raise UserError(f"{record.cell} is a benchmark: its timings are taken again with {subject.command}.")
     if record.reason or record.evaluation is None:
         raise UserError(f"{record.cell} is not finished ({record.reason or 'not run'}): there is nothing to reproduce.")
-    root = into or _fresh(subject.root / "reproduced", record)
+    root = into or _unfinished(subject.root / "reproduced", record)
     if root.resolve() == subject.root.resolve():
         raise UserError(f"{root} is where the cell itself is; name another folder with --into.")
-    config = record.evaluation.config()
-    config.runtime.root = str(root)
+    place = {key: record.overrides[key] for key in (f"runtime.{name}" for name in PLACE) if key in record.overrides}
+    config = build_config(to_dict(record.evaluation.config()), {**place, "runtime.root": str(root)})
     if (run_id(config), evaluation_id(config)) != (record.run_id, record.eval_id):
         raise UserError(
             f"{record.cell}: its stored configuration means another run today; a default has changed since."
@@ -136,9 +143,13 @@ def _around(then: Record, now: Record) -> dict[str, tuple[str, str]]:
     return {name: (a.get(name, "-"), b.get(name, "-")) for name in {**a, **b} if a.get(name) != b.get(name)}
 
 
-def _fresh(folder: Path, record: Record) -> Path:
+def _unfinished(folder: Path, record: Record) -> Path:
+    """The first root for this evaluation in which it is not done yet."""
+    name = f"{record.run_id}-{record.eval_id}"
+    roots = (folder / (name if number == 1 else f"{name}-{number}") for number in count(1))
+    root = next(root for root in roots if not RunStore(root).run(record.run_id).evaluation(record.eval_id).is_done())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f"{record.run_id}-", dir=folder))
+        root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"Cannot write {folder}: {error.strerror}; name another folder with --into.") from error
+    return root

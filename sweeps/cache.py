@@ -76,10 +76,14 @@ def _stamp(path: Path) -> list[int] | None:
 
 def read_amendments(folder: Path) -> dict[str, dict[str, Any]]:
     """Overrides of single cells, by name, that `ablate retry SWEEP KEY=VALUE` left in the sweep's folder."""
+    path = folder / "amendments.json"
     try:
-        return read_json(folder / "amendments.json")
+        found = read_json(path)
     except FileNotFoundError:
         return {}
+    if not isinstance(found, dict) or not all(isinstance(changes, dict) for changes in found.values()):
+        raise UserError(f'{path} is damaged: it must hold {{"cell": {{"key": value}}}}; mend it, or remove it.')
+    return found
 
 
 def write_amendments(folder: Path, amendments: Mapping[str, Mapping[str, Any]]) -> None:

@@ -120,12 +120,12 @@ def status(
 
 
 def _watch(planned: Plan, screen: Console) -> dict[str, CellState]:
-    """Redraw until nothing is at work any more."""
+    """Redraw until nothing is at work or queued any more."""
     with Live(console=screen, auto_refresh=False, transient=True) as live:
         while True:
             states = planned.states()
             live.update(status_table(planned, states, screen.width, max(5, screen.height - 8)), refresh=True)
-            if not any(state.state == "running" for state in states.values()):
+            if not any(state.state == "running" or state.is_queued for state in states.values()):
                 return states
             time.sleep(2.0)
 
@@ -168,7 +168,7 @@ def _launch(planned: Plan, launcher: str, jobs: int, worker: tuple[str, ...], dr
     if not any(state.is_open or state.state == "running" for state in states.values()):
         _say(f"Nothing to do for {planned.title}: {summary(states)}")
     elif launcher == "slurm":
-        return _submit(planned, jobs, worker)
+        states = _submit(planned, jobs, worker)
     else:
         groups = planned.groups()
         if planned.is_timed and jobs > 1:
@@ -185,18 +185,22 @@ def _launch(planned: Plan, launcher: str, jobs: int, worker: tuple[str, ...], dr
         words = [part for word in planned.request.words for part in ("--of", word)]
         command = shlex.join([planned.name_or_path, "--scale", planned.scale, *words])
         _say(f"Mend the reason, then: ablate retry {command}")
+    if launcher == "slurm":  # what is at work goes on by itself
+        return _exit_code(states)
     return 0 if all(state.state == "done" or state.is_queued for state in states.values()) else 1
 
 
-def _submit(planned: Plan, parallel: int, worker: tuple[str, ...]) -> int:
+def _submit(planned: Plan, parallel: int, worker: tuple[str, ...]) -> dict[str, CellState]:
+    """Submit what is open; returns the states then."""
     from sweeps.slurm import SlurmLauncher
 
     words = ("report", planned.name_or_path, "--scale", planned.scale, "--root", str(planned.root.resolve()))
     new = SlurmLauncher(planned, parallel, (*words, *planned.request.words), worker).launch()
     for item in new:
         _say(f"Submitted job {item.job}: {len(item.groups)} task(s). Scripts: {planned.folder / 'jobs'}")
-    _say(f"{summary(planned.states())} Watch: ablate status {planned.title}")
-    return 0
+    states = planned.states()
+    _say(f"{summary(states)} Watch: ablate status {planned.title}")
+    return states
 
 
 def retry(

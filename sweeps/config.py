@@ -56,6 +56,13 @@ class ResourcesConfig:
             value = getattr(self, key)
             if isinstance(value, int) and value < least:
                 raise ValueError(f"resources.{key}={value} must be at least {least}.")
+        if isinstance(self.peak_tflops, int | float) and not self.peak_tflops > 0:
+            raise ValueError(f"resources.peak_tflops={self.peak_tflops} must be above 0.")
+        if isinstance(self.efficiency, int | float) and not 0 < self.efficiency <= 1:
+            raise ValueError(f"resources.efficiency={self.efficiency} must be a share of the peak, in (0, 1].")
+        limit = self.evaluation.get("time", "") if isinstance(self.evaluation, dict) else ""
+        if not isinstance(limit, str):  # which YAML made of it: 3600 of 1:00:00
+            raise ValueError(f'resources.evaluation.time={limit} must be text, in quotes: {{time: "1:00:00"}}.')
 
     def of_evaluation(self) -> ResourcesConfig | None:
         """What an evaluation needs where it is a job of its own; None where the training's job does it, too.

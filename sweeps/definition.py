@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -151,7 +152,7 @@ def load_sweep(name: str) -> Sweep:
 def read_sweep(path: Path) -> Sweep:
     """Read and check one definition file. Raises UserError, naming the file, where it is wrong."""
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _Strict)
+        raw = load_yaml(path.read_text(encoding="utf-8"))
         if not isinstance(raw, dict):
             raise UserError("it must hold a mapping with the keys name, title, reproduces, scales and axes.")
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SweepConfig), raw))
@@ -167,16 +168,29 @@ def read_sweep(path: Path) -> Sweep:
         raise UserError(f"Sweep {path}: {_first_lines(error)}") from error
 
 
-class _Strict(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+def load_yaml(text: str) -> Any:
+    """Read a file that a person wrote. Raises YAMLError, or UserError for a key that stands twice."""
+    return yaml.load(text, _Strict)
+
+
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_CLOCK = "tag:yaml.org,2002:str", re.compile(r"[-+]?\d[\d_]*(:[0-5]?\d)+(\.\d*)?$")
+"""Times such as 4:00:00 are text; YAML 1.1 has 14400 for them."""
+
+
+class _Strict(_Loader):
     """YAML in which a key that stands twice in one mapping is refused: the first would be lost without a word."""
+
+    yaml_implicit_resolvers = {first: [_CLOCK, *known] for first, known in _Loader.yaml_implicit_resolvers.items()}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key.value, str) or key.value == "<<":
+                continue
             if key.value in seen:
                 raise UserError(f"the key '{key.value}' is there twice, again in line {key.start_mark.line + 1}.")
-            if isinstance(key.value, str) and key.value != "<<":
-                seen.add(key.value)
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -311,5 +325,8 @@ def _check_report(report: Mapping[str, Any], axes: list[Axis]) -> None:
         for name in value if isinstance(value, list) else [value]:
             if name not in [axis.name for axis in axes]:
                 raise unknown(f"axis in report.{key}", str(name), [axis.name for axis in axes])
-    for name, wanted in (report.get("baseline") or {}).items():
+    baseline = report.get("baseline") or {}
+    if not isinstance(baseline, Mapping):
+        raise UserError(f"report.baseline={baseline} must say which label of which axes, e.g. {{mixer: attention}}.")
+    for name, wanted in baseline.items():
         _labels(axes, name, wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 
 from experiments.config import parse_overrides
@@ -50,9 +51,13 @@ def _condition(plan: Plan, word: str) -> Callable[[Cell, CellState], bool]:
 
 def clear_failures(plan: Plan, cells: Iterable[Cell]) -> None:
     """Make failed cells open again."""
-    store = RunStore(plan.root)
+    store, states = RunStore(plan.root), plan.states()
     for cell in cells:
-        for work in cell.works(store):
+        works, status = cell.works(store), states[cell.name].status
+        if status.cause == "oom":  # of which only Slurm may know
+            with suppress(UserError, StopIteration):  # damaged, which is mended below; or done meanwhile
+                next(work for work in works if not work.is_done()).record_failure(status.cause, status.reason)
+        for work in works:
             work.clear_failure()
 
 

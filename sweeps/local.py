@@ -27,7 +27,7 @@ from sweeps.devices import Slots
 from sweeps.logs import last_line, log_path, open_log
 from sweeps.planner import Cell, Group, Plan
 from sweeps.progress import Progress
-from sweeps.state import CellState, cell_states
+from sweeps.state import CellState
 
 WORKER = (sys.executable, "-m", "experiments.cli", "execute")
 """Trains the run that the given configuration files share, unless it is done, then evaluates each of them."""
@@ -89,16 +89,20 @@ class LocalLauncher:
     # --- steps of the loop --------------------------------------------------------------------------------------------
 
     def _sort(self, groups: Sequence[Group]) -> None:
-        """Queue what is open, set aside what others are at."""
+        """Queue what is open, set aside what others are at, leave what Slurm is going to work on."""
         for group in groups:
             states = self._states(group)
             if any(state.state == "running" for state in states.values()):
                 self.elsewhere.append(group)
+            elif queued := next((state for state in states.values() if state.is_queued), None):
+                self.progress.say(
+                    f"{group.name} is left to Slurm: {queued.describe()}. ablate cancel takes it out of the queue."
+                )
             elif cells := _open_cells(group, states):
                 self.pending.append(replace(group, cells=cells))
 
     def _states(self, group: Group) -> dict[str, CellState]:
-        return cell_states(group.cells, self.store)
+        return self.plan.states_of(group.cells)
 
     def _look_elsewhere(self) -> None:
         if self.elsewhere and self.progress.due("elsewhere", 1.0):
@@ -110,7 +114,7 @@ class LocalLauncher:
             group = self.pending.pop(0)
             states = self._states(group)
             cells = _open_cells(group, states)
-            if not cells or any(state.state == "running" for state in states.values()):
+            if not cells or any(state.state == "running" or state.is_queued for state in states.values()):
                 self.slots.give_back(gpus)
                 self._sort([group])  # someone else took it or finished it meanwhile
                 continue
@@ -132,7 +136,7 @@ class LocalLauncher:
         return Worker(group, process, log, gpus, time.monotonic())
 
     def _write_config(self, cell: Cell) -> Path:
-        path = self.plan.folder / "jobs" / cell.group / f"{cell.eval_id or cell.search_id}.yaml"
+        path = self.plan.folder / "jobs" / cell.group / f"{cell.eval_id or cell.search_id}-local.yaml"  # not a job's
         threads = cell.config.runtime.threads or self.slots.threads
         runtime = replace(cell.config.runtime, threads=threads, progress=False)
         save_config(replace(cell.config, runtime=runtime), path)

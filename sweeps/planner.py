@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -25,6 +25,9 @@ from sweeps.request import Request, parse_request
 from sweeps.state import CellState, cell_states, with_queue
 from sweeps.submissions import places, with_accounting
 from sweeps.varied import flatten
+
+LONGEST_NAME = 240
+"""Bytes in the name of a cell: with an ending it must fit the 255 that file systems allow."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,14 @@ class Plan:
 
     def states(self) -> dict[str, CellState]:
         """The state of every cell by its name, looked up now."""
-        states = cell_states(self.cells, RunStore(self.root))
+        return self.states_of(self.cells)
+
+    def states_of(self, cells: Collection[Cell]) -> dict[str, CellState]:
+        """The same of some of its cells."""
+        states = cell_states(cells, RunStore(self.root))
         found = places(self.folder) or {}
-        unsaid = {cell.group for cell in self.cells if states[cell.name].state in ("missing", "stale")}
-        return with_queue(states, self.cells, with_accounting(found, unsaid))
+        unsaid = {cell.group for cell in cells if states[cell.name].state in ("missing", "stale")}
+        return with_queue(states, cells, with_accounting(found, unsaid))
 
     def find(self, word: str) -> Cell:
         """The cell that a person means: its name, or the only one whose name contains the word."""
@@ -138,6 +145,7 @@ def _expand(
     seeds, book = request.seeds or tuple(config.seeds), FactBook(request.root)
     cells: list[Cell] = []
     excluded: list[Excluded] = []
+    named: dict[str, Mapping[str, str]] = {}
     for choices in sweep.combinations({**config.only, **request.only}):
         labels = labels_of(choices)
         if reasons := [reason for when, reason in sweep.exclude if matches(labels, when)]:
@@ -152,6 +160,7 @@ def _expand(
         built: RunConfig | None = None
         for seed in seeds:
             name = _name(labels, seed if len(config.seeds) > 1 or request.seeds else None, sweep.name)
+            _check_name(name, labels, named.setdefault(name, labels))
             amended = amendments.get(name)
             if built is None or amended or built.trainer.init_from:  # which may be trained with the same seed
                 built = _build(preset, {**base, **(amended or {}), "seed": seed}, name)
@@ -189,6 +198,11 @@ def _identity(sweep: Sweep, request: Request, labels: Mapping[str, str], config:
     if sweep.config.measure == "evaluation":
         if config.benchmark.name != "none":
             raise UserError(f"Sweep {sweep.name} sets benchmark.name; it needs measure: benchmark.")
+        if config.objective.name == "reconstruction":
+            raise UserError(
+                f"Sweep {sweep.name}: {config.preset} trains a tokenizer, which has no evaluation, so no cell would "
+                f"ever be done; train each by itself: ablate train {config.preset} KEY=VALUE."
+            )
         run, steps = run_id(config), config.trainer.max_steps
         if not config.search.space:
             return {"group": run, "run_id": run, "eval_id": evaluation_id(config), "max_steps": steps}
@@ -209,7 +223,13 @@ def _identity(sweep: Sweep, request: Request, labels: Mapping[str, str], config:
 
 
 def _checked_search(config: RunConfig) -> str:
-    """The id of the configuration's search. Raises UserError if a value that it may try cannot be built."""
+    """The id of the configuration's search. Raises UserError if a value that it may try cannot be built, or if trials
+    that are trainings would take several processes each."""
+    if config.search.trains and (processes := config.runtime.devices * config.runtime.num_nodes) > 1:
+        raise UserError(
+            f"A search over a key of the training runs one process a trial, not {processes}: set runtime.devices=1 and "
+            "runtime.num_nodes=1, or search keys of sampler and evaluation alone."
+        )
     for end in (0, -1):
         ends = {a.key: a.values[end] if a.values else (a.low, a.high)[end] for a in config.search.space}
         build_config(to_dict(config), {**config.search.overrides, **ends, "search.space": []})
@@ -219,6 +239,25 @@ def _checked_search(config: RunConfig) -> str:
 def _name(labels: Mapping[str, str], seed: int | None, sweep: str) -> str:
     parts = [f"{axis}={label}" for axis, label in labels.items()] + ([f"seed={seed}"] if seed is not None else [])
     return re.sub(r"[^\w=.,+-]+", "_", ",".join(parts) or sweep)
+
+
+def _check_name(name: str, labels: Mapping[str, str], first: Mapping[str, str]) -> None:
+    """Raise UserError if a cell's name is not its own, or too long for the name of a file.
+
+    Args:
+        first: the labels of the first cell of that name.
+    """
+    if labels != first:
+        axis = next(axis for axis in (*labels, *first) if labels.get(axis) != first.get(axis))
+        raise UserError(
+            f"The labels '{first.get(axis)}' and '{labels.get(axis)}' of axis '{axis}' make one name, {name}, of two "
+            "cells; give one of them a label that differs in letters or digits: {value: ..., label: ...}."
+        )
+    if len(name.encode()) > LONGEST_NAME:
+        raise UserError(
+            f"The name {name[:40]}... of a cell has {len(name.encode())} bytes, and files are called after it: at most "
+            f"{LONGEST_NAME}; give long values short labels: {{value: ..., label: ...}}."
+        )
 
 
 def _build(preset: str, overrides: Mapping[str, Any], name: str) -> RunConfig:

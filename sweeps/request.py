@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.config import parse_overrides
 from experiments.errors import UserError, unknown
 from sweeps.config import ResourcesConfig
-from sweeps.definition import Sweep, label_of
+from sweeps.definition import Sweep, label_of, load_yaml
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,12 @@ def _site(root: Path) -> dict[str, Any]:
     """Resources that hold for all sweeps of a root: its slurm.yaml."""
     path = root / "slurm.yaml"
     try:
-        site = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        site = load_yaml(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, UserError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(site, dict):
         raise UserError(f"{path} must hold a mapping of resources, such as partition: gpu.")

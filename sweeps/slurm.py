@@ -124,17 +124,22 @@ class SlurmLauncher:
             return
         searches = [group for group in groups if group.cells[0].is_searched]
         others = [group for group in groups if not group.cells[0].is_searched]
+        training = [group for group in searches if not group.cells[0].run_id]
+        if training and (processes := self.resources.nodes * max(self.resources.gpus, 1)) > 1:
+            raise UserError(
+                f"A search over a key of the training runs one process a trial, not {processes}: set resources.nodes=1 "
+                f"and resources.gpus={min(self.resources.gpus, 1)}."
+            )
         if apart is None:
             yield from self._arrays(others, "all", self.resources, "trainings and their evaluations")
         else:
             yield from self._after_trainings(others, apart, "evaluations")
         # Hands that search would hold their devices idle while one of them trains; where every trial is a training,
-        # there is none that they share.
-        sharing = [group for group in searches if group.cells[0].run_id]
-        yield from self._after_trainings(sharing, apart or self.resources, "searches")
-        yield from self._arrays(
-            [group for group in searches if not group.cells[0].run_id], "all", self.resources, "searches"
-        )
+        # there is none that they share. Each hand is one process: ranks would not wait for each other's trials.
+        sharing = [group for group in searches if group not in training]
+        resources = apart or self.resources
+        yield from self._after_trainings(sharing, replace(resources, nodes=1, gpus=min(resources.gpus, 1)), "searches")
+        yield from self._arrays(training, "all", self.resources, "searches")
 
     def _after_trainings(self, groups: Sequence[Group], resources: ResourcesConfig, what: str) -> Iterator[Batch]:
         """Arrays of trainings, each followed by what waits for them, task by task; then of what need not wait."""
@@ -173,8 +178,9 @@ class SlurmLauncher:
         store, kept = RunStore(self.plan.root), []
         for group in groups:
             run = group.cells[0].works(store)[0]
-            if not run.is_done() and run.attempts >= self.resources.max_attempts:
-                reason = f"given up after {run.attempts} attempts (resources.max_attempts)"
+            attempts = run.attempts_since_forgiven
+            if not run.is_done() and attempts >= self.resources.max_attempts:
+                reason = f"given up after {attempts} attempts (resources.max_attempts)"
                 run.record_failure("other", reason)
             else:
                 kept.append(group)

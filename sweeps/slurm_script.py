@@ -37,8 +37,9 @@ while kill -0 "$step" 2> /dev/null; do
     code=$?
 done
 
-# 75: the run was told to stop, and saved. 137, 138, 143: it was killed from outside; three times is enough for that.
-# A failure that the run recorded itself is never repeated, and a job that is being cancelled ends.
+# 75: the run was told to stop, and saved. 137, 138, 143: it was killed from outside; three times is enough for that,
+# unless it was warned. What failed for a reason of its own, or is done, is never repeated, and a job that is being
+# cancelled ends.
 task="${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
 restarts=${{SLURM_RESTART_COUNT:-0}}
 most=0
@@ -46,7 +47,7 @@ case "$code" in
     75) most={max_restarts} ;;
     137 | 138 | 143) most=3 ;;
 esac
-[[ $warned = 1 ]] && most={max_restarts}
+[[ $warned = 1 && $code -gt 128 ]] && most={max_restarts}
 if [[ $restarts -lt $most ]] && [[ "$(squeue --noheader --jobs="$task" --format=%T)" =~ ^(RUNNING|)$ ]]; then
     echo "--- requeued after $restarts restarts ---"
     # By array and task: the job id of an array's last task is the array's own, and would requeue all of it.

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from experiments.files import atomic_write_json
@@ -45,13 +46,15 @@ def take_snapshot(folder: Path) -> Path:
 
 
 def _project_files() -> list[str]:
-    """Relative paths of the code: what git knows or would add, or, outside a checkout, the packages' files."""
+    """Relative paths of the code: what git knows or would add, or the packages' files, where that is nothing: outside a
+    checkout, and in a folder that git ignores."""
     packages = (*PACKAGES, "reports")
     command = ["git", "-C", str(PROJECT), "ls-files", "-z", "--cached", "--others", "--exclude-standard", *packages]
-    try:
+    names: set[str] = set()
+    with suppress(OSError, subprocess.SubprocessError):
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
         names = {name for name in answer.split("\0") if name}
-    except (OSError, subprocess.SubprocessError):
+    if not names:
         paths = (path for package in packages for path in (PROJECT / package).rglob("*") if path.is_file())
         names = {str(path.relative_to(PROJECT)) for path in paths if "__pycache__" not in path.parts}
     return sorted(name for name in names if (PROJECT / name).is_file())

@@ -92,10 +92,16 @@ def with_queue(
     result = dict(states)
     for cell in cells:
         state, place = states[cell.name], found.get(cell.group)
-        if place is None or state.state in ("done", "failed", "running"):
+        if place is None or state.state in ("done", "running"):
             continue
         status = state.status
+        if state.state == "failed":
+            if state.is_open and place.is_active:  # submitted again
+                result[cell.name] = replace(state, status=replace(status, state="stopped"), queue=place)
+            continue
         cause, reason = ENDINGS.get(place.state, ("", ""))
+        if cause == "oom" and state.state == "stopped":  # it has said so itself, or was forgiven
+            continue
         if cause == "oom":
             status = replace(status, state="failed", cause=cause, reason=reason)
         elif cause:

@@ -87,6 +87,35 @@ def test_without_a_place_it_makes_a_new_one_each_time(subject: Subject, monkeypa
     assert len(places) == 2 and all(path.is_relative_to(subject.root / "reproduced") for path in places)
 
 
+def test_an_interrupted_one_goes_on_where_it_was(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    places: list[Path] = []
+
+    def interrupted(configs: list[RunConfig]) -> None:
+        places.append(configs[0].root)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, "execute", interrupted)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            reproduce(subject, "serial_v2")
+    (record,) = subject.records
+    assert places == [subject.root / "reproduced" / f"{record.run_id}-{record.eval_id}"] * 2
+    asked = again(monkeypatch)
+    reproduce(subject, "serial_v2")
+    assert asked[0].root == places[0]
+
+
+def test_it_runs_on_what_is_asked_for(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ran on eight GPUs of a cluster runs elsewhere; how often it is validated stays as it was."""
+    (record,) = subject.records
+    typed = {"runtime.devices": "2", "runtime.device": "cpu", "runtime.root": "any", "runtime.val_every": 7}
+    asked = again(monkeypatch)
+    reproduce(replace(subject, records=(replace(record, overrides=typed),)), "serial_v2")
+    runtime = asked[0].runtime
+    assert (runtime.devices, runtime.device, runtime.val_every) == (2, "cpu", 200)
+    assert Path(runtime.root).is_relative_to(subject.root / "reproduced")
+
+
 def test_what_cannot_be_reproduced_is_refused(
     subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

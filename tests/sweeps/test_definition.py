@@ -37,12 +37,30 @@ def sweep_file(folder: Path, text: str = SWEEP) -> Path:
         ("equal_compute: {when: {mixer: attention, d_state: 8}, to: {mixer: bi_mamba}}\n", "equal_compute speaks of"),
         ("zip: [[mixer, flip], [flip, mixer]]\n", "zip names the axis 'mixer' twice"),
         ("exlude: []\n", "exlude"),
+        ("? [a, b]\n: c\n", "not valid YAML: .*unhashable key"),
     ],
 )
 def test_mistakes_are_refused(tmp_path: Path, more: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         read_sweep(sweep_file(tmp_path, SWEEP + more))
     assert "\n" not in str(error.value) and str(tmp_path / "mine.yaml") in str(error.value)
+
+
+def test_a_baseline_names_axes(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="report.baseline=3 must say which label of which axes"):
+        read_sweep(sweep_file(tmp_path, SWEEP.replace("report: {", "report: {baseline: 3, ")))
+
+
+def test_times_need_no_quotes(tmp_path: Path) -> None:
+    """YAML 1.1 has seconds for 4:00:00, which Slurm would take for minutes."""
+    resources = "{time: 4:00:00, evaluation: {time: 1:00:00}}"
+    text = SWEEP.replace("{preset: maskmamba/demo}", f"{{preset: maskmamba/demo, resources: {resources}}}")
+    sweep = read_sweep(sweep_file(tmp_path, text))
+    found = parse_request(sweep, "demo", [], tmp_path).resources
+    assert (found.time, found.evaluation) == ("4:00:00", {"time": "1:00:00"})
+    (tmp_path / "slurm.yaml").write_text("time: 24:00:00\nevaluation: {time: 2:30:00}\ngpus: 8\n")
+    found = parse_request(sweep, "demo", [], tmp_path).resources
+    assert (found.time, found.evaluation, found.gpus) == ("24:00:00", {"time": "2:30:00"}, 8)
 
 
 def test_a_part_of_a_scale_must_fit_some_cell(tmp_path: Path) -> None:
@@ -77,6 +95,10 @@ def test_a_label_with_a_comma_or_null_can_be_chosen(tmp_path: Path) -> None:
         ("resources.gpuz=1", "Unknown key of resources 'gpuz'. Did you mean 'gpus'"),
         ("resources.gpus=x", "resources.gpus=x: Value 'x'"),
         ("resources.evaluation.gpuz=1", "gpuz"),
+        ("resources.evaluation={time: 1:00:00}", 'time=3600 must be text, in quotes: {time: "1:00:00"}'),
+        ("resources.efficiency=0", "efficiency=0.0 must be a share of the peak"),
+        ("resources.efficiency=nan", "efficiency=nan must be a share of the peak"),
+        ("resources.peak_tflops=0", "peak_tflops=0.0 must be above 0"),
     ],
 )
 def test_resources_are_named(tmp_path: Path, word: str, message: str) -> None:

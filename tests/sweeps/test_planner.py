@@ -104,6 +104,38 @@ def test_exclusions_are_listed_with_their_reason(make_sweep: Make) -> None:
     assert len(planned.cells) == 3
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["<=4", ">=4"], "The labels '<=4' and '>=4' of axis 'steps' make one name, steps=_=4, of two cells"),
+        (["x" * 300], "of a cell has 306 bytes"),
+    ],
+)
+def test_every_cell_has_a_name_of_its_own_that_fits_a_file(make_sweep: Make, values: list[str], message: str) -> None:
+    labelled = [{"value": 2 + index, "label": label} for index, label in enumerate(values)]
+    with pytest.raises(UserError, match=message):
+        plan(make_sweep(axes=[axis("steps", "sampler.steps", *labelled)], report={}))
+
+
+def test_a_tokenizer_is_no_cell(make_sweep: Make) -> None:
+    """Nothing evaluates it: its cell would be missing for ever."""
+    scales = {"demo": {"preset": "tokenizer/emoji"}}
+    with pytest.raises(
+        UserError, match="tokenizer/emoji trains a tokenizer, .*: ablate train tokenizer/emoji KEY=VALUE"
+    ):
+        plan(make_sweep(axes=[axis("lr", "optim.lr", 0.001)], scales=scales, report={}))
+
+
+@pytest.mark.parametrize("damaged", ["[]", '{"width=32": 3}', "{"])
+def test_damaged_amendments_are_named(make_sweep: Make, damaged: str) -> None:
+    path = make_sweep(axes=[WIDTH], report={})
+    folder = plan(path).folder
+    folder.mkdir(parents=True)
+    (folder / "amendments.json").write_text(damaged)
+    with pytest.raises(UserError, match="amendments.json is"):
+        plan(path)
+
+
 def test_evaluation_axes_share_their_training(make_sweep: Make) -> None:
     planned = plan(make_sweep(axes=[WIDTH, GUIDANCE], report={}))
     assert [len(group.cells) for group in planned.groups()] == [3, 3]

@@ -14,18 +14,20 @@ from sweeps.config import ResourcesConfig
 from sweeps.slurm_script import array_script
 
 
-def script(processes: int, **resources: object) -> list[str]:
+def script(
+    processes: int, code: Path = Path("/out/code"), tasks: Path = Path("/out/tasks.txt"), **resources: object
+) -> list[str]:
     return array_script(
         title="a sweep",
         name="sweep",
         uid="uid",
         resources=ResourcesConfig(**resources),
-        tasks=Path("/out/tasks.txt"),
+        tasks=tasks,
         count=6,
         parallel=2,
         processes=processes,
         logs=Path("/out/logs"),
-        code=Path("/out/code"),
+        code=code,
         worker=("python", "-m", "worker"),
     ).splitlines()
 
@@ -84,6 +86,43 @@ def test_paths_may_have_blanks_in_them(tmp_path: Path) -> None:
     job = {**os.environ, "PATH": path, "SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_JOB_ID": "7"}
     done = subprocess.run(["bash", "-c", text], capture_output=True, text=True, env=job, check=True)
     assert done.stdout.strip() == str([f"{folder}/a.yaml", f"{folder}/b c.yaml"])
+
+
+SRUN = """#!/bin/bash
+told=
+trap 'told=1' USR1
+if [[ $WARN ]]; then
+    sleep 0.2
+    kill -USR1 $PPID
+    until [[ $told ]]; do sleep 0.05; done
+    sleep 0.2
+fi
+exit $CODE
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "warn", "requeued"),
+    [(0, "1", 0), (1, "1", 0), (75, "1", 1), (75, "", 1), (138, "1", 1), (138, "", 0), (1, "", 0)],
+)
+def test_what_is_done_or_failed_is_not_requeued(tmp_path: Path, code: int, warn: str, requeued: int) -> None:
+    """At the fifth restart, with the warning before the time limit and without; above 128, a signal killed the step."""
+    (tmp_path / "code_version.json").write_text("{}")
+    (tmp_path / "tasks.txt").write_text("a.yaml\n")
+    for name, text in {
+        "srun": SRUN,
+        "squeue": "#!/bin/sh\necho RUNNING\n",
+        "scontrol": f"#!/bin/sh\necho $@ >> {tmp_path}/requeued\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    lines = script(1, code=tmp_path, tasks=tmp_path / "tasks.txt")
+    job = {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_JOB_ID": "7", "SLURM_RESTART_COUNT": "5"}
+    job |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CODE": str(code), "WARN": warn}
+    done = subprocess.run(["bash", "-c", "\n".join(lines)], capture_output=True, text=True, env={**os.environ, **job})
+    assert done.returncode == code, done.stderr
+    asked = tmp_path / "requeued"
+    assert (asked.read_text().splitlines() if asked.exists() else []) == ["requeue 7_0"] * requeued
 
 
 def test_evaluations_have_resources_of_their_own() -> None:

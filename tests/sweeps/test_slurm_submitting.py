@@ -1,0 +1,81 @@
+"""What the Slurm launcher submits, with stand-ins for Slurm's commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from experiments.config import read_config
+from experiments.errors import UserError
+from experiments.store import RunStore
+from sweeps import commands
+from sweeps.planner import plan
+from sweeps.slurm import SlurmLauncher
+from sweeps.submissions import read_submissions
+from tests.sweeps.slurm_steps import submit
+from tests.sweeps.test_accounting import command  # noqa: F401
+
+Make = Callable[..., str]
+ONE = [{"name": "scheme", "key": "generator.hybrid_scheme", "values": ["serial_v1"]}]
+EIGHT = ["resources.nodes=2", "resources.gpus=2"]
+
+
+@pytest.fixture(autouse=True)
+def cluster(command: Callable[[str, str], None], tmp_path: Path) -> None:  # noqa: F811
+    """Jobs 1, 2, ..., each of which waits for ever."""
+    (tmp_path / "queue").touch()
+    command("squeue", f"cat {tmp_path}/queue")
+    command("scontrol", "echo MaxArraySize = 1000")
+    job = f'job=$(($(wc -l < {tmp_path}/queue) + 1)); echo "${{job}}_0|PENDING|Priority" >> {tmp_path}/queue'
+    command("sbatch", f"{job}; echo $job")
+
+
+def test_a_search_is_for_one_process(make_sweep: Make) -> None:
+    """The training that its trials share has all processes."""
+    space = [{"key": "sampler.guidance", "low": 1.0, "high": 9.0}]
+    path = make_sweep(axes=ONE, report={}, search={"space": space, "jobs": 2})
+    assert submit(path, overrides=EIGHT) == 0
+    folder = plan(path).folder / "jobs"
+    train, *search = [(folder / f"{item.uid}.sbatch").read_text() for item in read_submissions(folder.parent)]
+    for text, nodes, gpus in [(train, 2, 2), *((text, 1, 1) for text in search)]:
+        for option in (f"nodes={nodes}", f"gres=gpu:{gpus}", f"ntasks-per-node={gpus}"):
+            assert f"#SBATCH --{option}\n" in text
+    assert len(search) == 2
+    configs = {file.stem.rpartition("-")[2]: read_config(file).runtime for file in folder.glob("*/*.yaml")}
+    found = {part: (runtime.devices, runtime.num_nodes) for part, runtime in configs.items()}
+    assert found == {"train": (2, 2), "evaluate": (1, 1)}
+
+
+def test_trials_that_are_trainings_have_one_process(make_sweep: Make) -> None:
+    path = make_sweep(axes=ONE, report={}, search={"space": [{"key": "optim.lr", "low": 1e-4, "high": 1e-2}]})
+    with pytest.raises(UserError, match="not 4: set resources.nodes=1 and resources.gpus=1"):
+        submit(path, overrides=EIGHT)
+    assert read_submissions(plan(path).folder) == []
+    told = SlurmLauncher(plan(path, "demo", ["resources.gpus=1"])).describe()
+    assert told == ["would submit an array of 1 task(s): searches; 1 node(s), 1 GPU(s) per node"]
+
+
+@pytest.mark.parametrize("name", ["maskmamba-samplers", "head-to-head"])
+def test_searches_at_paper_scale_are_for_one_process(name: str, root: Path) -> None:
+    told = [line for line in SlurmLauncher(plan(name, "paper", root=root)).describe() if "searches" in line]
+    assert told and all(line.endswith("1 node(s), 1 GPU(s) per node") for line in told)
+
+
+def test_retry_counts_attempts_afresh(make_sweep: Make, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = make_sweep(axes=ONE, report={})
+    run = RunStore(root).prepare(plan(path).cells[0].config)
+    for _ in range(3):
+        with run.claim():
+            pass
+    words = ["resources.max_attempts=3"]
+    assert submit(path, overrides=words) == 1, "a cell that failed is no success"
+    assert "given up after 3 attempts (resources.max_attempts)" in capsys.readouterr().out
+    assert read_submissions(plan(path).folder) == []
+    assert commands.retry(path, overrides=words, launcher="slurm", worker=("worker",)) == 0
+    assert len(read_submissions(plan(path).folder)) == 1 and run.inspect().state == "stopped"
+    for _ in range(3):
+        with run.claim():
+            pass
+    assert run.attempts == 6 and SlurmLauncher(plan(path, "demo", words))._within_attempts(plan(path).groups()) == []
