@@ -70,7 +70,7 @@ def report_command(
 @click.argument("overrides", nargs=-1)
 @SCALE_OPTION
 @ROOT_OPTION
-@click.option("--into", type=click.Path(file_okay=False, path_type=Path), help="Root to run in; default: a new one.")
+@click.option("--into", type=click.Path(file_okay=False, path_type=Path), help="Root to run in; default: in ROOT/reproduced.")
 @click.option("--tolerance", default=0.01, show_default=True, help="Relative difference that still agrees.")
 @JSON_OPTION
 def reproduce_command(
@@ -85,7 +85,7 @@ def reproduce_command(
 ) -> int:
     """Run one finished CELL of SWEEP again from its stored configuration, elsewhere, and compare what is measured.
 
-    Exits with 1 if a metric comes out differently.
+    OVERRIDES such as runtime.device=cpu say what it runs on here. Exits with 1 if a metric comes out differently.
     """
     from experiments.commands.single import configure_logging
     from reports.commands import reproduce
