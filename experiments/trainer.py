@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from torch.nn.parallel import DistributedDataParallel
 
 from experiments.config import RunConfig, RuntimeConfig
 from experiments.errors import UserError
@@ -62,6 +64,12 @@ def _strategy(runtime: RuntimeConfig) -> str | Strategy:
         return "auto"
     if runtime.strategy == "ddp":
         # Every process builds the same buffers from the seed; what a process counts in one (codes used) is its own.
-        return DDPStrategy(broadcast_buffers=False)
+        return DDPStrategy(**_own_buffers())
     # One file of whole weights and optimiser states, as DDP writes it: either goes on from the other's checkpoints.
     return ModelParallelStrategy(processes, tensor_parallel_size=1, save_distributed_checkpoint=False)
+
+
+def _own_buffers() -> dict[str, Any]:
+    """The option, as this PyTorch names it, by which DDP does not hand out rank 0's buffers before a forward pass."""
+    known = signature(DistributedDataParallel).parameters
+    return {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}

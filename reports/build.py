@@ -77,8 +77,16 @@ def _write(subject: Subject, folder: Path, published: bool) -> None:
     beside = sorted(path.name for path in folder.iterdir())
     atomic_write_text(folder / "index.html", render(subject, pictures, samples, beside))
     if published:
+        roots = {
+            str(subject.root.resolve()),
+            *(str(record.config.get("runtime.root", "")) for record in subject.records),
+        }
+        absolute = sorted((root for root in roots if os.path.isabs(root)), key=len, reverse=True)
         for path in folder.iterdir():
-            atomic_write_text(path, path.read_text(encoding="utf-8").replace(str(subject.root.resolve()), "outputs"))
+            text = path.read_text(encoding="utf-8")
+            for root in absolute:  # runs may have been made under another one and brought here
+                text = text.replace(root, "outputs")
+            atomic_write_text(path, text)
 
 
 def _write_samples(samples: Samples | None, path: Path) -> None:

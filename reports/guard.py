@@ -21,8 +21,9 @@ from reports.records import Record
 AS_PLANNED = "as planned"
 ISO = 0.05
 """Relative deviation of parameters or FLOPs from the baseline's beyond which a row is not called equal in size."""
-NOT_COMPARED = ("runtime.", "preset", "seed", "evaluation.bootstrap")
-"""Configuration that changes no result, and the seed, which a row averages over and which is held against the plan."""
+NOT_COMPARED = ("runtime.", "preset", "seed", "evaluation.bootstrap", "search.")
+"""Configuration that changes no result (what a search chose stands in the keys that it searched), and the seed, which a
+row averages over and which is held against the plan."""
 SIZES_OF = {part: tuple(f"generator.{size}" for size in sizes) for part, sizes in SIZES.items()}
 FOLLOWS = {
     "data.": ("data.fingerprint", "reference images", *SIZES_OF["data"]),

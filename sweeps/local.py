@@ -162,7 +162,7 @@ class LocalLauncher:
         """Note how a worker ended; queue what it left undone because another of its cells failed."""
         code = worker.process.returncode
         states = self._states(worker.group)
-        if code != 0 and code not in (-signal.SIGINT, -signal.SIGTERM, 130) and not _explained(states):
+        if code != 0 and code not in (-signal.SIGINT, -signal.SIGTERM, 130, os.EX_TEMPFAIL) and not _explained(states):
             self._record_death(worker, code)
             states = self._states(worker.group)
         self.progress.finished(worker.group, states, time.monotonic() - worker.started)

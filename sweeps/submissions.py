@@ -134,7 +134,7 @@ def recover(submissions: Iterable[Submission]) -> list[Submission]:
 
 
 def _jobs_by_comment() -> Mapping[str, str]:
-    command = ["squeue", "--noheader", "--states=all", "--format=%F|%k"]
+    command = ["squeue", "--noheader", "--all", "--states=all", "--format=%F|%k"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     except (OSError, subprocess.SubprocessError) as error:

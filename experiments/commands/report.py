@@ -70,7 +70,7 @@ def report_command(
 @click.argument("overrides", nargs=-1)
 @SCALE_OPTION
 @ROOT_OPTION
-@click.option("--into", type=click.Path(file_okay=False, path_type=Path), help="Root to run in; default: in ROOT/reproduced.")
+@click.option("--into", type=click.Path(file_okay=False, path_type=Path), help="Root; default: in ROOT/reproduced.")
 @click.option("--tolerance", default=0.01, show_default=True, help="Relative difference that still agrees.")
 @JSON_OPTION
 def reproduce_command(

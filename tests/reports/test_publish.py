@@ -19,7 +19,8 @@ def test_complete_sweeps_are_published_and_others_named(tmp_path: Path, monkeypa
     half = replace(fakes.subject(tmp_path / "half"), slug="half-demo")
     origin = {"command": f"ablate execute {tmp_path / 'whole'}/sweeps/x.yaml"}
     for cell in fakes.cells_of((0, 1, 2)):
-        fakes.write_run(tmp_path / "whole", cell, 100.0 + cell.seed, run__provenance=origin)
+        more = {"run__provenance": origin, "config__runtime__root": str(tmp_path / "where it ran")}
+        fakes.write_run(tmp_path / "whole", cell, 100.0 + cell.seed, **more)
     whole = fakes.subject(tmp_path / "whole", fakes.cells_of((0, 1, 2)))
     monkeypatch.setattr(publish, "find_subjects", lambda root: ([whole, half], ["old-demo: Unknown sweep"]))
     out = tmp_path / "published"
