@@ -39,10 +39,14 @@ def timed_apart(rows: Iterable[Row], metric: str) -> bool:
     return is_time(metric) and any(record.benchmark is None for row in rows for record in row.measured)
 
 
-def alike(rows: Sequence[Row], base: Row, metric: str, comparisons: int) -> list[Row]:
+def alike(rows: Sequence[Row], base: Row, metric: str, comparisons: int, noise: Sequence[Row] = ()) -> list[Row]:
     """The rows that cannot be told from the base as one of so many comparisons: with the same seeds by the noise that
-    they share, else each by its own."""
-    if (margin := margin_over_seeds([base, *rows], metric, comparisons)) is not None:
+    they share, else each by its own.
+
+    Args:
+        noise: the rows that it is taken from; by default these and the base.
+    """
+    if (margin := margin_over_seeds(noise or [base, *rows], metric, comparisons)) is not None:
         middle = base.value(metric).mean or 0.0
         return [row for row in rows if abs((row.value(metric).mean or 0.0) - middle) <= margin]
     found = [(row, compare(row, base, metric)) for row in rows]

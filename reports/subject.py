@@ -177,7 +177,7 @@ class Subject:
                 for base in bases
             }
             compared = sum(map(len, of_base.values()))
-            ties = [row for base in bases for row in alike(of_base[id(base)], base, column.metric, compared)]
+            ties = [row for base in bases for row in alike(of_base[id(base)], base, column.metric, compared, measured)]
             names = [row_name(row, self.rows) for row in self.rows if any(row is tie for tie in ties)]
             listed = ", ".join(names) if len(names) <= LISTED else f"{len(names)} of {compared} rows"
             found += [f"{column.plain} of {listed}"] if names else []
