@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.kernels.cpp import library
+from lightning_modules.kernels.layout import packed_channels
 
 _KERNEL_SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 MAX_TAPS = 9
@@ -60,11 +61,11 @@ def backward(
 def _call(
     kernel: str, x: Tensor, weight: Tensor, bias: Tensor | None, pad_left: int, silu: bool, **others: Tensor | None
 ) -> None:
-    x, weight = _rows(x), weight.contiguous()
+    x, weight = packed_channels(x), weight.contiguous()
     bias = None if bias is None else bias.contiguous()
     grad_y = others.get("grad_y")
     if grad_y is not None:
-        grad_y = others["grad_y"] = _rows(grad_y)
+        grad_y = others["grad_y"] = packed_channels(grad_y)
     strides = (0, 0) if grad_y is None else grad_y.stride()[:2]
     arguments = _Arguments(
         *x.shape, weight.shape[1], pad_left, silu, torch.get_num_threads(), *x.stride()[:2], *strides
@@ -77,8 +78,3 @@ def _call(
         raise MemoryError("The C++ convolution could not allocate its work space.")
     if status:
         raise RuntimeError(f"The C++ convolution cannot take {weight.shape[1]} taps (status {status}).")
-
-
-def _rows(tensor: Tensor) -> Tensor:
-    """The tensor with contiguous channels; other strides are free."""
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.kernels.cpp import library
+from lightning_modules.kernels.layout import packed_channels
 from lightning_modules.kernels.scan_inputs import ScanGradients, ScanInputs, ScanOutputs, bad_order, in_dtypes
 
 _KERNEL_SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
@@ -45,11 +46,11 @@ def saved_shapes(inputs: ScanInputs, training: bool) -> tuple[tuple[int, ...], t
 def _prepare(inputs: ScanInputs) -> ScanInputs:
     """Channel-contiguous activations, contiguous float32 parameters and states, int32 order."""
     return inputs._replace(
-        u=_rows(inputs.u),
-        delta=_rows(inputs.delta),
-        z=_rows(inputs.z),
-        B=_rows(inputs.B.float()),
-        C=_rows(inputs.C.float()),
+        u=packed_channels(inputs.u),
+        delta=packed_channels(inputs.delta),
+        z=None if inputs.z is None else packed_channels(inputs.z),
+        B=packed_channels(inputs.B.float()),
+        C=packed_channels(inputs.C.float()),
         A=_whole(inputs.A),
         D=_whole(inputs.D),
         delta_bias=_whole(inputs.delta_bias),
@@ -84,7 +85,7 @@ def backward(
     saved = {
         "ungated": ungated,
         "checkpoints": checkpoints,
-        "grad_y": _rows(grad_y),
+        "grad_y": packed_channels(grad_y),
         "grad_final_state": _whole(grad_final_state),
     }
     _call("backward", prepared, saved | grads)
@@ -125,15 +126,6 @@ def _set(arguments: _Arguments, name: str, tensor: Tensor | None) -> None:
             setattr(arguments, f"{name}_strides", (strides[0], 0 if shared else strides[1], strides[2]))
         else:
             setattr(arguments, f"{name}_strides", (strides[0], 0, strides[1]))
-
-
-@overload
-def _rows(tensor: Tensor) -> Tensor: ...
-@overload
-def _rows(tensor: Tensor | None) -> Tensor | None: ...
-def _rows(tensor: Tensor | None) -> Tensor | None:
-    """The tensor with contiguous channels; other strides are free."""
-    return tensor if tensor is None or tensor.stride(-1) == 1 else tensor.contiguous()
 
 
 @overload

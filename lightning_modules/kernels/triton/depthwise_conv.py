@@ -8,6 +8,7 @@ from typing import Any
 import triton
 from torch import Tensor
 
+from lightning_modules.kernels.layout import packed_channels
 from lightning_modules.kernels.triton import conv_kernels as kernels
 
 POSITIONS, BLOCK = 32, 64
@@ -16,7 +17,7 @@ POSITIONS, BLOCK = 32, 64
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, pad_left: int, silu: bool) -> Tensor:
     """x: (B, L, C); weight (C, k), bias (C,) float32 -> (B, L, C) in x's dtype, computed in float32."""
-    x, weight = _rows(x), weight.contiguous()
+    x, weight = packed_channels(x), weight.contiguous()
     y = x.new_empty(x.shape)
     kernels.conv_forward[_grid(x)](
         *(x, weight, weight if bias is None else bias.contiguous(), y),
@@ -30,7 +31,7 @@ def backward(
     x: Tensor, weight: Tensor, bias: Tensor | None, grad_y: Tensor, pad_left: int, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients of x, weight and bias. Deterministic: tiles leave sums of their own, added in a fixed order."""
-    x, weight, grad_y = _rows(x), weight.contiguous(), _rows(grad_y)
+    x, weight, grad_y = packed_channels(x), weight.contiguous(), packed_channels(grad_y)
     grid, (batch, length, channels), taps = _grid(x), x.shape, weight.shape[1]
     grad_x = x.new_empty(x.shape)
     grad_weight = weight.new_empty(batch * grid[1], taps, channels)
@@ -59,8 +60,3 @@ def _options(weight: Tensor, bias: Tensor | None, pad_left: int, silu: bool) -> 
         "POSITIONS": POSITIONS,
         "BLOCK": BLOCK,
     }
-
-
-def _rows(tensor: Tensor) -> Tensor:
-    """The tensor with contiguous channels; other strides are free."""
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
+from lightning_modules.kernels.layout import packed_channels
 from lightning_modules.kernels.scan_inputs import ScanGradients, ScanInputs, ScanOutputs, in_dtypes
 from lightning_modules.kernels.triton import scan_kernels as kernels
 
@@ -159,11 +160,11 @@ class _Call:
     def __init__(self, inputs: ScanInputs) -> None:
         self.launch = Launch.of(inputs)
         self.tensors = inputs._replace(
-            u=_rows(inputs.u),
-            delta=_rows(inputs.delta),
+            u=packed_channels(inputs.u),
+            delta=packed_channels(inputs.delta),
             A=inputs.A.contiguous(),
-            B=_rows(inputs.B),
-            C=_rows(inputs.C),
+            B=packed_channels(inputs.B),
+            C=packed_channels(inputs.C),
         )
         zeros = inputs.A.new_zeros(inputs.A.shape[:2])
         self.D = zeros if inputs.D is None else inputs.D.contiguous()
@@ -212,7 +213,3 @@ def _through_gate(inputs: ScanInputs, ungated: Tensor, grad_y: Tensor) -> tuple[
     slope = torch.sigmoid(gate)
     grad_z = grad_y * ungated.float() * slope * (1 + gate * (1 - slope))
     return grad_y * gate * slope, grad_z.sum(1) if inputs.stack else grad_z
-
-
-def _rows(tensor: Tensor) -> Tensor:
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
