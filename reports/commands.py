@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from reports.subject import Subject, load_subject
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-    from reports import overview as overview_page
+    from reports.entry import Entry
 
 
 def report(
@@ -106,7 +107,7 @@ def overview(root: Path | str | None = None, out: Path | None = None, as_json: b
 
     page, entries = build_overview(Path(root or "outputs"), out)
     if as_json:
-        print(json.dumps({"index": str(page), "sweeps": [e.as_json() for e in entries]}, indent=2, ensure_ascii=False))
+        print(json.dumps({"index": str(page), "sweeps": _as_json(entries, page)}, indent=2, ensure_ascii=False))
         return page
     screen = console()
     screen.print(_overview_table(entries))
@@ -124,7 +125,7 @@ def publish(out: Path, roots: Sequence[Path | str] = ("outputs",), as_json: bool
 
     readme, entries, left_out = write([Path(root) for root in roots], out)
     if as_json:
-        found = {"readme": str(readme), "sweeps": [e.as_json() for e in entries], "left_out": left_out}
+        found = {"readme": str(readme), "sweeps": _as_json(entries, readme), "left_out": left_out}
         print(json.dumps(found, indent=2, ensure_ascii=False))
         return readme
     screen = console()
@@ -135,14 +136,18 @@ def publish(out: Path, roots: Sequence[Path | str] = ("outputs",), as_json: bool
     return readme
 
 
-def _overview_table(entries: Sequence[overview_page.Entry]) -> RichTable:
+def _as_json(entries: Sequence[Entry], page: Path) -> list[dict[str, Any]]:
+    return [{**asdict(entry), "cells": entry.cells, "folder": str(page.parent / entry.slug)} for entry in entries]
+
+
+def _overview_table(entries: Sequence[Entry]) -> RichTable:
     from rich.table import Table as RichTable
 
     table = RichTable("sweep", "scale", "cells", "claims", box=None, pad_edge=False)
     for entry in entries:
-        words = [verdict.judgement for verdict in entry.verdicts]
+        words = [claim["judgement"] for claim in entry.claims]
         claims = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
-        table.add_row(entry.subject.name, entry.subject.scale, f"{entry.done}/{len(entry.subject.records)}", claims)
+        table.add_row(entry.sweep, entry.scale, f"{entry.done}/{entry.cells}", claims)
     return table
 
 

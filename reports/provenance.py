@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from reports.entry import entry_of
 from reports.records import Record
 from reports.subject import Subject
 
@@ -21,6 +23,7 @@ def provenance(subject: Subject) -> dict[str, Any]:
         "sweep": subject.name,
         "scale": subject.scale,
         "command": subject.command,
+        "overview": asdict(entry_of(subject)),
         "numbers": numbers(subject),
         "claims": [verdict.as_json() for verdict in subject.verdicts],
         "evaluations": {

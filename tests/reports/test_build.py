@@ -13,7 +13,8 @@ import pytest
 from experiments.errors import UserError
 from reports import build as building
 from reports.build import build
-from reports.overview import Entry, render_overview
+from reports.entry import entry_of
+from reports.overview import render_overview
 from tests.reports import fakes
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -129,8 +130,8 @@ def test_a_failure_half_way_leaves_the_old_report(tmp_path: Path, monkeypatch: p
 def pages(report: Path) -> dict[str, Path]:
     """A sweep's page, and the one over all sweeps."""
     overview = report.parent / "overview.html"
-    entry = Entry(fakes.subject(report.parent), report)
-    overview.write_text(render_overview([entry], ["gone-demo: Unknown sweep 'gone'."], report.parent))
+    entry = entry_of(fakes.subject(report.parent))
+    overview.write_text(render_overview([entry], ["gone-demo: Unknown sweep 'gone'."]))
     return {"sweep": report / "index.html", "overview": overview}
 
 

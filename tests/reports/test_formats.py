@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from reports.entry import entry_of
 from reports.formats import latex, to_csv, to_latex, to_markdown, write_parquet
-from reports.overview import Entry as Overviewed
 from reports.subject import Subject
 from tests.reports import fakes
 
@@ -179,5 +179,5 @@ def test_rows_that_the_baseline_does_not_meet_are_not_ranked_together(tmp_path: 
     assert any(
         text.startswith("Bold is best, underlined second at equal resolution") for _, text in subject.table.notes
     )
-    found = [(where.partition(" at ")[2], row[0]) for where, row, _ in Overviewed(subject, tmp_path).best]
+    found = [(best["quantity"].partition(" at ")[2], best["row"][0]) for best in entry_of(subject).best]
     assert found == [("resolution 32", "a"), ("resolution 64", "a")], "the page over all sweeps ranks as the table does"

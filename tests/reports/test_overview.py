@@ -11,7 +11,8 @@ import pytest
 from experiments.cli import main
 from experiments.errors import UserError
 from reports import commands
-from reports.overview import Entry, build_overview, find_subjects, render_overview
+from reports.entry import entry_of
+from reports.overview import build_overview, find_subjects, render_overview
 from sweeps.commands import list_sweeps
 from sweeps.planner import plan
 from sweeps.registry import register
@@ -46,18 +47,25 @@ def test_every_begun_sweep_is_there_and_gone_ones_are_named(tmp_path: Path, caps
 
 
 def test_the_page_shows_best_rows_claims_and_tau(tmp_path: Path) -> None:
-    entry = Entry(fakes.finished(tmp_path, (0, 1, 2)), tmp_path / "reports" / "x")
-    assert entry.best[0][0].startswith("FD-EffLite0") and entry.best[0][1:] == ("serial_v2", "113.5")
-    page = render_overview([entry], [], tmp_path / "reports")
-    for text in ("x/index.html", "serial_v2: <b>113.5</b>", "supported", "12 of 12 cells done", "MaskMamba"):
+    entry = entry_of(fakes.finished(tmp_path, (0, 1, 2)))
+    assert entry.best[0]["quantity"].startswith("FD-EffLite0")
+    assert (entry.best[0]["row"], entry.best[0]["number"]) == ("serial_v2", "113.5")
+    page = render_overview([entry], [])
+    for text in (
+        f"{entry.slug}/index.html",
+        "serial_v2: <b>113.5</b>",
+        "supported",
+        "12 of 12 cells done",
+        "MaskMamba",
+    ):
         assert text in page
     assert "τ" in page and "<script" not in page
-    assert entry.as_json()["claims"][0]["judgement"] in ("supported", "contradicted", "undecided")
+    assert entry.claims[0]["judgement"] in ("supported", "contradicted", "undecided")
 
 
 def test_groups_have_their_own_best_row(tmp_path: Path) -> None:
-    entry = Entry(spread(tmp_path), tmp_path)
-    assert [(where.partition(" at ")[2], row) for where, row, _ in entry.best] == [
+    best = entry_of(spread(tmp_path)).best
+    assert [(found["quantity"].partition(" at ")[2], found["row"]) for found in best] == [
         ("size B, guidance 1", "single"),
         ("size B, guidance 2", "single"),
         ("size L, guidance 2", "single"),

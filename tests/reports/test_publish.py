@@ -12,6 +12,7 @@ import pytest
 from experiments.cli import main
 from experiments.errors import UserError
 from reports import publish
+from reports.entry import entry_of
 from tests.reports import fakes
 
 
@@ -25,7 +26,7 @@ def test_complete_sweeps_are_published_and_others_named(tmp_path: Path, monkeypa
     monkeypatch.setattr(publish, "find_subjects", lambda root: ([whole, half], ["old-demo: Unknown sweep"]))
     out = tmp_path / "published"
     readme, entries, left_out = publish.publish([tmp_path], out)
-    assert [entry.subject for entry in entries] == [whole]
+    assert entries == [entry_of(whole)]
     assert left_out[0] == "old-demo: Unknown sweep" and "cells done" in left_out[1]
     folder = out / whole.slug
     assert {path.name for path in folder.iterdir()} == {"index.html", "table.md", "table.csv", "provenance.json"}
@@ -78,6 +79,33 @@ def test_of_several_roots_the_most_seeds_are_taken(tmp_path: Path, monkeypatch: 
     }
     monkeypatch.setattr(publish, "find_subjects", lambda root: (found[root], []))
     _, entries, left_out = publish.publish(list(found), tmp_path / "out")
-    assert [entry.subject for entry in entries] == [three] and not left_out
+    assert entries == [entry_of(three)] and not left_out
     with pytest.raises(UserError, match=r"No sweep is complete in .*half \(.*cells done\)"):
         publish.publish([tmp_path / "half"], tmp_path / "nothing")
+
+
+def test_what_another_machine_published_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its runs are not here; the pages, and what leads to them, are."""
+    out = tmp_path / "out"
+    there = replace(fakes.finished(tmp_path / "there", (0, 1, 2)), slug="there-demo", title="Made elsewhere")
+    here = replace(fakes.finished(tmp_path / "here"), slug="here-demo")
+    monkeypatch.setattr(publish, "find_subjects", lambda root: ([there], []))
+    publish.publish([tmp_path], out)
+    before = (out / "there-demo" / "index.html").read_bytes()
+    monkeypatch.setattr(publish, "find_subjects", lambda root: ([here], []))
+    readme, entries, left_out = publish.publish([tmp_path], out)
+    assert [entry.slug for entry in entries] == ["here-demo", "there-demo"] and not left_out
+    assert (out / "there-demo" / "index.html").read_bytes() == before
+    for page in (readme, out / "index.html"):
+        assert "Made elsewhere" in page.read_text() and "here-demo/" in page.read_text()
+    fewer = replace(fakes.finished(tmp_path / "fewer"), slug="there-demo")
+    monkeypatch.setattr(publish, "find_subjects", lambda root: ([here, fewer], []))
+    _, entries, left_out = publish.publish([tmp_path], out)
+    assert [entry.seeds for entry in entries] == [1, 3]
+    assert "3 seeds are published, 1 seed would replace them" in left_out[0]
+    assert (out / "there-demo" / "index.html").read_bytes() == before
+    damaged = out / "there-demo" / "provenance.json"
+    damaged.write_text(damaged.read_text()[:100])
+    monkeypatch.setattr(publish, "find_subjects", lambda root: ([here], []))
+    _, entries, left_out = publish.publish([tmp_path], out)
+    assert [entry.slug for entry in entries] == ["here-demo"] and "publish there-demo anew" in left_out[0]
