@@ -52,6 +52,7 @@ class TrainerConfig:
     """Samples per optimiser step, over all devices and accumulated batches."""
     accumulate: int = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """bf16 is float32 on a device that does not compute in bfloat16 (CPUs without AVX-512, GPUs before Ampere)."""
     ema_decay: float = 0.0
     """Decay of the exponential moving average of the weights that samples are drawn from; 0 = none."""
     compile: bool = False

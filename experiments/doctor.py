@@ -54,9 +54,16 @@ def _processors() -> list[Finding]:
     import torch
 
     from experiments.provenance import hardware
+    from lightning_modules.precision import computes_bfloat16
 
     found = hardware()
     findings = [Finding("ok", "CPU", f"{found['cpu']}, {found['cores']} cores, {torch.get_num_threads()} threads used")]
+    kind, processor = ("cuda", "GPU") if torch.cuda.is_available() else ("cpu", "CPU")
+    if computes_bfloat16(kind):
+        findings.append(Finding("ok", "bfloat16", f"this {processor} computes in it"))
+    else:
+        wrong = f"this {processor} does not compute in it"
+        findings.append(Finding("optional", "bfloat16", wrong, "trainer.precision=bf16 computes in float32"))
     if not torch.cuda.is_available():
         built = torch.version.cuda or "none"
         return [

@@ -13,6 +13,7 @@ from experiments.allocator import keep_freed_memory
 from experiments.config import RunConfig
 from experiments.errors import UserError
 from experiments.ranks import local_rank
+from lightning_modules.precision import computes_bfloat16
 
 EXPECTED = (
     ".*LeafSpec.*is deprecated.*",  # Lightning's own use of PyTorch
@@ -36,6 +37,11 @@ def prepare_process(config: RunConfig) -> None:
     device = device_of(config)
     if config.trainer.precision == "fp16" and device.type == "cpu":  # Lightning would take bf16 instead
         raise UserError("trainer.precision=fp16 needs a GPU; take trainer.precision=bf16 or fp32 on a CPU.")
+    if precision_of(config, device) != config.trainer.precision:
+        warnings.warn(
+            f"This {device.type} device does not compute in bfloat16: float32 takes its place, and results say so.",
+            stacklevel=2,
+        )
     if device.index is not None:
         torch.cuda.set_device(device)  # Triton and CUDA graphs work on the current one, wherever the tensors are
     for message in EXPECTED:
@@ -60,6 +66,19 @@ def device_of(config: RunConfig) -> torch.device:
     if name == "cuda" and torch.cuda.device_count() > 1:
         return torch.device("cuda", local_rank() % torch.cuda.device_count())
     return torch.device(name)
+
+
+def precision_of(config: RunConfig, device: torch.device) -> str:
+    """What `trainer.precision` comes to on a device: "fp32" for bf16 that it does not compute in."""
+    asked = config.trainer.precision
+    return "fp32" if asked == "bf16" and not computes_bfloat16(device.type) else asked
+
+
+def autocast(config: RunConfig, device: torch.device) -> torch.autocast:
+    """Mixed precision as `trainer.precision` asks for it, and the device has it."""
+    precision = precision_of(config, device)
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=precision != "fp32")
 
 
 def usable_device(name: str, option: str) -> str:

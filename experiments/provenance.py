@@ -16,6 +16,7 @@ from typing import Any
 
 from experiments.config import RunConfig
 from experiments.identity import evaluation_hash, training_hash
+from experiments.process import device_of, precision_of
 
 PACKAGES = ("ablate", "torch", "triton", "lightning", "torch-fidelity")
 
@@ -37,7 +38,7 @@ def provenance(config: RunConfig, backends: dict[str, str], started_at: float, a
         "seed": config.seed,
         "data_fingerprint": config.data.fingerprint,
         "tokenizer_fingerprint": config.tokenizer.fingerprint,
-        "precision": config.trainer.precision,
+        "precision": precision_of(config, device_of(config)),
         "processes": processes,
         "strategy": config.runtime.strategy if processes > 1 else None,
         "backends": backends,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from experiments.conditions import Conditions
 from experiments.config import RunConfig
+from experiments.process import autocast
 from lightning_modules.conditions import Condition
 from lightning_modules.samplers.config import SAMPLERS
 from lightning_modules.samplers.noise import Noise
@@ -61,14 +62,12 @@ def sample_images(
     generator.eval()
     span = range(len(conditions)) if span is None else span
     parts, paces = [], []  # pace: seconds per image
-    dtype = torch.float16 if config.trainer.precision == "fp16" else torch.bfloat16
-    mixed = config.trainer.precision != "fp32"
     try:
         for start in range(span.start, span.stop, batch_size):
             began = time.perf_counter()
             indices = torch.arange(start, min(start + batch_size, span.stop), device=device)
             condition = conditions.batch(indices.cpu().numpy(), device)
-            with torch.autocast(device.type, dtype, enabled=mixed):
+            with autocast(config, device):
                 parts.append(_sample_batch(sampler, generator, tokenizer, condition, Noise(seed, indices), known))
             paces.append((time.perf_counter() - began) / len(indices))
             progress(start + len(indices) - span.start)

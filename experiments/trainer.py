@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from experiments.config import RunConfig, RuntimeConfig
 from experiments.errors import UserError
-from experiments.process import device_of
+from experiments.process import device_of, precision_of
 from experiments.store import Run
 
 PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -29,14 +29,14 @@ def build_trainer(config: RunConfig, run: Run, callbacks: list[L.Callback], purg
         UserError: more devices than this machine has.
     """
     board = TensorBoardLogger(run.folder, name="", version="tb", default_hp_metric=False, purge_step=purge_step)
-    runtime, kind = config.runtime, device_of(config).type
+    runtime, device = config.runtime, device_of(config)
     options: dict[str, Any] = dict(
         max_steps=config.trainer.max_steps,
-        accelerator=kind,  # by name: Lightning's own choice would be Apple's GPUs too, which lack float64
+        accelerator=device.type,  # by name: Lightning's own choice would be Apple's GPUs too, which lack float64
         devices=runtime.devices,
         num_nodes=runtime.num_nodes,
         strategy=_strategy(runtime),
-        precision=PRECISION[config.trainer.precision],
+        precision=PRECISION[precision_of(config, device)],
         accumulate_grad_batches=config.trainer.accumulate,
         callbacks=callbacks,
         logger=board,

@@ -1,6 +1,7 @@
-"""`ablate bench train-step`: a training step of each preset in float32 and bfloat16, and where its time goes.
+"""`ablate bench train-step`: a training step of each preset in float32, and in bfloat16 where the device has it.
 
-The floor is the step's multiply-adds (forward, and twice that backward) at the rate measured in the same run.
+Notes tell which operations take the time. The floor is the step's multiply-adds (forward, and twice that backward) at
+the rate measured in the same run.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from experiments.benchmarks.bench import Bench
 from experiments.benchmarks.cells.training import TrainingCell
 from experiments.benchmarks.measure import floor_ms, interleave, machine
 from experiments.config import load_config
+from lightning_modules.precision import computes_bfloat16
 
-PRECISIONS = ("fp32", "bf16")
+BASELINE = "fp32"
 SHOWN = 8
 """Operations that a note names."""
 
@@ -29,20 +31,23 @@ def train_step(
     """seconds: time spent per preset. overrides: of every preset, by key. Data and weights are random."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     title = f"A training step of {batch} samples, without loading and logging"
-    bench = Bench("train-step", title, baseline=PRECISIONS[0], machine=machine(torch.get_num_threads()))
+    bench = Bench("train-step", title, baseline=BASELINE, machine=machine(torch.get_num_threads()))
     bench.notes.append("floor: multiply-adds of forward and backward at the measured rate, for float32")
+    precisions = [BASELINE, *(["bf16"] if computes_bfloat16(device.type) else [])]
+    if len(precisions) == 1:
+        bench.notes.append(f"bf16 left out: this {device.type} device does not compute in bfloat16")
     for preset in presets:
         cells = {}
-        for precision in PRECISIONS:
+        for precision in precisions:
             timed = {"benchmark.name": "training", "benchmark.batch_size": str(batch), "trainer.precision": precision}
             cells[precision] = TrainingCell(load_config(preset, {**(overrides or {}), **timed}), device)
         with FlopCounterMode(display=False) as counter:
-            cells[PRECISIONS[0]].step()
+            cells[BASELINE].step()
         floor = floor_ms(bench.machine, multiply_adds=counter.get_total_flops() // 2, bytes_moved=0)
         calls = {name: cell.step for name, cell in cells.items()}
         # On a GPU tensor cores multiply, at another rate than the one that was measured.
-        floors = {} if floor is None or device.type == "cuda" else {PRECISIONS[0]: floor}
-        bench.rows += interleave(preset, "step", calls, baseline=PRECISIONS[0], seconds=seconds, floors_ms=floors)
+        floors = {} if floor is None or device.type == "cuda" else {BASELINE: floor}
+        bench.rows += interleave(preset, "step", calls, baseline=BASELINE, seconds=seconds, floors_ms=floors)
         bench.notes += [f"{preset}, {name}: {_split(cell)}" for name, cell in cells.items()]
     return bench
 

@@ -95,6 +95,32 @@ def test_a_damaged_checkpoint_is_one_sentence(undisturbed: Path, tmp_path: Path)
     assert "damaged" in done.stderr and str(checkpoint) in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(("there", "precision"), [(False, "fp32"), (True, "bf16")])
+def test_bfloat16_is_float32_where_a_device_does_not_compute_in_it(
+    there: bool, precision: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Element by element it would take many times as long. What was computed in is recorded."""
+    import torch
+
+    from experiments import process
+    from experiments.provenance import provenance
+    from experiments.store import RunStore
+    from experiments.trainer import PRECISION, build_trainer
+    from tests.experiments.configs import small_config
+
+    monkeypatch.setattr(process, "computes_bfloat16", lambda kind: there)
+    config = small_config(trainer__precision="bf16", runtime__device="cpu", runtime__root=str(tmp_path))
+    process.prepare_process(config)
+    warned = [str(warning.message) for warning in recwarn if "bfloat16" in str(warning.message)]
+    assert len(warned) == (not there) and all("float32 takes its place" in text for text in warned)
+    assert provenance(config, {}, 0.0, 1)["precision"] == precision
+    trainer = build_trainer(config, RunStore(config.root).prepare(config, ()), [], 0)
+    assert trainer.precision == PRECISION[precision]
+    with process.autocast(config, torch.device("cpu")):
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == (torch.bfloat16 if there else torch.float32)
+
+
 def test_half_precision_is_refused_on_a_cpu() -> None:
     from experiments.errors import UserError
     from experiments.process import prepare_process

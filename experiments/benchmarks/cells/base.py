@@ -6,10 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
 from torch import nn
-
-from experiments.config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -34,12 +31,6 @@ class BenchmarkCell(Protocol):
 
     phases: dict[str, Phase]
     parameters: int
-
-
-def autocast(config: RunConfig, device: torch.device) -> torch.autocast:
-    """Mixed precision as `trainer.precision` asks for it."""
-    dtype = torch.float16 if config.trainer.precision == "fp16" else torch.bfloat16
-    return torch.autocast(device.type, dtype, enabled=config.trainer.precision != "fp32")
 
 
 def count_parameters(module: nn.Module) -> int:

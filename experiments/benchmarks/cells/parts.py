@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from experiments.benchmarks.cells.base import Phase, autocast
+from experiments.benchmarks.cells.base import Phase
 from experiments.benchmarks.cells.inputs import random_batch
 from experiments.config import RunConfig
+from experiments.process import autocast
 from lightning_modules.generators.config import GENERATORS
 from lightning_modules.generators.mmamba import MMamba
 from lightning_modules.generators.muse import Muse

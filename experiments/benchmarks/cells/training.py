@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from experiments.benchmarks.cells.base import Phase, autocast, count_parameters
+from experiments.benchmarks.cells.base import Phase, count_parameters
 from experiments.benchmarks.cells.inputs import random_batch
 from experiments.config import RunConfig
+from experiments.process import autocast
 from lightning_modules.config import OBJECTIVES
 from lightning_modules.generators.config import GENERATORS
 
