@@ -6,6 +6,7 @@ import logging
 import os
 import resource
 import warnings
+from functools import cache
 
 import torch
 
@@ -14,6 +15,8 @@ from experiments.config import RunConfig
 from experiments.errors import UserError
 from experiments.ranks import local_rank
 from lightning_modules.precision import computes_bfloat16
+
+log = logging.getLogger(__name__)
 
 EXPECTED = (
     ".*LeafSpec.*is deprecated.*",  # Lightning's own use of PyTorch
@@ -38,10 +41,7 @@ def prepare_process(config: RunConfig) -> None:
     if config.trainer.precision == "fp16" and device.type == "cpu":  # Lightning would take bf16 instead
         raise UserError("trainer.precision=fp16 needs a GPU; take trainer.precision=bf16 or fp32 on a CPU.")
     if precision_of(config, device) != config.trainer.precision:
-        warnings.warn(
-            f"This {device.type} device does not compute in bfloat16: float32 takes its place, and results say so.",
-            stacklevel=2,
-        )
+        _tell(f"This {device.type} device does not compute in bfloat16: float32 takes its place, and results say so.")
     if device.index is not None:
         torch.cuda.set_device(device)  # Triton and CUDA graphs work on the current one, wherever the tensors are
     for message in EXPECTED:
@@ -54,6 +54,12 @@ def prepare_process(config: RunConfig) -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     torch.set_float32_matmul_precision("high")
+
+
+@cache
+def _tell(text: str) -> None:
+    """Once in a process."""
+    log.warning(text)
 
 
 def device_of(config: RunConfig) -> torch.device:

@@ -119,6 +119,9 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if self.lr <= 0:
             raise ValueError(f"optim.lr={self.lr} must be positive.")
+        for key in ("weight_decay", "warmup_steps", "gradient_clip"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"optim.{key}={getattr(self, key)} must be at least 0.")
         count = {"adamw": 2, "came": 3}[self.optimizer]
         if len(self.betas) != count or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optim.betas={self.betas} must be {count} numbers in [0, 1) for {self.optimizer}.")

@@ -148,8 +148,11 @@ def _translate(truth: Path, words: list[str]) -> list[str]:
         )
     from scipy.io import loadmat
 
-    table = loadmat(path, squeeze_me=True)["synsets"]
-    names = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in table}
+    try:
+        table = loadmat(path, squeeze_me=True)["synsets"]
+        names = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in table}
+    except Exception as error:  # SciPy raises whatever its reader of binary data comes upon
+        raise ValueError(f"{path} is damaged, or not the development kit's: no table of synsets in it.") from error
     try:
         return [names[int(word)] for word in words]
     except (ValueError, KeyError) as error:

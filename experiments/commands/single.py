@@ -58,7 +58,7 @@ def train_command(preset: str, overrides: tuple[str, ...], subset: int | None, r
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's answer to Ctrl-C is exit(1), without a word
             raise KeyboardInterrupt from error
         if error.code == os.EX_TEMPFAIL:  # `Stopped`, by Ctrl-C or SIGTERM
-            click.echo("Stopped and saved. The same command goes on from here.", err=True)
+            click.echo("Stopped. The same command goes on from here.", err=True)
         raise
     if not is_leader():
         return

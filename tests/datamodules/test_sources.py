@@ -94,6 +94,10 @@ def test_ground_truth_of_the_development_kit_is_translated(tmp_path):
     truth.write_text("\n".join(str(numbers[SYNSETS[n % 3]]) for n in NUMBERS))
     with pytest.raises(ValueError, match=r"put the kit's meta\.mat beside it"):
         run("imagenet", tmp_path, tmp_path / "out", "val")
+    for damage in (b"", b"MATLAB 5.0 MAT-file, and no more", b"\x89HDF\r\n\x1a\n" + b"\0" * 600):
+        (tmp_path / "data/meta.mat").write_bytes(damage)
+        with pytest.raises(ValueError, match=r"meta\.mat is damaged"):
+            run("imagenet", tmp_path, tmp_path / "out", "val")
     table = np.array(list(kit.items()), dtype=[("ILSVRC2012_ID", "O"), ("WNID", "O")])
     savemat(tmp_path / "data/meta.mat", {"synsets": table})
     run("imagenet", tmp_path, tmp_path / "out", "val")

@@ -242,7 +242,7 @@ def test_ctrl_c_in_a_training_is_one_sentence(ablate, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("experiments.run.train", save)
     code, _, err = ablate("train", "maskmamba/demo")
-    assert code == 75 and err.strip() == "Stopped and saved. The same command goes on from here."
+    assert code == 75 and err.strip() == "Stopped. The same command goes on from here."
 
 
 def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,7 @@ def test_a_section_changes_its_kind_by_name() -> None:
         ),
         (["seed=-1"], ["seed=-1", "at least 0"]),
         (["seed=100000000000000000000"], ["seed=100000000000000000000", "2**63"]),
+        (["optim.warmup_steps=-3"], ["optim.warmup_steps=-3", "at least 0"]),
         (["optim.lr=nan"], ["optim.lr=nan", "finite"]),
         (["optim.lr=inf"], ["optim.lr=inf", "finite"]),
     ],
