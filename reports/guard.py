@@ -83,12 +83,15 @@ def facts(record: Record) -> dict[str, str]:
     run, protocol = record.run_result, record.protocol
     origin = run.get("provenance", {})
     hardware = origin.get("hardware", {})
-    trained, evaluated = code_of(origin), code_of(record.evaluation_result.get("provenance", {}))
+    of_evaluation = record.evaluation_result.get("provenance", {})
+    trained, evaluated = code_of(origin), code_of(of_evaluation)
+    sampled_in = of_evaluation.get("precision")
     seed = origin.get("seed", record.config.get("seed"))
     recorded = {
         "seed": None if seed is None else AS_PLANNED if seed == record.seed else f"{seed} (planned: {record.seed})",
         "trainer.max_steps": f"{run['step']} (stopped early)" if "stopped_early" in run else run.get("step"),
         "trainer.precision": origin.get("precision"),
+        "precision of the evaluation": SAME if sampled_in == origin.get("precision") else sampled_in,
         "data.fingerprint": _short(origin.get("data_fingerprint")),
         "tokenizer.fingerprint": _short(origin.get("tokenizer_fingerprint")),
         "evaluation.num_samples": protocol.get("num_samples"),
@@ -103,7 +106,7 @@ def facts(record: Record) -> dict[str, str]:
     }
     recorded |= {f"sampler.{key}": value for key, value in protocol.get("sampler", {}).items()}
     recorded |= {f"kernel {op}": name for op, name in origin.get("backends", {}).items() if op not in DECODING}
-    sampled = record.evaluation_result.get("provenance", {}).get("backends", {})
+    sampled = of_evaluation.get("backends", {})
     recorded |= {f"kernel {op} of the evaluation": name for op, name in sampled.items()}
     return result | {key: _text(value) for key, value in recorded.items() if value is not None}
 

@@ -25,6 +25,7 @@ def protocol_notes(records: Sequence[Record], shown: Collection[str]) -> list[st
             notes.append(_measuring_note(record, shown))
             prompts.setdefault(str(record.protocol.get("prompts", "")), []).append(record)
     common = shared_labels(rows_of(records)) if records else {}
+    notes += _precision_note(records)
     for text, members in prompts.items():
         own = [named(a, label) for a, label in shared_labels(rows_of(members)).items() if a not in common]
         if text:
@@ -51,6 +52,16 @@ def _measuring_note(record: Record, shown: Collection[str]) -> str:
         listed = ", ".join(f"{known.label} {known.text(x)}" for known, x in real)
         parts.append(f"as many real images in their place: {listed}")
     return "; ".join(parts) + "."
+
+
+def _precision_note(records: Sequence[Record]) -> list[str]:
+    """Where bfloat16 was asked for and is not what a device computed in."""
+    work = [result.get("provenance", {}) for r in records for result in (r.run_result, r.evaluation_result)]
+    asked = {str(record.config.get("trainer.precision")) for record in records}
+    if asked != {"bf16"} or not any(origin.get("precision") == "fp32" for origin in work):
+        return []
+    whole = all(origin.get("precision", "fp32") == "fp32" for origin in work)
+    return [f"Computed in float32{'' if whole else ' in part'}, as the device does not compute in bfloat16."]
 
 
 def _timing_note(records: Sequence[Record]) -> str:

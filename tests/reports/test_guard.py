@@ -35,7 +35,14 @@ MUTATIONS: dict[str, tuple[dict[str, Any], str]] = {
         {"evaluation__provenance__backends__selective_scan": "torch"},
         "kernel selective_scan of the evaluation",
     ),
-    "precision": ({"run__provenance__precision": "bf16"}, "trainer.precision"),
+    "precision": (
+        {f"{part}__provenance__precision": "bf16" for part in ("run", "evaluation")},
+        "trainer.precision",
+    ),
+    "precision of the evaluation": (
+        {"evaluation__provenance__precision": "bf16"},
+        "precision of the evaluation",
+    ),
     "hardware": ({"run__provenance__hardware__gpus": ["A100"]}, "hardware"),
     "torch": ({"run__provenance__versions__torch": "2.8.0"}, "torch"),
     "seed": ({"run__provenance__seed": 7, "config__seed": 7}, "seed"),

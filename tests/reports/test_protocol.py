@@ -1,0 +1,28 @@
+"""What a table says of how its numbers were computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.reports import fakes
+
+
+@pytest.mark.parametrize(
+    ("asked", "trained", "sampled", "said"),
+    [
+        ("bf16", "fp32", "fp32", "Computed in float32, as"),
+        ("bf16", "bf16", "fp32", "Computed in float32 in part, as"),
+        ("bf16", "bf16", "bf16", ""),
+        ("fp32", "fp32", "fp32", ""),
+    ],
+)
+def test_float32_in_place_of_bfloat16_is_said(
+    tmp_path: Path, asked: str, trained: str, sampled: str, said: str
+) -> None:
+    precisions = {"run__provenance__precision": trained, "evaluation__provenance__precision": sampled}
+    for cell in fakes.cells_of():
+        fakes.write_run(tmp_path, cell, **precisions, config__trainer__precision=asked)
+    notes = [text for _, text in fakes.subject(tmp_path).table.notes if "float32" in text]
+    assert len(notes) == bool(said) and all(note.startswith(said) for note in notes)
