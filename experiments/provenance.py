@@ -16,7 +16,6 @@ from typing import Any
 
 from experiments.config import RunConfig
 from experiments.identity import evaluation_hash, training_hash
-from experiments.process import device_of, precision_of
 
 PACKAGES = ("ablate", "torch", "triton", "lightning", "torch-fidelity")
 
@@ -29,6 +28,8 @@ def provenance(config: RunConfig, backends: dict[str, str], started_at: float, a
         started_at: Unix seconds at which this attempt began.
         attempts: how often the work was begun.
     """
+    from experiments.process import device_of, precision_of  # with torch, which planning does without
+
     processes = config.runtime.devices * config.runtime.num_nodes
     return {
         **code_version(),
