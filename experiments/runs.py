@@ -14,8 +14,8 @@ from experiments.errors import UserError
 from experiments.identity import NOT_SEMANTIC, TRAINING
 from experiments.store import Run, RunStore
 
-SHOWN = ("val/loss", "fd_efflite0")
-"""Metrics in the table: of the training, and of the evaluation that was measured last."""
+SHOWN = ("val/loss", "fid", "fd_efflite0")
+"""Metrics in the table, if any run has them: of the training, and of the evaluation that was measured last."""
 
 
 def run_records(root: Path | str) -> list[dict[str, Any]]:
@@ -80,11 +80,12 @@ def run_table(records: list[dict[str, Any]]) -> Any:
     from rich.table import Table
 
     table = Table(box=None)
-    for column in ("run", "state", "steps", *SHOWN, "evaluations", "made with"):
+    shown = [name for name in SHOWN if any(name in record["metrics"] for record in records)]
+    for column in ("run", "state", "steps", *shown, "evaluations", "made with"):
         table.add_column(column, no_wrap=column == "run", overflow="fold")
     for record in records:
         steps = f"{record['step']}/{record['max_steps']}" if record["max_steps"] else ""
-        values = [format(record["metrics"][name], ".4g") if name in record["metrics"] else "" for name in SHOWN]
+        values = [format(record["metrics"][name], ".4g") if name in record["metrics"] else "" for name in shown]
         table.add_row(record["run"], record["state"], steps, *values, str(record["evaluations"]), _words(record))
     return table
 

@@ -166,7 +166,7 @@ def _column(item: Any, reference: ReferenceTable | None) -> Column:
             f"report.columns: {body['metric']} must not be called '{label}': FID is the distance on the 2015-12-05 "
             f"Inception features alone; call it {known.label}."
         )
-    if (paper := body.get("paper", _paper_column(body["metric"], reference))) and (
+    if (paper := body.get("paper", paper_column(body["metric"], reference))) and (
         reference is None or paper not in reference.columns
     ):
         raise unknown("column of the reference", paper, reference.columns if reference else ())
@@ -186,7 +186,7 @@ def _known_metric(name: Any, place: str) -> None:
         raise unknown(f"metric in report.{place}:", str(name), METRICS)
 
 
-def _paper_column(metric: str, reference: ReferenceTable | None) -> str:
+def paper_column(metric: str, reference: ReferenceTable | None) -> str:
     """The published column of the same quantity, or of the one that this quantity stands in for."""
     names = [metric, *(name for name, others in STAND_INS.items() if metric in others)]
     return next((name for name in names if reference and name in reference.columns), "")

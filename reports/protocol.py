@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
+from lightning_modules.metrics.config import METRICS
 from reports.aggregate import rows_of, shared_labels
 from reports.quantities import quantity
 from reports.records import Record, named
+
+INCEPTION = ("fid", "is", "sfid", "kid", "precision", "recall")
+"""Quantities on Inception's features."""
 
 
 def protocol_notes(records: Sequence[Record], shown: Collection[str]) -> list[str]:
@@ -44,14 +49,30 @@ def _measuring_note(record: Record, shown: Collection[str]) -> str:
         parts.append(f"{blip['model']}, phrases {blip['phrases']} ({str(blip['fingerprint'])[:8]})")
     if detector := protocol.get("spatial_relations"):
         parts.append(f"boxes of {detector['detector']}, not of UniDet ({str(detector['fingerprint'])[:8]})")
-    if extractor := protocol.get("extractor"):
-        parts.append(f"features: {extractor} ({str(protocol.get('extractor_sha256', ''))[:8]}), so FD is not FID")
+    parts += _features(protocol, shown)
     floor = protocol.get("floor", {})
     real = [(quantity(m), x) for m, x in floor.items() if m in shown and isinstance(x, int | float)]
     if real:
         listed = ", ".join(f"{known.label} {known.text(x)}" for known, x in real)
         parts.append(f"as many real images in their place: {listed}")
     return "; ".join(parts) + "."
+
+
+def _features(protocol: Mapping[str, Any], shown: Collection[str]) -> list[str]:
+    """The networks on whose features the shown distances rest."""
+
+    def network(section: Mapping[str, Any]) -> str:
+        return f"{section['extractor']} ({str(section.get('extractor_sha256', ''))[:8]})"
+
+    parts = []
+    for section, words in (("inception", INCEPTION), ("dinov2", ("fd_dinov2",))):
+        if protocol.get(section) and (labels := [quantity(name).plain for name in words if name in shown]):
+            parts.append(f"features of {', '.join(labels)}: {network(protocol[section])}")
+    if protocol.get("extractor") and (not parts or any("efflite0" in name for name in shown)):
+        own = [quantity(name).plain for name in METRICS if name in shown and "efflite0" in name] if parts else []
+        of = f" of {', '.join(own)}" if own else ""
+        parts.append(f"features{of}: {network(protocol)}, so FD is not FID")
+    return parts
 
 
 def _precision_note(records: Sequence[Record]) -> list[str]:

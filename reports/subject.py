@@ -18,6 +18,7 @@ from reports.equal_code import Evidence, equality_notes, find_evidence
 from reports.equal_code import alike as alike_codes
 from reports.guard import ISO, Flag, OneFactor, baseline_of, guard, one_factor
 from reports.layout import Layout, parse_layout
+from reports.measured import with_measured
 from reports.protocol import protocol_notes
 from reports.ranking import AT_95, alike, timed_apart
 from reports.records import Record, collect, named
@@ -254,6 +255,7 @@ def make_subject(
     url: str = "",
 ) -> Subject:
     """A subject from its parts; `report` is the sweep definition's block of that name."""
+    records = tuple(collect(cells, root))
     return Subject(
         name=name,
         scale=scale,
@@ -262,9 +264,9 @@ def make_subject(
         citation=citation,
         url=url,
         root=root,
-        layout=parse_layout(report, axes),
+        layout=with_measured(parse_layout(report, axes), records),
         declared=frozenset(declared),
-        records=tuple(collect(cells, root)),
+        records=records,
         remarks=tuple(remarks),
         words=tuple(words),
         slug=slug or f"{name}-{scale}",
