@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
@@ -57,7 +56,7 @@ class StreamDataModule(LightningDataModule):
         dataset = self._datasets["train"]
         count = len(dataset) // dataset.views
         sampler = EpochSampler(count, self.batch_size, self.seed, dataset.views, *self._process())
-        return ResumableLoader(dataset, sampler, self.num_workers, torch.cuda.is_available())
+        return ResumableLoader(dataset, sampler, self.num_workers, self._pins())
 
     def val_dataloader(self) -> DataLoader:
         """Every validation image once, first view, always in the same order."""
@@ -70,7 +69,11 @@ class StreamDataModule(LightningDataModule):
     def _in_order(self, split: Split) -> DataLoader:
         dataset = self._datasets[split]
         sampler = SequentialSampler(len(dataset) // dataset.views, self.batch_size, dataset.views, *self._process())
-        return sequential_loader(dataset, sampler, self.num_workers, torch.cuda.is_available())
+        return sequential_loader(dataset, sampler, self.num_workers, self._pins())
+
+    def _pins(self) -> bool:
+        """Whether batches go to a GPU: pinned memory makes a worker open it."""
+        return bool(self.trainer and self.trainer.strategy.root_device.type == "cuda")
 
     def _process(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

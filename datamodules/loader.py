@@ -7,6 +7,7 @@ is work for processes.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -117,6 +118,8 @@ def _options(dataset: BatchedDataset, sampler: Any, workers: int, pin_memory: bo
         "batch_size": None,  # the sampler draws whole batches, the data set returns them collated
         "num_workers": processes,
         "persistent_workers": processes > 0,
+        # Workers inherit what is done about signals; Python 3.14 would start them in another way.
+        "multiprocessing_context": "fork" if processes and sys.platform == "linux" else None,
         "pin_memory": pin_memory,
         "generator": torch.Generator(),  # else every iteration takes a number from the global stream of the model
     }

@@ -253,7 +253,7 @@ def _read_meta(folder: Path) -> tuple[TextMeta, dict[str, dict[str, Any]]]:
     if not path.is_file():
         raise FileNotFoundError(f"No text store at {folder}: it has no meta.json.")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("format", None) != FORMAT:
             raise ValueError(f"{path} does not describe a text store.")
         if (version := content.pop("version", None)) != VERSION:

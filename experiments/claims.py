@@ -92,7 +92,7 @@ class Owner:
         Args:
             silent: seconds since its last sign of life; decides only where nobody can be asked.
         """
-        if self.is_local:
+        if self.is_local and (self.user == _user() or _sees_others()):
             return bool(self.started) and process_start(self.pid) == self.started
         if self.job and self.job == slurm.current_job() and self.restarts < slurm.current_restarts():
             return False  # an earlier start of the very job that asks
@@ -149,7 +149,7 @@ def newest_claim(folder: Path) -> Claim | None:
     if not generation:
         return None
     try:
-        owner = Owner(**json.loads((claims / f"{generation:06d}.json").read_text()))
+        owner = Owner(**json.loads((claims / f"{generation:06d}.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         owner = None
     return Claim(claims, generation, owner, released)
@@ -227,7 +227,7 @@ def _create(ticket: Path, path: Path) -> bool:
         # Over NFS the answer to a link that did succeed may be lost, and the repeated request then fails.
         return os.stat(ticket).st_nlink == 2
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS):
             raise
         return _create_without_links(ticket, path)
     return True
@@ -266,19 +266,26 @@ def process_start(pid: int) -> str:
     """When the process started, in whatever unit the system keeps; "" if there is none or it has ended."""
     try:
         # Fields after the command's name, which may itself hold blanks and brackets: state is field 3, start field 22.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return "" if fields[0] in "ZX" else fields[19]
-    except (FileNotFoundError, ProcessLookupError):  # the second where it ends between the opening and the reading
+    except (OSError, IndexError):  # also where it ends between the opening and the reading
         if sys.platform == "linux":
             return ""
-    answer = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True)
+    plain = {**os.environ, "LC_ALL": "C", "TZ": "UTC"}  # the same words whoever asks
+    answer = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, env=plain)
     return answer.stdout.strip()
+
+
+@lru_cache
+def _sees_others() -> bool:
+    """Whether processes of other users can be looked up here: /proc may be mounted to hide them."""
+    return sys.platform != "linux" or os.access("/proc/1/stat", os.R_OK)
 
 
 @lru_cache
 def _boot() -> str:
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return ""

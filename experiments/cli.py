@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from importlib import import_module
 
@@ -94,6 +95,9 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point. Exit code 0: done; 1: a cell failed; 2: the request was wrong."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that knows no arrows shows question marks
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         code = cli.main(args=arguments, prog_name="ablate", standalone_mode=False)
     except (UserError, ValueError, FileNotFoundError) as error:

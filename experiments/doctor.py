@@ -72,7 +72,13 @@ def _processors() -> list[Finding]:
         ]
     for i, name in enumerate(found["gpus"]):
         gib = torch.cuda.get_device_properties(i).total_memory / 2**30
-        findings.append(Finding("ok", f"GPU {i}", f"{name}, {gib:.0f} GiB"))
+        try:
+            torch.ones(1, device=f"cuda:{i}").sum().item()
+        except RuntimeError as error:  # no code for this processor in the installed torch, or a GPU out of order
+            way = "install a build of torch for it, or take another with CUDA_VISIBLE_DEVICES"
+            findings.append(Finding("broken", f"GPU {i}", f"{name}: {str(error).splitlines()[0]}", way))
+        else:
+            findings.append(Finding("ok", f"GPU {i}", f"{name}, {gib:.0f} GiB"))
     return findings
 
 

@@ -63,7 +63,7 @@ def read_json(path: Path) -> Any:
         UserError: the file is damaged.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged ({error}); remove it and run the same command again.") from error
 

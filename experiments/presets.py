@@ -27,7 +27,7 @@ def read_chain(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in seen:
         raise UserError(f"{path} includes itself through 'base:'.")
     try:
-        raw = yaml.safe_load(path.read_text()) or {}
+        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise UserError(f"Cannot read preset {path}: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import platform
 import shlex
@@ -88,7 +89,19 @@ def hardware() -> dict[str, Any]:
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"cpu": _cpu_name(), "cores": len(os.sched_getaffinity(0)), "gpus": gpus, "host": platform.node()}
+    return {"cpu": _cpu_name(), "cores": cores(), "gpus": gpus, "host": platform.node()}
+
+
+def cores(groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """CPU cores this process may use: those it may run on, and no more than a container's quota pays for."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for words in ((groups / "cpu.max",), (groups / "cpu/cpu.cfs_quota_us", groups / "cpu/cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join(path.read_text() for path in words).split()
+            return max(1, min(count, math.ceil(int(quota) / int(period)))) if int(quota) > 0 else count
+        except (OSError, ValueError):  # another version of control groups, or "max"
+            continue
+    return count
 
 
 def _cpu_name() -> str:

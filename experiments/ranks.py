@@ -22,6 +22,11 @@ def world_size() -> int:
     return _number("WORLD_SIZE", "SLURM_NTASKS") or 1
 
 
+def started_together() -> bool:
+    """Whether srun started this process as one of several; in a batch script, or as its only task, nobody did."""
+    return (_number("SLURM_NTASKS") or 1) > 1
+
+
 def check_world(expected: int) -> None:
     """Refuse to go on in another number of processes than the run is made for.
 

@@ -47,9 +47,9 @@ def _record(run: Run) -> dict[str, Any]:
 def _origin(run: Run) -> tuple[str, list[str]]:
     """The preset and what differs from it: the words as typed, or where a sweep made the run the values themselves."""
     file = run.folder / "overrides.txt"
-    words = file.read_text().splitlines() if file.exists() else []
+    words = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     try:
-        stored = yaml.load(run.config_path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        stored = yaml.load(run.config_path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         preset = stored.get("preset", "")
         usual = _usual(preset) if preset and not words else {}
     except (UserError, OSError, yaml.YAMLError, AttributeError):  # damaged, or of files that are gone

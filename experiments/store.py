@@ -230,7 +230,7 @@ class RunStore:
 def _write_or_compare(path: Path, config: RunConfig, sections: Iterable[str]) -> bool:
     """Write the configuration and return True; if there is one, return False or raise UserError where they differ."""
     try:
-        stored = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        stored = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except FileNotFoundError:
         save_config(config, path)
         return True

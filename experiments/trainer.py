@@ -6,6 +6,7 @@ from inspect import signature
 from typing import Any
 
 import lightning as L
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
@@ -14,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from experiments.config import RunConfig, RuntimeConfig
 from experiments.errors import UserError
 from experiments.process import device_of, precision_of
+from experiments.ranks import started_together
 from experiments.store import Run
 
 PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -49,12 +51,21 @@ def build_trainer(config: RunConfig, run: Run, callbacks: list[L.Callback], purg
         enable_progress_bar=runtime.progress,
         enable_model_summary=False,
     )
+    if not started_together():
+        # Lightning takes a batch script's SLURM_NTASKS for processes that srun started, and would start none itself.
+        options["plugins"] = [LightningEnvironment()]
     try:
-        return L.Trainer(**options)
+        trainer = L.Trainer(**options)
     except MisconfigurationException as error:
         raise UserError(
             f"runtime.devices={runtime.devices} cannot be had here: {' '.join(str(error).split())}"
         ) from error
+    if trainer.world_size != runtime.devices * runtime.num_nodes:  # the data would be cut for other processes
+        raise UserError(
+            f"runtime.devices={runtime.devices} x runtime.num_nodes={runtime.num_nodes} asks for other processes than "
+            f"the {trainer.world_size} that train here; set the two to what was started."
+        )
+    return trainer
 
 
 def _strategy(runtime: RuntimeConfig) -> str | Strategy:

@@ -220,7 +220,7 @@ def compare(
 
     found, folder = compare_runs(left, right, Path(root), out)
     if as_json:
-        print((folder / "compare.json").read_text(), end="")
+        print((folder / "compare.json").read_text(encoding="utf-8"), end="")
         return folder
     from rich.markdown import Markdown
 

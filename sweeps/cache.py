@@ -34,7 +34,7 @@ def plan_path(root: Path, sweep: str, scale: str, key: Mapping[str, Any]) -> Pat
 def read_plan(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
     """The remembered cells and exclusions, or None if there are none that still hold."""
     try:
-        entry = json.loads(path.read_text())
+        entry = json.loads(path.read_text(encoding="utf-8"))
         if entry["key"] == key and all(_stamp(Path(name)) == stamp for name, stamp in entry["files"].items()):
             return entry
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

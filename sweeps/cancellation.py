@@ -33,6 +33,6 @@ class CancelWatch:
 
     def _read(self) -> str:
         try:
-            return self._path.read_text()
+            return self._path.read_text(encoding="utf-8")
         except OSError:
             return ""

@@ -8,11 +8,7 @@ import subprocess
 
 from experiments.config import RuntimeConfig
 from experiments.errors import UserError
-
-
-def cores() -> int:
-    """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+from experiments.provenance import cores
 
 
 def gpus() -> list[str]:

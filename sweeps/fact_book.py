@@ -40,7 +40,7 @@ class FactBook:
 
     def _read(self, key: str) -> ModelFacts | None:
         with suppress(OSError, ValueError, TypeError):
-            return ModelFacts(**json.loads((self._folder / f"{key}.json").read_text()))
+            return ModelFacts(**json.loads((self._folder / f"{key}.json").read_text(encoding="utf-8")))
         return None
 
     def _build(self, key: str, config: RunConfig) -> ModelFacts:

@@ -276,7 +276,7 @@ def _files(sweep: Sweep, cells: Iterable[Cell]) -> set[Path]:
         path: Path | None = Path(preset)
         while path:
             files.add(path)
-            raw = yaml.safe_load(path.read_text()) or {}
+            raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
             settings |= {(key, value) for key, value in flatten(raw) if isinstance(value, str)}
             path = path.parent / raw["base"] if raw.get("base") else None
     for value in {value for key, value in settings if not key.startswith("runtime.")}:

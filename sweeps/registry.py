@@ -23,7 +23,7 @@ def register(plan: Plan) -> None:
         cells = {**{cell["name"]: cell for cell in (_read(path) or {}).get("cells", [])}, **cells}
     record = {"schema": 1, "sweep": plan.sweep.name, "scale": plan.scale, "words": list(plan.request.words)}
     text = json.dumps({**record, "cells": list(cells.values())}, indent=1)
-    if not path.exists() or path.read_text() != text:
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
         atomic_write_text(path, text)
 
 

@@ -110,7 +110,7 @@ def _flat(folder: Path, images: Path, names: list[str], unit_size: int) -> FileS
             raise ValueError(f"{truth} has no label for {missing[0]} ({len(missing)} images without one).")
         found = [by_file[Path(file).stem] for file in files]
     else:
-        words = truth.read_text().split()
+        words = truth.read_text(encoding="utf-8").split()
         if len(words) != len(files):
             raise ValueError(
                 f"{truth} has {len(words)} labels but {images} {len(files)} images: which label belongs to which image "

@@ -125,7 +125,7 @@ def _litdata(folder: Path, batch_size: int, workers: int) -> Iterable[Any]:
     import litdata
     from litdata.streaming.item_loader import TokensLoader
 
-    width = json.loads((folder / "width.json").read_text())
+    width = json.loads((folder / "width.json").read_text(encoding="utf-8"))
     dataset = litdata.StreamingDataset(
         str(folder), item_loader=TokensLoader(width), shuffle=True, drop_last=True, seed=0
     )
@@ -192,7 +192,7 @@ def private_bytes() -> int:
     total = 0
     for pid in [os.getpid(), *_children(os.getpid())]:
         try:
-            match = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+            match = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(encoding="utf-8"))
         except OSError:
             continue
         total += int(match[1]) * 1024 if match else 0
@@ -201,7 +201,7 @@ def private_bytes() -> int:
 
 def _children(pid: int) -> list[int]:
     try:
-        found = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        found = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()]
     except OSError:
         return []
     return found + [grandchild for child in found for grandchild in _children(child)]

@@ -115,9 +115,9 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def memory_held() -> int | None:
-    """Bytes held now, on the GPU where there is one, else resident; None where the system does not tell."""
+    """Bytes held now, on the GPU where one is in use, else resident; None where the system does not tell."""
     gc.collect()
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
         return torch.cuda.memory_allocated()
     try:
@@ -134,7 +134,7 @@ def peak_memory(call: Callable[[], Any], before: int | None = None) -> int | Non
     if held is None or before is None:
         call()
         return None
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
         call()
         torch.cuda.synchronize()
@@ -166,13 +166,13 @@ def floor_ms(machine: Mapping[str, Any], *, multiply_adds: float, bytes_moved: f
 
 def milliseconds(call: Callable[[], Any]) -> float:
     """Wall time of one call, on a GPU until it has finished, with all threads awake."""
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     else:
         torch.zeros(2**20).add_(1)
     start = time.perf_counter()
     call()
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     return (time.perf_counter() - start) * 1e3
 

@@ -78,6 +78,6 @@ class LocalModel(ABC):
 def _kind(folder: Path) -> str:
     """What config.json calls the model."""
     try:
-        return str(json.loads((folder / "config.json").read_text())["model_type"])
+        return str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"])
     except (OSError, ValueError, KeyError, TypeError):
         return "model without a config.json"

@@ -52,7 +52,7 @@ def settings_of(folder: Path) -> dict[str, Any]:
     """
     path = weights_in(folder) / "config.json"
     try:
-        settings = json.loads(path.read_text())
+        settings = json.loads(path.read_text(encoding="utf-8"))
         return {**settings, **settings.get("text_config", {})}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{path} is damaged: it is not valid JSON.") from error
@@ -77,7 +77,10 @@ def weights_fingerprint(folder: Path) -> str:
 def _weight_files(folder: Path) -> list[Path]:
     for name in WEIGHTS:
         if (index := folder / f"{name}.index.json").is_file():
-            return [folder / shard for shard in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+            return [
+                folder / shard
+                for shard in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            ]
         if (folder / name).is_file():
             return [folder / name]
     raise FileNotFoundError(f"No weights in {folder}: expected {' or '.join(WEIGHTS)}, or their shards.")

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from lightning_modules.precision import computes_bfloat16
 from lightning_modules.text_encoders.checkpoint import model_folder, tokenizer_in, weights_in
 from lightning_modules.text_encoders.library import import_transformers
 from lightning_modules.text_encoders.ragged import RaggedText
@@ -80,6 +81,11 @@ class PretrainedEncoder:
         """A tokenizer's batch -> states (B, T, E), pooled (B, P) or None, and (B, T) bool: which states are kept."""
         raise TypeError(f"{type(self).__name__} does not say how it encodes.")
 
+    def _dtype(self) -> torch.dtype:
+        """As configured; in float32 on a CPU that does not compute in bfloat16. GPUs keep it: T5-XXL must fit."""
+        slow = self.config.dtype == "bf16" and self.device.type == "cpu" and not computes_bfloat16("cpu")
+        return torch.float32 if slow else DTYPES[self.config.dtype]
+
     @cached_property
     def _network(self) -> tuple[Any, Any]:
         name = f"text_encoder.name={self.config.name}"
@@ -94,7 +100,7 @@ class PretrainedEncoder:
                 online if folder is None else tokenizer_in(folder), **options
             )
             model = getattr(transformers, self.model_class).from_pretrained(
-                online if folder is None else weights_in(folder), dtype=DTYPES[self.config.dtype], **options
+                online if folder is None else weights_in(folder), dtype=self._dtype(), **options
             )
         except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
             first = " ".join(str(error).split())[:300]

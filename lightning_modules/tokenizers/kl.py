@@ -67,7 +67,7 @@ def _check_sizes(folder: Path, config: KLConfig) -> None:
             f"{folder} has no config.json; tokenizer.weights must be a folder in diffusers' format."
         )
     try:
-        found = json.loads(file.read_text())
+        found = json.loads(file.read_text(encoding="utf-8"))
         channels, downsample = found["latent_channels"], 2 ** (len(found["block_out_channels"]) - 1)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} does not describe an AutoencoderKL.") from error

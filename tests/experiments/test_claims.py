@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -167,6 +168,16 @@ def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "claims").write_text("a file where the folder should be")
     with pytest.raises(UserError, match="runtime.root"):
         acquire(tmp_path, tmp_path / "status.json")
+
+
+def test_a_colleagues_process_that_proc_hides_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    me = replace(Owner.here(), job="")
+    colleague = replace(me, user="colleague", pid=2**22 + 1)
+    monkeypatch.setattr(claims, "_sees_others", lambda: True)
+    assert not colleague.alive(silent=1.0)
+    monkeypatch.setattr(claims, "_sees_others", lambda: False)
+    assert colleague.alive(silent=1.0) and not colleague.alive(silent=STALE_AFTER + 1)
+    assert me.alive(silent=math.inf)
 
 
 def test_process_start_tells_processes_apart() -> None:

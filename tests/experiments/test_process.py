@@ -69,6 +69,30 @@ def test_tensorboard_forgets_what_an_attempt_wrote_after_its_last_checkpoint(tmp
     assert [event.step for event in events if event.session_log.status == SessionLog.START] == [step]
 
 
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("tasks", ["1", "4"])
+def test_a_batch_script_that_starts_one_process_starts_all_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tasks: str, devices: int
+) -> None:
+    """SLURM_NTASKS counts what srun would start; Lightning would take it for what was started."""
+    monkeypatch.setenv("SLURM_NTASKS", tasks)
+    monkeypatch.setenv("SLURM_JOB_NAME", "batch")
+    monkeypatch.delenv("SLURM_STEP_ID", raising=False)
+    trainer = build_trainer(_config(device="cpu", devices=devices), Run(tmp_path), [], 0)
+    assert trainer.world_size == devices
+
+
+def test_another_number_of_processes_than_the_run_is_made_for_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"NTASKS": "2", "STEP_ID": "0", "JOB_NAME": "train", "PROCID": "0", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "2")
+    monkeypatch.setattr("experiments.trainer.L.Trainer.world_size", 2)
+    with pytest.raises(UserError, match=r"num_nodes=1 asks for other processes than the 2 that train here"):
+        build_trainer(_config(device="cpu", devices=1), Run(tmp_path), [], 0)
+
+
 def test_torchrun_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its processes are siblings, so that none of them can tell by its parent who rank 0 is."""
     monkeypatch.setenv("WORLD_SIZE", "2")

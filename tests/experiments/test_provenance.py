@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,6 +14,7 @@ from experiments import provenance
 from experiments.errors import UserError
 from experiments.failures import classify
 from experiments.files import atomic_path
+from experiments.provenance import cores
 
 
 def git(folder: Path, *words: str) -> str:
@@ -50,3 +52,20 @@ def test_weights_on_a_full_disk_are_one_sentence(tmp_path: Path) -> None:
             raise SafetensorError("I/O error: No space left on device (os error 28)")
     assert classify(caught.value)[0] == "disk"
     assert not list(path.parent.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("files", "most"),
+    [
+        ({}, None),
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+    ],
+)
+def test_a_containers_quota_bounds_the_cores(tmp_path: Path, files: dict[str, str], most: int | None) -> None:
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text + "\n")
+    assert cores(tmp_path) == (most or len(os.sched_getaffinity(0)))

@@ -87,6 +87,62 @@ def test_a_cache_that_cannot_be_written_falls_back_to_the_temporary_folder(tmp_p
     assert len(list(temporary.glob("ablate-kernels-*/*.so"))) == 1
 
 
+def test_a_cache_in_which_nothing_can_be_built_falls_back_to_the_temporary_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: Path
+) -> None:
+    """A full quota, or a file system from which no code may be loaded: an empty file can be made there all the same."""
+    monkeypatch.setattr(library, "SOURCES", source)
+    monkeypatch.setattr(library.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
+    monkeypatch.setenv("ABLATE_CACHE", str(tmp_path / "cache"))
+    build, tried = library._build, []
+
+    def full(command: list[str], built: Path) -> str:
+        tried.append(built)
+        return "No space left on device" if (tmp_path / "cache") in built.parents else build(command, built)
+
+    monkeypatch.setattr(library, "_build", full)
+    assert library.load.__wrapped__().answer() == 42
+    assert (tmp_path / "cache") in tried[0].parents
+    assert len(list((tmp_path / "tmp").glob("ablate-kernels-*/*.so"))) == 1
+
+
+def test_the_next_compiler_is_tried_where_one_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: Path
+) -> None:
+    commands = [["false"], ["g++"]]
+    monkeypatch.setattr(library, "SOURCES", source)
+    monkeypatch.setattr(library, "_compilers", lambda: commands)
+    monkeypatch.setenv("ABLATE_CACHE", str(tmp_path / "cache"))
+    assert library.load.__wrapped__().answer() == 42
+
+
+def test_numbers_are_converted_lane_by_lane_where_the_compiler_cannot(tmp_path: Path) -> None:
+    """GCC 8 has no __builtin_convertvector; both ways give the same bits."""
+    program = tmp_path / "convert.cpp"
+    program.write_text(
+        '#include <cstdio>\n#include <cstring>\n#include "simd.h"\nusing namespace simd;\n'
+        "int main() {\n"
+        "  for (int i = 0; i < 1000; ++i) {\n"
+        "    Vec v = zeros(), a;\n"
+        "    for (unsigned k = 0; k < sizeof(v) / 4; ++k) v[k] = (i - 500) * 0.731f + k;\n"
+        '    if (i == 7) v[0] = __builtin_nanf("");\n'
+        "    const Vec back = widen(narrow(v));\n"
+        "    exp2_each<1>(&v, &a);\n"
+        "    unsigned bits[2 * sizeof(v) / 4];\n"
+        "    std::memcpy(bits, &back, sizeof(v));\n"
+        "    std::memcpy(bits + sizeof(v) / 4, &a, sizeof(v));\n"
+        '    for (unsigned word : bits) std::printf("%08x ", word);\n'
+        "  }\n}\n"
+    )
+    outputs = []
+    for flags in ((), ("-DSIMD_LANE_BY_LANE",)):
+        built = tmp_path / f"convert{len(outputs)}"
+        command = ["g++", *library.BASE_FLAGS, "-march=native", *flags, f"-I{library.SOURCES}", program, "-o", built]
+        subprocess.run(command, check=True, timeout=120)
+        outputs.append(subprocess.run([built], check=True, capture_output=True, timeout=60).stdout)
+    assert outputs[0] == outputs[1] and len(outputs[0]) > 10_000
+
+
 def test_what_others_may_have_left_in_the_temporary_folder_is_not_loaded(tmp_path: Path, source: Path) -> None:
     """There anyone can make a folder of that name before the user does."""
     places = {"ABLATE_CACHE": tmp_path / "cache", "TMPDIR": tmp_path}

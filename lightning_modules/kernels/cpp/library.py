@@ -47,14 +47,19 @@ def load() -> ctypes.CDLL:
     for folder in _cache_folders():
         if _trusted(folder) and (folder / name).is_file() and (library := _open(folder / name)) is not None:
             return library
-    for folder in _cache_folders():
-        if _writable(folder):
-            return _compile(folder / name)
-    raise CompilerMissing("no cache or temporary folder is writable; set ABLATE_CACHE to one that is")
+    complaints = []
+    for folder in filter(_writable, _cache_folders()):
+        for compiler in _compilers():
+            try:
+                return _compile(folder / name, compiler)
+            except (CompilerMissing, OSError) as error:  # also a full disk, or one from which nothing may be loaded
+                complaints.append(str(error))
+    raise CompilerMissing(
+        complaints[0] if complaints else "no cache or temporary folder is writable; set ABLATE_CACHE to one that is"
+    )
 
 
-def _compile(target: Path) -> ctypes.CDLL:
-    compiler = _compiler()
+def _compile(target: Path, compiler: list[str]) -> ctypes.CDLL:
     message = ""
     # Each process compiles in its own folder and moves the result into place: whoever comes last replaces an equal one.
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as folder:
@@ -86,13 +91,12 @@ def _build(command: list[str], built: Path) -> str:
         raise CompilerMissing(f"{command[0]} could not run: {error}") from error
 
 
-def _compiler() -> list[str]:
-    """The command of the C++ compiler: CXX, else the first of the usual names."""
+def _compilers() -> list[list[str]]:
+    """The commands of C++ compilers to try: CXX, else those of the usual names that are there."""
     if named := shlex.split(os.environ.get("CXX", "")):
-        return named
-    for name in ("g++", "clang++", "c++"):
-        if path := shutil.which(name):
-            return [path]
+        return [named]
+    if found := [[path] for name in ("g++", "clang++", "c++") if (path := shutil.which(name))]:
+        return found
     raise CompilerMissing("no C++ compiler found; install g++ or clang++, or set CXX")
 
 
@@ -124,7 +128,7 @@ def _processor() -> str:
 
 def _cache_folders() -> list[Path]:
     """Where the library may lie, best first: the user's cache, then a private folder of the temporary directory."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    cache = os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~")) / ".cache"
     named = os.environ.get("ABLATE_CACHE") or Path(cache) / "ablate"
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
     return [Path(named) / "kernels", Path(tempfile.gettempdir()) / f"ablate-kernels-{user}"]

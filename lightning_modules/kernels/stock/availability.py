@@ -26,6 +26,8 @@ def missing(operation: str) -> str | None:
         return f"{name} is not installed (extra 'cuda')"
     if not torch.cuda.is_available():
         return "no CUDA device"
+    if operation == "attention" and torch.cuda.get_device_capability() < (8, 0):
+        return "flash-attn needs a GPU of compute capability 8.0 or more"
     try:
         for module in MODULES[operation]:
             importlib.import_module(module)

@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import os
+import warnings
 
 import torch
 
@@ -20,8 +21,18 @@ def missing() -> str | None:
     """None where Triton kernels run, else why not."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed; it comes with torch's CUDA builds"
-    if not torch.cuda.is_available() and not interpreted():
+    if interpreted():
+        return None
+    if not torch.cuda.is_available():
         return "no CUDA device"
+    try:  # Triton builds its driver with the system's C compiler and Python's headers when it is first asked
+        from triton.runtime import driver
+
+        driver.active.get_current_device()
+    except Exception as error:  # whatever compiler and loader come upon
+        reason = f"triton cannot compile here ({' '.join(f'{type(error).__name__}: {error}'.split())[:200]})"
+        warnings.warn(f"The Triton kernels are off, a slower back end stands in: {reason}", stacklevel=2)
+        return reason
     return None
 
 

@@ -54,14 +54,26 @@ KERNEL_INLINE Vec splat(float value) { return Vec{} + value; }
 KERNEL_INLINE Vec load(const float* from) { return *reinterpret_cast<const UnalignedVec*>(from); }
 KERNEL_INLINE void store(float* to, Vec value) { *reinterpret_cast<UnalignedVec*>(to) = value; }
 
-KERNEL_INLINE Vec widen(HalfVec bits) { return reinterpret_cast<Vec>(__builtin_convertvector(bits, UintVec) << 16); }
+// Lane by lane to another type of number.
+template <typename To, typename From>
+KERNEL_INLINE To convert(From value) {
+#if (defined(__clang__) || __GNUC__ >= 9) && !defined(SIMD_LANE_BY_LANE)
+  return __builtin_convertvector(value, To);
+#else
+  To result;
+  for (unsigned i = 0; i < sizeof(result) / sizeof(result[0]); ++i) result[i] = value[i];
+  return result;
+#endif
+}
+
+KERNEL_INLINE Vec widen(HalfVec bits) { return reinterpret_cast<Vec>(convert<UintVec>(bits) << 16); }
 
 // Round to nearest even; a NaN stays a NaN.
 KERNEL_INLINE HalfVec narrow(Vec value) {
   const UintVec bits = reinterpret_cast<UintVec>(value);
   const UintVec rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const UintVec quiet_nan = (bits >> 16) | 0x40u;
-  return __builtin_convertvector(value == value ? rounded : quiet_nan, HalfVec);
+  return convert<HalfVec>(value == value ? rounded : quiet_nan);
 }
 
 // First `count` lanes; the others read as zero and are not written. No branch to memcpy: a call in a loop, even one never
@@ -135,9 +147,9 @@ KERNEL_INLINE void exp2_each(const Vec* x, Vec* a) {
   UNROLL for (int j = 0; j < kCount; ++j) {
     Vec clamped = x[j] < -126.f ? splat(-126.f) : x[j];  // a NaN passes
     clamped = clamped > 127.9999f ? splat(127.9999f) : clamped;
-    const IntVec truncated = __builtin_convertvector(clamped, IntVec);
-    exponent[j] = truncated + (__builtin_convertvector(truncated, Vec) > clamped);  // true is -1: floor
-    fraction[j] = clamped - __builtin_convertvector(exponent[j], Vec);
+    const IntVec truncated = convert<IntVec>(clamped);
+    exponent[j] = truncated + (convert<Vec>(truncated) > clamped);  // true is -1: floor
+    fraction[j] = clamped - convert<Vec>(exponent[j]);
   }
 #endif
   UNROLL for (int j = 0; j < kCount; ++j) p[j] = kHead[0] * fraction[j] + kHead[1];
