@@ -101,7 +101,7 @@ def evaluation_conditions(config: RunConfig, device: torch.device | str = "cpu")
         return caption_conditions(config, asked, np.full(count, NO_CLASS), device, origin)
     split = config.evaluation.prompts
     data = evaluation_data(config)
-    captions, labels, available = choose_captions(config, data, split, count)
+    captions, labels, available = choose_captions(data, split, count)
     origin = f"{available} captions of {data.name}/{split}, balanced over classes, in a fixed shuffled order"
     return caption_conditions(config, captions, labels, device, origin)
 
@@ -116,7 +116,7 @@ def grid_conditions(config: RunConfig, device: torch.device | str = "cpu") -> Co
         shown = np.arange(columns) * config.generator.num_classes // columns  # of many classes, some spread over them
         return Conditions(np.tile(shown, GRID_ROWS))
     half = GRID_ROWS * columns // 2
-    (heldout, a, _), (seen, b, _) = (choose_captions(config, config.data, split, half) for split in ("val", "train"))
+    (heldout, a, _), (seen, b, _) = (choose_captions(config.data, split, half) for split in ("val", "train"))
     return caption_conditions(config, heldout + seen, np.concatenate([a, b]), device)
 
 
@@ -136,10 +136,8 @@ def grid_columns(config: RunConfig) -> int:
     return min(len(config.data.class_names) or GRID_COLUMNS, MOST_COLUMNS)
 
 
-def choose_captions(config: RunConfig, data: Any, split: str, count: int) -> tuple[list[str], np.ndarray, int]:
+def choose_captions(data: Any, split: str, count: int) -> tuple[list[str], np.ndarray, int]:
     """`count` captions of a split with their labels, and how many different ones there are."""
-    if data is not config.data and not getattr(data, "root", "embedded"):
-        raise UserError(f"evaluation.dataset={data.name} needs evaluation.dataset_root=FOLDER with the store {split}/.")
     captions, labels = DATASETS.target(data.name).prompts(data, split)
     order = np.random.default_rng(0).permutation(len(captions))
     classes = [order[labels[order] == label] for label in np.unique(labels)]

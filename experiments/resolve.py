@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from datamodules.config import DATASETS
+from datamodules.config import DATASETS, EmojiConfig
 from experiments import lineage
 from experiments.errors import UserError, unknown
 from lightning_modules.hashing import file_sha256
@@ -70,11 +70,14 @@ def resolve(config: RunConfig) -> RunConfig:
     return config
 
 
-def check_files(config: RunConfig) -> None:
+def check_files(config: RunConfig, *, evaluated: bool = False) -> None:
     """Whether files are named without which the run cannot begin, though it can be planned.
 
+    Args:
+        evaluated: the run is measured after its training, so what that needs must be named too.
+
     Raises:
-        UserError: no weights of the tokenizer, or no folder of the data.
+        UserError: no weights of the tokenizer, or no folder of the data; nothing to measure against.
     """
     tokenizer, data = config.tokenizer, config.data
     if config.benchmark.name != "none":  # random weights, random data
@@ -88,15 +91,33 @@ def check_files(config: RunConfig) -> None:
     for key, what in (("root", f"the stores that `ablate tokenize {data.name}` makes"), ("source", "its images")):
         if getattr(data, key, None) == "":
             raise UserError(f"data.name={data.name} needs data.{key}=FOLDER, {what}.")
+    if not evaluated or config.objective.name == "reconstruction":
+        return
+    data = evaluation_data(config)
+    if not (config.evaluation.reference or config.evaluation.prompt_file) and not isinstance(data, EmojiConfig):
+        raise UserError(
+            f"{'evaluation.dataset' if config.evaluation.dataset else 'data.name'}={data.name} needs "
+            "evaluation.reference=FILE, statistics of real images to measure against, from `ablate reference` or as "
+            "published for ADM."
+        )
 
 
 def evaluation_data(config: RunConfig) -> Any:
-    """Configuration of the data that prompts and real images are from: the run's own, or `evaluation.dataset`."""
+    """Configuration of the data that prompts and real images are from: the run's own, or `evaluation.dataset`.
+
+    Raises:
+        UserError: another data set whose folder is not named.
+    """
     wanted = config.evaluation
     if not wanted.dataset:
         return config.data
     data = DATASETS[wanted.dataset].config(condition="caption")
     if hasattr(data, "root"):
+        if not wanted.dataset_root:
+            raise UserError(
+                f"evaluation.dataset={data.name} needs evaluation.dataset_root=FOLDER with the store {wanted.prompts}/ "
+                f"(`ablate tokenize {data.name}`); `evaluation.dataset=` takes the captions of {config.data.name}."
+            )
         data.root = wanted.dataset_root
     return data
 

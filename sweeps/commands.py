@@ -160,8 +160,9 @@ def _launch(planned: Plan, launcher: str, jobs: int, worker: tuple[str, ...], dr
         tell_open(planned, launcher, _say)
         return 0
     for group in planned.groups():
-        if states[group.cells[0].name].is_open:
-            check_files(group.cells[0].config)  # once and here, not in every worker
+        for cell in group.cells[:1] if planned.is_timed else group.cells:
+            if states[cell.name].is_open:
+                check_files(cell.config, evaluated=True)  # once and here, not in every worker
     register(planned)
     for left, right in planned.duplicates:
         _say(f"Note: {right.name} is the same as {left.name}; it is run once.")

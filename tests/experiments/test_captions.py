@@ -21,6 +21,7 @@ from experiments.config import RunConfig, load_config
 from experiments.errors import UserError
 from experiments.identity import evaluation_hash, training_hash
 from experiments.pictures import captioned_grid, image_grid
+from experiments.resolve import check_files
 from tests.experiments.conftest import TINY
 
 CAPTIONED = ["data.condition=caption", "generator.condition=text", "text_encoder.name=minilm"]
@@ -36,7 +37,7 @@ def config(tmp_path: Path, *words: str) -> RunConfig:
 @pytest.mark.parametrize("split", ["val", "train"])
 def test_prompts_are_balanced_and_of_the_split(tmp_path: Path, split: str) -> None:
     run = config(tmp_path, f"evaluation.prompts={split}")
-    captions, labels, available = choose_captions(run, run.data, split, 324)
+    captions, labels, available = choose_captions(run.data, split, 324)
     data = load_emoji(["twemoji"], split)
     assert available == len(data)
     assert all(count == 36 for count in Counter(labels.tolist()).values()) and labels[:9].tolist() == list(range(9))
@@ -50,7 +51,7 @@ def test_prompts_are_balanced_and_of_the_split(tmp_path: Path, split: str) -> No
 
 def test_train_prompts_are_those_that_were_seen(tmp_path: Path) -> None:
     run = config(tmp_path, "data.subset=50")
-    assert choose_captions(run, run.data, "train", 9)[2] == 50
+    assert choose_captions(run.data, "train", 9)[2] == 50
 
 
 def test_fewer_images_are_the_first_of_more(tmp_path: Path) -> None:
@@ -119,6 +120,19 @@ def test_what_needs_captions_is_refused_on_classes() -> None:
 def test_another_data_set_needs_its_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="needs evaluation.dataset_root=FOLDER with the store val/"):
         evaluation_conditions(config(tmp_path, "evaluation.dataset=coco"))
+
+
+def test_what_an_evaluation_lacks_is_said_before_the_training(tmp_path: Path) -> None:
+    lacking = config(tmp_path, "evaluation.dataset=coco")
+    check_files(lacking)  # of a training alone
+    with pytest.raises(UserError, match=r"evaluation\.dataset_root=FOLDER .* takes the captions of emoji"):
+        check_files(lacking, evaluated=True)
+    lacking.evaluation.dataset_root = str(tmp_path)
+    with pytest.raises(UserError, match=r"evaluation\.dataset=coco needs evaluation\.reference=FILE"):
+        check_files(lacking, evaluated=True)
+    lacking.evaluation.reference = str(tmp_path / "coco.npz")
+    check_files(lacking, evaluated=True)
+    check_files(config(tmp_path), evaluated=True)
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------

@@ -70,6 +70,21 @@ def test_a_sweep_whose_data_are_not_named_starts_nothing(make_sweep: Make, train
     assert trainings() == [] and commands.run(path, overrides=["data.name=imagenet"], dry_run=True) == 0
 
 
+def test_a_sweep_that_could_not_be_measured_starts_nothing(
+    make_sweep: Make, trainings: Callable[[], list[str]], tmp_path: Path
+) -> None:
+    captions = {"data.condition": "caption", "generator.condition": "text", "text_encoder.name": "minilm"}
+    prompts = [{"label": "own"}, {"label": "coco", "set": {"evaluation.dataset": "coco"}}]
+    path = make_sweep(
+        scales={"demo": {"preset": str(tmp_path / "preset.yaml"), "overrides": captions}},
+        axes=[{"name": "prompts", "values": prompts}],
+        report={},
+    )
+    with pytest.raises(UserError, match=r"evaluation\.dataset=coco needs evaluation\.dataset_root=FOLDER"):
+        run(path)
+    assert trainings() == []
+
+
 def gone(pid: int) -> bool:
     from experiments.claims import process_start
 
