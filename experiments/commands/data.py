@@ -34,9 +34,7 @@ SHOWN_REASONS = 12
 @click.option(
     "--on-error", type=click.Choice(["skip", "stop"]), default="skip", show_default=True, help="Broken images."
 )
-@click.option(
-    "--shard", default="0/1", help="I/N: do every N-th part only, then merge; `slurm`: as the job array says."
-)
+@click.option("--shard", default="0/1", help="I/N: do part I of N, from 0, then merge; `slurm`: as the job array says.")
 @click.option("--batch-size", default=64, show_default=True, help="Views encoded at a time.")
 @click.option("--workers", default=4, show_default=True, help="Decoding processes.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)

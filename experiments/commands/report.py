@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 
 from experiments.commands.single import ROOT_OPTION
-from experiments.commands.sweep import JSON_OPTION, SCALE_OPTION
+from experiments.commands.sweep import JSON_OPTION, OVERRIDES, SCALE_OPTION
 from experiments.errors import UserError
 
 OUT_OPTION = click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder to write.")
 
 
-@click.command("report")
+@click.command("report", epilog=OVERRIDES)
 @click.argument("sweep", default="")
 @click.argument("overrides", nargs=-1)
 @SCALE_OPTION
@@ -94,7 +94,7 @@ def reproduce_command(
     return reproduce(sweep, cell, scale, overrides, root, into, tolerance, as_json)
 
 
-@click.command("explain")
+@click.command("explain", epilog=OVERRIDES)
 @click.argument("sweep")
 @click.argument("cell")
 @click.argument("overrides", nargs=-1)
@@ -121,7 +121,7 @@ def compare_command(left: str, right: str, root: str, out: Path | None, as_json:
     compare(left, right, root, out, as_json)
 
 
-@click.command("board")
+@click.command("board", epilog=OVERRIDES)
 @click.argument("sweep", default="")
 @click.argument("overrides", nargs=-1)
 @SCALE_OPTION

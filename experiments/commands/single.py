@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from experiments.export import Kind
     from experiments.status import Part
 
-ROOT_OPTION = click.option("--root", envvar="ABLATE_ROOT", default="outputs", show_default=True, help="Output folder.")
+ROOT_OPTION = click.option(
+    "--root", envvar="ABLATE_ROOT", show_envvar=True, default="outputs", show_default=True, help="Output folder."
+)
 
 
 def configure_logging() -> None:
@@ -38,7 +40,7 @@ def configure_logging() -> None:
 @click.argument("preset")
 @click.argument("overrides", nargs=-1)
 @click.option("--subset", type=click.IntRange(min=1), help="Train on so many images only: short for data.subset=N.")
-@click.option("--root", help="Output folder: short for runtime.root=DIR.")
+@click.option("--root", help="Short for runtime.root=DIR.  [env var: ABLATE_ROOT; default: outputs]")
 def train_command(preset: str, overrides: tuple[str, ...], subset: int | None, root: str | None) -> None:
     """Train one run from PRESET (a name, or a YAML file), with KEY=VALUE overrides. Going on is automatic."""
     overrides = (*overrides, f"data.subset={subset}") if subset else overrides
@@ -93,7 +95,10 @@ def _check_trains(config: RunConfig) -> None:
 @click.option("--again", is_flag=True, help="Measure the samples that are there anew, after adding a metric.")
 @ROOT_OPTION
 def evaluate_command(run: str, overrides: tuple[str, ...], again: bool, root: str) -> None:
-    """Measure RUN (an id, the beginning of one, or its folder); overrides may change sampler.* and evaluation.*."""
+    """Measure RUN; overrides may change sampler.*, evaluation.* and runtime.*.
+
+    RUN: an id, any unique part of one, or its folder.
+    """
     found = RunStore(root).find(run)
     config = _evaluation_config(found, overrides, root)
     configure_logging()
@@ -136,7 +141,9 @@ def _table(result: dict[str, Any]) -> list[str]:
     metavar="npz|png DIR",
     help="Write --count images for other evaluators: one file as ADM's takes it, or PNGs.",
 )
-@click.option("--shard", metavar="I/K", help="Draw one of K shares of --export, or of what `ablate evaluate` measures.")
+@click.option(
+    "--shard", metavar="I/K", help="Draw share I of K, from 0, of --export or of what `ablate evaluate` measures."
+)
 @ROOT_OPTION
 def sample_command(
     run: str,
@@ -153,6 +160,8 @@ def sample_command(
     root: str,
 ) -> None:
     """Sample images from RUN into a PNG. With --known-from and --mask, fill in a part of a given image.
+
+    RUN: an id, any unique part of one, or its folder.
 
     --export writes the images themselves, any number of them; with --shard, several jobs share the work and a killed
     one goes on where it stopped.

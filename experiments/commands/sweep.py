@@ -12,7 +12,8 @@ from experiments.commands.single import ROOT_OPTION
 from experiments.errors import UserError
 from experiments.terminal import console
 
-SCALE_OPTION = click.option("--scale", default="", help="demo, small or paper; default: the sweep's smallest.")
+SCALE_OPTION = click.option("--scale", default="", help="demo, small or paper; default: the sweep's first.")
+OVERRIDES = "OVERRIDES: KEY=VALUE of the configuration, AXIS=LABEL[,LABEL], seeds=0,1,2, resources.KEY=VALUE."
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 LAUNCHER_OPTION = click.option(
     "--launcher", type=click.Choice(["local", "slurm"]), default="local", show_default=True, help="Where runs go."
@@ -64,7 +65,7 @@ def _list_runs(root: str, as_json: bool) -> int:
     return 0
 
 
-@click.command("plan")
+@click.command("plan", epilog=OVERRIDES)
 @sweep_options
 @JSON_OPTION
 def plan_command(sweep: str, overrides: tuple[str, ...], scale: str, root: str, as_json: bool) -> int:
@@ -76,7 +77,7 @@ def plan_command(sweep: str, overrides: tuple[str, ...], scale: str, root: str, 
     return show_plan(sweep, scale, overrides, root, as_json=as_json)
 
 
-@click.command("run")
+@click.command("run", epilog=OVERRIDES)
 @sweep_options
 @LAUNCHER_OPTION
 @JOBS_OPTION
@@ -105,7 +106,7 @@ def run_command(
     return code
 
 
-@click.command("status")
+@click.command("status", epilog=OVERRIDES)
 @sweep_options
 @click.option("--watch", is_flag=True, help="Redraw until nothing is running.")
 @JSON_OPTION
@@ -116,7 +117,7 @@ def status_command(sweep: str, overrides: tuple[str, ...], scale: str, root: str
     return status(sweep, scale, overrides, root, as_json, watch)
 
 
-@click.command("logs")
+@click.command("logs", epilog=OVERRIDES)
 @click.argument("sweep")
 @click.argument("cell")
 @click.argument("overrides", nargs=-1)
@@ -133,7 +134,7 @@ def logs_command(
     return logs(sweep, cell, scale, overrides, root, lines, follow)
 
 
-@click.command("cancel")
+@click.command("cancel", epilog=OVERRIDES)
 @sweep_options
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--dry-run", is_flag=True, help="Say what would be stopped, and stop nothing.")
@@ -154,7 +155,7 @@ def cancel_command(sweep: str, overrides: tuple[str, ...], scale: str, root: str
 @LAUNCHER_OPTION
 @JOBS_OPTION
 @click.option("--where", multiple=True, help="Only failures like this, e.g. cause=oom.")
-@click.option("--of", "overrides", multiple=True, help="KEY=VALUE words that the sweep was run with.")
+@click.option("--of", "overrides", multiple=True, help="A word that the sweep was run with; may be repeated.")
 def retry_command(
     sweep: str,
     changes: tuple[str, ...],
@@ -165,7 +166,7 @@ def retry_command(
     where: tuple[str, ...],
     overrides: tuple[str, ...],
 ) -> int:
-    """Run the failed cells of SWEEP again, with KEY=VALUE CHANGES if given."""
+    """Run the failed cells of SWEEP again, with KEY=VALUE CHANGES if given, which hold for these cells from now on."""
     from sweeps.commands import retry
 
     return retry(sweep, scale, overrides, root, where, changes, launcher, jobs)
