@@ -77,7 +77,7 @@ def check_files(config: RunConfig, *, evaluated: bool = False) -> None:
         evaluated: the run is measured after its training, so what that needs must be named too.
 
     Raises:
-        UserError: no weights of the tokenizer, or no folder of the data; nothing to measure against.
+        UserError: no weights of the tokenizer, or no folder of the data, no text encoder; nothing to measure against.
     """
     tokenizer, data = config.tokenizer, config.data
     if config.benchmark.name != "none":  # random weights, random data
@@ -91,6 +91,11 @@ def check_files(config: RunConfig, *, evaluated: bool = False) -> None:
     for key, what in (("root", f"the stores that `ablate tokenize {data.name}` makes"), ("source", "its images")):
         if getattr(data, key, None) == "":
             raise UserError(f"data.name={data.name} needs data.{key}=FOLDER, {what}.")
+    if getattr(config.text_encoder, "model", "none") == "":
+        raise UserError(
+            f"text_encoder.name={config.text_encoder.name} needs text_encoder.model=FOLDER, or a name on the Hugging "
+            "Face hub."
+        )
     if not evaluated or config.objective.name == "reconstruction":
         return
     data = evaluation_data(config)

@@ -123,6 +123,8 @@ def test_another_data_set_needs_its_folder(tmp_path: Path) -> None:
 
 
 def test_what_an_evaluation_lacks_is_said_before_the_training(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"text_encoder\.name=t5 needs text_encoder\.model=FOLDER"):
+        check_files(config(tmp_path, "text_encoder.name=t5"))
     lacking = config(tmp_path, "evaluation.dataset=coco")
     check_files(lacking)  # of a training alone
     with pytest.raises(UserError, match=r"evaluation\.dataset_root=FOLDER .* takes the captions of emoji"):
