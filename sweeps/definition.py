@@ -73,7 +73,7 @@ class Sweep:
         raise unknown(f"axis of sweep {self.name}", name, [axis.name for axis in self.axes])
 
     def scale(self, name: str) -> str:
-        """`name` if the sweep has that scale; for "" the smallest. Raises UserError otherwise."""
+        """`name` if the sweep has that scale; for "" the first. Raises UserError otherwise."""
         if name and name not in self.config.scales:
             raise unknown(f"scale of sweep {self.name}", name, self.config.scales)
         return name or next(iter(self.config.scales))
