@@ -1,6 +1,7 @@
 """imagenet, cc3m, coco and folder out of stores: views, captions, text features, splits, subset, what does not fit."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -136,6 +137,7 @@ def test_a_resumed_epoch_on_another_number_of_processes(captions, before, after)
     class Trainer:
         def __init__(self, rank, world):
             self.global_rank, self.world_size = rank, world
+            self.strategy = SimpleNamespace(root_device=torch.device("cpu"))
 
     def loaders(world):
         result = []
