@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from inspect import signature
 from typing import Any
 
@@ -51,8 +52,8 @@ def build_trainer(config: RunConfig, run: Run, callbacks: list[L.Callback], purg
         enable_progress_bar=runtime.progress,
         enable_model_summary=False,
     )
-    if not started_together():
-        # Lightning takes a batch script's SLURM_NTASKS for processes that srun started, and would start none itself.
+    if "SLURM_NTASKS" in os.environ and not started_together():
+        # Lightning takes a batch script's count for processes that srun started, and would start none itself.
         options["plugins"] = [LightningEnvironment()]
     try:
         trainer = L.Trainer(**options)
