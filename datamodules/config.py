@@ -17,6 +17,8 @@ from lightning_modules.registry import Entry, Registry
 class EmojiConfig:
     """The embedded data set: 1,898 emoji in two styles, 32x32 pixels, 9 categories, a caption each."""
 
+    has_images: ClassVar[bool] = True
+    """Samples can be measured against its own images; those of other data sets do not travel with their tokens."""
     name: str = "emoji"
     styles: list[str] = field(default_factory=lambda: list(STYLES))
     condition: Literal["class", "caption"] = "class"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from datamodules.config import DATASETS, EmojiConfig
+from datamodules.config import DATASETS
 from experiments import lineage
 from experiments.errors import UserError, unknown
 from lightning_modules.hashing import file_sha256
@@ -99,7 +99,7 @@ def check_files(config: RunConfig, *, evaluated: bool = False) -> None:
     if not evaluated or config.objective.name == "reconstruction":
         return
     data = evaluation_data(config)
-    if not (config.evaluation.reference or config.evaluation.prompt_file) and not isinstance(data, EmojiConfig):
+    if not (config.evaluation.reference or config.evaluation.prompt_file) and not getattr(data, "has_images", False):
         raise UserError(
             f"{'evaluation.dataset' if config.evaluation.dataset else 'data.name'}={data.name} needs "
             "evaluation.reference=FILE, statistics of real images to measure against, from `ablate reference` or as "
