@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 
+from experiments.claims import ClaimLost
 from experiments.conditions import Conditions, grid_columns, grid_conditions
 from experiments.config import RunConfig
 from experiments.files import atomic_path
@@ -37,21 +40,63 @@ class Checkpoints(L.Callback):
         self.every = every
         self._signal: int | None = None
         self._handlers: dict[int, Any] = {}
+        self._at_sigterm: Any = signal.SIG_DFL
         self._saved_step = -1
+
+    @contextmanager
+    def stop_on_signals(self) -> Iterator[None]:
+        """Put this around `fit`. What fails in it after a signal is the signal's work: it goes to the other processes
+        of the run, and to those that read batches, which may be gone before this one is at the end of its step.
+
+        Raises:
+            Stopped: a signal came.
+        """
+        try:
+            yield
+            if self._signal is not None:  # it came after the last step, whose checkpoint is written
+                raise Stopped(self._name())
+        except ClaimLost:
+            raise
+        except Exception as error:
+            if self._signal is None:
+                raise
+            log.warning("Stopped by %s before a checkpoint: %s", self._name(), " ".join(str(error).split()))
+            raise Stopped(self._name()) from error
+        finally:  # only when `fit` is over has Lightning put back the handlers that it found
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+            self._handlers.clear()
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
         """Take over the stop signals (possible in the main thread only)."""
         for number in STOP_SIGNALS if stage == "fit" else ():
             self._handlers[number] = signal.signal(number, self._on_signal)
+        self._at_sigterm = signal.getsignal(signal.SIGTERM)
 
-    def give_back_signals(self) -> None:
-        """Call when `fit` is over, however it ended: only then has Lightning put back the handlers that it found."""
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers.clear()
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Take over SIGTERM again: Lightning's handler, set after `setup`, broadcasts from inside the signal, whatever
+        collective the process is in, and the processes of a run break each other."""
+        signal.signal(signal.SIGTERM, self._at_sigterm)
+
+    def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """As `on_train_start`."""
+        signal.signal(signal.SIGTERM, self._at_sigterm)
 
     def _on_signal(self, number: int, frame: Any) -> None:
         self._signal = number
+
+    def _name(self) -> str:
+        """Of the signal; where only another process of this run got one, the usual one."""
+        return signal.Signals(self._signal or signal.SIGTERM).name
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        """SIGTERM leaves half a minute, which the rest of a validation may not fit in: stop with the last checkpoint.
+
+        Raises:
+            Stopped: SIGTERM came to a process of this run.
+        """
+        if trainer.strategy.reduce_boolean_decision(self._signal == signal.SIGTERM, all=False):
+            raise Stopped(self._name())
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
         """Save when it is time, once per optimiser step."""
@@ -68,7 +113,7 @@ class Checkpoints(L.Callback):
                 trainer.save_checkpoint(self.path)  # takes part in the collective, writes nothing
             self._saved_step = step
         if stop:
-            raise Stopped(signal.Signals(self._signal or signal.SIGTERM).name)
+            raise Stopped(self._name())
 
 
 class Heartbeat(L.Callback):

@@ -159,10 +159,8 @@ def _train(config: RunConfig, run: Run, more_callbacks: Sequence[L.Callback]) ->
     elif config.trainer.init_from:
         lineage.start(config, module)
     if step < config.trainer.max_steps and not selection.exhausted:
-        try:
+        with checkpoints.stop_on_signals():
             trainer.fit(module, data, ckpt_path=run.last_checkpoint if step else None, weights_only=False)
-        finally:
-            checkpoints.give_back_signals()
         step = trainer.global_step
     else:
         load_whole_state(module, _load_checkpoint(run.last_checkpoint)["state_dict"])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import lightning as L
 import pytest
+import torch
 
 from experiments.callbacks import STOP_SIGNALS
 from experiments.config import RunConfig, load_config, save_config
@@ -104,3 +105,61 @@ def test_a_training_gives_the_signals_back_however_it_ends(tmp_path: Path, fails
         run = None
     assert (run is None) is fails
     assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
+
+
+class Signal(L.Callback):
+    """Sends SIGTERM when it gets to `hook` at a step, and fails there if asked to."""
+
+    def __init__(self, hook: str, step: int, fails: bool):
+        self.step, self.fails = step, fails
+        setattr(self, hook, self._send)
+
+    def _send(self, trainer: L.Trainer, *args: object) -> None:
+        if trainer.global_step == self.step:
+            signal.raise_signal(signal.SIGTERM)
+            if self.fails:
+                raise RuntimeError("Connection closed by peer")
+
+
+@pytest.mark.parametrize(
+    ("hook", "step", "fails", "saved"),
+    [
+        ("on_train_batch_start", 4, False, 5),  # the step is finished and saved
+        ("on_train_batch_start", 4, True, 3),  # another process of the run was gone first
+        ("on_validation_batch_start", 4, False, 3),
+        ("on_train_end", 6, False, 6),
+    ],
+)
+def test_a_signal_while_it_trains_is_no_failure(tmp_path: Path, hook: str, step: int, fails: bool, saved: int) -> None:
+    trainer, runtime = {"max_steps": 6}, {"checkpoint_every": 3, "val_every": 4}
+    config = load_config(tiny_preset(tmp_path, "tiny", trainer=trainer, runtime=runtime))
+    run = RunStore(config.root).run(run_id(config))
+    with pytest.raises(Stopped):
+        train(config, callbacks=[Signal(hook, step, fails)])
+    assert (run.inspect().state, run.status().reason) == ("stopped", "stopped by SIGTERM")
+    assert torch.load(run.last_checkpoint, weights_only=False)["global_step"] == saved
+    assert train(config).is_done()
+
+
+class Handlers(L.Callback):
+    """Keeps who handles SIGTERM while it trains and validates."""
+
+    def __init__(self) -> None:
+        self.seen: list[object] = []
+
+    def on_train_batch_start(self, *args: object) -> None:
+        self.seen.append(signal.getsignal(signal.SIGTERM))
+
+    on_validation_batch_start = on_train_batch_start
+
+
+def test_lightning_does_not_broadcast_inside_of_signals(tmp_path: Path) -> None:
+    handlers = Handlers()
+    with stopped_by_signals():
+        outer = signal.getsignal(signal.SIGTERM)
+        train(load_config(tiny_preset(tmp_path, "tiny")), callbacks=[handlers])
+    assert handlers.seen[-1] is outer  # the validation after the training
+    assert {getattr(handler, "__module__", "") for handler in handlers.seen} == {
+        "experiments.callbacks",
+        "experiments.stopping",
+    }

@@ -68,7 +68,7 @@ def keep_accounts(cluster: Cluster) -> str:
             return True
         return False
 
-    cluster.wait_until(lambda: answers(*client, "select 1"), 30.0, "the database did not come up")
+    cluster.wait_until(lambda: answers(*client, "select 1"), "the database did not come up")
     cluster.call(*client, DATABASE)
     config = folder / "etc" / "slurmdbd.conf"
     config.write_text(CONFIG.format(folder=folder, port=port, database=port + 1, user=getuser()))
@@ -80,6 +80,6 @@ def keep_accounts(cluster: Cluster) -> str:
         f"ClusterName=t\nSlurmctldHost={host}(127.0.0.1)\nAuthInfo=socket={folder}/run/munge.socket\n{lines}\n"
     )
     cluster.start("slurmdbd", "-D")
-    cluster.wait_until(lambda: answers("sacctmgr", "-n", "show", "cluster"), 30.0, "slurmdbd did not come up")
+    cluster.wait_until(lambda: answers("sacctmgr", "-n", "show", "cluster"), "slurmdbd did not come up")
     cluster.call("sacctmgr", "-i", "-Q", "add", "cluster", "t")
     return lines

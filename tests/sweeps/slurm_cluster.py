@@ -117,7 +117,7 @@ class Cluster:
         self.start_controller()
         for node in range(1, nodes + 1):
             self.start_node(node)
-        self.wait_until(self._is_up, 30.0, "the nodes did not come up")
+        self.wait_until(self._is_up, "the nodes did not come up")
 
     def start_controller(self) -> None:
         """Start slurmctld."""
@@ -145,8 +145,8 @@ class Cluster:
         rows = self.call("squeue", "-h", "-r", "-t", "all", "-o", "%i|%T").split()
         return dict(row.split("|") for row in rows)
 
-    def wait_until(self, condition: Callable[[], bool], seconds: float, message: str) -> None:
-        """Poll; on a timeout fail with the tails of the logs."""
+    def wait_until(self, condition: Callable[[], bool], message: str, seconds: float = 240) -> None:
+        """Poll; on a timeout, by default longer than a busy machine takes, fail with the tails of the logs."""
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
@@ -178,7 +178,7 @@ class Cluster:
         options = [f"--key-file={key}", f"--socket={run}/munge.socket", f"--pid-file={run}/munged.pid"]
         options += [f"--log-file={self.folder}/log/munged.log", f"--seed-file={self.folder}/munge/seed"]
         self.start("munged", "--foreground", "--force", *options)
-        self.wait_until((run / "munge.socket").exists, 10.0, "munged did not come up")
+        self.wait_until((run / "munge.socket").exists, "munged did not come up")
 
     def start(self, program: str, *options: str, name: str = "") -> None:
         """Start a daemon, which must stay in the foreground."""

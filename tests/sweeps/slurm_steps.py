@@ -17,8 +17,8 @@ def states(path: str) -> dict[str, str]:
     return {name: state.describe() for name, state in plan(path).states().items()}
 
 
-def wait_done(cluster: Cluster, path: str, seconds: float = 60.0) -> None:
-    cluster.wait_until(lambda: set(states(path).values()) == {"done"}, seconds, f"not done: {states(path)}")
+def wait_done(cluster: Cluster, path: str) -> None:
+    cluster.wait_until(lambda: set(states(path).values()) == {"done"}, f"not done: {states(path)}")
 
 
 def task(path: str, cell: str) -> str:

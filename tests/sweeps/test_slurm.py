@@ -61,7 +61,7 @@ def test_failed_cell_has_its_reason_and_can_be_retried(
     path = make_sweep()
     behave(serial_v1="fail")
     submit(path)
-    cluster.wait_until(lambda: sorted(x[:6] for x in states(path).values()) == ["done", "done", "failed"], 60, "no end")
+    cluster.wait_until(lambda: sorted(x[:6] for x in states(path).values()) == ["done", "done", "failed"], "no end")
     assert "out of memory" in states(path)["scheme=serial_v1"]
     assert commands.logs(path, "serial_v1") == 0
     assert "MemoryError" in capsys.readouterr().out
@@ -77,13 +77,13 @@ def test_warning_and_requeue_go_on_where_they_stopped(
     path = make_sweep()
     behave(steps=0.5)
     submit(path)
-    cluster.wait_until(lambda: sum("running" in s for s in states(path).values()) == 3, 60, "not running")
+    cluster.wait_until(lambda: sum("running" in s for s in states(path).values()) == 3, "not running")
     cluster.call("scancel", "--batch", "--signal=USR1", task(path, "group_v1"))  # as the time limit's warning does
     cluster.call("scontrol", "requeue", task(path, "serial_v1"))
     time.sleep(1.0)
     assert any(state.startswith(("queued", "interrupted", "starting")) for state in states(path).values())
     assert submit(path) == 0 and len(read_submissions(plan(path).folder)) == 1, "requeued is not resubmitted"
-    wait_done(cluster, path, 90)
+    wait_done(cluster, path)
     assert sorted(trainings()) == ["group_v1", "group_v1", "serial_v1", "serial_v1", "serial_v2"]
     for cell in plan(path).cells:
         run = RunStore(root).run(cell.run_id)
@@ -96,9 +96,9 @@ def test_a_killed_task_goes_on_by_itself(
     path = make_sweep(axes=ONE, report={})
     behave(steps=0.3)
     submit(path)
-    cluster.wait_until(lambda: "running" in str(states(path)), 60, "not running")
+    cluster.wait_until(lambda: "running" in str(states(path)), "not running")
     os.kill(int((tmp_path / "trainings.txt").read_text().split()[1]), signal.SIGKILL)
-    wait_done(cluster, path, 60)
+    wait_done(cluster, path)
     assert trainings() == ["serial_v1", "serial_v1"]
 
 
@@ -159,7 +159,7 @@ def test_queued_code_is_the_code_that_was_submitted(
     finally:
         cluster.call("scontrol", "update", "PartitionName=main", "State=UP")
     jobs = plan(path).folder / "jobs" / plan(path).cells[0].run_id
-    cluster.wait_until((jobs / "code").exists, 30, "did not run")
+    cluster.wait_until((jobs / "code").exists, "did not run")
     assert (jobs / "code").read_text() == "old"
 
 
@@ -172,7 +172,7 @@ def test_the_report_runs_last(cluster: Cluster, make_sweep: Make, behave: Callab
     report = next(line for line in script.splitlines() if line.startswith("exec"))
     assert f"report {path} --scale demo" in report
     log = plan(path).folder / "logs" / "report.log"
-    cluster.wait_until(log.exists, 90, "the report did not run")
+    cluster.wait_until(log.exists, "the report did not run")
     assert not any("running" in state or "queued" in state for state in states(path).values())
 
 
@@ -180,7 +180,7 @@ def test_cancel_ends_queued_and_running_jobs(cluster: Cluster, make_sweep: Make,
     path = make_sweep(axes=SIX, report={})
     behave(steps=0.5)
     submit(path, jobs=1)
-    cluster.wait_until(lambda: any("running" in state for state in states(path).values()), 60, "not running")
+    cluster.wait_until(lambda: any("running" in state for state in states(path).values()), "not running")
     assert sum("queued" in state for state in states(path).values()) == 5
     capsys.readouterr()
     assert commands.status(path, as_json=True) == 0
@@ -193,7 +193,6 @@ def test_cancel_ends_queued_and_running_jobs(cluster: Cluster, make_sweep: Make,
     assert commands.cancel(path, confirm=lambda question: True) == 0
     cluster.wait_until(
         lambda: not any("queued" in s or "running" in s or "starting" in s for s in states(path).values()),
-        30,
         "still there",
     )
 

@@ -45,7 +45,7 @@ def test_forgotten_jobs_have_their_reasons(
     path = make_sweep(axes=[{**SIX[0], "values": [32, 64, 96]}], report={})
     behave(steps=60.0)
     submit(path, overrides=["resources.partition=low"])
-    cluster.wait_until(lambda: sum("running" in s for s in states(path).values()) == 3, 60, "not running")
+    cluster.wait_until(lambda: sum("running" in s for s in states(path).values()) == 3, "not running")
     cells = [cell.name for cell in plan(path).cells]
     jobs = [task(path, name) for name in cells]
     for job in jobs:  # a site that requeues nothing
@@ -53,10 +53,10 @@ def test_forgotten_jobs_have_their_reasons(
     node = cluster.call("squeue", "-h", "-j", jobs[0], "-o", "%N").strip()
     cluster.call("scancel", jobs[2])
     cluster.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
-    cluster.wait_until(lambda: cluster.jobs().get(jobs[0]) != "RUNNING", 30, "the node's job did not end")
+    cluster.wait_until(lambda: cluster.jobs().get(jobs[0]) != "RUNNING", "the node's job did not end")
     if jobs[1] in cluster.jobs():
         cluster.call("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "true")
-    cluster.wait_until(lambda: not cluster.jobs().keys() & set(jobs), 90, "not forgotten")
+    cluster.wait_until(lambda: not cluster.jobs().keys() & set(jobs), "not forgotten")
     ended = slurm.ended_jobs(jobs)
     assert ended[jobs[0]] == "NODE_FAIL" and ended[jobs[2]] == "CANCELLED"
     assert ended[jobs[1]] in ("PREEMPTED", "NODE_FAIL")

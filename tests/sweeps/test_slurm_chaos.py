@@ -168,4 +168,4 @@ def _finish(cluster: Cluster, path: str) -> None:
                 commands.run(path, launcher="slurm", jobs=PARALLEL, worker=WORKER, overrides=WORDS)
         return False
 
-    cluster.wait_until(done, 180 + CHAOS_SECONDS, "the sweep did not get done")
+    cluster.wait_until(done, "the sweep did not get done", 180 + CHAOS_SECONDS)

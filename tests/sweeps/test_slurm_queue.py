@@ -40,11 +40,11 @@ def test_evaluations_wait_for_their_trainings(
     script = (plan(path).folder / "jobs" / f"{evaluate.uid}.sbatch").read_text()
     assert f"#SBATCH --dependency=aftercorr:{train.job}\n" in script and "#SBATCH --time=5\n" in script
     index = train.groups.index(plan(path).find("serial_v2").group)
-    cluster.wait_until(lambda: "serial_v2" in trainings(), 60, "not running")
+    cluster.wait_until(lambda: "serial_v2" in trainings(), "not running")
     cluster.call("scontrol", "requeue", f"{train.job}_{index}")
     assert not any("_" in job and job.startswith(evaluate.job) for job, s in cluster.jobs().items() if s == "RUNNING")
     ended = ["done", "done", "failed"]
-    cluster.wait_until(lambda: sorted(x[:6] for x in states(path).values()) == ended, 60, f"{states(path)}")
+    cluster.wait_until(lambda: sorted(x[:6] for x in states(path).values()) == ended, f"{states(path)}")
     assert sorted(trainings()) == ["group_v1", "serial_v1", "serial_v2", "serial_v2"], "evaluations trained nothing"
     jobs = cluster.jobs()
     assert jobs.get(f"{evaluate.job}_1", "CANCELLED") == "CANCELLED", "of a training that failed"
@@ -73,11 +73,11 @@ def test_a_pre_empted_task_is_requeued_and_goes_on(
     path = make_sweep(axes=ONE, report={})
     behave(steps=0.4)
     submit(path, overrides=["resources.partition=low"])
-    cluster.wait_until(lambda: "running" in str(states(path)), 60, "not running")
+    cluster.wait_until(lambda: "running" in str(states(path)), "not running")
     begun = time.monotonic()
     command = ["sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1"]
     cluster.call(*command)
-    cluster.wait_until(lambda: len(trainings()) == 2, 60, "was not requeued")
+    cluster.wait_until(lambda: len(trainings()) == 2, "was not requeued")
     assert time.monotonic() - begun < 14, "it made room at once, before the time of grace was over"
     wait_done(cluster, path)
     run = RunStore(root).run(plan(path).cells[0].run_id)
@@ -89,9 +89,9 @@ def test_a_cancelled_task_stays_cancelled(cluster: Cluster, make_sweep: Make, be
     path = make_sweep(axes=ONE, report={})
     behave(steps=0.4)
     submit(path)
-    cluster.wait_until(lambda: "running" in str(states(path)), 60, "not running")
+    cluster.wait_until(lambda: "running" in str(states(path)), "not running")
     cluster.call("scancel", task(path, "serial_v1"))
-    cluster.wait_until(lambda: cluster.jobs()[task(path, "serial_v1")] == "CANCELLED", 30, "not cancelled")
+    cluster.wait_until(lambda: cluster.jobs()[task(path, "serial_v1")] == "CANCELLED", "not cancelled")
     time.sleep(1.0)
     assert cluster.jobs()[task(path, "serial_v1")] == "CANCELLED"
 
@@ -102,11 +102,11 @@ def test_a_task_of_a_node_that_failed_goes_on(
     path = make_sweep(axes=ONE, report={})
     behave(steps=0.4)
     submit(path)
-    cluster.wait_until(lambda: "running" in str(states(path)), 60, "not running")
+    cluster.wait_until(lambda: "running" in str(states(path)), "not running")
     node = cluster.call("squeue", "-h", "-j", task(path, "serial_v1"), "-o", "%N").strip()
     # The node itself comes back, since its daemon is well.
     cluster.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
-    cluster.wait_until(lambda: len(trainings()) == 2, 60, "did not go on")
+    cluster.wait_until(lambda: len(trainings()) == 2, "did not go on")
     wait_done(cluster, path)
     run = RunStore(root).run(plan(path).cells[0].run_id)
     assert [line["step"] for line in run.metrics()] == list(range(1, 11)) and run.attempts == 2
@@ -125,11 +125,11 @@ def test_four_jobs_search_and_no_trial_is_lost_or_doubled(
         run.write_result({"step": 10, "max_steps": 10, "metrics": {}})
     assert commands.run(path, launcher="slurm", worker=SEARCHER) == 0
     assert len(read_submissions(plan(path).folder)[0].groups) == 4
-    cluster.wait_until(lambda: log.exists() and len(log.read_text().split()) >= 12, 60, "the search did not begin")
+    cluster.wait_until(lambda: log.exists() and len(log.read_text().split()) >= 12, "the search did not begin")
     assert commands.run(path, launcher="slurm", worker=SEARCHER) == 0
     assert len(read_submissions(plan(path).folder)) == 1, "what is at work is left alone"
     os.kill(int(log.read_text().split()[-1]), signal.SIGKILL)
-    wait_done(cluster, path, 90)
+    wait_done(cluster, path)
     search = RunStore(root).search(plan(path).cells[0].search_id)
     result = search.result()
     assert result is not None
@@ -163,7 +163,7 @@ def test_a_search_waits_for_the_training_that_its_trials_share(
         busy = [job for job, state in cluster.jobs().items() if state == "RUNNING" and "_" in job]
         assert busy in ([], [f"{train.job}_0"]) or run.is_done()
         time.sleep(0.1)
-    wait_done(cluster, path, 90)
+    wait_done(cluster, path)
     begun = [line.split() for line in log.read_text().splitlines()]
     assert len(begun) == 6 and len({pid for _, pid in begun}) == 3
 
