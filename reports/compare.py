@@ -48,7 +48,7 @@ def compare_runs(left: str, right: str, root: Path, out: Path | None = None) -> 
     """Compare two runs into a folder: compare.md, compare.json, curves.png and .pdf, samples.png.
 
     Args:
-        left, right: ids of runs, unique beginnings of ids, or folders.
+        left, right: ids of runs, unique parts of ids, or folders.
         out: by default reports/compare-<left>-<right> under the root.
 
     Raises:

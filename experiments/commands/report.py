@@ -115,7 +115,10 @@ def explain_command(sweep: str, cell: str, overrides: tuple[str, ...], scale: st
 @OUT_OPTION
 @JSON_OPTION
 def compare_command(left: str, right: str, root: str, out: Path | None, as_json: bool) -> None:
-    """Two runs side by side: what differs in their configurations, their curves, their samples."""
+    """Two runs side by side: what differs in their configurations, their curves, their samples.
+
+    LEFT, RIGHT: an id, any unique part of one, or a run's folder.
+    """
     from reports.commands import compare
 
     compare(left, right, root, out, as_json)

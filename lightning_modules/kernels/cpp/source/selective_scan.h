@@ -79,18 +79,30 @@ inline int64_t checkpoint_offset(const Arguments& p, const Extent& e, int64_t b,
   return (((b * p.directions + k) * e.chunks + chunk) * e.blocks + block) * p.states * kLanes;
 }
 
-// A log2(e), packed (K, blocks, N, kLanes): exp(dt A) = 2^(dt A log2(e)), and one load serves a whole block.
-inline void pack_decay_rates(const Arguments& p, const Extent& e, float* packed) {
+// A log2(e), packed (K, blocks, N + 1, kLanes): exp(dt A) = 2^(dt A log2(e)), and one load serves a whole block. Behind a
+// block's N states stands the largest magnitude among them.
+struct Rates {
+  Buffer packed;
+  int64_t vectors;  // per block
+  explicit Rates(const Arguments& p, const Extent& e)
+      : packed(parallel::allocate(p.directions * e.blocks * (p.states + 1) * kLanes)), vectors((p.states + 1) * kLanes) {}
+  const float* of(int64_t row) const { return packed.get() + row * vectors; }
+};
+
+inline void pack_decay_rates(const Arguments& p, const Extent& e, const Rates& rates) {
 #pragma omp parallel for schedule(static) num_threads(static_cast<int>(p.threads)) \
     if (p.directions * p.channels * p.states > 65536)
   for (int64_t row = 0; row < p.directions * e.blocks; ++row) {
     const int64_t k = row / e.blocks, channel = row % e.blocks * kLanes;
     const int lanes = lanes_at(p, channel);
-    float* to = packed + row * p.states * kLanes;
-    std::fill(to, to + p.states * kLanes, 0.f);
+    float* to = rates.packed.get() + row * rates.vectors;
+    std::fill(to, to + rates.vectors, 0.f);
     for (int lane = 0; lane < lanes; ++lane)
       for (int64_t n = 0; n < p.states; ++n)
         to[n * kLanes + lane] = p.A[(k * p.channels + channel + lane) * p.states + n] * simd::kLog2E;
+    Vec largest = simd::zeros();
+    for (int64_t n = 0; n < p.states; ++n) largest = simd::larger_magnitude(largest, simd::load(to + n * kLanes));
+    simd::store(to + p.states * kLanes, largest);
   }
 }
 
@@ -106,13 +118,23 @@ inline void scatter_states(const float* vectors, int64_t states, int lanes, floa
     for (int64_t n = 0; n < states; ++n) rows[lane * states + n] = vectors[n * kLanes + lane];
 }
 
-// Calls run(integral_constant<count>, first) for groups of 4, then 2, then 1 states that cover [0, states).
-template <class Run>
+// Calls run(integral_constant<count>, bool_constant<bounded>, first) for groups of 4, then 2, then 1 states that cover
+// [0, states).
+template <bool kWithinBounds, class Run>
 KERNEL_INLINE void for_state_groups(int64_t states, Run&& run) {
+  const std::bool_constant<kWithinBounds> bounded;
   int64_t first = 0;
-  for (; first + kGroup <= states; first += kGroup) run(std::integral_constant<int, kGroup>{}, first);
-  if (first + 2 <= states) run(std::integral_constant<int, 2>{}, first), first += 2;
-  if (first < states) run(std::integral_constant<int, 1>{}, first);
+  for (; first + kGroup <= states; first += kGroup) run(std::integral_constant<int, kGroup>{}, bounded, first);
+  if (first + 2 <= states) run(std::integral_constant<int, 2>{}, bounded, first), first += 2;
+  if (first < states) run(std::integral_constant<int, 1>{}, bounded, first);
+}
+// bounded: whether every exponent of the chunk is within simd::kBounded.
+template <class Run>
+KERNEL_INLINE void for_state_groups(int64_t states, bool bounded, Run&& run) {
+  if (simd::kBoundsHelp && bounded)
+    for_state_groups<simd::kBoundsHelp>(states, run);
+  else
+    for_state_groups<false>(states, run);
 }
 
 // Calls run(integral_constant<rows>, first) for interleaved rows, then single ones, that cover [0, count).

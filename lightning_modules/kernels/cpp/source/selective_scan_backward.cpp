@@ -26,9 +26,9 @@ class Task : Rows<T> {
   static int64_t memory_size(const Arguments& p, const Grouping& grouping) {
     return (2 * grouping.blocks_per_group + 1) * p.states * kLanes;
   }
-  Task(const Arguments& p, const Extent& e, const Grouping& grouping, const float* packed_rates, const Partials& partials,
+  Task(const Arguments& p, const Extent& e, const Grouping& grouping, const Rates& rates, const Partials& partials,
        float* memory)
-      : Rows<T>(p), e_(e), grouping_(grouping), packed_rates_(packed_rates), partials_(partials), memory_(memory),
+      : Rows<T>(p), e_(e), grouping_(grouping), rates_(rates), partials_(partials), memory_(memory),
         sum_blocks_(blocks_per_sum(p, e)) {
     zero_row_ = memory + 2 * grouping.blocks_per_group * vectors();
     std::fill(zero_row_, zero_row_ + p.states, 0.f);
@@ -52,7 +52,7 @@ class Task : Rows<T> {
   using Rows<T>::u, Rows<T>::delta, Rows<T>::z, Rows<T>::contiguous, Rows<T>::state_row;
   const Extent& e_;
   const Grouping& grouping_;
-  const float* packed_rates_;
+  const Rates& rates_;
   const Partials& partials_;
   float* memory_;
   float* zero_row_;  // (N) stands for B and C of rows beyond the last position
@@ -87,14 +87,15 @@ class Task : Rows<T> {
     look_ahead(block, chunk);
     if (block % sum_blocks_ == 0) locate_sums(block, count);
     rows_.add = block % sum_blocks_ > 0;
-    read(block, count);
-    const float* rates = packed_rates_ + (k_ * e_.blocks + block) * vectors();
+    const Vec largest_step = read(block, count);
+    const float* rates = rates_.of(k_ * e_.blocks + block);
+    const bool bounded = simd::within_bounds(largest_step * simd::load(rates + vectors()));
     const float* checkpoint = p_.checkpoints + checkpoint_offset(p_, e_, b_, k_, chunk, block);
-    for_state_groups(p_.states, [&](auto states, int64_t first) __attribute__((always_inline)) {
+    for_state_groups(p_.states, bounded, [&](auto states, auto bounds, int64_t first) __attribute__((always_inline)) {
       constexpr int kStates = decltype(states)::value, kTile = kLanes / kStates;
       const int padded = (count + kTile - 1) / kTile * kTile;
       const int64_t at = first * kLanes;
-      recompute<kStates>(rates + at, checkpoint + at, rows_, first, padded, trace_);
+      recompute<kStates, decltype(bounds)::value>(rates + at, checkpoint + at, rows_, first, padded, trace_);
       reverse<kStates>(rates + at, carry(slot) + at, grad_A(slot) + at, rows_, trace_, first, count);
     });
     write(block * kLanes, slot, count);
@@ -150,7 +151,8 @@ class Task : Rows<T> {
     }
   }
 
-  void read(int64_t block, int count) {
+  // Returns the largest |time step| per channel.
+  Vec read(int64_t block, int count) {
     const int64_t channel = block * kLanes;
     const int lanes = lanes_at(p_, channel);
     const Vec bias = p_.delta_bias ? simd::load(p_.delta_bias + k_ * p_.channels + channel, lanes) : simd::zeros();
@@ -159,6 +161,7 @@ class Task : Rows<T> {
     const int64_t u_stride = p_.u_strides.position, delta_stride = p_.delta_strides.position;
     const int64_t grad_stride = p_.grad_y_strides.position;
     const bool softplus = p_.softplus, gated = p_.z;
+    Vec largest = simd::zeros();
     for (int64_t n = 0; n < p_.states; ++n) __builtin_prefetch(next_checkpoint_ + n * kLanes);
     for_rows(count, [&](auto rows, int first) __attribute__((always_inline)) {
       constexpr int kRows = decltype(rows)::value;
@@ -173,6 +176,7 @@ class Task : Rows<T> {
         const Vec step = softplus ? dt[j] : x[j], input = simd::load(u_rows + position * u_stride, lanes);
         Vec grad = simd::load(grad_rows + position * grad_stride, lanes);
         if (gated) grad = through_gate(channel, lanes, position, grad);
+        largest = simd::larger_magnitude(largest, step);
         simd::store(rows_.dt + at, step);
         simd::store(rows_.u + at, input);
         simd::store(rows_.x + at, step * input);
@@ -185,6 +189,7 @@ class Task : Rows<T> {
     for (int i = count; i < kChunk; ++i)
       for (float* row : {rows_.dt, rows_.x, rows_.grad_y, rows_.grad_x, rows_.grad_exponent})
         simd::store(row + i * kLanes, simd::zeros());
+    return largest;
   }
 
   // y = ungated silu(z): the gradient of `ungated`; writes the gradient of z, once where the directions were added.
@@ -275,20 +280,21 @@ int backward(const Arguments& p) {
   const int64_t vectors = p.states * kLanes, slices = p.directions * e.blocks;
   const int64_t shared_rows = p.batch * p.directions * p.length * p.states;
   const int64_t per_thread = Task<T>::memory_size(p, grouping);
-  const Buffer rates = parallel::allocate(slices * vectors), scratch = parallel::allocate(p.threads * per_thread);
+  const Rates rates(p, e);
+  const Buffer scratch = parallel::allocate(p.threads * per_thread);
   const Buffer sums = parallel::allocate(p.batch * slices * (vectors + 2 * kLanes));
   const Buffer shared_sums = parallel::allocate(block_sums > 1 ? 2 * block_sums * shared_rows : 0);
-  if (!rates || !scratch || !sums || !shared_sums) return parallel::kOutOfMemory;
+  if (!rates.packed || !scratch || !sums || !shared_sums) return parallel::kOutOfMemory;
   Partials partials;
   partials.A = sums.get();
   partials.D = partials.A + p.batch * slices * vectors;
   partials.delta_bias = partials.D + p.batch * slices * kLanes;
   partials.B = block_sums > 1 ? shared_sums.get() : p.grad_B;
   partials.C = block_sums > 1 ? partials.B + block_sums * shared_rows : p.grad_C;
-  pack_decay_rates(p, e, rates.get());
+  pack_decay_rates(p, e, rates);
 #pragma omp parallel num_threads(static_cast<int>(p.threads))
   {
-    Task<T> task(p, e, grouping, rates.get(), partials, scratch.get() + parallel::thread_index() * per_thread);
+    Task<T> task(p, e, grouping, rates, partials, scratch.get() + parallel::thread_index() * per_thread);
 #pragma omp for schedule(dynamic, 1)
     for (int64_t i = 0; i < p.batch * grouping.groups; ++i)
       for (int64_t k = 0; k < p.directions; ++k) task.run(i / grouping.groups, i % grouping.groups, k);

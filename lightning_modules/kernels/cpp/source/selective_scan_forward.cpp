@@ -12,7 +12,7 @@ struct ChunkRows {
 };
 
 // h <- 2^(dt A) h + x B; y += <C, h> for kStates states over a chunk.
-template <int kStates>
+template <int kStates, bool kWithinBounds>
 void scan_states(const float* rates, float* state, ChunkRows& rows, int64_t first, int count) {
   Vec h[kStates], rate[kStates];
   UNROLL for (int j = 0; j < kStates; ++j) {
@@ -24,7 +24,7 @@ void scan_states(const float* rates, float* state, ChunkRows& rows, int64_t firs
     const float *B = rows.B[i] + first, *C = rows.C[i] + first;
     Vec exponent[kStates], a[kStates];
     UNROLL for (int j = 0; j < kStates; ++j) exponent[j] = dt * rate[j];
-    simd::exp2_each<kStates>(exponent, a);
+    simd::exp2_each<kStates, kWithinBounds>(exponent, a);
     UNROLL for (int j = 0; j < kStates; ++j) h[j] = a[j] * h[j] + x * B[j];
     Vec even = simd::load(rows.y + i * kLanes), odd = simd::zeros();  // two sums: half the latency
     UNROLL for (int j = 0; j + 1 < kStates; j += 2) {
@@ -45,8 +45,8 @@ class Task : Rows<T> {
     return grouping.blocks_per_group * (p.states + (adds ? p.length : 0)) * kLanes;
   }
 
-  Task(const Arguments& p, const Extent& e, const Grouping& grouping, const float* packed_rates, bool adds, float* memory)
-      : Rows<T>(p), e_(e), grouping_(grouping), packed_rates_(packed_rates), adds_(adds), states_(memory),
+  Task(const Arguments& p, const Extent& e, const Grouping& grouping, const Rates& rates, bool adds, float* memory)
+      : Rows<T>(p), e_(e), grouping_(grouping), rates_(rates), adds_(adds), states_(memory),
         sums_(memory + grouping.blocks_per_group * p.states * kLanes) {}
 
   void run(int64_t b, int64_t group, int64_t k) {
@@ -73,7 +73,7 @@ class Task : Rows<T> {
   using Rows<T>::u, Rows<T>::delta, Rows<T>::z, Rows<T>::contiguous, Rows<T>::state_row;
   const Extent& e_;
   const Grouping& grouping_;
-  const float* packed_rates_;
+  const Rates& rates_;
   const bool adds_;  // y is the sum of several directions, visited one after the other
   float *states_, *sums_;
   int64_t first_, last_;  // blocks of the group
@@ -83,13 +83,15 @@ class Task : Rows<T> {
   float* state(int64_t block) const { return states_ + (block - first_) * p_.states * kLanes; }
 
   void scan_chunk(int64_t block, int64_t chunk, int count) {
-    const float* rates = packed_rates_ + (k_ * e_.blocks + block) * p_.states * kLanes;
+    const float* rates = rates_.of(k_ * e_.blocks + block);
     if (p_.checkpoints)
       std::copy(state(block), state(block) + p_.states * kLanes,
                 p_.checkpoints + checkpoint_offset(p_, e_, b_, k_, chunk, block));
-    read(block, count);
-    for_state_groups(p_.states, [&](auto states, int64_t first) __attribute__((always_inline)) {
-      scan_states<decltype(states)::value>(rates + first * kLanes, state(block) + first * kLanes, rows_, first, count);
+    const Vec largest_step = read(block, count);
+    const bool bounded = simd::within_bounds(largest_step * simd::load(rates + p_.states * kLanes));
+    for_state_groups(p_.states, bounded, [&](auto states, auto bounds, int64_t first) __attribute__((always_inline)) {
+      scan_states<decltype(states)::value, decltype(bounds)::value>(rates + first * kLanes, state(block) + first * kLanes,
+                                                                    rows_, first, count);
     });
     const bool last_direction = k_ == p_.directions - 1;
     if (adds_) add_directions(block, count, last_direction);
@@ -107,8 +109,8 @@ class Task : Rows<T> {
     if (p_.z) ahead_.add(z(0, channel), p_.z_strides.position);
   }
 
-  // Per position: time step, scaled input, skip connection.
-  void read(int64_t block, int count) {
+  // Per position: time step, scaled input, skip connection. Returns the largest |time step| per channel.
+  Vec read(int64_t block, int count) {
     const int64_t channel = block * kLanes, parameter = k_ * p_.channels + channel;
     const int lanes = lanes_at(p_, channel);
     const Vec bias = p_.delta_bias ? simd::load(p_.delta_bias + parameter, lanes) : simd::zeros();
@@ -117,6 +119,7 @@ class Task : Rows<T> {
     const T *const u_rows = u(0, channel), *const delta_rows = delta(0, channel);
     const int64_t u_stride = p_.u_strides.position, delta_stride = p_.delta_strides.position;
     const bool softplus = p_.softplus;
+    Vec largest = simd::zeros();
     look_ahead(block);
     for_rows(count, [&](auto rows, int first) __attribute__((always_inline)) {
       constexpr int kRows = decltype(rows)::value;
@@ -128,11 +131,13 @@ class Task : Rows<T> {
         const int at = (first + j) * kLanes;
         ahead_.prefetch(first + j);
         const Vec input = simd::load(u_rows + rows_.position[first + j] * u_stride, lanes);
+        largest = simd::larger_magnitude(largest, dt[j]);
         simd::store(rows_.dt + at, dt[j]);
         simd::store(rows_.x + at, dt[j] * input);
         simd::store(rows_.y + at, skip * input);
       }
     });
+    return largest;
   }
 
   // Storage positions of a chunk's steps, and the rows of B and C there, which the blocks of the group share.
@@ -190,13 +195,13 @@ int forward(const Arguments& p) {
   const Grouping grouping(p.batch, e.blocks, p.threads);
   const bool adds = !p.stack && p.directions > 1;
   const int64_t per_thread = Task<T>::memory_size(p, grouping, adds);
-  const Buffer rates = parallel::allocate(p.directions * e.blocks * p.states * kLanes);
+  const Rates rates(p, e);
   const Buffer scratch = parallel::allocate(p.threads * per_thread);
-  if (!rates || !scratch) return parallel::kOutOfMemory;
-  pack_decay_rates(p, e, rates.get());
+  if (!rates.packed || !scratch) return parallel::kOutOfMemory;
+  pack_decay_rates(p, e, rates);
 #pragma omp parallel num_threads(static_cast<int>(p.threads))
   {
-    Task<T> task(p, e, grouping, rates.get(), adds, scratch.get() + parallel::thread_index() * per_thread);
+    Task<T> task(p, e, grouping, rates, adds, scratch.get() + parallel::thread_index() * per_thread);
 #pragma omp for schedule(dynamic, 1)
     for (int64_t i = 0; i < p.batch * grouping.groups; ++i)
       for (int64_t k = 0; k < p.directions; ++k) task.run(i / grouping.groups, i % grouping.groups, k);

@@ -25,7 +25,7 @@ struct Trace {
   alignas(64) float a[kChunk * kGroup * kLanes];
 };
 
-template <int kStates>
+template <int kStates, bool kWithinBounds>
 void recompute(const float* rates, const float* state, const ChunkRows& rows, int64_t first, int count, Trace& trace) {
   Vec h[kStates], rate[kStates];
   UNROLL for (int j = 0; j < kStates; ++j) {
@@ -38,7 +38,7 @@ void recompute(const float* rates, const float* state, const ChunkRows& rows, in
     const float* B = rows.B[i] + first;
     Vec exponent[kStates], a[kStates];
     UNROLL for (int j = 0; j < kStates; ++j) exponent[j] = dt * rate[j];
-    simd::exp2_each<kStates>(exponent, a);
+    simd::exp2_each<kStates, kWithinBounds>(exponent, a);
     UNROLL for (int j = 0; j < kStates; ++j) {
       h[j] = a[j] * h[j] + x * B[j];
       simd::store(trace.a + (i * kStates + j) * kLanes, a[j]);

@@ -8,6 +8,8 @@
 
 #if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #define SIMD_AVX512
+#endif
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -125,32 +127,59 @@ KERNEL_INLINE Vec absolute(Vec x) { return reinterpret_cast<Vec>(reinterpret_cas
 KERNEL_INLINE Vec positive_part(Vec x) {
 #if defined(SIMD_AVX512)
   return reinterpret_cast<Vec>(_mm512_max_ps(reinterpret_cast<__m512>(x), _mm512_setzero_ps()));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Vec>(_mm256_max_ps(reinterpret_cast<__m256>(x), _mm256_setzero_ps()));
 #else
   return x > 0.f ? x : zeros();
 #endif
 }
 
+// x within bounds; a NaN passes, as the instructions return their second operand for one.
+KERNEL_INLINE Vec clamp(Vec x, float least, float most) {
+#if defined(__AVX2__) && !defined(SIMD_AVX512)
+  const __m256 raised = _mm256_max_ps(reinterpret_cast<__m256>(splat(least)), reinterpret_cast<__m256>(x));
+  return reinterpret_cast<Vec>(_mm256_min_ps(reinterpret_cast<__m256>(splat(most)), raised));
+#elif defined(__SSE2__) && !defined(SIMD_AVX512)
+  const __m128 raised = _mm_max_ps(reinterpret_cast<__m128>(splat(least)), reinterpret_cast<__m128>(x));
+  return reinterpret_cast<Vec>(_mm_min_ps(reinterpret_cast<__m128>(splat(most)), raised));
+#else
+  x = x < least ? splat(least) : x;
+  return x > most ? splat(most) : x;
+#endif
+}
+
+// Whether 2^x for |x| up to kBounded, and no NaN, is cheaper than for any x.
+#if defined(SIMD_AVX512)
+constexpr bool kBoundsHelp = false;
+#else
+constexpr bool kBoundsHelp = true;
+#endif
+constexpr float kBounded = 126.f;
+
 // a[j] = 2^x[j]. Several vectors at once: their dependent steps interleave, which keeps the multipliers busy (an
 // out-of-order core's scheduler is too small to find that by itself).
-// 2^f on [0, 1) by a degree-5 polynomial, relative error 9e-8, exact at both ends so that a decay close to 1 carries no
-// bias through thousands of steps.
-template <int kCount>
+// 2^x = 2^n 2^f with a degree-5 polynomial for 2^f, exact at f = 0 so that a decay close to 1 carries no bias through
+// thousands of steps. AVX-512 has instructions for n = floor(x) and for the scaling; elsewhere n is the nearest integer,
+// to which adding a large number rounds x, leaving n in the last bits, from where a shift takes it to the exponent's.
+template <int kCount, bool kWithinBounds = false>
 KERNEL_INLINE void exp2_each(const Vec* x, Vec* a) {
+#if defined(SIMD_AVX512)
+  // On [0, 1), relative error 9e-8, exact at both ends.
   constexpr float kHead[2] = {0.001879318747f, 0.008990994817f};
   constexpr float kTail[4] = {0.05581867624f, 0.2401592714f, 0.6931517388f, 1.0f};
   Vec fraction[kCount], p[kCount];
-#if defined(SIMD_AVX512)
   UNROLL for (int j = 0; j < kCount; ++j)
     fraction[j] = reinterpret_cast<Vec>(_mm512_reduce_ps(reinterpret_cast<__m512>(x[j]), 1));  // x - floor(x)
 #else
-  IntVec exponent[kCount];
-  UNROLL for (int j = 0; j < kCount; ++j) {
-    Vec clamped = x[j] < -126.f ? splat(-126.f) : x[j];  // a NaN passes
-    clamped = clamped > 127.9999f ? splat(127.9999f) : clamped;
-    const IntVec truncated = convert<IntVec>(clamped);
-    exponent[j] = truncated + (convert<Vec>(truncated) > clamped);  // true is -1: floor
-    fraction[j] = clamped - convert<Vec>(exponent[j]);
-  }
+  // On [-1/2, 1/2], relative error 9e-8.
+  constexpr float kHead[2] = {0.001326472714f, 0.00967151264f};
+  constexpr float kTail[4] = {0.05550733743f, 0.2402224209f, 0.6931469776f, 1.0f};
+  // 1.5 * 2^23, in units of the last bit; where 2^n is a factor of its own, also the exponent of 1.
+  constexpr float kRound = 12582912.f + (kWithinBounds ? 0.f : 127.f);
+  Vec shifted[kCount], fraction[kCount], p[kCount];
+  UNROLL for (int j = 0; j < kCount; ++j) fraction[j] = kWithinBounds ? x[j] : clamp(x[j], -126.f, 127.f);
+  UNROLL for (int j = 0; j < kCount; ++j) shifted[j] = fraction[j] + kRound;
+  UNROLL for (int j = 0; j < kCount; ++j) fraction[j] = fraction[j] - (shifted[j] - kRound);
 #endif
   UNROLL for (int j = 0; j < kCount; ++j) p[j] = kHead[0] * fraction[j] + kHead[1];
   UNROLL for (int i = 0; i < 4; ++i)
@@ -159,8 +188,25 @@ KERNEL_INLINE void exp2_each(const Vec* x, Vec* a) {
   UNROLL for (int j = 0; j < kCount; ++j)
     a[j] = reinterpret_cast<Vec>(_mm512_scalef_ps(reinterpret_cast<__m512>(p[j]), reinterpret_cast<__m512>(x[j])));
 #else
-  UNROLL for (int j = 0; j < kCount; ++j) a[j] = p[j] * reinterpret_cast<Vec>((exponent[j] + 127) << 23);
+  UNROLL for (int j = 0; j < kCount; ++j) {
+    const IntVec exponent = reinterpret_cast<IntVec>(shifted[j]) << 23;
+    a[j] = kWithinBounds ? reinterpret_cast<Vec>(reinterpret_cast<IntVec>(p[j]) + exponent)
+                         : p[j] * reinterpret_cast<Vec>(exponent);  // keeps a NaN
+  }
 #endif
+}
+
+// The larger of |x| and `largest`, lane by lane; infinity and NaN count as larger than any number.
+KERNEL_INLINE Vec larger_magnitude(Vec largest, Vec x) {
+  const IntVec a = reinterpret_cast<IntVec>(largest), b = reinterpret_cast<IntVec>(absolute(x));
+  return reinterpret_cast<Vec>(a > b ? a : b);
+}
+
+// Whether all lanes of x are at most kBounded; false with a NaN.
+KERNEL_INLINE bool within_bounds(Vec x) {
+  bool all = true;
+  UNROLL for (int lane = 0; lane < kLanes; ++lane) all &= x[lane] <= kBounded;
+  return all;
 }
 
 constexpr float kLog2E = 1.44269504088896f, kLn2 = 0.693147180559945f;
