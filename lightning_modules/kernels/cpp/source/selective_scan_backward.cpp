@@ -22,16 +22,16 @@ int64_t blocks_per_sum(const Arguments& p, const Extent& e) {
 template <class T>
 class Task : Rows<T> {
  public:
-  // Floats of `memory`: carry and grad_A, (N, kLanes) each, per block of the group, and the zero row.
+  // Floats of `memory`: carry and grad_A, (N, kLanes) each, per block of the group, and the sums of `reverse`.
   static int64_t memory_size(const Arguments& p, const Grouping& grouping) {
-    return (2 * grouping.blocks_per_group + 1) * p.states * kLanes;
+    return 2 * (grouping.blocks_per_group + kChunk) * p.states * kLanes;
   }
   Task(const Arguments& p, const Extent& e, const Grouping& grouping, const Rates& rates, const Partials& partials,
        float* memory)
       : Rows<T>(p), e_(e), grouping_(grouping), rates_(rates), partials_(partials), memory_(memory),
         sum_blocks_(blocks_per_sum(p, e)) {
-    zero_row_ = memory + 2 * grouping.blocks_per_group * vectors();
-    std::fill(zero_row_, zero_row_ + p.states, 0.f);
+    sums_ = memory + 2 * grouping.blocks_per_group * vectors();
+    std::fill(sums_, sums_ + 2 * kChunk * vectors(), 0.f);
   }
 
   void run(int64_t b, int64_t group, int64_t k) {
@@ -55,7 +55,7 @@ class Task : Rows<T> {
   const Rates& rates_;
   const Partials& partials_;
   float* memory_;
-  float* zero_row_;  // (N) stands for B and C of rows beyond the last position
+  float* sums_;
   int64_t first_, last_;  // blocks of the group
   const int64_t sum_blocks_;
   Vec grad_D_[Grouping::kMaxBlocks], grad_bias_[Grouping::kMaxBlocks];
@@ -85,20 +85,18 @@ class Task : Rows<T> {
 
   void reverse_chunk(int64_t block, int64_t slot, int64_t chunk, int count) {
     look_ahead(block, chunk);
-    if (block % sum_blocks_ == 0) locate_sums(block, count);
-    rows_.add = block % sum_blocks_ > 0;
     const Vec largest_step = read(block, count);
     const float* rates = rates_.of(k_ * e_.blocks + block);
     const bool bounded = simd::within_bounds(largest_step * simd::load(rates + vectors()));
     const float* checkpoint = p_.checkpoints + checkpoint_offset(p_, e_, b_, k_, chunk, block);
     for_state_groups(p_.states, bounded, [&](auto states, auto bounds, int64_t first) __attribute__((always_inline)) {
-      constexpr int kStates = decltype(states)::value, kTile = kLanes / kStates;
-      const int padded = (count + kTile - 1) / kTile * kTile;
+      constexpr int kStates = decltype(states)::value;
       const int64_t at = first * kLanes;
-      recompute<kStates, decltype(bounds)::value>(rates + at, checkpoint + at, rows_, first, padded, trace_);
-      reverse<kStates>(rates + at, carry(slot) + at, grad_A(slot) + at, rows_, trace_, first, count);
+      recompute<kStates, decltype(bounds)::value>(rates + at, checkpoint + at, rows_, first, count, trace_);
+      reverse<kStates>(rates + at, carry(slot) + at, grad_A(slot) + at, rows_, trace_, first, count, sums_ + 2 * kChunk * at);
     });
     write(block * kLanes, slot, count);
+    if ((block + 1) % sum_blocks_ == 0 || block + 1 == last_) finish_sums(block, count);
   }
 
   const T* grad_y(int64_t position, int64_t channel) const {
@@ -134,21 +132,20 @@ class Task : Rows<T> {
       rows_.B[i] = B + position * p_.B_strides.position;
       rows_.C[i] = C + position * p_.C_strides.position;
     }
-    for (int i = count; i < kChunk; ++i) {
-      rows_.position[i] = 0;
-      rows_.B[i] = rows_.C[i] = zero_row_;
-    }
     for (int i = 0; i < kChunk; ++i) rows_.following[i] = visited(p_, k_, std::max<int64_t>(start - kChunk + i, 0));
   }
 
-  // Where the sums that this block belongs to gather the gradients of B and C.
-  void locate_sums(int64_t block, int count) {
+  // Writes the sum that `block` is the last one of.
+  void finish_sums(int64_t block, int count) {
     const int64_t sum = ((block / sum_blocks_ * p_.batch + b_) * p_.directions + k_) * p_.length * p_.states;
     for (int i = 0; i < count; ++i) {
       const int64_t at = sum + rows_.position[i] * p_.states;
       rows_.grad_B[i] = partials_.B + at;
       rows_.grad_C[i] = partials_.C + at;
     }
+    for_state_groups<false>(p_.states, [&](auto states, auto, int64_t first) __attribute__((always_inline)) {
+      scan::finish_sums<decltype(states)::value>(sums_ + 2 * kChunk * first * kLanes, rows_, first, count);
+    });
   }
 
   // Returns the largest |time step| per channel.
@@ -186,9 +183,6 @@ class Task : Rows<T> {
         simd::store(rows_.grad_exponent + at, simd::zeros());
       }
     });
-    for (int i = count; i < kChunk; ++i)
-      for (float* row : {rows_.dt, rows_.x, rows_.grad_y, rows_.grad_x, rows_.grad_exponent})
-        simd::store(row + i * kLanes, simd::zeros());
     return largest;
   }
 
