@@ -1,5 +1,6 @@
 // Depthwise convolution of k taps over positions, with bias and SiLU, forward and backward. Channel-last, lanes are channels.
-// Parallel over batch x groups of channel blocks; a task walks its blocks side by side, a tile of positions at a time.
+// Parallel over batch x groups of channel blocks; a task walks its blocks side by side, a strip of positions at a time, so
+// that it reads and writes whole stretches of rows.
 #include "depthwise_conv.h"
 
 #include "parallel.h"
@@ -13,17 +14,11 @@ using parallel::Grouping;
 using simd::kLanes;
 using simd::Vec;
 
-constexpr int kTile = 32;
+// Positions of a strip: their chains of dependent steps interleave, and share the rows they read.
+constexpr int kStrip = 4;
+// Rows lie pages apart, which no hardware prefetcher follows.
+constexpr int kAhead = 2 * kStrip;
 constexpr int kMaxTaps = 9;
-
-// One block's sliding window while other blocks have their turn.
-template <int kTaps>
-struct Window {
-  Vec weight[kTaps], bias;
-  Vec x[kTaps];            // rows l - pad_left .. l - pad_left + kTaps - 1 of the input; the last one is read next
-  Vec grad_x[kTaps];       // unfinished gradients of those rows
-  Vec grad_weight[kTaps], grad_bias;
-};
 
 template <class T, int kTaps>
 class Task {
@@ -31,47 +26,66 @@ class Task {
   explicit Task(const Arguments& p) : p_(p), blocks_((p.channels + kLanes - 1) / kLanes) {}
 
   void forward(int64_t b, int64_t first, int64_t last) {
-    run(b, first, last, [this](Window<kTaps>& w, int64_t block, int64_t from, int64_t to) { forward_tile(w, block, from, to); });
+    begin(b, first, last);
+    for_strips(p_.length, [&](auto rows, int64_t l) {
+      for (int64_t block = first; block < last; ++block) forward_strip<decltype(rows)::value>(weights_[block - first], block, l);
+    });
   }
 
   // Leaves grad_weight and grad_bias of this batch element in `sums` (blocks, kTaps + 1, kLanes).
   void backward(int64_t b, int64_t first, int64_t last, float* sums) {
-    run(b, first, last, [this](Window<kTaps>& w, int64_t block, int64_t from, int64_t to) { backward_tile(w, block, from, to); });
+    begin(b, first, last);
+    for_strips(p_.length, [&](auto rows, int64_t l) {
+      for (int64_t block = first; block < last; ++block)
+        backward_strip<decltype(rows)::value>(weights_[block - first], gradients_[block - first], block, l);
+    });
     for (int64_t block = first; block < last; ++block) {
-      const Window<kTaps>& w = windows_[block - first];
-      const int lanes = simd::lanes_at(p_.channels, block * kLanes);
-      for (int k = 0; k + 1 < kTaps; ++k) store_grad_x(block, lanes, p_.length - p_.pad_left + k, w.grad_x[k]);
+      Gradients& g = gradients_[block - first];
+      for (int64_t l = p_.length; l < p_.length + p_.pad_left; ++l) {
+        const Vec none = simd::zeros();
+        store_grad_x<1>(weights_[block - first], g, block, l, &none);
+      }
       float* to = sums + (b * blocks_ + block) * (kTaps + 1) * kLanes;
-      for (int k = 0; k < kTaps; ++k) simd::store(to + k * kLanes, w.grad_weight[k]);
-      simd::store(to + kTaps * kLanes, w.grad_bias);
+      for (int k = 0; k < kTaps; ++k) simd::store(to + k * kLanes, g.weight[k]);
+      simd::store(to + kTaps * kLanes, g.bias);
     }
   }
 
  private:
+  struct Weights {
+    Vec tap[kTaps], bias;
+  };
+  struct Gradients {
+    Vec weight[kTaps], bias;
+    Vec before[kTaps];  // of the convolution at the kTaps - 1 positions before the strip
+  };
   const Arguments& p_;
   const int64_t blocks_;
   int64_t b_ = 0;
-  Window<kTaps> windows_[Grouping::kMaxBlocks];
+  Weights weights_[Grouping::kMaxBlocks];
+  Gradients gradients_[Grouping::kMaxBlocks];
 
-  template <class Tile>
-  void run(int64_t b, int64_t first, int64_t last, Tile&& tile) {
-    b_ = b;
-    for (int64_t block = first; block < last; ++block) begin(windows_[block - first], block);
-    for (int64_t from = 0; from < p_.length; from += kTile)
-      for (int64_t block = first; block < last; ++block)
-        tile(windows_[block - first], block, from, std::min(from + kTile, p_.length));
+  // Calls strip(integral_constant<positions>, first) for strips, then single positions, that cover [0, length).
+  template <class Strip>
+  static KERNEL_MEMBER void for_strips(int64_t length, Strip&& strip) {
+    int64_t l = 0;
+    for (; l + kStrip <= length; l += kStrip) strip(std::integral_constant<int, kStrip>{}, l);
+    for (; l < length; ++l) strip(std::integral_constant<int, 1>{}, l);
   }
 
-  void begin(Window<kTaps>& w, int64_t block) {
-    const int64_t channel = block * kLanes;
-    const int lanes = simd::lanes_at(p_.channels, channel);
-    for (int k = 0; k < kTaps; ++k) {
-      w.weight[k] = w.grad_weight[k] = w.grad_x[k] = simd::zeros();
-      for (int lane = 0; lane < lanes; ++lane) w.weight[k][lane] = p_.weight[(channel + lane) * kTaps + k];
+  void begin(int64_t b, int64_t first, int64_t last) {
+    b_ = b;
+    for (int64_t block = first; block < last; ++block) {
+      Weights& w = weights_[block - first];
+      const int64_t channel = block * kLanes;
+      const int lanes = simd::lanes_at(p_.channels, channel);
+      for (int k = 0; k < kTaps; ++k) {
+        w.tap[k] = simd::zeros();
+        for (int lane = 0; lane < lanes; ++lane) w.tap[k][lane] = p_.weight[(channel + lane) * kTaps + k];
+      }
+      w.bias = p_.bias ? simd::load(p_.bias + channel, lanes) : simd::zeros();
+      gradients_[block - first] = Gradients{};
     }
-    w.bias = p_.bias ? simd::load(p_.bias + channel, lanes) : simd::zeros();
-    w.grad_bias = simd::zeros();
-    for (int k = 0; k + 1 < kTaps; ++k) w.x[k] = load_x(channel, lanes, k - p_.pad_left);
   }
 
   const T* x(int64_t position, int64_t channel) const {
@@ -83,64 +97,88 @@ class Task {
   int64_t contiguous(int64_t position, int64_t channel) const {
     return (b_ * p_.length + position) * p_.channels + channel;
   }
-  Vec load_x(int64_t channel, int lanes, int64_t position) const {
-    return position >= 0 && position < p_.length ? simd::load(x(position, channel), lanes) : simd::zeros();
-  }
-  void store_grad_x(int64_t block, int lanes, int64_t position, Vec value) const {
-    if (position < 0 || position >= p_.length) return;
-    simd::store(static_cast<T*>(p_.grad_x) + contiguous(position, block * kLanes), value, lanes);
-  }
 
-  // The convolution before its activation, at the position whose newest row is `newest`.
-  KERNEL_MEMBER Vec convolve(Window<kTaps>& w, int64_t channel, int lanes, int64_t newest) const {
-    w.x[kTaps - 1] = load_x(channel, lanes, newest);
-    Vec sum = w.bias;
-    UNROLL for (int k = 0; k < kTaps; ++k) sum += w.x[k] * w.weight[k];
-    return sum;
-  }
-
-  void forward_tile(Window<kTaps>& window, int64_t block, int64_t from, int64_t to) {
-    Window<kTaps> w = window;  // a copy the compiler may keep in registers
-    const int64_t channel = block * kLanes;
-    const int lanes = simd::lanes_at(p_.channels, channel);
-    for (int64_t l = from; l < to; ++l) {
-      const int64_t newest = l - p_.pad_left + kTaps - 1;
-      __builtin_prefetch(x(std::min(newest + kTile, p_.length - 1), channel));
-      Vec y = convolve(w, channel, lanes, newest);
-      if (p_.silu) y *= simd::sigmoid(y);
-      simd::store(static_cast<T*>(p_.y) + contiguous(l, channel), y, lanes);
-      UNROLL for (int k = 0; k + 1 < kTaps; ++k) w.x[k] = w.x[k + 1];
+  // Rows l - pad_left, l - pad_left + 1, ... of the input, as many as a strip at `l` needs; zeros outside.
+  template <int kRows>
+  KERNEL_MEMBER void load_rows(int64_t channel, int lanes, int64_t l, Vec* rows) const {
+    constexpr int kCount = kRows + kTaps - 1;
+    const int64_t first = l - p_.pad_left, stride = p_.x_position_stride;
+    const T* from = x(first, channel);
+    if (first >= 0 && first + kCount <= p_.length) {
+      UNROLL for (int i = 0; i < kCount; ++i) rows[i] = simd::load(from + i * stride, lanes);
+    } else {
+      UNROLL for (int i = 0; i < kCount; ++i)
+        rows[i] = first + i >= 0 && first + i < p_.length ? simd::load(from + i * stride, lanes) : simd::zeros();
     }
-    for (int k = 0; k < kTaps; ++k) window.x[k] = w.x[k];
   }
 
-  void backward_tile(Window<kTaps>& window, int64_t block, int64_t from, int64_t to) {
-    Window<kTaps> w = window;
-    const int64_t channel = block * kLanes;
-    const int lanes = simd::lanes_at(p_.channels, channel);
-    for (int64_t l = from; l < to; ++l) {
-      const int64_t newest = l - p_.pad_left + kTaps - 1;
-      __builtin_prefetch(x(std::min(newest + kTile, p_.length - 1), channel));
-      __builtin_prefetch(grad_y(std::min(l + kTile, p_.length - 1), channel));
-      const Vec y = convolve(w, channel, lanes, newest);
-      Vec grad = simd::load(grad_y(l, channel), lanes);
-      if (p_.silu) {
-        const Vec s = simd::sigmoid(y);
-        grad *= s * (1.f + y * (1.f - s));
-      }
-      w.grad_bias += grad;
-      UNROLL for (int k = 0; k < kTaps; ++k) {
-        w.grad_weight[k] += grad * w.x[k];
-        w.grad_x[k] += grad * w.weight[k];
-      }
-      store_grad_x(block, lanes, l - p_.pad_left, w.grad_x[0]);
-      UNROLL for (int k = 0; k + 1 < kTaps; ++k) {
-        w.x[k] = w.x[k + 1];
-        w.grad_x[k] = w.grad_x[k + 1];
-      }
-      w.grad_x[kTaps - 1] = simd::zeros();
+  // The convolution before its activation.
+  template <int kRows>
+  KERNEL_MEMBER void convolve(const Weights& w, const Vec* rows, Vec* y) const {
+    UNROLL for (int r = 0; r < kRows; ++r) y[r] = w.bias;
+    UNROLL for (int k = 0; k < kTaps; ++k)
+      UNROLL for (int r = 0; r < kRows; ++r) y[r] += rows[r + k] * w.tap[k];
+  }
+
+  template <int kRows>
+  KERNEL_MEMBER void prefetch(const T* from, int64_t stride, int64_t l) const {
+    if (l + kAhead + kRows <= p_.length)
+      UNROLL for (int r = 0; r < kRows; ++r) __builtin_prefetch(from + (kAhead + r) * stride);
+  }
+
+  template <int kRows>
+  KERNEL_MEMBER void forward_strip(const Weights& w, int64_t block, int64_t l) const {
+    const int64_t channel = block * kLanes, channels = p_.channels;
+    const int lanes = simd::lanes_at(channels, channel);
+    T* const to = static_cast<T*>(p_.y) + contiguous(l, channel);
+    prefetch<kRows>(x(l, channel), p_.x_position_stride, l);
+    prefetch<kRows>(to, channels, l);
+    Vec rows[kRows + kTaps - 1], y[kRows], s[kRows];
+    load_rows<kRows>(channel, lanes, l, rows);
+    convolve<kRows>(w, rows, y);
+    if (p_.silu) {
+      simd::sigmoid_each<kRows>(y, s);
+      UNROLL for (int r = 0; r < kRows; ++r) y[r] *= s[r];
     }
-    window = w;
+    UNROLL for (int r = 0; r < kRows; ++r) simd::store(to + r * channels, y[r], lanes);
+  }
+
+  template <int kRows>
+  KERNEL_MEMBER void backward_strip(const Weights& w, Gradients& g, int64_t block, int64_t l) const {
+    const int64_t channel = block * kLanes, stride = p_.grad_y_position_stride;
+    const int lanes = simd::lanes_at(p_.channels, channel);
+    const T* const from = grad_y(l, channel);
+    prefetch<kRows>(x(l, channel), p_.x_position_stride, l);
+    prefetch<kRows>(from, stride, l);
+    prefetch<kRows>(static_cast<T*>(p_.grad_x) + contiguous(l, channel), p_.channels, l);
+    Vec rows[kRows + kTaps - 1], y[kRows], s[kRows], grad[kRows];
+    load_rows<kRows>(channel, lanes, l, rows);
+    UNROLL for (int r = 0; r < kRows; ++r) grad[r] = simd::load(from + r * stride, lanes);
+    if (p_.silu) {
+      convolve<kRows>(w, rows, y);
+      simd::sigmoid_each<kRows>(y, s);
+      UNROLL for (int r = 0; r < kRows; ++r) grad[r] *= s[r] * (1.f + y[r] * (1.f - s[r]));
+    }
+    UNROLL for (int r = 0; r < kRows; ++r) g.bias += grad[r];
+    UNROLL for (int k = 0; k < kTaps; ++k)
+      UNROLL for (int r = 0; r < kRows; ++r) g.weight[k] += grad[r] * rows[r + k];
+    store_grad_x<kRows>(w, g, block, l, grad);
+  }
+
+  // Rows l - pad_left, ..., of the gradient of x: those that the convolution's gradients `grad` from position l on complete.
+  template <int kRows>
+  KERNEL_MEMBER void store_grad_x(const Weights& w, Gradients& g, int64_t block, int64_t l, const Vec* grad) const {
+    const int64_t channel = block * kLanes, channels = p_.channels, first = l - p_.pad_left;
+    const int lanes = simd::lanes_at(channels, channel);
+    T* const to = static_cast<T*>(p_.grad_x) + contiguous(first, channel);
+    Vec around[kTaps - 1 + kRows], grad_x[kRows];
+    UNROLL for (int k = 0; k + 1 < kTaps; ++k) around[k] = g.before[k];
+    UNROLL for (int r = 0; r < kRows; ++r) around[kTaps - 1 + r] = grad[r], grad_x[r] = simd::zeros();
+    UNROLL for (int k = 0; k < kTaps; ++k)
+      UNROLL for (int r = 0; r < kRows; ++r) grad_x[r] += around[kTaps - 1 + r - k] * w.tap[k];
+    UNROLL for (int k = 0; k + 1 < kTaps; ++k) g.before[k] = around[k + kRows];
+    UNROLL for (int r = 0; r < kRows; ++r)
+      if (first + r >= 0) simd::store(to + r * channels, grad_x[r], lanes);
   }
 };
 
