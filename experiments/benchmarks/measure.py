@@ -154,7 +154,9 @@ def machine(threads: int) -> dict[str, Any]:
     from experiments.benchmarks.limits import limits
     from experiments.provenance import code_version, hardware, versions
 
-    return {**hardware(), **code_version(), "packages": versions(), "threads": threads, **limits(threads)}
+    vectors = torch.backends.cpu.get_cpu_capability()
+    known = {**hardware(), "vectors": vectors, **code_version(), "packages": versions(), "threads": threads}
+    return {**known, **limits(threads)}
 
 
 def floor_ms(machine: Mapping[str, Any], *, multiply_adds: float, bytes_moved: float) -> float | None:

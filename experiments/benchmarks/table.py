@@ -46,7 +46,9 @@ def _machine(bench: Bench) -> str:
     gpu = ", ".join(["", *bench.machine["gpus"]])
     changed = " and uncommitted changes" if bench.machine["git_dirty"] else ""
     commit = f", commit {bench.machine['git_commit'][:7]}{changed}" if bench.machine["git_commit"] else ""
-    return f"{bench.machine['cpu']}{gpu}, {bench.machine['threads']} threads{limits}{commit}"
+    # Model names of rented machines say little: with and without AVX-512 both are an "AMD EPYC".
+    vectors = f" ({bench.machine['vectors']})" if "vectors" in bench.machine else ""
+    return f"{bench.machine['cpu']}{vectors}{gpu}, {bench.machine['threads']} threads{limits}{commit}"
 
 
 def _notes(bench: Bench) -> list[str]:

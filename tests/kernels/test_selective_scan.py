@@ -138,6 +138,29 @@ def test_growing_states_agree_too(backend: str) -> None:
     assert max(errors.values()) < 2e-5, errors
 
 
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+@pytest.mark.parametrize("most", [1.0, 87.0, 120.0])
+def test_decays_are_exact_from_none_to_the_least_and_largest_numbers(sign: float, most: float) -> None:
+    """One position that only decays: h = exp(dt A) over all exponents that a block of channels can hold together."""
+    dt = torch.linspace(0, most, 64).view(1, 1, 64)
+    ones = torch.ones(1, 1, 1)
+    decayed = selective_scan(
+        torch.zeros_like(dt),
+        dt,
+        torch.full((64, 1), sign),
+        ones,
+        ones,
+        softplus=False,
+        initial_state=torch.ones(1, 64, 1),
+        backend="cpp",
+    )
+    exponent = sign * dt.double()
+    within = exponent.abs() < 87
+    error = (decayed.double() / exponent.exp() - 1)[within].abs()
+    assert (error < 3e-7 + 1.5e-7 * exponent[within].abs()).all()  # the exponent itself is rounded
+    assert decayed.isfinite().all() and (decayed[~within] > 1e37 if sign > 0 else decayed[~within] < 1e-37).all()
+
+
 def test_the_definition_takes_half_precision() -> None:
     """As under autocast; computed in float32."""
     tensors = {name: tensor.bfloat16() for name, tensor in small_scan().items()}
