@@ -7,14 +7,11 @@ from sweeps.planner import plan
 from sweeps.submissions import read_submissions
 from tests.sweeps.conftest import WORKER
 from tests.sweeps.slurm_cluster import Cluster
+from tests.sweeps.steps import states
 
 
 def submit(path: str, **options: object) -> int:
     return commands.run(path, launcher="slurm", worker=WORKER, **options)
-
-
-def states(path: str) -> dict[str, str]:
-    return {name: state.describe() for name, state in plan(path).states().items()}
 
 
 def wait_done(cluster: Cluster, path: str) -> None:

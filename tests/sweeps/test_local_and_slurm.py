@@ -1,0 +1,75 @@
+"""The local launcher beside a queue of Slurm's, of whose answers it is told."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import pytest
+from rich.console import Console
+
+from experiments import slurm
+from sweeps import commands
+from sweeps.planner import Plan, plan
+from sweeps.slurm import SlurmLauncher
+from sweeps.submissions import Submission, write_submissions
+from tests.sweeps.conftest import WORKER
+from tests.sweeps.steps import run, states
+
+Make = Callable[..., str]
+
+
+def test_what_is_queued_in_slurm_is_left_to_it(
+    make_sweep: Make, trainings: Callable, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    path = make_sweep()
+    planned = plan(path)
+    jobs = [planned.folder / "jobs" / cell.group / f"{cell.eval_id}.yaml" for cell in planned.cells]
+    for job in jobs:
+        job.parent.mkdir(parents=True)
+        job.write_text("of a job")
+    queue(planned, monkeypatch, {"77_1": ("PENDING", "Resources")})
+    assert run(path) == 0 and sorted(trainings()) == ["group_v1", "serial_v2"]
+    assert "scheme=serial_v1 is left to Slurm: queued (job 77_1: Resources)." in capsys.readouterr().out
+    assert {job.read_text() for job in jobs} == {"of a job"}
+
+
+def test_what_was_killed_and_is_queued_again_is_not_submitted_twice(
+    make_sweep: Make, behave: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_sweep()
+    behave(serial_v1="die")
+    assert run(path) == 1 and [group.name for group in SlurmLauncher(plan(path)).open_groups()] == ["scheme=serial_v1"]
+    queue(plan(path), monkeypatch, {"77_1": ("PENDING", "Resources")})
+    assert plan(path).states()["scheme=serial_v1"].is_queued
+    assert SlurmLauncher(plan(path)).open_groups() == []
+
+
+def test_what_slurm_alone_knows_to_have_failed_can_be_retried(
+    make_sweep: Make, trainings: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_sweep()
+    queue(plan(path), monkeypatch, {"77_1": ("OUT_OF_MEMORY", "")})
+    assert run(path) == 1 and "serial_v1" not in trainings()
+    assert commands.retry(path, worker=WORKER) == 0
+    assert set(states(path).values()) == {"done"}
+
+
+def test_watching_goes_on_while_cells_are_queued(make_sweep: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned, slept = plan(make_sweep()), []
+    queue(planned, monkeypatch, {"77_0": ("PENDING", "Resources")})
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        queue(planned, monkeypatch, {})
+
+    monkeypatch.setattr(commands.time, "sleep", sleep)
+    shown = commands._watch(planned, Console(file=io.StringIO()))
+    assert len(slept) == 1 and {state.describe() for state in shown.values()} == {"missing"}
+
+
+def queue(planned: Plan, monkeypatch: pytest.MonkeyPatch, jobs: dict[str, tuple[str, str]]) -> None:
+    """As if all groups were submitted as job 77, of whose tasks Slurm says this."""
+    write_submissions(planned.folder, [Submission("u", "77", [group.id for group in planned.groups()], 0.0)])
+    monkeypatch.setattr(slurm, "job_states", lambda max_age=0.0: jobs)
+    monkeypatch.setattr(slurm, "ended_jobs", lambda jobs: {})

@@ -1,0 +1,132 @@
+"""Plans that are remembered, the states of their cells, and how both are shown."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from experiments.store import RunStore
+from sweeps.commands import list_sweeps
+from sweeps.definition import read_sweep
+from sweeps.planner import plan
+from sweeps.preview import preview
+from sweeps.registry import register
+from sweeps.table import cell_json, folded, status_table
+from tests.sweeps.steps import WIDTH, axis
+
+Make = Callable[..., str]
+
+
+def test_a_remembered_plan_is_equal_and_forgotten_when_anything_changes(make_sweep: Make, root: Path) -> None:
+    path = make_sweep(axes=[WIDTH], report={})
+    fresh, remembered = plan(path), plan(path)
+    assert fresh == remembered and len(list((root / "cache" / "plans").iterdir())) == 1
+    preset = Path(fresh.cells[0].preset)
+    preset.write_text(preset.read_text().replace("max_steps: 10", "max_steps: 11"))
+    assert plan(path).cells[0].max_steps == 11
+    (next((root / "cache" / "plans").iterdir())).write_text("{")
+    assert plan(path).cells[0].max_steps == 11
+
+
+def test_a_remembered_plan_is_forgotten_when_data_in_a_folder_change(make_sweep: Make, root: Path) -> None:
+    """Stores and folders of weights are named by their folders and identified by what is in them."""
+    path = make_sweep(axes=[WIDTH], report={})
+    stores = root.parent / "stores"
+    for split in ("train", "val"):
+        (stores / split).mkdir(parents=True)
+        (stores / split / "meta.json").write_text('{"source": {"classes": ["a", "b"]}}')
+    words = ["data.name=folder", f"data.root={stores}"]
+    first = plan(path, "", words).cells[0].run_id
+    assert plan(path, "", words).cells[0].run_id == first
+    (stores / "train" / "meta.json").write_text('{"source": {"classes": ["a", "b"]}, "count": 5}')
+    assert plan(path, "", words).cells[0].run_id != first
+
+
+def test_a_dry_run_leaves_nothing_behind(make_sweep: Make, root: Path) -> None:
+    root.rmdir()
+    plan(make_sweep(axes=[WIDTH], report={})).states()
+    assert not root.exists()
+
+
+def test_states_of_ten_thousand_cells_need_few_looks_at_each(make_sweep: Make, root: Path) -> None:
+    """What that takes in seconds, `ablate bench plan` measures."""
+    lr = axis("lr", "sampler.temperature", *[i / 1000 for i in range(1, 101)])
+    path = make_sweep(axes=[lr], scales={"demo": {"preset": "", "seeds": list(range(100))}}, report={})
+    cells = plan(path).cells
+    assert len(cells) == 10_000
+    store = RunStore(root)
+    for cell in cells[:2000]:
+        evaluation = store.run(cell.run_id).evaluation(cell.eval_id)
+        evaluation.folder.mkdir(parents=True)
+        evaluation.result_path.write_text('{"metrics": {"fd_efflite0": 1.0}}')
+    read_sweep.cache_clear()
+    touched = Counter[str]()
+    watching = True
+
+    def watch(event: str, arguments: tuple) -> None:
+        if watching and event in ("open", "os.listdir", "os.scandir") and str(root) in str(arguments[0]):
+            touched[str(arguments[0])] += 1
+
+    sys.addaudithook(watch)  # stays for good, hence the switch
+    states = plan(path).states()
+    watching = False
+    assert sum(state.state == "done" for state in states.values()) == 2000
+    assert sum(touched.values()) < 4 * len(cells), touched.most_common(3)
+
+
+def test_a_training_that_ended_early_is_done_and_shows_where(make_sweep: Make, root: Path) -> None:
+    planned = plan(make_sweep())
+    run = RunStore(root).run(planned.cells[0].run_id)
+    run.folder.mkdir(parents=True)
+    run.result_path.write_text('{"step": 6, "max_steps": 10, "stopped_early": {}, "metrics": {}}')
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(status_table(planned, planned.states(), console.width))
+    line = next(line for line in console.export_text().splitlines() if planned.cells[0].name in line)
+    assert planned.states()[planned.cells[0].name].part == "evaluation" and "trained, not evaluated" in line
+    evaluation = run.evaluation(planned.cells[0].eval_id)
+    evaluation.folder.mkdir(parents=True)
+    evaluation.result_path.write_text('{"metrics": {"fd_efflite0": 1.0}}')
+    console.print(status_table(planned, planned.states(), console.width))
+    assert "6/10" in console.export_text()
+    state = planned.states()[planned.cells[0].name]
+    images = replace(state, status=replace(state.status, step=40, max_steps=40))
+    told = cell_json(planned.cells[0], images)
+    assert images.state == "done" and (told["step"], told["max_steps"]) == (6, 10), "steps, not images"
+    assert preview(planned)["cells"][0]["max_steps"] == 10
+
+
+def test_the_list_survives_a_sweep_that_has_changed_since(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    planned = plan("aim-adaln", root=root)
+    register(planned)
+    record = planned.folder / "plan.json"
+    record.write_text(record.read_text().replace('"words": []', '"words": ["adaln=long_gone"]'))
+    assert list_sweeps(root, as_json=True) == 0
+    (row,) = [row for row in json.loads(capsys.readouterr().out) if row["name"] == "aim-adaln"]
+    assert "not as it is defined now: Unknown value of axis 'adaln' 'long_gone'" in row["begun"][0]
+
+
+def test_planning_needs_no_torch() -> None:
+    code = "import sys, sweeps.commands; sys.exit(any(m in sys.modules for m in ('torch', 'lightning', 'pandas')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_long_names_break_behind_commas_and_empty_columns_are_left_out(make_sweep: Make) -> None:
+    name = "protocol=parameters,family=maskmamba,backbone=transformer,seed=2"
+    assert folded(name, 200) == name
+    lines = folded(name, 80).split("\n")
+    assert "".join(lines) == name and len(lines) == 3 and all(len(line) <= 33 for line in lines)
+    assert all(line.endswith(",") for line in lines[:-1])
+    planned = plan(make_sweep())
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(status_table(planned, planned.states(), console.width))
+    heads = console.export_text().splitlines()[1].split()
+    assert heads == ["cell", "state"]
