@@ -17,22 +17,51 @@ from lightning_modules.kernels.triton import selective_scan as launcher
 from tests.kernels.problems import relative_errors, run_scan, small_scan
 
 assert available()["selective_scan"]["triton"] is None
-launcher.CHUNK, launcher.BLOCK = 4, 4
-order = torch.stack([torch.randperm(18, generator=torch.Generator().manual_seed(k)) for k in range(2)]).int()
+launcher.CHUNK, launcher.BLOCK, launcher.LEAST_CHUNKS = 4, 4, 1
+order = torch.stack([torch.randperm(10, generator=torch.Generator().manual_seed(k)) for k in range(2)]).int()
+bare = ("u", "delta", "A", "B", "C")
+
+
+def several(length, channels, states):
+    # Three directions, an input of their own for each, and a gate and a C that are parts of wider tensors.
+    tensors = small_scan(1, 3, length, channels, states)
+    wide = torch.randn(1, length, 3 * channels, generator=torch.Generator().manual_seed(2))
+    tensors["u"] = torch.stack([tensors["u"], 2 * tensors["u"], -tensors["u"]], 1)
+    tensors["z"] = wide[..., channels : 2 * channels]
+    tensors["C"] = torch.cat([tensors["C"], tensors["B"]], -1)[..., :states]
+    return tensors
+
+
 cases = [
     (1, small_scan(1, 2, 5, 5, 3), {"directions": ("forward", "reverse")}),
-    (99, small_scan(1, 2, 18, 3, 2), {"order": order, "merge": "stack"}),
-    (99, {n: t for n, t in small_scan(1, 1, 17, 3, 2).items() if n in ("u", "delta", "A", "B", "C")}, {}),
+    (99, small_scan(1, 2, 10, 3, 2), {"order": order, "merge": "stack"}),
+    (99, {n: t for n, t in small_scan(1, 1, 9, 3, 2).items() if n in bare}, {}),
     # Steps so short that 1 + exp(delta) has few of their digits.
-    (1, {n: t - 9 * (n == "delta") for n, t in small_scan(1, 1, 5, 3, 2).items() if n in ("u", "delta", "A", "B", "C")},
-     {}),
+    (1, {n: t - 9 * (n == "delta") for n, t in small_scan(1, 1, 5, 3, 2).items() if n in bare}, {}),
+    (99, several(9, 5, 2), {"directions": ("reverse", "forward", "reverse")}),
+    (99, several(6, 3, 1), {"directions": ("reverse", "forward", "reverse"), "merge": "stack"}),
 ]
+cut = []
+launch_of = launcher.Launch.of
+launcher.Launch.of = staticmethod(lambda inputs: cut.append(launch_of(inputs)) or cut[-1])
 for programs, tensors, options in cases:
     launcher.WANTED_PROGRAMS = programs
     exact = run_scan(tensors, options, "reference", torch.float64)
     errors = relative_errors(run_scan(tensors, options, "triton"), exact)
     assert max(errors.values()) < 5e-6, (programs, errors)
     print("agrees")
+assert {launch.segments for launch in cut} == {1, 2, 3}
+launcher.MOST_FLAGS = 2  # three directions run by a table of positions
+tensors = several(6, 3, 2)
+exact = run_scan(tensors, options, "reference", torch.float64)
+assert max(relative_errors(run_scan(tensors, options, "triton"), exact).values()) < 5e-6
+print("agrees")
+halves = {name: tensor.bfloat16().float() for name, tensor in tensors.items()}
+exact = run_scan(halves, options, "reference", torch.float64)
+rounded = run_scan(halves, options, "triton", torch.bfloat16)
+assert rounded["y"].dtype == rounded["u"].dtype == rounded["z"].dtype == torch.bfloat16
+assert max(relative_errors({name: t.float() for name, t in rounded.items()}, exact).values()) < 2**-6
+print("agrees")
 """
 
 INTERPRET_CONVOLUTION = """
@@ -65,23 +94,38 @@ print("agrees")
 
 COMPILE = """
 import inspect
+import itertools
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from lightning_modules.kernels.triton import conv_kernels, scan_kernels
 
-constants = {"SEGMENT": 128, "CHUNK": 32, "BLOCK": 32, "STATES": 16, "SOFTPLUS": True, "SAVE": True}
-constants |= {"POSITIONS": 32, "PAD_LEFT": 1, "TAPS": 3, "BIAS": True, "SILU": True}
-integers = {"directions", "length", "channels", "states", "chunks"}
-halves = {"u", "delta", "B", "C", "x"}
-scans = ("summarise_segments", "scan_forward", "summarise_gradients", "scan_backward")
-convolutions = ("conv_forward", "conv_backward")
-kernels = [getattr(scan_kernels, name) for name in scans] + [getattr(conv_kernels, name) for name in convolutions]
-for kernel in kernels:
+constants = {"SEGMENT": 128, "CHUNK": 32, "BLOCK": 32, "STATES": 16, "SOFTPLUS": True, "BACKWARDS": True}
+constants |= {"STACK": False, "POSITIONS": 8, "PAD_LEFT": 1, "TAPS": 3, "BIAS": True, "SILU": True}
+integers = {"directions", "length", "channels", "states", "backwards", "segments", "chunks"}
+halves = {"u", "delta", "B", "C", "x", "z", "ungated", "grad_z"}
+optional = {
+    "summarise_segments": {"bias", "order"},
+    "chain_segments": {"border"},
+    "scan_forward": {"D", "bias", "order", "starts", "checkpoints", "final"},
+    "summarise_gradients": {"bias", "order"},
+    "scan_backward": {"D", "bias", "order", "carries", "grad_D", "grad_bias", "grad_start"},
+    "merge_directions": {"z", "ungated"},
+    "gate_backward": set(),
+    "conv_forward": set(),
+    "conv_backward": set(),
+}
+for name, ones, whole in itertools.product(optional, (False, True), (True, False)):
+    kernel = getattr(scan_kernels, name, None) or getattr(conv_kernels, name)
+    absent = set() if whole else optional[name]
     signature, constexprs = {}, {}
     for argument in inspect.signature(kernel.fn).parameters:
-        if argument in constants:
+        if argument in absent:
+            signature[argument], constexprs[argument] = "constexpr", None
+        elif argument in constants:
             signature[argument], constexprs[argument] = "constexpr", constants[argument]
+        elif ones and argument in integers:  # Triton makes constants of them
+            signature[argument], constexprs[argument] = "constexpr", 1
         elif argument in integers or argument.rsplit("_")[-1] in ("batch", "direction", "position"):
             signature[argument] = "i32"
         else:
@@ -109,8 +153,8 @@ def run(script: str, **environment: str) -> list[str]:
 
 
 def test_the_interpreter_agrees_with_the_definition() -> None:
-    """One segment and many, orders and directions, every gradient."""
-    assert run(INTERPRET, TRITON_INTERPRET="1") == ["agrees"] * 4
+    """One segment and many, orders and directions, every gradient; bfloat16."""
+    assert run(INTERPRET, TRITON_INTERPRET="1") == ["agrees"] * 8
 
 
 def test_the_interpreted_convolution_agrees_with_the_definition() -> None:
@@ -119,4 +163,4 @@ def test_the_interpreted_convolution_agrees_with_the_definition() -> None:
 
 
 def test_every_kernel_compiles_for_hopper(tmp_path: Path) -> None:
-    assert run(COMPILE, TRITON_CACHE_DIR=str(tmp_path)) == ["compiled"] * 6
+    assert run(COMPILE, TRITON_CACHE_DIR=str(tmp_path)) == ["compiled"] * 36

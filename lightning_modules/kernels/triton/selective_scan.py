@@ -1,17 +1,17 @@
-"""Selective scan in Triton: lays out the launch and joins the segments.
+"""Selective scan in Triton: lays out the launches and joins the segments.
 
 Where batch x directions x channel blocks cannot fill the GPU, positions are cut into segments: one launch summarises
-every segment as if it started from zero, a few small PyTorch steps chain the summaries, and the real launch runs all
-segments at once from the right states. The backward does the same from the other end.
+every segment as if it started from zero, one chains the summaries, and the real launch runs all segments at once from
+the right states. The backward does the same from the other end. Directions are added, gated and rounded in one pass.
 
 Shapes: B batch, K directions, L positions, C channels, N states; S segments.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import triton
 from torch import Tensor
 
@@ -21,8 +21,15 @@ from lightning_modules.kernels.triton import scan_kernels as kernels
 
 CHUNK = 32
 BLOCK = 32
-# Programs that keep a large GPU busy: four for each of about 132 multiprocessors.
-WANTED_PROGRAMS = 528
+# Programs that keep a large GPU busy: eight for each of about 132 multiprocessors, as many as the backward's registers
+# let in at once.
+WANTED_PROGRAMS = 1056
+LEAST_CHUNKS = 4
+"""Of a segment: its summary costs more than half a scan, so a few positions are not worth one."""
+TILE = {"POSITIONS": 8, "BLOCK": 128}
+"""Of the kernels without recurrence."""
+MOST_FLAGS = 31
+"""Directions whose sense fits into the bits of one integer; more of them run by a table of positions."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Launch:
         batch, directions, length, channels = inputs.delta.shape
         blocks, rows, chunks = triton.cdiv(channels, BLOCK), batch * directions, triton.cdiv(length, CHUNK)
         wanted = max(1, WANTED_PROGRAMS // (blocks * rows))
-        chunks_per_segment = triton.cdiv(chunks, min(wanted, max(1, chunks // 4)))
+        chunks_per_segment = triton.cdiv(chunks, min(wanted, max(1, chunks // LEAST_CHUNKS)))
         states = triton.next_power_of_2(inputs.A.shape[2])
         return cls(blocks, triton.cdiv(chunks, chunks_per_segment), chunks_per_segment * CHUNK, rows, states)
 
@@ -54,7 +61,7 @@ class Launch:
         return self.blocks, self.segments, self.rows
 
     def options(self, softplus: bool) -> dict[str, Any]:
-        """Compile-time constants that all kernels share."""
+        """Compile-time constants that all scanning kernels share."""
         return {"SEGMENT": self.segment, "BLOCK": BLOCK, "STATES": self.states, "SOFTPLUS": softplus, "num_warps": 1}
 
 
@@ -71,40 +78,28 @@ def forward(inputs: ScanInputs, *, training: bool, want_state: bool) -> ScanOutp
     """See ScanOutputs."""
     inputs.check_order()
     call = _Call(inputs)
-    launch, tensors = call.launch, call.tensors
-    batch, directions, length, channels = tensors.delta.shape
-    starts = tensors.A.new_zeros(launch.segments, *tensors.state_shape)
-    if tensors.initial_state is not None:
-        starts[0] = tensors.initial_state
-    if launch.segments > 1:
-        ends, decays = call.summaries()
-        for index in range(launch.segments - 1):
-            torch.addcmul(ends[index], decays[index], starts[index], out=starts[index + 1])
-    per_direction = tensors.A.new_empty(batch, directions, length, channels)
-    checkpoints = tensors.A.new_empty(saved_shapes(inputs, training)[1])
-    final = tensors.A.new_empty(tensors.state_shape)
+    launch, t = call.launch, call.tensors
+    starts = call.starts() if launch.segments > 1 else t.initial_state
+    merged = t.z is not None or (t.delta.shape[1] > 1 and not t.stack)
+    # Several directions are added up before they are rounded.
+    per_direction = t.u.new_empty(t.delta.shape, dtype=torch.float32 if merged else t.u.dtype)
+    ungated_shape, checkpoint_shape = saved_shapes(inputs, training)
+    checkpoints = t.A.new_empty(checkpoint_shape)
+    final = t.A.new_empty(t.state_shape if want_state else 0)
     kernels.scan_forward[launch.grid](
-        *(tensors.u, tensors.delta, tensors.A, tensors.B, tensors.C, call.D, call.bias, call.order),
-        *(starts, per_direction, checkpoints, final),
+        *(t.u, t.delta, t.A, t.B, t.C, t.D, t.delta_bias, t.order, starts, per_direction),
+        *(checkpoints if training else None, final if want_state else None),
         *call.sizes,
         launch.chunks,
-        *call.strides(tensors.u, tensors.delta, tensors.B, tensors.C),
+        *_strides(t.u, t.delta, t.B, t.C),
         CHUNK=CHUNK,
-        SAVE=training,
-        **launch.options(inputs.softplus),
+        **launch.options(t.softplus),
     )
-    ungated = per_direction if inputs.stack else per_direction.sum(1)
-    y = ungated
-    if inputs.z is not None:
-        y = ungated * F.silu((inputs.z.unsqueeze(1) if inputs.stack else inputs.z).float())
-    dtype, empty = inputs.u.dtype, final.new_empty(0)
-    keep = training and inputs.z is not None
-    return ScanOutputs(
-        y.to(dtype),
-        final if want_state else empty,
-        ungated.to(dtype, copy=True) if keep else inputs.u.new_empty(0),
-        checkpoints,
-    )
+    ungated = t.u.new_empty(ungated_shape)
+    y = t.u.new_empty(t.output_shape) if merged else per_direction.view(t.output_shape)
+    if merged:
+        _merge(per_direction, t.z, y, ungated if ungated.numel() else None, t.stack)
+    return ScanOutputs(y, final, ungated, checkpoints)
 
 
 def backward(
@@ -112,104 +107,139 @@ def backward(
 ) -> ScanGradients:
     """Deterministic: partial sums are stored apart and added in a fixed order, never by atomics."""
     call = _Call(inputs)
-    launch, tensors = call.launch, call.tensors
-    batch, directions, length, channels = tensors.delta.shape
-    grad_y, grad_z = _through_gate(inputs, ungated, grad_y)
-    grad_y = grad_y.contiguous() if inputs.stack else grad_y.contiguous().unsqueeze(1)
-    carries = tensors.A.new_zeros(launch.segments, *tensors.state_shape)
-    if grad_final_state is not None:
-        carries[-1] = grad_final_state
+    launch, t = call.launch, call.tensors
+    batch, directions, length, channels = t.delta.shape
+    grad_y = packed_channels(grad_y if t.stack else grad_y.unsqueeze(1))
+    grad_z = None
+    if t.z is not None:
+        grad_y, grad_z = _through_gate(t.z, ungated, grad_y)
+    carries = grad_final_state if grad_final_state is None else grad_final_state.contiguous()
     if launch.segments > 1:
-        _, decays = call.summaries()
-        arriving = call.gradient_summaries(grad_y)
-        for index in range(launch.segments - 1, 0, -1):
-            torch.addcmul(arriving[index], decays[index], carries[index], out=carries[index - 1])
-    empty = tensors.A.new_empty
+        carries = call.carries(grad_y, carries)
+    empty = t.A.new_empty
     scratch = empty(launch.segments * launch.rows * launch.blocks * CHUNK * BLOCK * launch.states)
-    grad_u, grad_delta = empty(tensors.delta.shape), empty(tensors.delta.shape)
-    grad_A, grad_start = torch.empty_like(carries), torch.empty_like(carries)
-    grad_B, grad_C = (empty(launch.blocks, *tensors.B.shape) for _ in range(2))
-    grad_D, grad_bias = (empty(launch.segments, batch, directions, channels) for _ in range(2))
+    shared_u = t.u.shape[1] == 1 and directions > 1
+    grad_u = t.u.new_empty(t.delta.shape, dtype=torch.float32 if shared_u else t.u.dtype)
+    grad_delta = t.delta.new_empty(t.delta.shape)
+    grad_A = empty(launch.segments, *t.state_shape)
+    grad_B, grad_C = (empty(launch.blocks, *t.B.shape) for _ in range(2))
+    grad_D, grad_bias = (
+        None if parameter is None else empty(launch.segments, batch, directions, channels)
+        for parameter in (t.D, t.delta_bias)
+    )
+    grad_start = None if t.initial_state is None else empty(t.state_shape)
     kernels.scan_backward[launch.grid](
-        *(tensors.u, tensors.delta, tensors.A, tensors.B, tensors.C, call.D, call.bias, call.order),
-        *(checkpoints, carries, grad_y, scratch),
+        *(t.u, t.delta, t.A, t.B, t.C, t.D, t.delta_bias, t.order, checkpoints, carries, grad_y, scratch),
         *(grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_bias, grad_start),
         *call.sizes,
         launch.chunks,
-        *call.strides(tensors.u, tensors.delta, tensors.B, tensors.C, grad_y),
+        *_strides(t.u, t.delta, t.B, t.C, grad_y),
         CHUNK=CHUNK,
-        **launch.options(inputs.softplus),
+        **launch.options(t.softplus),
     )
+    if shared_u:
+        parts, grad_u = grad_u, t.u.new_empty(batch, 1, length, channels)
+        _merge(parts, None, grad_u, None, stack=False)
     grads = (
-        grad_u.sum(1, keepdim=True) if inputs.u.shape[1] == 1 else grad_u,
+        grad_u,
         grad_delta,
         grad_A.sum((0, 1)),
         grad_B.sum(0),
         grad_C.sum(0),
-        grad_D.sum((0, 1)),
+        None if grad_D is None else grad_D.sum((0, 1)),
         grad_z,
-        grad_bias.sum((0, 1)),
-        grad_start[0],
+        None if grad_bias is None else grad_bias.sum((0, 1)),
+        grad_start,
     )
     return in_dtypes(grads, inputs)
 
 
 class _Call:
-    """One scan's tensors as the kernels take them: contiguous channels, zeros for absent D and bias, an order."""
+    """One scan's tensors as the kernels take them, channels and states contiguous."""
 
     def __init__(self, inputs: ScanInputs) -> None:
+        _, directions, length, channels = inputs.delta.shape
+        order, backwards = inputs.order, 0
+        if order is None and directions > MOST_FLAGS:
+            order = inputs.visiting_order()
+        elif order is None:
+            backwards = sum(reverse << k for k, reverse in enumerate(inputs.reverse))
         self.launch = Launch.of(inputs)
         self.tensors = inputs._replace(
-            u=packed_channels(inputs.u),
-            delta=packed_channels(inputs.delta),
-            A=inputs.A.contiguous(),
-            B=packed_channels(inputs.B),
-            C=packed_channels(inputs.C),
+            **{name: packed_channels(getattr(inputs, name)) for name in ("u", "delta", "B", "C")},
+            **{name: _contiguous(getattr(inputs, name)) for name in ("A", "D", "delta_bias", "initial_state")},
+            z=None if inputs.z is None else packed_channels(inputs.z),
+            order=None if order is None else order.to(device=inputs.delta.device, dtype=torch.int32).contiguous(),
         )
-        zeros = inputs.A.new_zeros(inputs.A.shape[:2])
-        self.D = zeros if inputs.D is None else inputs.D.contiguous()
-        self.bias = zeros if inputs.delta_bias is None else inputs.delta_bias.contiguous()
-        self.order = inputs.visiting_order().to(device=inputs.delta.device, dtype=torch.int32).contiguous()
-        _, directions, length, channels = inputs.delta.shape
-        self.sizes = (directions, length, channels, inputs.A.shape[2])
+        self.sizes = (directions, length, channels, inputs.A.shape[2], backwards)
 
-    @staticmethod
-    def strides(*tensors: Tensor) -> list[int]:
-        """Per tensor its batch, direction and position strides; direction 0 where the directions share it."""
-        return [s for t in tensors for s in (t.stride(0), 0 if t.shape[1] == 1 else t.stride(1), t.stride(2))]
-
-    def summaries(self) -> tuple[Tensor, Tensor]:
-        """Per segment, (S, B, K, C, N) each: its last state when started from zero, and its decay from end to end."""
+    def starts(self) -> Tensor:
+        """The state before each segment, (S, B, K, C, N)."""
         t, launch = self.tensors, self.launch
         ends = t.A.new_empty(launch.segments, *t.state_shape)
         totals = t.A.new_empty(ends.shape[:-1])
         kernels.summarise_segments[launch.grid](
-            *(t.u, t.delta, t.A, t.B, self.bias, self.order, ends, totals),
+            *(t.u, t.delta, t.A, t.B, t.delta_bias, t.order, ends, totals),
             *self.sizes,
-            *self.strides(t.u, t.delta, t.B),
+            *_strides(t.u, t.delta, t.B),
             **launch.options(t.softplus),
         )
-        return ends, torch.exp(totals[..., None] * t.A)
+        return self._chain(ends, totals, t.initial_state, backwards=False)
 
-    def gradient_summaries(self, grad_y: Tensor) -> Tensor:
-        """Per segment: the gradient it sends to the state before it on its own, (S, B, K, C, N)."""
+    def carries(self, grad_y: Tensor, grad_final_state: Tensor | None) -> Tensor:
+        """The gradient of the state after each segment, (S, B, K, C, N)."""
         t, launch = self.tensors, self.launch
-        carries = t.A.new_empty(launch.segments, *t.state_shape)
+        ends = t.A.new_empty(launch.segments, *t.state_shape)
+        totals = t.A.new_empty(ends.shape[:-1])
         kernels.summarise_gradients[launch.grid](
-            *(t.delta, t.A, t.C, self.bias, self.order, grad_y, carries),
+            *(t.delta, t.A, t.C, t.delta_bias, t.order, grad_y, ends, totals),
             *self.sizes,
-            *self.strides(t.delta, t.C, grad_y),
+            *_strides(t.delta, t.C, grad_y),
             **launch.options(t.softplus),
         )
-        return carries
+        return self._chain(ends, totals, grad_final_state, backwards=True)
+
+    def _chain(self, ends: Tensor, totals: Tensor, border: Tensor | None, backwards: bool) -> Tensor:
+        launch, (directions, _, channels, states, _) = self.launch, self.sizes
+        states_at = torch.empty_like(ends)
+        kernels.chain_segments[(launch.blocks, 1, launch.rows)](
+            *(ends, totals, self.tensors.A, border, states_at),
+            *(directions, channels, states, launch.segments),
+            BACKWARDS=backwards,
+            BLOCK=BLOCK,
+            STATES=launch.states,
+            num_warps=1,
+        )
+        return states_at
 
 
-def _through_gate(inputs: ScanInputs, ungated: Tensor, grad_y: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Gradients of the ungated output and of z, float32."""
-    grad_y = grad_y.float()
-    if inputs.z is None:
-        return grad_y, None
-    gate = (inputs.z.unsqueeze(1) if inputs.stack else inputs.z).float()
-    slope = torch.sigmoid(gate)
-    grad_z = grad_y * ungated.float() * slope * (1 + gate * (1 - slope))
-    return grad_y * gate * slope, grad_z.sum(1) if inputs.stack else grad_z
+def _contiguous(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()
+
+
+def _strides(*tensors: Tensor) -> list[int]:
+    """Per tensor its batch, direction and position strides; direction 0 where the directions share it."""
+    return [s for t in tensors for s in (t.stride(0), 0 if t.shape[1] == 1 else t.stride(1), t.stride(2))]
+
+
+def _tiles(shape: Sequence[int]) -> tuple[int, int, int]:
+    """The grid over a tensor (B, .., L, C)."""
+    return triton.cdiv(shape[-1], TILE["BLOCK"]), triton.cdiv(shape[-2], TILE["POSITIONS"]), shape[0]
+
+
+def _merge(parts: Tensor, z: Tensor | None, y: Tensor, ungated: Tensor | None, stack: bool) -> None:
+    """Writes y, and `ungated` where it is kept, from parts (B, K, L, C)."""
+    batch_stride, position_stride = (0, 0) if z is None else z.stride()[:2]
+    kernels.merge_directions[_tiles(parts.shape)](
+        *(parts, z, y, ungated, *parts.shape[1:], batch_stride, position_stride), STACK=stack, **TILE
+    )
+
+
+def _through_gate(z: Tensor, ungated: Tensor, grad_y: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of the ungated output, float32, and of z. grad_y: (B, 1 or K, L, C)."""
+    grad_ungated, grad_z = grad_y.new_empty(grad_y.shape, dtype=torch.float32), z.new_empty(z.shape)
+    kernels.gate_backward[_tiles(grad_y.shape)](
+        *(grad_y, ungated, z, grad_ungated, grad_z, *grad_y.shape[1:], *grad_y.stride()[:3], *z.stride()[:2]),
+        **TILE,
+    )
+    return grad_ungated, grad_z
