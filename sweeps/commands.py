@@ -19,7 +19,7 @@ from experiments.resolve import check_files
 from experiments.terminal import console
 from sweeps.definition import load_sweep, sweep_names
 from sweeps.devices import Slots
-from sweeps.interventions import amend, cancel_plan, clear_failures, failed_cells, only
+from sweeps.interventions import amend, cancel_plan, clear_failures, failed_cells, only, wait_for_ends
 from sweeps.local import WORKER, LocalLauncher
 from sweeps.logs import newest_log
 from sweeps.planner import Plan, count_cells, plan
@@ -228,6 +228,8 @@ def retry(
         _say(f"No failed cell to retry: {summary(planned.states())}")
         return 0
     names = {cell.name for cell in chosen}
+    if launcher == "slurm":
+        wait_for_ends(planned, chosen, _say)
     if changes := tuple(change):
         planned = amend(planned, chosen, changes, lambda: plan(name, scale, overrides, root))
     planned = only(planned, names)

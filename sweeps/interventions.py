@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -16,7 +17,7 @@ from sweeps.planner import Cell, Plan
 from sweeps.registry import needed_elsewhere
 from sweeps.slurm import scancel
 from sweeps.state import CellState
-from sweeps.submissions import active_jobs
+from sweeps.submissions import active_jobs, places
 
 
 def failed_cells(plan: Plan, where: Iterable[str]) -> tuple[Cell, ...]:
@@ -47,6 +48,35 @@ def _condition(plan: Plan, word: str) -> Callable[[Cell, CellState], bool]:
     if value not in plan.sweep.axis(key).labels:
         raise unknown(f"value of axis '{key}'", value, plan.sweep.axis(key).labels)
     return lambda cell, state: cell.labels.get(key) == value
+
+
+def wait_for_ends(plan: Plan, cells: Iterable[Cell], say: Callable[[str], None], patience: float = 90.0) -> None:
+    """A run says that it failed before its job is over, and while Slurm lists a job nothing new is submitted in its
+    place: wait until the jobs in which these cells failed have ended.
+
+    Raises:
+        UserError: one has not after `patience` seconds.
+    """
+    cells, deadline, said = tuple(cells), time.monotonic() + patience, False
+    while ending := _jobs_at_work(plan, cells):
+        name, job = next(iter(ending.items()))
+        if time.monotonic() > deadline:
+            raise UserError(f"{name} failed, but its job {job} is still at work; try again when that has ended.")
+        if not said:
+            say(f"Waiting for job {job} to end, in which {name} failed.")
+            said = True
+        time.sleep(0.5)
+
+
+def _jobs_at_work(plan: Plan, cells: Iterable[Cell]) -> dict[str, str]:
+    """Cells whose latest attempt was made by a job that has not ended -> that job."""
+    states, found = plan.states(), places(plan.folder, max_age=0.0) or {}
+    at_work = {cell.name: found[cell.group] for cell in cells if cell.group in found}
+    return {
+        name: place.job
+        for name, place in at_work.items()
+        if place.is_active and not place.is_waiting and place.job == states[name].status.job
+    }
 
 
 def clear_failures(plan: Plan, cells: Iterable[Cell]) -> None:

@@ -1,8 +1,8 @@
 """Stands in for `ablate execute`: claims, "trains" and "evaluates" as the real one does, without torch.
 
 FAKE_WORKER (JSON) says how long a step takes ("steps": seconds) and what happens to a hybrid scheme: one of "fail",
-"die", "crash", "fail_evaluation". Every training that begins is noted in the file FAKE_WORKER_LOG. Of a benchmark it
-writes a result without measuring.
+"die", "crash", "fail_evaluation"; after a failure the process lives on for "linger" seconds. Every training that begins
+is noted in the file FAKE_WORKER_LOG. Of a benchmark it writes a result without measuring.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 from experiments.config import RunConfig, read_config
@@ -71,4 +72,9 @@ def measure(configs: list[RunConfig]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Exception:
+        traceback.print_exc()
+        time.sleep(json.loads(os.environ.get("FAKE_WORKER", "{}")).get("linger", 0))
+        sys.exit(1)

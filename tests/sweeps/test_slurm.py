@@ -17,6 +17,7 @@ import pytest
 from experiments.errors import UserError
 from experiments.store import RunStore
 from sweeps import commands
+from sweeps.interventions import failed_cells, wait_for_ends
 from sweeps.planner import plan
 from sweeps.slurm import SlurmLauncher
 from sweeps.submissions import read_submissions, write_submissions
@@ -59,12 +60,15 @@ def test_failed_cell_has_its_reason_and_can_be_retried(
     cluster: Cluster, make_sweep: Make, behave: Callable, trainings: Callable, capsys
 ) -> None:
     path = make_sweep()
-    behave(serial_v1="fail")
+    behave(serial_v1="fail", linger=5)  # the job is not over when its run says that it failed
     submit(path)
     cluster.wait_until(lambda: sorted(x[:6] for x in states(path).values()) == ["done", "done", "failed"], "no end")
     assert "out of memory" in states(path)["scheme=serial_v1"]
     assert commands.logs(path, "serial_v1") == 0
     assert "MemoryError" in capsys.readouterr().out
+    planned = plan(path)
+    with pytest.raises(UserError, match=r"serial_v1 failed, but its job \d+_1 is still at work"):
+        wait_for_ends(planned, failed_cells(planned, []), print, patience=0)
     behave()
     assert commands.retry(path, where=["reason=oom"], launcher="slurm", worker=WORKER) == 0
     wait_done(cluster, path)

@@ -166,9 +166,15 @@ class _Call:
             backwards = sum(reverse << k for k, reverse in enumerate(inputs.reverse))
         self.launch = Launch.of(inputs)
         self.tensors = inputs._replace(
-            **{name: packed_channels(getattr(inputs, name)) for name in ("u", "delta", "B", "C")},
-            **{name: _contiguous(getattr(inputs, name)) for name in ("A", "D", "delta_bias", "initial_state")},
+            u=packed_channels(inputs.u),
+            delta=packed_channels(inputs.delta),
+            A=inputs.A.contiguous(),
+            B=packed_channels(inputs.B),
+            C=packed_channels(inputs.C),
+            D=_contiguous(inputs.D),
             z=None if inputs.z is None else packed_channels(inputs.z),
+            delta_bias=_contiguous(inputs.delta_bias),
+            initial_state=_contiguous(inputs.initial_state),
             order=None if order is None else order.to(device=inputs.delta.device, dtype=torch.int32).contiguous(),
         )
         self.sizes = (directions, length, channels, inputs.A.shape[2], backwards)
