@@ -156,8 +156,8 @@ def reference_of(config: RunConfig) -> Reference:
     """What samples are measured against; None where the captions are somebody's own."""
     if config.evaluation.prompt_file:
         return None
-    if config.evaluation.reference:
-        return read_statistics(Path(config.evaluation.reference))
+    if file := config.evaluation.reference_file:
+        return read_statistics(Path(file))
     data = evaluation_data(config)
     return DATASETS.target(data.name).reference(data)
 

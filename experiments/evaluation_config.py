@@ -25,10 +25,12 @@ class EvaluationConfig:
     """Folder of that data set's stores."""
     dataset_fingerprint: str = ""
     """sha256 of the split's meta.json in it, filled in when a run is resolved."""
+    dataset_reference: str = ""
+    """File of reference statistics of that data set, as `reference` is of the run's own."""
     reference: str = ""
     """File of reference statistics (`ablate reference`, or ADM's npz) to measure against; empty = the data's images."""
     reference_fingerprint: str = ""
-    """sha256 of that file, filled in when a run is resolved."""
+    """sha256 of the file that counts, filled in when a run is resolved."""
     seed: int = 0
     """Image i depends on (seed, i) alone, whatever the batch size."""
     batch_size: int = 128
@@ -55,6 +57,16 @@ class EvaluationConfig:
     """Of its weights and tokenizer, filled in when a run is resolved."""
     bootstrap: int = 200
     """Resamples of the images behind the intervals of single numbers; 0 = no intervals."""
+
+    @property
+    def reference_key(self) -> str:
+        """The key that names what samples are measured against: of another data set's captions, its own images."""
+        return "dataset_reference" if self.dataset else "reference"
+
+    @property
+    def reference_file(self) -> str:
+        """The file that it names, or ""."""
+        return str(getattr(self, self.reference_key))
 
     def __post_init__(self) -> None:
         if self.num_samples < 2 or self.batch_size < 1:

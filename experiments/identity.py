@@ -38,6 +38,7 @@ NOT_SEMANTIC = frozenset(
         "evaluation.detector_weights",
         "evaluation.prompt_file",
         "evaluation.dataset_root",
+        "evaluation.dataset_reference",
         "evaluation.reference",
     }
 )

@@ -42,9 +42,9 @@ def resolve(config: RunConfig) -> RunConfig:
             if weights := getattr(config.evaluation, key):
                 fingerprint = _fingerprint(Path(weights), f"evaluation.{key}")
                 setattr(config.evaluation, f"{network}_fingerprint", fingerprint)
-        if config.evaluation.reference:
-            reference = Path(config.evaluation.reference)
-            config.evaluation.reference_fingerprint = _fingerprint(reference, "evaluation.reference")
+        if reference := config.evaluation.reference_file:
+            named = f"evaluation.{config.evaluation.reference_key}"
+            config.evaluation.reference_fingerprint = _fingerprint(Path(reference), named)
         _resolve_captions(config)
         if config.trainer.init_from:
             config.trainer.init_fingerprint = lineage.fingerprint(config)
@@ -99,11 +99,12 @@ def check_files(config: RunConfig, *, evaluated: bool = False) -> None:
     if not evaluated or config.objective.name == "reconstruction":
         return
     data = evaluation_data(config)
-    if not (config.evaluation.reference or config.evaluation.prompt_file) and not getattr(data, "has_images", False):
+    wanted = config.evaluation
+    if not (wanted.reference_file or wanted.prompt_file) and not getattr(data, "has_images", False):
         raise UserError(
-            f"{'evaluation.dataset' if config.evaluation.dataset else 'data.name'}={data.name} needs "
-            "evaluation.reference=FILE, statistics of real images to measure against, from `ablate reference` or as "
-            "published for ADM."
+            f"{'evaluation.dataset' if wanted.dataset else 'data.name'}={data.name} needs "
+            f"evaluation.{wanted.reference_key}=FILE, statistics of its real images to measure against, from "
+            "`ablate reference` or as published for ADM."
         )
 
 

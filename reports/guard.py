@@ -33,6 +33,8 @@ FOLLOWS = {
 }
 """Facts that follow from any key of a section, or from one key: declared along with it."""
 
+STEPS = "sampler.steps"
+"""Forward passes an image, which mean the same in all samplers of one objective."""
 MISSING = "not recorded"
 CODE, EVALUATED, SAME = "code version", "code version of the evaluation", "that of the training"
 START = "trainer.init_fingerprint"
@@ -217,6 +219,8 @@ def _is_declared(name: str, declared: Collection[str]) -> bool:
     for start, follows in FOLLOWS.items():
         if name.startswith(follows) and any(key.startswith(start) for key in declared):
             return True
+    if name == STEPS and not {"objective.name", "generator.name"} & set(declared):
+        return False
     # Another generator, sampler or tokenizer brings its own keys along.
     return any(key.endswith(".name") and name.startswith(key.removesuffix("name")) for key in declared)
 

@@ -89,8 +89,9 @@ class Layout:
     footnotes: tuple[str, ...] = ()
     samples: int = 9
     """Images per row of the sample grid; 0 = no grid."""
-    stages: int = 0
-    """Steps of the training that samples are shown of; 0 = none."""
+    stages: int | tuple[float, ...] = 0
+    """Steps of the training that samples are shown of: how many, spread evenly, or which, as shares of the training;
+    0 = none."""
     crossings: tuple[Crossing, ...] = ()
 
     @property
@@ -120,9 +121,14 @@ def parse_layout(report: Mapping[str, Any], axes: Mapping[str, Sequence[str]]) -
     for key in ("columns", "figure", "claims", "footnotes", "crossing"):
         if not isinstance(raw.get(key) or [], list | tuple):
             raise UserError(f"report.{key} must be a list, not {raw[key]!r}.")
-    for key in ("samples", "stages"):
-        if isinstance(raw.get(key, 0), bool) or not isinstance(raw.get(key, 0), int) or raw.get(key, 0) < 0:
-            raise UserError(f"report.{key}={raw[key]!r} must be a number of images, or 0 for none.")
+    stages = raw.get("stages", 0)
+    if isinstance(stages, list | tuple):
+        if not all(isinstance(share, int | float) and 0 < share <= 1 for share in stages):
+            raise UserError(f"report.stages={stages!r} must be shares of the training, above 0 and at most 1.")
+        stages = tuple(float(share) for share in stages)
+    for key, value in (("samples", raw.get("samples", 0)), ("stages", 0 if isinstance(stages, tuple) else stages)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise UserError(f"report.{key}={value!r} must be a number of images, or 0 for none.")
     rows = (raw["rows"],) if isinstance(raw["rows"], str) else tuple(raw["rows"])
     group, spread = raw.get("group", ""), raw.get("spread", "")
     placed = [axis for axis in (group, *rows, spread) if axis]
@@ -147,7 +153,7 @@ def parse_layout(report: Mapping[str, Any], axes: Mapping[str, Sequence[str]]) -
         claims=_claims(raw.get("claims"), reference, axes),
         footnotes=tuple(raw.get("footnotes", ())),
         samples=raw.get("samples", 9),
-        stages=raw.get("stages", 0),
+        stages=stages,
         crossings=tuple(parse_crossing(item, axes) for item in raw.get("crossing", ())),
     )
 

@@ -25,15 +25,17 @@ def run_folders(rows: Sequence[Row]) -> list[tuple[str, Path]]:
     return [(row_name(row, found), row.measured[0].run.folder) for row in found if row.measured[0].run]
 
 
-def stages_image(folders: Sequence[tuple[str, Path]], count: int) -> Image.Image | None:
-    """The first row of a run's grids at `count` steps, first and last among them, run below run; None without any."""
+def stages_image(folders: Sequence[tuple[str, Path]], stages: int | Sequence[float]) -> Image.Image | None:
+    """The first row of some of a run's grids, run below run; None without any.
+
+    Args:
+        stages: how many steps, first and last among them; or which, as shares of the last one.
+    """
     lines = []
     for name, folder in folders:
         if found := sorted((folder / "samples").glob("step-*.png")):
-            last = len(found) - 1
-            chosen = dict.fromkeys(round(i * last / max(1, count - 1)) for i in range(count))
-            lines += [(f"{name}, step {_step(found[i])}", _first_row(found[i])) for i in chosen]
-    if count < 1 or not lines:
+            lines += [(f"{name}, step {_step(path)}", _first_row(path)) for path in _chosen(found, stages)]
+    if not lines:
         return None
     width = max(image.width for _, image in lines) + 2 * MARGIN
     picture = Image.new("RGB", (width, sum(image.height + HEAD for _, image in lines)), "white")
@@ -43,6 +45,16 @@ def stages_image(folders: Sequence[tuple[str, Path]], count: int) -> Image.Image
         picture.paste(image, (MARGIN, y + HEAD))
         y += image.height + HEAD
     return picture.convert("P", palette=Image.Palette.ADAPTIVE, colors=COLOURS)
+
+
+def _chosen(grids: Sequence[Path], stages: int | Sequence[float]) -> list[Path]:
+    """Of grids in the order of their steps those at the stages, or the nearest, each once."""
+    if isinstance(stages, int):
+        last = len(grids) - 1
+        return [grids[i] for i in dict.fromkeys(round(i * last / max(1, stages - 1)) for i in range(stages))]
+    end = _step(grids[-1])
+    nearest = (min(grids, key=lambda grid: abs(_step(grid) - share * end)) for share in stages)
+    return list(dict.fromkeys(nearest))
 
 
 def _first_row(grid: Path) -> Image.Image:

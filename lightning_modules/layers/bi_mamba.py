@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_modules.layers.config import BiMambaConfig
 from lightning_modules.layers.conv import ShortConv
-from lightning_modules.layers.ssm import SCANS, Scan, SelectiveSSM
+from lightning_modules.layers.ssm import SCANS, Scan, SelectiveSSM, without_padding
 
 
 class BiMamba(nn.Module):
@@ -44,10 +44,12 @@ class BiMamba(nn.Module):
         self.out_proj = nn.Linear(inner, width, bias=False)
         self.scale = 0.5 if config.divide_out and both else 1.0
 
-    def forward(self, x: Tensor) -> Tensor:
-        x, z = self.in_proj(x).chunk(2, dim=-1)
+    def forward(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        """key_mask: (B, L) bool, False at padding, which then changes nothing elsewhere."""
+        x, z = self.in_proj(without_padding(x, key_mask)).chunk(2, dim=-1)
         u = self.conv(x) if self.conv_reverse is None else torch.stack([self.conv(x), self.conv_reverse(x)], dim=1)
-        return self.out_proj(self.ssm(u, z) * self.scale)
+        skip = None if key_mask is None else ~key_mask
+        return self.out_proj(self.ssm(u, z, skip=skip) * self.scale)
 
     def load_vim(self, state: dict[str, Tensor]) -> None:
         """Load a mixer's state in the layout of the official Vim checkpoints.

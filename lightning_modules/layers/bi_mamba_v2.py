@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lightning_modules.layers.config import BiMambaV2Config
 from lightning_modules.layers.conv import ShortConv
-from lightning_modules.layers.ssm import SCANS, Scan, SelectiveSSM
+from lightning_modules.layers.ssm import SCANS, Scan, SelectiveSSM, without_padding
 
 
 class BiMambaV2(nn.Module):
@@ -45,9 +45,10 @@ class BiMambaV2(nn.Module):
         self.scale = 0.5 if config.divide_out and scan == "bidirectional" else 1.0
         self.out_proj = nn.Linear(2 * inner if config.merge == "concat" else inner, width, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x, z = self.in_proj(x).chunk(2, dim=-1)
+    def forward(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        """key_mask: (B, L) bool, False at padding, which then changes nothing elsewhere."""
+        x, z = self.in_proj(without_padding(x, key_mask)).chunk(2, dim=-1)
         x = F.silu(x) if self.conv_x is None else self.conv_x(x)
         z = F.silu(z) if self.conv_z is None else self.conv_z(z)
-        y = self.ssm(x) * self.scale
+        y = self.ssm(x, skip=None if key_mask is None else ~key_mask) * self.scale
         return self.out_proj(torch.cat([y, z], dim=-1) if self.merge == "concat" else y * z)

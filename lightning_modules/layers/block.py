@@ -18,10 +18,15 @@ class MLP(nn.Sequential):
 
 
 class Block(nn.Module):
-    """x + drop(mixer(norm(x))), then x + drop(mlp(norm(x))) where `mlp_ratio` is not 0; (B, L, C) -> (B, L, C)."""
+    """x + drop(mixer(norm(x))), then x + drop(mlp(norm(x))) where `mlp_ratio` is not 0; (B, L, C) -> (B, L, C).
 
-    def __init__(self, width: int, mixer: nn.Module, mlp_ratio: float, dropout: float):
+    Args:
+        mask_padding: give the mixer the mask of padding too.
+    """
+
+    def __init__(self, width: int, mixer: nn.Module, mlp_ratio: float, dropout: float, mask_padding: bool = False):
         super().__init__()
+        self.mask_padding = mask_padding
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.mixer = mixer
         self.mlp_norm = nn.LayerNorm(width, eps=NORM_EPS) if mlp_ratio else None
@@ -29,9 +34,10 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
-        """key_mask: (B, L) bool, False at padding; only attention can leave positions out."""
+        """key_mask: (B, L) bool, False at padding, which attention always leaves out, others with `mask_padding`."""
         h = self.norm(x)
-        h = self.mixer(h, key_mask) if isinstance(self.mixer, SelfAttention) else self.mixer(h)
+        masks = self.mask_padding or isinstance(self.mixer, SelfAttention)
+        h = self.mixer(h, key_mask) if masks else self.mixer(h)
         x = x + self.dropout(h)
         if self.mlp is None or self.mlp_norm is None:
             return x

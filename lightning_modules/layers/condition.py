@@ -38,7 +38,7 @@ class ClassCondition(nn.Module):
 class TextCondition(nn.Module):
     """Features of a frozen text encoder -> T tokens: Linear, GELU, Linear; one learned null caption.
 
-    Padding is zero after the projection, since an SSM cannot skip it, and masked as a key in attention.
+    Padding is zero after the projection, and masked as a key in attention.
     """
 
     def __init__(self, tokens: int, text_width: int, width: int):

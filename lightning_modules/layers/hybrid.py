@@ -80,7 +80,7 @@ def _mixer(config: MaskMambaConfig, width: int, scan: Scan = "bidirectional") ->
     if config.mixer == "attention":
         return _attention(config, width)
     mixer = MIXERS.target(config.mixer)(width, getattr(config, config.mixer), scan)
-    return Block(width, mixer, config.mamba_mlp_ratio, config.dropout)
+    return Block(width, mixer, config.mamba_mlp_ratio, config.dropout, config.mask_padding)
 
 
 def _attention(config: MaskMambaConfig, width: int) -> Block:

@@ -26,6 +26,11 @@ NO_TIME = -1e4
 """Before the softplus: dt = 0, whatever the bias."""
 
 
+def without_padding(x: Tensor, key_mask: Tensor | None) -> Tensor:
+    """(B, L, C) with zeros where the mask (B, L) is False, so that convolutions carry nothing out of there."""
+    return x if key_mask is None else x * key_mask[..., None]
+
+
 class SelectiveSSM(nn.Module):
     """u -> y: dt, B and C from u by projection, then the scan of each direction, summed.
 

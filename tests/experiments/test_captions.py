@@ -130,11 +130,26 @@ def test_what_an_evaluation_lacks_is_said_before_the_training(tmp_path: Path) ->
     with pytest.raises(UserError, match=r"evaluation\.dataset_root=FOLDER .* takes the captions of emoji"):
         check_files(lacking, evaluated=True)
     lacking.evaluation.dataset_root = str(tmp_path)
-    with pytest.raises(UserError, match=r"evaluation\.dataset=coco needs evaluation\.reference=FILE"):
+    lacking.evaluation.reference = str(tmp_path / "emoji.npz")  # of the run's own data
+    with pytest.raises(UserError, match=r"evaluation\.dataset=coco needs evaluation\.dataset_reference=FILE"):
         check_files(lacking, evaluated=True)
-    lacking.evaluation.reference = str(tmp_path / "coco.npz")
+    lacking.evaluation.dataset_reference = str(tmp_path / "coco.npz")
     check_files(lacking, evaluated=True)
     check_files(config(tmp_path), evaluated=True)
+
+
+def test_another_data_set_is_measured_against_its_own_images(tmp_path: Path) -> None:
+    """One request may ask for both, each with its file."""
+    own, other = tmp_path / "own.npz", tmp_path / "coco.npz"
+    own.write_bytes(b"own")
+    other.write_bytes(b"other")
+    words = [f"evaluation.reference={own}", f"evaluation.dataset_reference={other}"]
+    plain, coco = config(tmp_path, *words), config(tmp_path, *words, "evaluation.dataset=coco")
+    assert plain.evaluation.reference_file == str(own) and coco.evaluation.reference_file == str(other)
+    alone = config(tmp_path, words[0])
+    assert evaluation_hash(plain) == evaluation_hash(alone), "what is not used identifies nothing"
+    fingerprints = {c.evaluation.reference_fingerprint for c in (plain, coco)}
+    assert len(fingerprints) == 2 and "" not in fingerprints
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------

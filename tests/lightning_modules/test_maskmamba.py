@@ -180,6 +180,22 @@ def test_text_condition_masks_padding_and_learns_its_null() -> None:
     assert model.condition.null.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("mixer", ["bi_mamba_v2", "bi_mamba", "attention"])
+@pytest.mark.parametrize("scheme", ["serial_v2", "group_v2"])
+def test_masked_padding_changes_nothing(mixer: str, scheme: str) -> None:
+    """However it is embedded; without the switch, mixers read the embedding of its position."""
+    config = replace(SMALL, condition="text", text_tokens=5, text_width=8, mixer=mixer, hybrid_scheme=scheme)
+    text = TextFeatures(torch.randn(1, 5, 8), torch.tensor([[1, 1, 0, 0, 0]], dtype=torch.bool))
+    tokens, drop = torch.arange(16)[None], torch.zeros(1, dtype=torch.bool)
+    for masked in (True, False):
+        model = _build(replace(config, mask_padding=masked))
+        before = model(tokens, model.embed_condition(text, drop))
+        with torch.no_grad():
+            model.position_condition[2:] += torch.randn(3, SMALL.width)
+        after = model(tokens, model.embed_condition(text, drop))
+        assert torch.equal(before, after) == (masked or mixer == "attention")
+
+
 @pytest.mark.parametrize("scheme", ["group_v1", "group_v2"])
 def test_group_schemes_can_match_parameters(scheme: str) -> None:
     series = _parameters(replace(SMALL, width=64, depth=12))

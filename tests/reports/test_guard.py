@@ -103,6 +103,16 @@ def test_seeds_are_held_against_the_plan_and_resamples_change_nothing(tmp_path: 
 def test_what_the_sweep_declares_is_not_flagged(tmp_path: Path) -> None:
     changes = MUTATIONS["sampler"][0] | {"config__sampler__steps": 8}
     assert mutated(tmp_path, changes, declared=[fakes.KEY, "sampler.steps"]).flags == []
+
+
+def test_samplers_that_are_compared_make_equally_many_steps(tmp_path: Path) -> None:
+    """The name alone is varied; where generators differ as a whole, steps mean another thing in each."""
+    changes = MUTATIONS["sampler"][0] | {"config__sampler__steps": 8}
+    assert [f.fact for f in mutated(tmp_path / "a", changes, declared=[fakes.KEY, "sampler.name"]).flags] == [
+        "sampler.steps"
+    ]
+    declared = [fakes.KEY, "sampler.name", "generator.name"]
+    assert mutated(tmp_path / "b", changes, declared=declared).flags == []
     assert mutated(tmp_path, MUTATIONS["data"][0], declared=[fakes.KEY, "data.styles"]).flags == []
 
 

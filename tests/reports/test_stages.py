@@ -20,12 +20,20 @@ def _run(folder: Path, colours: list[str]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("count", "shown"), [(3, {"red", "lime", "blue"}), (2, {"red", "blue"}), (1, {"red"}), (9, None)]
+    ("stages", "shown"),
+    [
+        (3, {"red", "lime", "blue"}),
+        (2, {"red", "blue"}),
+        (1, {"red"}),
+        (9, None),
+        ((0.01, 0.83, 1.0), {"red", "cyan", "blue"}),
+        ((0.35, 0.45), {"yellow"}),
+    ],
 )
-def test_first_middle_and_last_step(tmp_path: Path, count: int, shown: set[str] | None) -> None:
+def test_the_steps_that_are_asked_for(tmp_path: Path, stages: int | tuple[float, ...], shown: set[str] | None) -> None:
     colours = ["red", "yellow", "lime", "cyan", "blue"]
     folders = [("a", _run(tmp_path / "a", colours)), ("b", tmp_path / "not run")]
-    picture = stages_image(folders, count)
+    picture = stages_image(folders, stages)
     assert picture is not None
     rgb = picture.convert("RGB")
     names = {

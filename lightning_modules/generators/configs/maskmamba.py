@@ -32,6 +32,9 @@ class MaskMambaConfig(MixerSettings, MaskedGeneratorConfig):
     position_tables: Literal["separate", "shared"] = "separate"
     """One table for image and one for condition positions, so that moving the condition moves nothing else; `shared`
     indexes one table by sequence position."""
+    mask_padding: bool = False
+    """Leave a caption's padding out of the mixers' convolutions and states, as attention always does; otherwise they
+    read it as the embedding of its position."""
     embedding_norm: bool = True
     """LayerNorm on the embeddings, as in MaskGIT and MAGE."""
     dropout: float = 0.1
