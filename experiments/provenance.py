@@ -18,7 +18,10 @@ from typing import Any
 from experiments.config import RunConfig
 from experiments.identity import evaluation_hash, training_hash
 
-PACKAGES = ("ablate", "torch", "triton", "lightning", "torch-fidelity")
+PACKAGES = (
+    *("ablate", "torch", "triton", "lightning", "torch-fidelity"),
+    *("mamba-ssm", "causal-conv1d", "flash-attn"),  # whose kernels run where they are installed
+)
 
 
 def provenance(config: RunConfig, backends: dict[str, str], started_at: float, attempts: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch.nn.parallel import DistributedDataParallel
@@ -52,6 +53,9 @@ def build_trainer(config: RunConfig, run: Run, callbacks: list[L.Callback], purg
         enable_progress_bar=runtime.progress,
         enable_model_summary=False,
     )
+    if device.type == "cuda" and runtime.progress:  # every number on the bar waits for the device
+        callbacks = [*callbacks, TQDMProgressBar(refresh_rate=runtime.log_every)]
+        options["callbacks"] = callbacks
     if "SLURM_NTASKS" in os.environ and not started_together():
         # Lightning takes a batch script's count for processes that srun started, and would start none itself.
         options["plugins"] = [LightningEnvironment()]

@@ -1,7 +1,8 @@
 """Fully sharded training (FSDP2, arXiv 2304.11277).
 
 Of every weight, gradient, average and optimiser state, each process keeps a share; a layer's weights are gathered just
-before it computes and dropped after it.
+before it computes and dropped after it. They are gathered in float32, since decays and norms must not be rounded; under
+bf16 the half-precision copies that autocast makes of matrices stay until the backward, 2 bytes a parameter.
 
 The functions marked "collective" must be called by all processes of a run alike.
 """

@@ -18,6 +18,8 @@ from experiments.benchmarks.bench import Row
 
 Contenders = Mapping[str, Callable[[], Any]]
 FEWEST_ROUNDS, MOST_ROUNDS = 6, 41  # fewer than six have no 95 % interval of the median
+BUSY_MS, MOST_REPEATS = 10, 100
+"""A GPU is kept busy for so long before it is waited for."""
 
 
 def interleave(
@@ -87,12 +89,13 @@ def in_turns(
         progress: told how many rounds are done, and how many there will be at most.
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
+    repeats = {name: _repeats(call) for name, call in contenders.items()}
     deadline = time.perf_counter() + seconds
     for done in range(MOST_ROUNDS):
         if done >= FEWEST_ROUNDS and time.perf_counter() > deadline:
             break
         for name, call in contenders.items():
-            times[name].append(milliseconds(call))
+            times[name].append(milliseconds(call, repeats[name]))
         progress(done + 1, MOST_ROUNDS)
     return times
 
@@ -166,17 +169,26 @@ def floor_ms(machine: Mapping[str, Any], *, multiply_adds: float, bytes_moved: f
     return 1e3 * max(multiply_adds / machine["multiply_adds_per_s"], bytes_moved / machine["bytes_per_s"])
 
 
-def milliseconds(call: Callable[[], Any]) -> float:
-    """Wall time of one call, on a GPU until it has finished, with all threads awake."""
+def milliseconds(call: Callable[[], Any], repeats: int = 1) -> float:
+    """Wall time of a call, the mean of some in a row, on a GPU until the last has finished, with all threads awake."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     else:
         torch.zeros(2**20).add_(1)
     start = time.perf_counter()
-    call()
+    for _ in range(repeats):
+        call()
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
-    return (time.perf_counter() - start) * 1e3
+    return (time.perf_counter() - start) * 1e3 / repeats
+
+
+def _repeats(call: Callable[[], Any]) -> int:
+    """How many calls to time at once. A GPU is given several short ones, as in a network, where the next is queued
+    while one computes: the time from the processor to the GPU and back is no part of a layer's."""
+    if not torch.cuda.is_initialized():
+        return 1
+    return max(1, min(MOST_REPEATS, math.ceil(BUSY_MS / milliseconds(call))))
 
 
 def _resident(field: str) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -59,6 +60,8 @@ def _split(cell: TrainingCell) -> str:
         cell.step()
     times: Counter[str] = Counter()
     for event in watched.key_averages():
+        if event.device_type != DeviceType.CPU:  # a kernel: its time stands with the operation that launched it
+            continue
         times[event.key] += event.self_device_time_total if gpu else event.self_cpu_time_total
     total = sum(times.values()) or 1
     shares = [f"{name.removeprefix('aten::')} {time / total:.0%}" for name, time in times.most_common(SHOWN)]

@@ -3,8 +3,10 @@
 import functools
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import torch
 
@@ -140,6 +142,13 @@ def autocast_dtype(device_type: str) -> torch.dtype | None:
 def working_dtype(device_type: str, dtype: torch.dtype) -> torch.dtype:
     """The dtype in which an operation takes activations: what autocast asks for; float64 stays, as in torch."""
     return dtype if dtype == torch.float64 else autocast_dtype(device_type) or dtype
+
+
+def without_autocast(device_type: str) -> AbstractContextManager[Any]:
+    """For the inside of an operation: its arguments have their dtypes, and what it computes in is its own affair."""
+    if autocast_dtype(device_type) is None:
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)
 
 
 def choose(

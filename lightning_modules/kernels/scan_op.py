@@ -39,7 +39,8 @@ def _backend(name: str) -> ModuleType:
 def _forward(*arguments) -> tuple[Tensor, ...]:
     inputs, (training, want_state, backend) = ScanInputs(*arguments[:_INPUT_COUNT]), arguments[_INPUT_COUNT:]
     dispatch.record(dispatch.SELECTIVE_SCAN, backend)
-    return tuple(_backend(backend).forward(inputs, training=training, want_state=want_state))
+    with dispatch.without_autocast(inputs.u.device.type):
+        return tuple(_backend(backend).forward(inputs, training=training, want_state=want_state))
 
 
 def _forward_fake(*arguments) -> tuple[Tensor, ...]:
@@ -56,7 +57,8 @@ def _forward_fake(*arguments) -> tuple[Tensor, ...]:
 def _backward(*arguments) -> list[Tensor]:
     """Gradients of ScanInputs.tensors; an empty tensor where the input is None."""
     inputs, saved, backend = ScanInputs(*arguments[:_INPUT_COUNT]), arguments[_INPUT_COUNT:-1], arguments[-1]
-    grads = _backend(backend).backward(inputs, *saved)
+    with dispatch.without_autocast(inputs.u.device.type):
+        grads = _backend(backend).backward(inputs, *saved)
     return [inputs.A.new_empty(0) if grad is None else grad for grad in grads]
 
 

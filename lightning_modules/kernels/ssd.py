@@ -3,7 +3,6 @@
 Shapes: B batch, L positions, H heads, P channels of a head, N states.
 """
 
-from contextlib import nullcontext
 from typing import Literal, overload
 
 import torch
@@ -70,7 +69,8 @@ def ssd(
     x: (B, L, H, P); delta: (B, L, H); A, D, delta_bias: (H,); B, C: (B, L, N), one group; initial_state: (B, H, P, N).
     Tensors are indexed by storage position; "reverse" visits the last position first.
     Returns y (B, L, H, P) in x's dtype (under autocast: the autocast dtype), and with return_final_state the state
-    after the last visited position, float32 or float64. Computed in float32, or float64 for float64 inputs.
+    after the last visited position, float32 or float64. Computed in float32 (on a GPU that may round the factors of its
+    products to TensorFloat-32, if the process allows that), or float64 for float64 inputs.
     Raises ValueError on shapes that do not fit, an empty batch or sequence, or an unknown direction.
     """
     _check(x, delta, A, B, C, D, delta_bias, initial_state)
@@ -80,8 +80,7 @@ def ssd(
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     name = dispatch.choose(dispatch.SSD, backend, x.device, dtype)
     dispatch.record(dispatch.SSD, name)
-    # Meta tensors, which plans count operations with, have no autocast.
-    with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
+    with dispatch.without_autocast(x.device.type):
         narrow = dtype if name == "mamba_ssm" else wide  # its matrix products run on tensor cores
         x, B, C = (t.to(narrow) for t in (x, B, C))
         delta, A = delta.to(wide), A.to(wide)
@@ -116,8 +115,9 @@ def ssd_state_update(
     dt = delta.to(state.dtype) if delta_bias is None else delta.to(state.dtype) + delta_bias
     dt = stable_softplus(dt) if softplus else dt
     wide = x.to(state.dtype)
+    # The state is the largest tensor of a step: no product of its size is written in between.
     state.mul_(torch.exp(dt * A)[..., None, None])
-    state.add_((dt[..., None] * wide)[..., None] * B.to(state.dtype)[:, None, None, :])
+    state.addcmul_((dt[..., None] * wide)[..., None], B.to(state.dtype)[:, None, None, :])
     y = (state @ C.to(state.dtype)[:, None, :, None]).squeeze(-1)
     return (y if D is None else y + D[:, None] * wide).to(x.dtype)
 

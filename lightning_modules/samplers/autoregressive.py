@@ -124,7 +124,8 @@ class Decoding:
     def _capture(self) -> None:
         """Record one step, then make it."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Other threads, which pin memory for the loader say, may go on meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._step()
         self.graph = graph
         graph.replay()

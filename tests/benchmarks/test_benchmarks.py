@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from experiments.benchmarks import BENCHMARKS, run
 from experiments.benchmarks.apart import alone
@@ -25,7 +26,7 @@ from experiments.benchmarks.loader_contenders import (
     write_store_of,
     write_webdataset,
 )
-from experiments.benchmarks.measure import FEWEST_ROUNDS
+from experiments.benchmarks.measure import FEWEST_ROUNDS, MOST_REPEATS, in_turns
 from experiments.benchmarks.problem import OURS, fitting, forced
 from experiments.errors import UserError
 from lightning_modules.kernels.dispatch import DEPTHWISE_CONV1D, ENVIRONMENT_VARIABLE, SELECTIVE_SCAN
@@ -154,3 +155,16 @@ def test_back_ends_are_named_for_a_while(monkeypatch: pytest.MonkeyPatch) -> Non
         with forced(""):
             assert os.environ[ENVIRONMENT_VARIABLE] == "reference"
     assert os.environ[ENVIRONMENT_VARIABLE] == "torch"
+
+
+def test_a_gpu_is_given_short_calls_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    times = in_turns({"short": lambda: calls.append(None)}, 0)["short"]
+    assert len(times) == FEWEST_ROUNDS
+    assert len(calls) == 1 + FEWEST_ROUNDS * MOST_REPEATS
+    calls.clear()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    in_turns({"short": lambda: calls.append(None)}, 0)
+    assert len(calls) == FEWEST_ROUNDS

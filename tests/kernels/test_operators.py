@@ -75,6 +75,23 @@ def test_autocast_halves_activations_and_keeps_parameters() -> None:
 
 
 @pytest.mark.parametrize("backend", FAST)
+def test_autocast_ends_at_the_operator(backend: str) -> None:
+    """What a back end does inside is as precise as without it."""
+    tensors, weight = small_scan(), torch.randn(5, 3)
+    halves = {n: t.bfloat16() if n in ("u", "delta", "B", "C", "z") else t for n, t in tensors.items()}
+    results = []
+    for given, enabled in ((tensors, True), (halves, False)):
+        leaves = {n: t.clone().requires_grad_() for n, t in given.items()}
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            y = selective_scan(**leaves, backend=backend)
+            convolved = depthwise_conv1d(leaves["u"], weight, backend=backend)
+            y.backward(torch.ones_like(y))
+        results.append([y, convolved, leaves["A"].grad, leaves["D"].grad])
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("backend", FAST)
 def test_flops_are_counted_by_the_shared_formula(backend: str) -> None:
     x, weight = torch.randn(2, 9, 5, requires_grad=True), torch.randn(5, 3, requires_grad=True)
     with FlopCounterMode(display=False) as counter:

@@ -17,7 +17,7 @@ from lightning_modules.kernels.triton import selective_scan as launcher
 from tests.kernels.problems import relative_errors, run_scan, small_scan
 
 assert available()["selective_scan"]["triton"] is None
-launcher.CHUNK, launcher.BLOCK, launcher.LEAST_CHUNKS = 4, 4, 1
+launcher.CHUNK, launcher.TILE_SIZE, launcher.LEAST_CHUNKS = 4, 8, 1
 order = torch.stack([torch.randperm(10, generator=torch.Generator().manual_seed(k)) for k in range(2)]).int()
 bare = ("u", "delta", "A", "B", "C")
 
@@ -50,7 +50,7 @@ for programs, tensors, options in cases:
     errors = relative_errors(run_scan(tensors, options, "triton"), exact)
     assert max(errors.values()) < 5e-6, (programs, errors)
     print("agrees")
-assert {launch.segments for launch in cut} == {1, 2, 3}
+assert {launch.segments for launch in cut} == {1, 2, 3} and {launch.blocks for launch in cut} >= {1, 2, 3}
 launcher.MOST_FLAGS = 2  # three directions run by a table of positions
 tensors = several(6, 3, 2)
 exact = run_scan(tensors, options, "reference", torch.float64)
@@ -72,7 +72,7 @@ from lightning_modules.kernels.triton import depthwise_conv as launcher
 from tests.kernels.test_depthwise_conv import run_conv
 
 assert available()["depthwise_conv1d"]["triton"] is None
-launcher.POSITIONS, launcher.BLOCK = 4, 4
+launcher.POSITIONS, launcher.POSITIONS_BACKWARD, launcher.BLOCK = 4, 2, 4
 generator = torch.Generator().manual_seed(0)
 cases = itertools.product(("same", "causal", "anticausal"), ("silu", None), (False, True))
 for (padding, activation, bias), length in zip(cases, itertools.cycle((1, 4, 9)), strict=False):

@@ -11,18 +11,20 @@ from torch import Tensor
 from lightning_modules.kernels.layout import packed_channels
 from lightning_modules.kernels.triton import conv_kernels as kernels
 
-POSITIONS, BLOCK = 32, 64
-"""Of a program's tile; its channels are 128 or 256 bytes in a row."""
+BLOCK = 64
+"""Channels of a program's tile, 128 or 256 bytes in a row."""
+POSITIONS, POSITIONS_BACKWARD = 32, 16
+"""Of it; the backward holds more of each."""
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, pad_left: int, silu: bool) -> Tensor:
     """x: (B, L, C); weight (C, k), bias (C,) float32 -> (B, L, C) in x's dtype, computed in float32."""
     x, weight = packed_channels(x), weight.contiguous()
     y = x.new_empty(x.shape)
-    kernels.conv_forward[_grid(x)](
+    kernels.conv_forward[_grid(x, POSITIONS)](
         *(x, weight, weight if bias is None else bias.contiguous(), y),
         *(*x.shape[1:], x.stride(0), x.stride(1)),
-        **_options(weight, bias, pad_left, silu),
+        **_options(weight, bias, pad_left, silu, POSITIONS),
     )
     return y
 
@@ -32,7 +34,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients of x, weight and bias. Deterministic: tiles leave sums of their own, added in a fixed order."""
     x, weight, grad_y = packed_channels(x), weight.contiguous(), packed_channels(grad_y)
-    grid, (batch, length, channels), taps = _grid(x), x.shape, weight.shape[1]
+    grid, (batch, length, channels), taps = _grid(x, POSITIONS_BACKWARD), x.shape, weight.shape[1]
     grad_x = x.new_empty(x.shape)
     grad_weight = weight.new_empty(batch * grid[1], taps, channels)
     grad_bias = None if bias is None else bias.new_empty(batch * grid[1], channels)
@@ -40,23 +42,23 @@ def backward(
         *(x, weight, weight if bias is None else bias.contiguous(), grad_y),
         *(grad_x, grad_weight, grad_weight if grad_bias is None else grad_bias),
         *(length, channels, x.stride(0), x.stride(1), grad_y.stride(0), grad_y.stride(1)),
-        **_options(weight, bias, pad_left, silu),
+        **_options(weight, bias, pad_left, silu, POSITIONS_BACKWARD),
     )
     return grad_x, grad_weight.sum(0).T.contiguous(), None if grad_bias is None else grad_bias.sum(0)
 
 
-def _grid(x: Tensor) -> tuple[int, int, int]:
+def _grid(x: Tensor, positions: int) -> tuple[int, int, int]:
     batch, length, channels = x.shape
-    return triton.cdiv(channels, BLOCK), triton.cdiv(length, POSITIONS), batch
+    return triton.cdiv(channels, BLOCK), triton.cdiv(length, positions), batch
 
 
-def _options(weight: Tensor, bias: Tensor | None, pad_left: int, silu: bool) -> dict[str, Any]:
+def _options(weight: Tensor, bias: Tensor | None, pad_left: int, silu: bool, positions: int) -> dict[str, Any]:
     """Compile-time constants that both kernels share."""
     return {
         "PAD_LEFT": pad_left,
         "TAPS": weight.shape[1],
         "BIAS": bias is not None,
         "SILU": silu,
-        "POSITIONS": POSITIONS,
+        "POSITIONS": positions,
         "BLOCK": BLOCK,
     }

@@ -20,13 +20,14 @@ from lightning_modules.kernels.scan_inputs import ScanGradients, ScanInputs, Sca
 from lightning_modules.kernels.triton import scan_kernels as kernels
 
 CHUNK = 32
-BLOCK = 32
+TILE_SIZE = 512
+"""Channels x states of a program, 32 x 16 for one: with more, the backward's registers do not hold them."""
 # Programs that keep a large GPU busy: eight for each of about 132 multiprocessors, as many as the backward's registers
 # let in at once.
 WANTED_PROGRAMS = 1056
 LEAST_CHUNKS = 4
 """Of a segment: its summary costs more than half a scan, so a few positions are not worth one."""
-TILE = {"POSITIONS": 8, "BLOCK": 128}
+ELEMENTWISE = {"POSITIONS": 8, "BLOCK": 128}
 """Of the kernels without recurrence."""
 MOST_FLAGS = 31
 """Directions whose sense fits into the bits of one integer; more of them run by a table of positions."""
@@ -36,6 +37,7 @@ MOST_FLAGS = 31
 class Launch:
     """How a scan is cut: the grid is (channel blocks, segments, batch x directions)."""
 
+    block: int
     blocks: int
     segments: int
     segment: int
@@ -45,11 +47,12 @@ class Launch:
     @classmethod
     def of(cls, inputs: ScanInputs) -> "Launch":
         batch, directions, length, channels = inputs.delta.shape
-        blocks, rows, chunks = triton.cdiv(channels, BLOCK), batch * directions, triton.cdiv(length, CHUNK)
+        states = triton.next_power_of_2(inputs.A.shape[2])
+        block = max(1, TILE_SIZE // states)
+        blocks, rows, chunks = triton.cdiv(channels, block), batch * directions, triton.cdiv(length, CHUNK)
         wanted = max(1, WANTED_PROGRAMS // (blocks * rows))
         chunks_per_segment = triton.cdiv(chunks, min(wanted, max(1, chunks // LEAST_CHUNKS)))
-        states = triton.next_power_of_2(inputs.A.shape[2])
-        return cls(blocks, triton.cdiv(chunks, chunks_per_segment), chunks_per_segment * CHUNK, rows, states)
+        return cls(block, blocks, triton.cdiv(chunks, chunks_per_segment), chunks_per_segment * CHUNK, rows, states)
 
     @property
     def chunks(self) -> int:
@@ -62,7 +65,13 @@ class Launch:
 
     def options(self, softplus: bool) -> dict[str, Any]:
         """Compile-time constants that all scanning kernels share."""
-        return {"SEGMENT": self.segment, "BLOCK": BLOCK, "STATES": self.states, "SOFTPLUS": softplus, "num_warps": 1}
+        return {
+            "SEGMENT": self.segment,
+            "BLOCK": self.block,
+            "STATES": self.states,
+            "SOFTPLUS": softplus,
+            "num_warps": 1,
+        }
 
 
 def saved_shapes(inputs: ScanInputs, training: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -117,7 +126,7 @@ def backward(
     if launch.segments > 1:
         carries = call.carries(grad_y, carries)
     empty = t.A.new_empty
-    scratch = empty(launch.segments * launch.rows * launch.blocks * CHUNK * BLOCK * launch.states)
+    scratch = empty(launch.segments * launch.rows * launch.blocks * CHUNK * launch.block * launch.states)
     shared_u = t.u.shape[1] == 1 and directions > 1
     grad_u = t.u.new_empty(t.delta.shape, dtype=torch.float32 if shared_u else t.u.dtype)
     grad_delta = t.delta.new_empty(t.delta.shape)
@@ -212,7 +221,7 @@ class _Call:
             *(ends, totals, self.tensors.A, border, states_at),
             *(directions, channels, states, launch.segments),
             BACKWARDS=backwards,
-            BLOCK=BLOCK,
+            BLOCK=launch.block,
             STATES=launch.states,
             num_warps=1,
         )
@@ -230,14 +239,14 @@ def _strides(*tensors: Tensor) -> list[int]:
 
 def _tiles(shape: Sequence[int]) -> tuple[int, int, int]:
     """The grid over a tensor (B, .., L, C)."""
-    return triton.cdiv(shape[-1], TILE["BLOCK"]), triton.cdiv(shape[-2], TILE["POSITIONS"]), shape[0]
+    return triton.cdiv(shape[-1], ELEMENTWISE["BLOCK"]), triton.cdiv(shape[-2], ELEMENTWISE["POSITIONS"]), shape[0]
 
 
 def _merge(parts: Tensor, z: Tensor | None, y: Tensor, ungated: Tensor | None, stack: bool) -> None:
     """Writes y, and `ungated` where it is kept, from parts (B, K, L, C)."""
     batch_stride, position_stride = (0, 0) if z is None else z.stride()[:2]
     kernels.merge_directions[_tiles(parts.shape)](
-        *(parts, z, y, ungated, *parts.shape[1:], batch_stride, position_stride), STACK=stack, **TILE
+        *(parts, z, y, ungated, *parts.shape[1:], batch_stride, position_stride), STACK=stack, **ELEMENTWISE
     )
 
 
@@ -246,6 +255,6 @@ def _through_gate(z: Tensor, ungated: Tensor, grad_y: Tensor) -> tuple[Tensor, T
     grad_ungated, grad_z = grad_y.new_empty(grad_y.shape, dtype=torch.float32), z.new_empty(z.shape)
     kernels.gate_backward[_tiles(grad_y.shape)](
         *(grad_y, ungated, z, grad_ungated, grad_z, *grad_y.shape[1:], *grad_y.stride()[:3], *z.stride()[:2]),
-        **TILE,
+        **ELEMENTWISE,
     )
     return grad_ungated, grad_z
