@@ -78,8 +78,9 @@ class StoreDataModule(StreamDataModule):
             size = "PIXELS"
         raise ValueError(
             f"The tokens of {config.name} carry no real images to measure against; name reference statistics with "
-            f"evaluation.reference=FILE, from `ablate reference {config.name} --source IMAGES --split train --size "
-            f"{size} --out FILE`, or as published for ADM (VIRTUAL_imagenet256_labeled.npz)."
+            f"evaluation.reference=FILE (evaluation.dataset_reference where it is evaluation.dataset), from "
+            f"`ablate reference {config.name} --source IMAGES --split train --size {size} --out FILE`, or as published "
+            f"for ADM (VIRTUAL_imagenet256_labeled.npz)."
         )
 
     @staticmethod

@@ -57,7 +57,7 @@ def test_captions_and_statistics_of_coco(trained: tuple[RunConfig, Run], tmp_pat
     source = coco(tmp_path / "coco", range(12))
     tokenize("coco", source, tmp_path / "stores", "val")
     make_reference(ReferenceJob("coco", source, tmp_path / "coco.npz", size=32, count=10))
-    settings = {"dataset": "coco", "dataset_root": tmp_path / "stores", "reference": tmp_path / "coco.npz"}
+    settings = {"dataset": "coco", "dataset_root": tmp_path / "stores", "dataset_reference": tmp_path / "coco.npz"}
     config = _evaluation(base, **settings, clip_weights=save_clip(tmp_path / "clip"), num_samples=12)
     result = _result(config, run)
     assert result["metrics"]["fd_efflite0"] > 0 and -100 <= result["metrics"]["clip_score"] <= 100

@@ -17,7 +17,7 @@ from lightning_modules.base import TrainingModule
 from lightning_modules.conditions import Condition, TextFeatures
 from lightning_modules.kernels import dispatch
 from lightning_modules.layers.condition import example_condition
-from lightning_modules.samplers import maskgit
+from lightning_modules.samplers import halton, maskgit
 from lightning_modules.samplers.config import SAMPLERS
 from lightning_modules.samplers.noise import Noise
 
@@ -39,7 +39,8 @@ RUNS = {
 def test_training_and_sampling_stay_on_the_gpu(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
     monkeypatch.setattr(dispatch.triton, "missing", lambda: None)
-    monkeypatch.setattr(maskgit, "equal_count", lambda masked: masked.shape[1])  # asked once a batch
+    for sampler in (maskgit, halton):  # which ask that once a batch
+        monkeypatch.setattr(sampler, "equal_count", lambda masked: masked.shape[1])
     config = load_config(preset, {"trainer.ema_decay": 0.9, "generator.depth": 4, **RUNS[preset]})
     module = build_module(config)
     logged: list[Tensor] = []
@@ -58,10 +59,10 @@ def test_training_and_sampling_stay_on_the_gpu(preset: str, monkeypatch: pytest.
         module.validation_step(batch, 0)
         if config.objective.name == "diffusion":  # its solver's table comes from numpy
             return
-        sampler: Any = SAMPLERS.build(config.sampler)
+        draw: Any = SAMPLERS.build(config.sampler)
         if config.objective.name == "autoregressive":
-            sampler.config.cuda_graph = False
-        tokens = sampler(module.sampling_model.eval(), condition, Noise(0, torch.arange(BATCH, device=GPU)))
+            draw.config.cuda_graph = False
+        tokens = draw(module.sampling_model.eval(), condition, Noise(0, torch.arange(BATCH, device=GPU)))
         assert tokens.device.type == "cuda" and tokens.shape == batch["tokens"].shape
 
 
