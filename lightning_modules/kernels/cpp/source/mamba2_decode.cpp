@@ -48,12 +48,19 @@ KERNEL_INLINE void multiply_add(Vec& sum, const simd::BFloat16* a, const simd::B
   sum = reinterpret_cast<Vec>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(left),
                                                reinterpret_cast<__m512bh>(right)));
 }
+using HalfInput = simd::BFloat16;
 #else
 constexpr int kHalfLanes = kLanes;
-KERNEL_INLINE void multiply_add(Vec& sum, const simd::BFloat16* a, const simd::BFloat16* x) {
-  sum += simd::load(a, kLanes) * simd::load(x, kLanes);
+// Widened once and not for every row.
+using HalfInput = float;
+KERNEL_INLINE void multiply_add(Vec& sum, const simd::BFloat16* a, const float* x) {
+  sum += simd::load(a, kLanes) * simd::load(x);
 }
 #endif
+
+// What vectors are kept in that matrices of T multiply; the values are those of T.
+template <class T>
+using Input = std::conditional_t<std::is_same<T, float>::value, float, HalfInput>;
 
 // The calling thread's share of `count` things. Cuts lie at multiples of kTile, so that a row is computed in the same way
 // whatever the number of threads.
@@ -72,7 +79,7 @@ constexpr int kStretch = std::is_same<T, float>::value ? kLanes : kHalfLanes;
 // <matrix row, sample> for kBatch samples from `x`. The row is read once, straight ahead: one stream of addresses is what
 // the processor prefetches best; the hint runs ahead over the ends of rows and pages.
 template <class T, int kBatch>
-KERNEL_INLINE void products(const T* row, const T* x, int64_t length, float* result) {
+KERNEL_INLINE void products(const T* row, const Input<T>* x, int64_t length, float* result) {
   constexpr int64_t kStep = kStretch<T> * kSums;
   Vec sums[kBatch][kSums] = {};
   int64_t i = 0;
@@ -93,11 +100,12 @@ KERNEL_INLINE void products(const T* row, const T* x, int64_t length, float* res
 
 // take(row, sample, value) for one row and the samples [first, last).
 template <class T, class Take>
-KERNEL_INLINE void few(const T* matrix, const T* inputs, int64_t length, int64_t row, int64_t first, int64_t last, Take take) {
+KERNEL_INLINE void few(const T* matrix, const Input<T>* inputs, int64_t length, int64_t row, int64_t first, int64_t last, Take take) {
   float result[kSamples] = {};
   for (int64_t b = first; b < last; b += kSamples) {
     const int count = static_cast<int>(std::min<int64_t>(kSamples, last - b));
-    const T *a = matrix + row * length, *x = inputs + b * length;
+    const T* a = matrix + row * length;
+    const Input<T>* x = inputs + b * length;
     if (count == 1) products<T, 1>(a, x, length, result);
     else if (count == 2) products<T, 2>(a, x, length, result);
     else products<T, 3>(a, x, length, result);
@@ -107,7 +115,7 @@ KERNEL_INLINE void few(const T* matrix, const T* inputs, int64_t length, int64_t
 
 // <matrix row, sample> for kTile rows and as many samples, enough of both that arithmetic is the limit and not loads.
 template <class T>
-KERNEL_INLINE void tile(const T* rows, const T* x, int64_t length, float (&result)[kTile][kTile]) {
+KERNEL_INLINE void tile(const T* rows, const Input<T>* x, int64_t length, float (&result)[kTile][kTile]) {
   Vec sums[kTile][kTile] = {};
   int64_t i = 0;
   for (; i + kStretch<T> <= length; i += kStretch<T>)
@@ -124,7 +132,7 @@ KERNEL_INLINE void tile(const T* rows, const T* x, int64_t length, float (&resul
 
 // take(row, sample, value) for the rows [first, last) of matrix (.., length) times inputs (batch, length).
 template <class T, class Take>
-KERNEL_INLINE void multiply(const T* matrix, const T* inputs, int64_t length, int64_t batch, Share rows, Take take) {
+KERNEL_INLINE void multiply(const T* matrix, const Input<T>* inputs, int64_t length, int64_t batch, Share rows, Take take) {
   int64_t row = rows.first;
   for (; batch >= kTile && row + kTile <= rows.last; row += kTile) {
     float result[kTile][kTile];
@@ -164,7 +172,7 @@ class Step {
     // Float-sized slots also for narrower types, so that one formula gives the scratch that is needed.
     const int64_t longest = std::max(p.width, p.inner);
     wide_ = mixed_ + p.batch * p.inner + thread * (p.batch + 1) * longest;
-    input_ = reinterpret_cast<T*>(wide_ + longest);
+    input_ = reinterpret_cast<Input<T>*>(wide_ + longest);
   }
 
   void run() {
@@ -172,17 +180,19 @@ class Step {
     for (int64_t b = 0; b < p.batch; ++b) {
       const int64_t at = b * p.width;
       normalise(p.residual + at, p.width, p.norm, nullptr, wide_);
-      normalise(wide_, p.width, p.final_scale + at, p.final_shift + at, input_ + at);
+      normalise(wide_, p.width, p.final_scale + at, p.final_shift + at, input_ + at, kRounds);
     }
     multiply(static_cast<const T*>(p.head), input_, p.width, p.batch, Share(p.vocabulary, thread_, threads_),
              [this](int64_t row, int64_t b, float value) { p.logits[b * p.vocabulary + row] = value; });
   }
 
  private:
+  static constexpr bool kRounds = !std::is_same<T, Input<T>>::value;
+
   void layer(const Layer& w) {
     for (int64_t b = 0; b < p.batch; ++b) {
       const int64_t at = b * p.width;
-      normalise(p.residual + at, p.width, w.scale + at, w.shift + at, input_ + at);
+      normalise(p.residual + at, p.width, w.scale + at, w.shift + at, input_ + at, kRounds);
     }
     multiply(static_cast<const T*>(w.in_proj), input_, p.width, p.batch, Share(rows_, thread_, threads_),
              [this](int64_t row, int64_t b, float value) { projected_[b * rows_ + row] = value; });
@@ -193,7 +203,7 @@ class Step {
     for (int64_t i = heads.first; i < heads.last; ++i) advance(w, i / p.heads, i % p.heads);
     wait();
     for (int64_t b = 0; b < p.batch; ++b)
-      normalise(mixed_ + b * p.inner, p.inner, w.norm, nullptr, input_ + b * p.inner);
+      normalise(mixed_ + b * p.inner, p.inner, w.norm, nullptr, input_ + b * p.inner, kRounds);
     multiply(static_cast<const T*>(w.out_proj), input_, p.inner, p.batch, Share(p.width, thread_, threads_),
              [this, &w](int64_t row, int64_t b, float value) {
                p.residual[b * p.width + row] += w.gate[b * p.width + row] * value;
@@ -201,14 +211,16 @@ class Step {
     wait();
   }
 
-  // out = x / RMS(x) scale + shift, where there is one
+  // out = x / RMS(x) scale + shift, where there is one; rounded to the values of T where it is kept in a wider type.
   template <class Out>
-  void normalise(const float* x, int64_t count, const float* scale, const float* shift, Out* out) {
+  void normalise(const float* x, int64_t count, const float* scale, const float* shift, Out* out,
+                 bool rounds = false) {
     const float inverse = inverse_rms(x, count, p.epsilon);
     for (int64_t i = 0; i < count; i += kLanes) {
       const int lanes = simd::lanes_at(count, i);
       Vec h = simd::load(x + i, lanes) * inverse * simd::load(scale + i, lanes);
       if (shift) h += simd::load(shift + i, lanes);
+      if (rounds) h = simd::widen(simd::narrow(h));
       simd::store(out + i, h, lanes);
     }
   }
@@ -272,7 +284,7 @@ class Step {
   const int64_t convolved_width_, rows_, thread_, threads_;
   float *projected_, *convolved_, *mixed_;  // shared: (B, R), (B, W), (B, D)
   float* wide_;                             // own: max(M, D)
-  T* input_;                                // own: (B, max(M, D))
+  Input<T>* input_;                                // own: (B, max(M, D))
 };
 
 template <class T>
