@@ -54,8 +54,7 @@ def build_trainer(config: RunConfig, run: Run, callbacks: list[L.Callback], purg
         enable_model_summary=False,
     )
     if device.type == "cuda" and runtime.progress:  # every number on the bar waits for the device
-        callbacks = [*callbacks, TQDMProgressBar(refresh_rate=runtime.log_every)]
-        options["callbacks"] = callbacks
+        options["callbacks"] = [*callbacks, TQDMProgressBar(refresh_rate=runtime.log_every)]
     if "SLURM_NTASKS" in os.environ and not started_together():
         # Lightning takes a batch script's count for processes that srun started, and would start none itself.
         options["plugins"] = [LightningEnvironment()]

@@ -98,7 +98,7 @@ import itertools
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from lightning_modules.kernels.triton import conv_kernels, scan_kernels
+from lightning_modules.kernels.triton import conv_kernels, gate_kernels, scan_kernels
 
 constants = {"SEGMENT": 128, "CHUNK": 32, "BLOCK": 32, "STATES": 16, "SOFTPLUS": True, "BACKWARDS": True}
 constants |= {"STACK": False, "POSITIONS": 8, "PAD_LEFT": 1, "TAPS": 3, "BIAS": True, "SILU": True}
@@ -117,7 +117,7 @@ optional = {
 }
 # With everything that may be given, and with nothing of it and integers of one, of which Triton makes constants.
 for name, least in itertools.product(optional, (False, True)):
-    kernel = getattr(scan_kernels, name, None) or getattr(conv_kernels, name)
+    kernel = next(getattr(m, name) for m in (scan_kernels, gate_kernels, conv_kernels) if hasattr(m, name))
     absent = optional[name] if least else set()
     signature, constexprs = {}, {}
     for argument in inspect.signature(kernel.fn).parameters:

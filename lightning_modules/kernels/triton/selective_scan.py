@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lightning_modules.kernels.layout import packed_channels
 from lightning_modules.kernels.scan_inputs import ScanGradients, ScanInputs, ScanOutputs, in_dtypes
+from lightning_modules.kernels.triton import gate_kernels
 from lightning_modules.kernels.triton import scan_kernels as kernels
 
 CHUNK = 32
@@ -245,7 +246,7 @@ def _tiles(shape: Sequence[int]) -> tuple[int, int, int]:
 def _merge(parts: Tensor, z: Tensor | None, y: Tensor, ungated: Tensor | None, stack: bool) -> None:
     """Writes y, and `ungated` where it is kept, from parts (B, K, L, C)."""
     batch_stride, position_stride = (0, 0) if z is None else z.stride()[:2]
-    kernels.merge_directions[_tiles(parts.shape)](
+    gate_kernels.merge_directions[_tiles(parts.shape)](
         *(parts, z, y, ungated, *parts.shape[1:], batch_stride, position_stride), STACK=stack, **ELEMENTWISE
     )
 
@@ -253,7 +254,7 @@ def _merge(parts: Tensor, z: Tensor | None, y: Tensor, ungated: Tensor | None, s
 def _through_gate(z: Tensor, ungated: Tensor, grad_y: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of the ungated output, float32, and of z. grad_y: (B, 1 or K, L, C)."""
     grad_ungated, grad_z = grad_y.new_empty(grad_y.shape, dtype=torch.float32), z.new_empty(z.shape)
-    kernels.gate_backward[_tiles(grad_y.shape)](
+    gate_kernels.gate_backward[_tiles(grad_y.shape)](
         *(grad_y, ungated, z, grad_ungated, grad_z, *grad_y.shape[1:], *grad_y.stride()[:3], *z.stride()[:2]),
         **ELEMENTWISE,
     )
