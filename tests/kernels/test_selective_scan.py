@@ -158,7 +158,8 @@ def test_decays_are_exact_from_none_to_the_least_and_largest_numbers(sign: float
     within = exponent.abs() < 87
     error = (decayed.double() / exponent.exp() - 1)[within].abs()
     assert (error < 3e-7 + 1.5e-7 * exponent[within].abs()).all()  # the exponent itself is rounded
-    assert decayed.isfinite().all() and (decayed[~within] > 1e37 if sign > 0 else decayed[~within] < 1e-37).all()
+    # Beyond, some processors' instructions end at infinity, others at the largest power of two.
+    assert (decayed[~within] > 1e37 if sign > 0 else decayed[~within] < 1e-37).all()
 
 
 def test_the_definition_takes_half_precision() -> None:
