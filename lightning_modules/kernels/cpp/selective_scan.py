@@ -4,6 +4,7 @@ Shapes: B batch, K directions, L positions, C channels, N states.
 """
 
 import ctypes
+from collections.abc import Mapping
 from typing import overload
 
 import torch
@@ -14,22 +15,12 @@ from lightning_modules.kernels.layout import packed_channels
 from lightning_modules.kernels.scan_inputs import ScanGradients, ScanInputs, ScanOutputs, bad_order, in_dtypes
 
 _KERNEL_SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+# The tensors of scan::Arguments of source/selective_scan.h, in the order of their strides and of their pointers.
+_STRIDED = ("u", "delta", "B", "C", "z", "grad_y")
 _POINTERS = (
     "u delta A B C D z delta_bias initial_state order reverse y ungated checkpoints final_state grad_y grad_final_state"
     " grad_u grad_delta grad_A grad_B grad_C grad_D grad_z grad_delta_bias grad_initial_state"
 ).split()
-_STRIDED = ("u", "delta", "B", "C", "z", "grad_y")
-
-
-class _Arguments(ctypes.Structure):
-    """scan::Arguments of source/selective_scan.h, field by field."""
-
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("batch", "directions", "length", "channels", "states", "threads")),
-        *((name, ctypes.c_int64) for name in ("softplus", "stack", "shared_input")),
-        *((f"{name}_strides", ctypes.c_int64 * 3) for name in _STRIDED),
-        *((name, ctypes.c_void_p) for name in _POINTERS),
-    ]
 
 
 def saved_shapes(inputs: ScanInputs, training: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -92,40 +83,37 @@ def backward(
     return in_dtypes(grads.values(), inputs)
 
 
-def _call(kernel: str, inputs: ScanInputs, others: dict[str, Tensor | None]) -> None:
-    arguments = _Arguments(
-        *inputs.delta.shape,
-        inputs.A.shape[2],
-        torch.get_num_threads(),
-        inputs.softplus,
-        inputs.stack,
-        inputs.u.shape[1] == 1,
-    )
-    for name in _POINTERS[:10]:
-        _set(arguments, name, getattr(inputs, name))
-    reverse = bytes(inputs.reverse)  # lives as long as the call
-    arguments.reverse = ctypes.cast(ctypes.c_char_p(reverse), ctypes.c_void_p)
-    for name, tensor in others.items():
-        _set(arguments, name, tensor)
+def _call(kernel: str, inputs: ScanInputs, others: Mapping[str, Tensor | None]) -> None:
+    """Fills scan::Arguments, field by field: it is made of 64-bit numbers alone."""
     function = getattr(library.load(), f"selective_scan_{kernel}_{_KERNEL_SUFFIX[inputs.u.dtype]}")
-    status = function(ctypes.byref(arguments))
+    tensors = {**inputs._asdict(), **others}
+    directions = inputs.delta.shape[1]
+    reverse = (ctypes.c_uint8 * directions)(*inputs.reverse)
+    fields = [*inputs.delta.shape, inputs.A.shape[2], torch.get_num_threads()]
+    fields += [inputs.softplus, inputs.stack, inputs.u.shape[1] == 1]
+    for name in _STRIDED:
+        fields += _strides(tensors.get(name))
+    for name in _POINTERS:
+        tensor = tensors.get(name)
+        if name == "reverse":
+            fields.append(ctypes.addressof(reverse))
+        else:
+            fields.append(0 if tensor is None else tensor.data_ptr())  # 0 also where it has no elements
+    status = function((ctypes.c_int64 * len(fields))(*fields))
     if status == 1:
         raise bad_order()
     if status == 2:
         raise MemoryError("The C++ selective scan could not allocate its work space.")
 
 
-def _set(arguments: _Arguments, name: str, tensor: Tensor | None) -> None:
-    if tensor is None or not tensor.numel():
-        return
-    setattr(arguments, name, tensor.data_ptr())
-    if name in _STRIDED:
-        strides = tensor.stride()
-        if tensor.ndim == 4:
-            shared = tensor.shape[1] == 1
-            setattr(arguments, f"{name}_strides", (strides[0], 0 if shared else strides[1], strides[2]))
-        else:
-            setattr(arguments, f"{name}_strides", (strides[0], 0, strides[1]))
+def _strides(tensor: Tensor | None) -> tuple[int, int, int]:
+    """Between batch elements, directions (0 where they share the tensor) and positions."""
+    if tensor is None:
+        return 0, 0, 0
+    strides = tensor.stride()
+    if tensor.ndim == 3:
+        return strides[0], 0, strides[1]
+    return strides[0], 0 if tensor.shape[1] == 1 else strides[1], strides[2]
 
 
 @overload

@@ -24,7 +24,7 @@ struct Strides {
   }
 };
 
-// Mirrored field by field by _Arguments in selective_scan.py.
+// Filled field by field by _call in selective_scan.py.
 struct Arguments {
   int64_t batch, directions, length, channels, states;
   int64_t threads;
