@@ -87,9 +87,12 @@ def _labels(sweep: Sweep, axis: str, value: Any) -> tuple[str, ...]:
 
 def _seeds(value: Any) -> tuple[int, ...]:
     try:
-        return tuple(dict.fromkeys(int(item) for item in (value if isinstance(value, list) else value.split(","))))
+        seeds = tuple(int(item) for item in (value if isinstance(value, list) else value.split(",")))
     except (ValueError, AttributeError, TypeError) as error:
         raise UserError(f"seeds={value} must be whole numbers with commas between them, e.g. seeds=0,1,2.") from error
+    if twice := [seed for seed in seeds if seeds.count(seed) > 1]:
+        raise UserError(f"seeds={value} names {twice[0]} more than once; each repetition has a seed of its own.")
+    return seeds
 
 
 def _site(root: Path) -> dict[str, Any]:

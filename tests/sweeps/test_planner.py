@@ -193,6 +193,7 @@ def test_resources_of_sweep_site_and_command_line(make_sweep: Make, root: Path) 
         (["width=48"], "Unknown value of axis 'width' '48'.*Valid: 32, 64"),
         (["seed=3"], "seeds=0,1,2"),
         (["seeds=a"], "whole numbers"),
+        (["seeds=0,1,0"], "seeds=0,1,0 names 0 more than once"),
         (["resources.tiem=1"], "tiem"),
         (["resources.nodes=0"], "at least 1"),
         (["trainer.max_steps"], "key=value"),
