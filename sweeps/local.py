@@ -76,7 +76,8 @@ class LocalLauncher:
                     self._look_elsewhere()
                     self._heed_cancel()
                     self._start()
-                    self.progress.update({worker.group.name for worker in self.workers})
+                    working = {worker.group.id for worker in self.workers}
+                    self.progress.update(working, {group.id for group in self.pending})
                     time.sleep(_POLL)
             except BaseException:
                 self._interrupt(self.workers)

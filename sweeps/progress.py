@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.live import Live
@@ -59,18 +61,34 @@ class Progress:
         for cell in group.cells:
             self.say(f"{cell.name}: {states[cell.name].describe()} after {duration(seconds)}")
 
-    def update(self, working: set[str]) -> None:
+    def update(self, working: Collection[str], waiting: Collection[str] = ()) -> None:
         """Show where things stand; cheap enough for every turn of the launcher's loop.
 
         Args:
-            working: names of the groups that workers are at.
+            working: ids of the groups that workers are at.
+            waiting: ids of the groups that wait for a worker.
         """
         if self._live:
             if self.due("table", 1.0):
                 room = max(5, self.console.height - 8)
-                self._live.update(status_table(self.plan, self.plan.states(), self.console.width, room), refresh=True)
+                states = self._states(working, waiting)
+                self._live.update(status_table(self.plan, states, self.console.width, room), refresh=True)
         elif working and self.due("line", 30.0):
-            states = self.plan.states()
-            for name in sorted(working):
+            states = self._states(working, waiting)
+            for name in sorted(group.name for group in self.plan.groups() if group.id in working):
                 self.say(f"{name}: {short_state(states[name])}")
             self.say(summary(states))
+
+    def _states(self, working: Collection[str], waiting: Collection[str]) -> dict[str, CellState]:
+        """The cells' states, and which of them are about to be worked on: a worker takes seconds to say so itself."""
+        states = self.plan.states()
+        busy = {cell.group for cell in self.plan.cells if states[cell.name].state == "running"}
+        for cell in self.plan.cells:
+            if cell.group in working:  # which does one cell after the other
+                local: Literal["starting", "queued"] = "queued" if cell.group in busy else "starting"
+            elif cell.group in waiting:
+                local = "queued"
+            else:
+                continue
+            states[cell.name] = replace(states[cell.name], local=local)
+        return states

@@ -27,6 +27,8 @@ class CellState:
     """Where it stands in Slurm's queue, if it is not done and was submitted."""
     steps: int = 0
     """At which its training ended, if that is done: fewer than planned where it was stopped early."""
+    local: Literal["", "starting", "queued"] = ""
+    """What this process' own launcher has done about it, which the run store cannot say yet."""
 
     @property
     def state(self) -> str:
@@ -68,9 +70,11 @@ class CellState:
 
     def describe(self) -> str:
         """A few words for a table: "running 43 %", "failed: out of memory ..."."""
+        at = f" at {self.percent:.0f} %" if self.status.step else ""
+        if self.local and self.is_open:
+            return f"{self.local}{at}"
         if self.queue and self.is_queued:
             place = f"job {self.queue.job}"
-            at = f" at {self.percent:.0f} %" if self.status.step else ""
             return f"queued{at} ({place}: {self.queue.reason})" if self.queue.is_waiting else f"starting{at} ({place})"
         if self.state == "failed":
             return f"failed: {self.status.reason or self.status.cause}"

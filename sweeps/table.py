@@ -18,6 +18,7 @@ from sweeps.planner import Cell, Plan
 from sweeps.state import CellState
 
 STYLES = {"done": "green", "running": "cyan", "failed": "red", "stale": "yellow", "stopped": "yellow", "missing": "dim"}
+_COMING = ("starting", "queued")
 _ORDER = ("running", "failed", "stale", "stopped", "missing", "done")
 SILENT = 120.0
 """Seconds without a sign of life after which a table marks them."""
@@ -68,7 +69,7 @@ def status_table(plan: Plan, states: Mapping[str, CellState], width: int, limit:
 
 def _row(cell: Cell, state: CellState, width: int) -> list[Text | str]:
     status = state.status
-    text = Text(state.describe(), style="blue" if state.is_queued else STYLES[state.state])
+    text = Text(state.describe(), style="blue" if _word(state) in _COMING else STYLES[state.state])
     step, steps = _steps(cell, state)
     eta, silent = state.eta_seconds, state.silent_seconds
     heard = "" if silent is None else f"{duration(silent)} ago"
@@ -107,11 +108,18 @@ def short_state(state: CellState) -> str:
 
 def summary(states: Mapping[str, CellState]) -> str:
     """ "3 of 4 cells done, 1 failed." """
-    counts = Counter("queued" if state.is_queued else state.state for state in states.values())
+    counts = Counter(map(_word, states.values()))
     words = {"stale": "interrupted"}  # as `CellState.describe` has it
-    shown = [name for name in ("queued", *_ORDER) if name != "done" and counts[name]]
+    shown = [name for name in (*_COMING, *_ORDER) if name != "done" and counts[name]]
     others = ", ".join(f"{counts[name]} {words.get(name, name)}" for name in shown)
     return f"{counts['done']} of {len(states)} cells done{', ' + others if others else ''}."
+
+
+def _word(state: CellState) -> str:
+    """Its state, unless it is about to be worked on."""
+    if state.is_queued:
+        return "queued"
+    return state.local if state.local and state.is_open else state.state
 
 
 def device_time(plan: Plan, states: Mapping[str, CellState]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -12,11 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from experiments.errors import UserError
+from experiments.store import RunStore
 from sweeps import commands
 from sweeps.definition import read_sweep
 from sweeps.planner import plan
+from sweeps.progress import Progress
 from sweeps.registry import begun, needed_elsewhere
 from tests.sweeps.conftest import WORKER
 from tests.sweeps.steps import run, states
@@ -102,6 +106,25 @@ def test_a_dry_run_starts_nothing(make_sweep: Make, trainings: Callable, root: P
     assert run(make_sweep(), dry_run=True) == 0
     assert capsys.readouterr().out.count("would start") == 3
     assert not trainings() and not (root / "sweeps").exists()
+
+
+def test_what_was_just_started_is_not_called_missing(make_sweep: Make, root: Path) -> None:
+    """A worker needs seconds before its run says that it is at work."""
+    planned = plan(make_sweep())
+    first, second, _ = planned.groups()
+    told = io.StringIO()
+    progress = Progress(planned, Console(file=told, width=200))
+    progress.started(first)
+    progress.update({first.id}, {second.id})
+    assert "scheme=group_v1: starting\n" in told.getvalue()
+    assert "0 of 3 cells done, 1 starting, 1 queued, 1 missing." in told.getvalue()
+    run = RunStore(root).prepare(first.cells[0].config)
+    with run.claim():
+        run.update(phase="train", step=4, max_steps=10)
+        found = progress._states({first.id}, {second.id})
+        assert [state.describe() for state in found.values()] == ["running 40 %", "queued", "missing"]
+    found = progress._states({first.id}, {second.id})
+    assert found["scheme=group_v1"].describe() == "starting at 40 %"
 
 
 def test_finding_nothing_to_do_loads_no_torch(make_sweep: Make) -> None:
