@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import combinations
@@ -16,7 +18,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.errors import UserError, unknown
+from experiments.errors import UserError, did_you_mean, unknown
 from sweeps.config import SweepConfig, ValueConfig
 
 DEFINITIONS = Path(__file__).parent / "definitions"
@@ -135,8 +137,12 @@ def sweep_names() -> list[str]:
     return sorted(path.stem for path in DEFINITIONS.glob("*.yaml"))
 
 
-def load_sweep(name: str) -> Sweep:
+def load_sweep(name: str, root: Path | str | None = None) -> Sweep:
     """Read a named sweep, or one's own file if `name` ends in .yaml.
+
+    Args:
+        root: the folder of outputs, to say of an unknown name what is known of it there; by default ABLATE_ROOT, else
+            ./outputs.
 
     Raises:
         UserError: there is none of that name, or its definition is wrong.
@@ -144,8 +150,33 @@ def load_sweep(name: str) -> Sweep:
     if name.endswith((".yaml", ".yml")):
         return read_sweep(Path(name).resolve())
     if name not in (names := sweep_names()):
-        raise unknown("sweep", name, names)
+        raise _unknown_sweep(name, names, Path(root or os.environ.get("ABLATE_ROOT") or "outputs"))
     return read_sweep(DEFINITIONS / f"{name}.yaml")
+
+
+def _unknown_sweep(name: str, names: list[str], root: Path) -> UserError:
+    """The error for a name that is no shipped sweep's; it may well be that of a person's own file."""
+    plans = [path for path in (root / "sweeps").glob("*/plan.json") if path.parent.name.startswith(f"{name}-")]
+    begun = sorted(path.parent for path in plans if _begun_name(path) == name)
+    if begun:
+        return UserError(
+            f"Sweep '{name}' was begun in {begun[0]} from a file of its own: give the path of that file instead of its "
+            f"name, such as path/to/{name}.yaml."
+        )
+    if os.path.isfile(f"{name}.yaml"):
+        return UserError(f"Unknown sweep '{name}'. For the file here, write {name}.yaml.")
+    return UserError(
+        f"Unknown sweep '{name}'.{did_you_mean(name, names)} Valid: the path of a file of your own, such as "
+        f"path/to/{name}.yaml, or one of {', '.join(names)}."
+    )
+
+
+def _begun_name(path: Path) -> str:
+    """The name of the sweep that a plan.json is of; "" if it does not say."""
+    with suppress(OSError, ValueError):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return str(record.get("sweep", "")) if isinstance(record, dict) else ""
+    return ""
 
 
 @lru_cache

@@ -114,7 +114,7 @@ def plan(name: str, scale: str = "", overrides: Iterable[str] = (), root: Path |
     Raises:
         UserError: unknown sweep, scale, key or label; a combination that cannot be built.
     """
-    sweep = load_sweep(name)
+    sweep = load_sweep(name, root)
     scale = sweep.scale(scale)
     request = parse_request(sweep, scale, overrides, root)
     folder = sweep_folder(request.root, sweep.name, scale, request)

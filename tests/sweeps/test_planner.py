@@ -11,6 +11,7 @@ from experiments.errors import UserError
 from experiments.identity import evaluation_id, run_id
 from sweeps.definition import load_sweep, sweep_names
 from sweeps.planner import count_cells, plan
+from sweeps.registry import register
 from tests.sweeps.steps import WIDTH, axis
 
 Make = Callable[..., str]
@@ -235,6 +236,25 @@ def test_wrong_definitions_are_explained(make_sweep: Make, changes: dict, messag
         Path(path).write_text(Path(path).read_text().replace("name: tiny", f"name: {name}"))
     with pytest.raises(UserError, match=message):
         load_sweep(path)
+
+
+def test_the_name_of_a_file_of_ones_own_is_told_from_a_mistyped_one(
+    make_sweep: Make, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_sweep("mymix")
+    with pytest.raises(
+        UserError, match=r"Unknown sweep 'mymix'.*path of a file of your own, such as path/to/mymix.yaml"
+    ):
+        plan("mymix")
+    register(plan(path))
+    with pytest.raises(
+        UserError, match=r"'mymix' was begun in .*/sweeps/mymix-demo from a file of its own.*mymix.yaml"
+    ):
+        plan("mymix", root=root)
+    (root / "sweeps" / "mymix-demo" / "plan.json").write_text("[")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"For the file here, write mymix.yaml"):
+        plan("mymix")
 
 
 def test_unknown_names_get_a_suggestion(make_sweep: Make, tmp_path: Path) -> None:
