@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -238,10 +239,50 @@ def _update(config: Any, key: str, value: Any) -> None:
             raise UserError(f"{key} is a section with the keys {', '.join(sorted(current))}; set one of them.")
         OmegaConf.update(config, key, value)
     except OmegaConfBaseException as error:
-        section, said = key.partition(".")[0], _explain(error)
+        section, said = section_of(key), _explain(error)
+        if section not in config:
+            raise UserError(
+                f"{key}={value}: a run has no key '{key}'.{nearest_key(key)} A key is written with its section, one of "
+                f"{', '.join(name for name in config if OmegaConf.is_dict(config[name]))}."
+            ) from error
         other = section in SECTIONS and "not in" in said and "Did you mean" not in said
         name = f" {section}.name is {config[section].name}; another takes other keys." if other else ""
         raise UserError(f"{key}={value}: {said}{name}") from error
+
+
+def section_of(key: str) -> str:
+    """The first part of a key."""
+    return key.partition(".")[0].partition("[")[0]
+
+
+def nearest_key(given: str, others: Iterable[str] = ()) -> str:
+    """ " Did you mean 'trainer.max_steps'?" for a key that is mistyped or lacks its section; "" if none is near.
+
+    Args:
+        others: words that would do as well, and come first.
+    """
+    forms: dict[str, str] = {}
+    for name in (*others, *_known_keys()):
+        forms.setdefault(name, name)
+        forms.setdefault(name.rpartition(".")[2], name)
+    match = get_close_matches(given, forms, n=1)
+    return f" Did you mean '{forms[match[0]]}'?" if match else ""
+
+
+@lru_cache(maxsize=1)
+def _known_keys() -> tuple[str, ...]:
+    """Every key that the configuration of some run has; those of the default parts first."""
+    found = list(_leaves(RunConfig()))
+    for section, registry in SECTIONS.items():
+        for name in registry.names():
+            found += _leaves(registry[name].config(), f"{section}.")
+    return tuple(dict.fromkeys(found))
+
+
+def _leaves(part: Any, prefix: str = "") -> Iterator[str]:
+    for item in dataclasses.fields(part):
+        value, key = getattr(part, item.name), f"{prefix}{item.name}"
+        yield from _leaves(value, f"{key}.") if dataclasses.is_dataclass(value) else (key,)
 
 
 def _explain(error: Exception) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.config import parse_overrides
+from experiments.config import RunConfig, nearest_key, parse_overrides, section_of
 from experiments.errors import UserError, unknown
 from sweeps.config import ResourcesConfig
 from sweeps.definition import Sweep, label_of, load_yaml
@@ -67,6 +67,14 @@ def parse_request(sweep: Sweep, scale: str, words: Iterable[str], root: Path | s
             raise UserError("A sweep repeats its cells over seeds; write seeds=0,1,2.")
         elif key.startswith("resources."):
             given[key.removeprefix("resources.")] = value
+        elif section_of(key) not in (item.name for item in fields(RunConfig)):
+            axes = [axis.name for axis in sweep.axes]
+            own = [*axes, "seeds", *(f"resources.{item.name}" for item in fields(ResourcesConfig))]
+            raise UserError(
+                f"{key}={value}: '{key}' is neither an axis of sweep {sweep.name} nor a key of its runs."
+                f"{nearest_key(key, own)} Axes: {', '.join(axes) or 'none'}; a key is written with its "
+                "section, such as trainer.max_steps=500."
+            )
         else:
             config[key] = value
     folder = root or config.get("runtime.root") or os.environ.get("ABLATE_ROOT") or "outputs"

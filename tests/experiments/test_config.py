@@ -46,6 +46,9 @@ def test_a_section_changes_its_kind_by_name() -> None:
     ("overrides", "words"),
     [
         (["generator.detph=12"], ["detph", "depth"]),
+        (["max_steps=5"], ["max_steps=5", "Did you mean 'trainer.max_steps'?", "sampler"]),
+        (["traner.max_steps=5"], ["Did you mean 'trainer.max_steps'?"]),
+        (["qzx=5"], ["a run has no key 'qzx'. A key is written with its section", "trainer"]),
         (["trainer.max_steps=many"], ["trainer.max_steps=many", "many"]),
         (["trainer.max_steps=1e3"], ["trainer.max_steps=1e3"]),
         (["generator.hybrid_scheme=serial_v3"], ["serial_v3", "serial_v2"]),

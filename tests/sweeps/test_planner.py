@@ -189,6 +189,10 @@ def test_resources_of_sweep_site_and_command_line(make_sweep: Make, root: Path) 
     ("words", "message"),
     [
         (["generator.widht=3"], "Did you mean: 'width'"),
+        (["widht=32"], "widht=32: 'widht' is neither an axis of sweep tiny .*Did you mean 'width'. Axes: width;"),
+        (["max_steps=5"], "max_steps=5: 'max_steps' is neither .*Did you mean 'trainer.max_steps'. Axes: width;"),
+        (["resource.gpus=1"], "Did you mean 'resources.gpus'"),
+        (["seed_s=1"], "Did you mean 'seeds'"),
         (["trainer.max_steps=many"], "trainer.max_steps=many"),
         (["generator.width=48"], "is what sweep tiny varies"),
         (["width=48"], "Unknown value of axis 'width' '48'.*Valid: 32, 64"),
