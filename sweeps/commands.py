@@ -19,7 +19,7 @@ from experiments.resolve import check_files
 from experiments.terminal import console
 from sweeps.definition import load_sweep, sweep_names
 from sweeps.devices import Slots
-from sweeps.interventions import amend, cancel_plan, clear_failures, failed_cells, only, wait_for_ends
+from sweeps.interventions import amend, cancel_plan, clear_failures, failed_cells, only, wait_for_endings, wait_for_ends
 from sweeps.local import WORKER, LocalLauncher
 from sweeps.logs import newest_log
 from sweeps.planner import Plan, count_cells, plan
@@ -153,12 +153,13 @@ def run(
 
 
 def _launch(planned: Plan, launcher: str, jobs: int, worker: tuple[str, ...], dry_run: bool = False) -> int:
-    states = planned.states()
     if dry_run:
         from sweeps.preview import tell_open
 
         tell_open(planned, launcher, _say)
         return 0
+    wait_for_endings(planned, _say)
+    states = planned.states()
     for group in planned.groups():
         for cell in group.cells[:1] if planned.is_timed else group.cells:
             if states[cell.name].is_open:

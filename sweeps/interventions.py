@@ -79,6 +79,28 @@ def _jobs_at_work(plan: Plan, cells: Iterable[Cell]) -> dict[str, str]:
     }
 
 
+def ending_jobs(plan: Plan) -> dict[str, str]:
+    """Cells that are not done -> the job that was at work on them and is ending, because it was cancelled or else."""
+    found, states = places(plan.folder, max_age=0.0) or {}, plan.states()
+    at_work = {cell.name: found[cell.group] for cell in plan.cells if cell.group in found}
+    return {name: place.job for name, place in at_work.items() if place.is_ending and states[name].state != "done"}
+
+
+def wait_for_endings(plan: Plan, say: Callable[[str], None], patience: float = 90.0) -> None:
+    """After `ablate cancel` jobs need a while to save and end, in which their cells are not open: wait for these, so
+    that what is launched next takes the cells up. What takes longer than `patience` seconds is named and left."""
+    deadline, said = time.monotonic() + patience, False
+    while ending := ending_jobs(plan):
+        name, job = next(iter(ending.items()))
+        if time.monotonic() > deadline:
+            say(f"{name} and what else is in job {job} stay out: it has not ended. Run the same again when it has.")
+            return
+        if not said:
+            say(f"Waiting for job {job} to end, which was at work on {name}.")
+            said = True
+        time.sleep(0.5)
+
+
 def clear_failures(plan: Plan, cells: Iterable[Cell]) -> None:
     """Make failed cells open again."""
     store, states = RunStore(plan.root), plan.states()

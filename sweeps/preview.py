@@ -15,6 +15,7 @@ from experiments.errors import UserError
 from experiments.model_facts import ModelFacts
 from experiments.store import RunStore
 from sweeps.fact_book import FactBook
+from sweeps.interventions import ending_jobs
 from sweeps.parents import Parent, dry_run, parents
 from sweeps.planner import Cell, Plan
 from sweeps.state import CellState
@@ -135,6 +136,8 @@ def _rate(store: RunStore, run: str, config: RunConfig, fact: ModelFacts) -> flo
 def tell_open(plan: Plan, launcher: str, say: Callable[[str], None]) -> None:
     """What `ablate run` would start and leave, the arrays that it would submit, and what that would cost."""
     states = plan.states()
+    for job in dict.fromkeys(ending_jobs(plan).values()):
+        say(f"would wait for job {job} to end first")
     for line in dry_run((group for group in plan.groups() if states[group.name].is_open), plan.root):
         say(line)
     for cell in plan.cells:

@@ -75,7 +75,9 @@ class CellState:
             return f"{self.local}{at}"
         if self.queue and self.is_queued:
             place = f"job {self.queue.job}"
-            return f"queued{at} ({place}: {self.queue.reason})" if self.queue.is_waiting else f"starting{at} ({place})"
+            if self.queue.is_waiting:
+                return f"queued{at} ({place}: {self.queue.reason})"
+            return f"{'ending' if self.queue.is_ending else 'starting'}{at} ({place})"
         if self.state == "failed":
             return f"failed: {self.status.reason or self.status.cause}"
         if self.state == "missing":

@@ -55,6 +55,11 @@ class Place:
         return self.urgency > 0
 
     @property
+    def is_ending(self) -> bool:
+        """Whether it was cancelled or has come to its end, and its processes are going down."""
+        return self.state == "COMPLETING"
+
+    @property
     def urgency(self) -> int:
         """2: at work, 1: waiting, 0: ended."""
         return 2 if self.state in slurm.ALIVE else int(self.is_waiting)

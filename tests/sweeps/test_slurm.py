@@ -201,6 +201,21 @@ def test_cancel_ends_queued_and_running_jobs(cluster: Cluster, make_sweep: Make,
     )
 
 
+def test_a_sweep_run_right_after_its_cancellation_goes_on(
+    cluster: Cluster, make_sweep: Make, behave: Callable, trainings: Callable
+) -> None:
+    """The jobs that were cancelled are still ending when it is run again."""
+    path = make_sweep(axes=ONE, report={})
+    behave(steps=0.5, heedless=3)
+    submit(path)
+    cluster.wait_until(lambda: "running" in str(states(path)), "not running")
+    assert commands.cancel(path, confirm=lambda question: True) == 0
+    behave()
+    submit(path)
+    wait_done(cluster, path)
+    assert len(trainings()) == 2 and len(read_submissions(plan(path).folder)) == 2
+
+
 def test_leaked_variables_of_a_surrounding_job_do_not_reach_the_new_one(
     cluster: Cluster, make_sweep: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from experiments import slurm
 from experiments.config import read_config
 from experiments.errors import UserError
 from experiments.store import RunStore
 from sweeps import commands
+from sweeps.interventions import wait_for_endings
 from sweeps.planner import plan
 from sweeps.slurm import SlurmLauncher
 from sweeps.submissions import read_submissions
-from tests.sweeps.slurm_steps import submit
+from tests.sweeps.slurm_steps import states, submit
 from tests.sweeps.test_accounting import command  # noqa: F401
 
 Make = Callable[..., str]
@@ -61,6 +63,32 @@ def test_trials_that_are_trainings_have_one_process(make_sweep: Make) -> None:
 def test_searches_at_paper_scale_are_for_one_process(name: str, root: Path) -> None:
     told = [line for line in SlurmLauncher(plan(name, "paper", root=root)).describe() if "searches" in line]
     assert told and all(line.endswith("1 node(s), 1 GPU(s) per node") for line in told)
+
+
+def test_what_was_just_cancelled_is_submitted_again_when_it_has_ended(
+    make_sweep: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, queue = make_sweep(axes=ONE, report={}), tmp_path / "queue"
+    assert submit(path) == 0
+    queue.write_text("1_0|COMPLETING|None\n")
+    slurm.forget_states()
+    assert states(path) == {"scheme=serial_v1": "ending (job 1_0)"}
+    assert submit(path, dry_run=True) == 0
+    assert "would wait for job 1_0 to end first" in capsys.readouterr().out
+    monkeypatch.setattr("sweeps.interventions.time.sleep", lambda seconds: queue.write_text("1_0|CANCELLED|None\n"))
+    assert submit(path) == 0
+    assert "Waiting for job 1_0 to end, which was at work on scheme=serial_v1." in capsys.readouterr().out
+    assert len(read_submissions(plan(path).folder)) == 2
+
+
+def test_a_job_that_does_not_end_is_named_and_left(
+    make_sweep: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make_sweep(axes=ONE, report={})
+    assert submit(path) == 0
+    (tmp_path / "queue").write_text("1_0|COMPLETING|None\n")
+    wait_for_endings(plan(path), print, patience=0)
+    assert "job 1_0 stay out: it has not ended. Run the same again when it has." in capsys.readouterr().out
 
 
 def test_retry_counts_attempts_afresh(make_sweep: Make, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
