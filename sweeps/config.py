@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from omegaconf import MISSING, OmegaConf
+
+TIME = re.compile(
+    r"(?P<minutes>\d+)(:(?P<seconds>\d+))?|(?P<h>\d+):(?P<m>\d+):(?P<s>\d+)|"
+    r"(?P<days>\d+)-(?P<dh>\d+)(:(?P<dm>\d+)(:(?P<ds>\d+))?)?"
+)
+"""The limits of a job that Slurm reads."""
+ENDLESS = ("UNLIMITED", "INFINITE")
+
+
+def time_limit(text: str) -> int | None:
+    """Seconds of a limit as Slurm writes it; None where it is none, or not known: "", "0", "UNLIMITED".
+
+    Raises:
+        ValueError: Slurm would not read it.
+    """
+    if not text or text.upper() in ENDLESS:
+        return None
+    if not (found := TIME.fullmatch(text)):
+        raise ValueError(
+            "must be a time as Slurm reads it: MINUTES, MINUTES:SECONDS, HOURS:MINUTES:SECONDS, DAYS-HOURS, "
+            'DAYS-HOURS:MINUTES or DAYS-HOURS:MINUTES:SECONDS, e.g. "2:00:00".'
+        )
+    units = {"days": 86400, "dh": 3600, "h": 3600, "dm": 60, "m": 60, "minutes": 60, "ds": 1, "s": 1, "seconds": 1}
+    return sum(int(found[name] or 0) * unit for name, unit in units.items()) or None
 
 
 @dataclass
@@ -63,6 +88,11 @@ class ResourcesConfig:
         limit = self.evaluation.get("time", "") if isinstance(self.evaluation, dict) else ""
         if not isinstance(limit, str):  # which YAML made of it: 3600 of 1:00:00
             raise ValueError(f'resources.evaluation.time={limit} must be text, in quotes: {{time: "1:00:00"}}.')
+        for key, text in (("time", self.time), ("evaluation.time", limit)):
+            try:
+                time_limit(text if isinstance(text, str) else "")
+            except ValueError as error:
+                raise ValueError(f"resources.{key}={text} {error}") from error
 
     def of_evaluation(self) -> ResourcesConfig | None:
         """What an evaluation needs where it is a job of its own; None where the training's job does it, too.

@@ -135,5 +135,6 @@ def _resources(*layers: Mapping[str, Any]) -> ResourcesConfig:
         assert isinstance(result, ResourcesConfig)
         result.of_evaluation()  # only to check it
     except (OmegaConfBaseException, ValueError) as error:
-        raise UserError(f"resources: {str(error).splitlines()[0].rstrip('.')}.") from error
+        said = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"{'' if said.startswith('resources.') else 'resources: '}{said}.") from error
     return result

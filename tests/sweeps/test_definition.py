@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.errors import UserError
+from sweeps.config import time_limit
 from sweeps.definition import read_sweep
 from sweeps.request import parse_request
 
@@ -96,6 +97,10 @@ def test_a_label_with_a_comma_or_null_can_be_chosen(tmp_path: Path) -> None:
         ("resources.gpus=x", "resources.gpus=x: Value 'x'"),
         ("resources.evaluation.gpuz=1", "gpuz"),
         ("resources.evaluation={time: 1:00:00}", 'time=3600 must be text, in quotes: {time: "1:00:00"}'),
+        ("resources.time=2hours", "resources.time=2hours must be a time as Slurm reads it: MINUTES, .*DAYS-HOURS"),
+        ("resources.time=1:2:3:4", "time=1:2:3:4 must be a time"),
+        ("resources.time=-5", "time=-5 must be a time"),
+        ("resources.evaluation.time=1h", "resources.evaluation.time=1h must be a time"),
         ("resources.efficiency=0", "efficiency=0.0 must be a share of the peak"),
         ("resources.efficiency=nan", "efficiency=nan must be a share of the peak"),
         ("resources.peak_tflops=0", "peak_tflops=0.0 must be above 0"),
@@ -104,6 +109,26 @@ def test_a_label_with_a_comma_or_null_can_be_chosen(tmp_path: Path) -> None:
 def test_resources_are_named(tmp_path: Path, word: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse_request(read_sweep(sweep_file(tmp_path)), "demo", [word], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("", None),
+        ("0", None),
+        ("unlimited", None),
+        ("90", 5400),
+        ("90:30", 5430),
+        ("2:00:01", 7201),
+        ("1-2", 93600),
+        ("1-2:03", 93780),
+        ("1-2:03:04", 93784),
+    ],
+)
+def test_times_are_those_that_slurm_reads(tmp_path: Path, text: str, seconds: int | None) -> None:
+    assert time_limit(text) == seconds
+    found = parse_request(read_sweep(sweep_file(tmp_path)), "demo", [f"resources.time={text}"], tmp_path).resources
+    assert found.time == text
 
 
 def test_a_site_file_that_cannot_be_read(tmp_path: Path) -> None:
