@@ -18,13 +18,13 @@ from experiments.errors import UserError, unknown
 from experiments.resolve import check_files
 from experiments.terminal import console
 from sweeps.definition import load_sweep, sweep_names
-from sweeps.devices import Slots
 from sweeps.interventions import amend, cancel_plan, clear_failures, failed_cells, only, wait_for_endings, wait_for_ends
-from sweeps.local import WORKER, LocalLauncher
+from sweeps.local import WORKER, LocalLauncher, local_slots
 from sweeps.logs import newest_log
 from sweeps.planner import Plan, count_cells, plan
 from sweeps.progress import Progress
 from sweeps.registry import begun, register
+from sweeps.slurm import SlurmLauncher, max_array_size
 from sweeps.state import CellState
 from sweeps.table import cell_json, device_time, duration, failure_lines, failures, status_table, summary
 
@@ -154,9 +154,9 @@ def run(
 
 def _launch(planned: Plan, launcher: str, jobs: int, worker: tuple[str, ...], dry_run: bool = False) -> int:
     if dry_run:
-        from sweeps.preview import tell_open
+        from sweeps.dry_run import tell_open
 
-        tell_open(planned, launcher, _say)
+        tell_open(planned, launcher, jobs, _say)
         return 0
     wait_for_endings(planned, _say)
     states = planned.states()
@@ -164,19 +164,20 @@ def _launch(planned: Plan, launcher: str, jobs: int, worker: tuple[str, ...], dr
         for cell in group.cells[:1] if planned.is_timed else group.cells:
             if states[cell.name].is_open:
                 check_files(cell.config, evaluated=True)  # once and here, not in every worker
+    todo = any(state.is_open or state.state == "running" for state in states.values())
+    slots = None
+    if todo and launcher == "slurm":
+        SlurmLauncher(planned, jobs).batches(max_array_size())  # refused, if so, before anything is written
+    elif todo:
+        slots = local_slots(planned, jobs)
     register(planned)
     for left, right in planned.duplicates:
         _say(f"Note: {right.name} is the same as {left.name}; it is run once.")
-    if not any(state.is_open or state.state == "running" for state in states.values()):
+    if not todo:
         _say(f"Nothing to do for {planned.title}: {summary(states)}")
     elif launcher == "slurm":
         states = _submit(planned, jobs, worker)
-    else:
-        groups = planned.groups()
-        if planned.is_timed and jobs > 1:
-            raise UserError(f"{planned.sweep.name} takes times, one at a time: leave --jobs {jobs} out.")
-        jobs = 1 if planned.is_timed else jobs
-        slots = Slots(jobs, len(groups), groups[0].cells[0].config.runtime)
+    elif slots:
         LocalLauncher(planned, slots, Progress(planned, console()), worker).launch()
         states = planned.states()
         screen = console()
@@ -194,8 +195,6 @@ def _launch(planned: Plan, launcher: str, jobs: int, worker: tuple[str, ...], dr
 
 def _submit(planned: Plan, parallel: int, worker: tuple[str, ...]) -> dict[str, CellState]:
     """Submit what is open; returns the states then."""
-    from sweeps.slurm import SlurmLauncher
-
     words = ("report", planned.name_or_path, "--scale", planned.scale, "--root", str(planned.root.resolve()))
     new = SlurmLauncher(planned, parallel, (*words, *planned.request.words), worker).launch()
     for item in new:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from experiments.config import save_config
+from experiments.errors import UserError
 from experiments.failures import cause_of
 from experiments.store import RunStore
 from sweeps.cache import PROJECT
@@ -204,6 +205,18 @@ class LocalLauncher:
         for worker in workers:
             _signal_group(worker, signal.SIGKILL)
             worker.process.wait()
+
+
+def local_slots(plan: Plan, jobs: int) -> Slots:
+    """The places that this machine has for a plan's runs; one for timings.
+
+    Raises:
+        UserError: it has not what one run wants, or timings are to run side by side.
+    """
+    if plan.is_timed and jobs > 1:
+        raise UserError(f"{plan.sweep.name} takes times, one at a time: leave --jobs {jobs} out.")
+    groups = plan.groups()
+    return Slots(1 if plan.is_timed else jobs, len(groups), groups[0].cells[0].config.runtime)
 
 
 def _open_cells(group: Group, states: dict[str, CellState]) -> tuple[Cell, ...]:

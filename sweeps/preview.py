@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console, JustifyMethod
@@ -15,8 +15,7 @@ from experiments.errors import UserError
 from experiments.model_facts import ModelFacts
 from experiments.store import RunStore
 from sweeps.fact_book import FactBook
-from sweeps.interventions import ending_jobs
-from sweeps.parents import Parent, dry_run, parents
+from sweeps.parents import Parent, parents
 from sweeps.planner import Cell, Plan
 from sweeps.state import CellState
 from sweeps.table import STYLES, cell_json, duration, folded, summary
@@ -26,13 +25,15 @@ def preview(plan: Plan) -> dict[str, Any]:
     """Everything `ablate plan` tells, as plain data with exact integers."""
     states, book, store = plan.states(), FactBook(plan.root), RunStore(plan.root)
     facts = {_built(cell): book.facts(cell.config) for cell in {_built(cell): cell for cell in plan.cells}.values()}
+    first = [] if plan.is_timed else parents(plan.groups())
+    facts |= {parent.run_id: book.facts(parent.config) for parent in first}
+    estimate = cost(plan, states, facts, first)
+    hours = _hours(plan, states, facts, estimate)
     cells = []
     for cell in plan.cells:
         fact = facts[_built(cell)]
         training = {"max_steps": cell.max_steps, "parameters": fact.parameters, "flops": fact.flops}
-        cells.append(cell_json(cell, states[cell.name]) | training)
-    first = [] if plan.is_timed else parents(plan.groups())
-    facts |= {parent.run_id: book.facts(parent.config) for parent in first}
+        cells.append(cell_json(cell, states[cell.name]) | training | {"device_hours": hours.get(cell.name)})
     return {
         "sweep": plan.sweep.name,
         "scale": plan.scale,
@@ -41,7 +42,7 @@ def preview(plan: Plan) -> dict[str, Any]:
         "trainings": 0 if plan.is_timed else len({_built(cell) for cell in plan.cells}),
         "excluded": [{"labels": dict(item.labels), "reason": item.reason} for item in plan.excluded],
         "duplicates": [[left.name, right.name] for left, right in plan.duplicates],
-        "cost": cost(plan, states, facts, first),
+        "cost": estimate,
     }
 
 
@@ -84,10 +85,9 @@ def cost(
     """
     if plan.is_timed:
         return None
-    store, groups = RunStore(plan.root), plan.groups()
-    cells = [group.cells[0] for group in groups]
-    todo = [cell for cell in cells if states[cell.name].part == "training" or _trials(cell) > 1]
-    flops = sum(facts[_built(cell)].training_flops(cell.config) * _trials(cell) for cell in todo)
+    store, todo = RunStore(plan.root), _to_train(plan, states)
+    cells = [group.cells[0] for group in plan.groups()]
+    flops = sum(_training_flops(cell, facts) for cell in todo)
     waited_for = _ancestors(first, {cell.name for cell in todo})
     before = [parent for parent in waited_for if parent.state(store).state != "done"]
     flops += sum(facts[parent.run_id].training_flops(parent.config) for parent in before)
@@ -108,6 +108,26 @@ def cost(
         "device_hours": flops / rate / 3600,
         "basis": basis,
     }
+
+
+def _to_train(plan: Plan, states: dict[str, CellState]) -> list[Cell]:
+    """The first cell of every training that is not done."""
+    cells = [group.cells[0] for group in plan.groups()]
+    return [cell for cell in cells if states[cell.name].part == "training" or _trials(cell) > 1]
+
+
+def _training_flops(cell: Cell, facts: dict[str, ModelFacts]) -> float:
+    return facts[_built(cell)].training_flops(cell.config) * _trials(cell)
+
+
+def _hours(
+    plan: Plan, states: dict[str, CellState], facts: dict[str, ModelFacts], estimate: dict[str, Any] | None
+) -> dict[str, float]:
+    """Device-hours of each open training, at the rate of the whole, by the name of its first cell."""
+    if not estimate or not estimate["flops"]:
+        return {}
+    share = estimate["device_hours"] / estimate["flops"]
+    return {cell.name: _training_flops(cell, facts) * share for cell in _to_train(plan, states)}
 
 
 def _ancestors(first: Sequence[Parent], names: set[str]) -> list[Parent]:
@@ -133,27 +153,13 @@ def _rate(store: RunStore, run: str, config: RunConfig, fact: ModelFacts) -> flo
     return fact.training_flops(config) * done / result["train_seconds"] / devices
 
 
-def tell_open(plan: Plan, launcher: str, say: Callable[[str], None]) -> None:
-    """What `ablate run` would start and leave, the arrays that it would submit, and what that would cost."""
-    states = plan.states()
-    for job in dict.fromkeys(ending_jobs(plan).values()):
-        say(f"would wait for job {job} to end first")
-    for line in dry_run((group for group in plan.groups() if states[group.name].is_open), plan.root):
-        say(line)
-    for cell in plan.cells:
-        state = states[cell.name]
-        say(f"{'would start' if state.is_open else 'would leave'}  {cell.name}: {state.describe()}")
-    if launcher == "slurm":
-        from sweeps.slurm import SlurmLauncher
-
-        for line in SlurmLauncher(plan).describe():
-            say(line)
-    say(summary(states))
-    if any(state.is_open for state in states.values()) and (estimate := preview(plan)["cost"]):
-        say(_tell(estimate))
+def amount(hours: float) -> str:
+    """Device-hours to two digits, or tenths."""
+    return f"{hours:,.1f}" if hours >= 1 else f"{hours:.2g}"
 
 
-def _tell(estimate: dict[str, Any]) -> str:
+def tell_cost(estimate: dict[str, Any]) -> str:
+    """The cost in words."""
     hours = estimate["device_hours"]
     time = f"{hours:,.1f} device-hours" if hours >= 10 else f"{duration(3600 * hours)} (h:mm:ss) on one device"
     return f"Still to train: {estimate['trainings']}, {time}, {estimate['basis']}."
@@ -163,7 +169,8 @@ def print_preview(plan: Plan, console: Console) -> None:
     """The same for people."""
     found, states = preview(plan), plan.states()
     table = Table(title=f"{plan.sweep.name} · {plan.scale}: {plan.sweep.config.title}", box=None)
-    for name in ("cell", "run", "parameters", "GFLOPs", "steps", "state"):
+    hours = ["device-hours"] if any(cell["device_hours"] for cell in found["cells"]) else []
+    for name in ("cell", "run", "parameters", "GFLOPs", "steps", *hours, "state"):
         justify: JustifyMethod = "left" if name in ("cell", "run", "state") else "right"
         table.add_column(name, justify=justify, overflow="fold", no_wrap=name == "cell")
     for parent in found["parents"]:
@@ -173,6 +180,7 @@ def print_preview(plan: Plan, console: Console) -> None:
             f"{parent['parameters']:,}",
             f"{parent['flops'] / 1e9:,.3f}",
             f"{parent['max_steps']:,}",
+            *("" for _ in hours),
             Text(parent["describe"], style=STYLES[parent["state"]]),
         )
     for cell in found["cells"]:
@@ -183,6 +191,7 @@ def print_preview(plan: Plan, console: Console) -> None:
             f"{cell['parameters']:,}",
             f"{cell['flops'] / 1e9:,.3f}",
             f"{cell['max_steps']:,}" if cell["max_steps"] else "",
+            *(amount(cell["device_hours"]) if cell["device_hours"] else "" for _ in hours),
             Text(state.describe(), style=STYLES[state.state]),
         )
     console.print(table)
@@ -195,7 +204,7 @@ def print_preview(plan: Plan, console: Console) -> None:
     for left, right in found["duplicates"]:
         lines.append(f"Note: {right} is the same as {left}; it is run once.")
     if (estimate := found["cost"]) and estimate["trainings"]:
-        lines.append(_tell(estimate))
+        lines.append(tell_cost(estimate))
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from experiments.claims import Busy, Claim, acquire
-from experiments.config import save_config
+from experiments.config import RuntimeConfig, save_config
 from experiments.errors import UserError
 from experiments.files import atomic_write_text
 from experiments.slurm import forget_states
@@ -28,6 +28,8 @@ from sweeps.slurm_script import array_script, report_script
 from sweeps.snapshot import take_snapshot
 from sweeps.submissions import Submission, new_uid, places, read_submissions, recover, write_submissions
 
+USUAL_ARRAY = 1000
+"""Tasks that an array may have at most where the cluster does not say: Slurm's own default."""
 LEAKING = ("SLURM_", "SBATCH_", "SRUN_", "SLURMD_", "SLURMSTEPD_")
 """Variables of a job that one submits from; they would silently change the jobs that are submitted."""
 
@@ -46,6 +48,13 @@ class Batch:
     """Tasks at once; 0 = no limit."""
     waits: bool = False
     """Whether each task waits for the task of the same number in the last array of trainings."""
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        r, waits = self.resources, ", each after its training" if self.waits else ""
+        each = f"{r.nodes} node(s), {f'{r.gpus} GPU(s) per node' if r.gpus else 'CPUs'}"
+        return f"would submit an array of {len(self.groups)} task(s): {self.what}{waits}; {each}"
 
 
 class SlurmLauncher:
@@ -94,10 +103,11 @@ class SlurmLauncher:
             groups = self._within_attempts(self.open_groups())
             if not groups:
                 return []
+            batches = self._checked(groups, max_array_size())
             code = take_snapshot(self.folder / "code")
             new: list[Submission] = []
             trainings = ""
-            for batch in self._batches(groups):
+            for batch in batches:
                 new.append(self._submit_array(batch, code, [*known, *new], trainings if batch.waits else ""))
                 trainings = new[-1].job if batch.part == "train" else trainings
             if self.report:
@@ -107,20 +117,45 @@ class SlurmLauncher:
             claim.release()
 
     def describe(self) -> list[str]:
-        """The arrays that `launch` would submit now, in words."""
-        lines = []
-        for batch in self._batches(self.open_groups()):
-            r = batch.resources
-            each = f"{r.nodes} node(s), {f'{r.gpus} GPU(s) per node' if r.gpus else 'CPUs'}"
-            waits = ", each after its training" if batch.waits else ""
-            lines.append(f"would submit an array of {len(batch.groups)} task(s): {batch.what}{waits}; {each}")
-        return lines
+        """The arrays that `launch` would submit now, in words.
 
-    def _batches(self, groups: Sequence[Group]) -> Iterator[Batch]:
-        """The arrays, none larger than the cluster takes."""
+        Raises:
+            UserError: as `launch` does, but nothing is written.
+        """
+        return [batch.text for batch in self.batches(max_array_size())]
+
+    def batches(self, largest: int) -> list[Batch]:
+        """The arrays that `launch` would submit now to a cluster whose arrays have at most `largest` tasks.
+
+        Raises:
+            UserError: `launch` would refuse them.
+        """
+        return self._checked([group for group in self.open_groups() if not self._attempts_too_many(group)], largest)
+
+    def given_up(self) -> dict[str, str]:
+        """Groups that `launch` would leave out as failed -> why."""
+        groups = [(group, self._attempts_too_many(group)) for group in self.open_groups()]
+        return {group.id: reason for group, reason in groups if reason}
+
+    def draft(self, batch: Batch) -> tuple[Path, str]:
+        """The script of an array as `launch` would write it now, and where; `*` stands for what is not known before."""
+        uid = f"ablate-{self.plan.sweep.name}-*"
+        return self.jobs / f"{uid}.sbatch", self._script(batch, uid, self.folder / "code" / "*", batch.waits * "*")
+
+    def _checked(self, groups: Sequence[Group], largest: int) -> list[Batch]:
+        """The arrays of these groups; what is wrong with one comes out before anything is written or submitted."""
+        batches = list(self._batches(groups, largest))
+        for batch in batches:
+            for group in batch.groups:
+                for cell in group.cells:
+                    self._runtime(cell, batch)
+        return batches
+
+    def _batches(self, groups: Sequence[Group], largest: int) -> Iterator[Batch]:
+        """The arrays, none of more tasks than the cluster takes."""
         apart = self.resources.of_evaluation()
         if self.plan.is_timed:
-            yield from self._arrays(groups, "all", self.resources, "timings")
+            yield from self._arrays(groups, largest, "all", self.resources, "timings")
             return
         searches = [group for group in groups if group.cells[0].is_searched]
         others = [group for group in groups if not group.cells[0].is_searched]
@@ -131,34 +166,38 @@ class SlurmLauncher:
                 f"and resources.gpus={min(self.resources.gpus, 1)}."
             )
         if apart is None:
-            yield from self._arrays(others, "all", self.resources, "trainings and their evaluations")
+            yield from self._arrays(others, largest, "all", self.resources, "trainings and their evaluations")
         else:
-            yield from self._after_trainings(others, apart, "evaluations")
+            yield from self._after_trainings(others, largest, apart, "evaluations")
         # Hands that search would hold their devices idle while one of them trains; where every trial is a training,
         # there is none that they share. Each hand is one process: ranks would not wait for each other's trials.
         sharing = [group for group in searches if group not in training]
-        resources = apart or self.resources
-        yield from self._after_trainings(sharing, replace(resources, nodes=1, gpus=min(resources.gpus, 1)), "searches")
-        yield from self._arrays(training, "all", self.resources, "searches")
+        single = replace(apart or self.resources, nodes=1, gpus=min((apart or self.resources).gpus, 1))
+        yield from self._after_trainings(sharing, largest, single, "searches")
+        yield from self._arrays(training, largest, "all", self.resources, "searches")
 
-    def _after_trainings(self, groups: Sequence[Group], resources: ResourcesConfig, what: str) -> Iterator[Batch]:
+    def _after_trainings(
+        self, groups: Sequence[Group], largest: int, resources: ResourcesConfig, what: str
+    ) -> Iterator[Batch]:
         """Arrays of trainings, each followed by what waits for them, task by task; then of what need not wait."""
         store = RunStore(self.plan.root)
         trained = [group for group in groups if store.run(group.cells[0].run_id).is_done()]
         # Those that most hands work on first: in every array a task of the same number works on the same group.
         untrained = sorted((group for group in groups if group not in trained), key=_hands, reverse=True)
-        for some in _chunks(untrained, max_array_size()):
+        for some in _chunks(untrained, largest):
             yield Batch(some, "train", self.resources, "trainings", self.parallel)
             hands = min(_hands(some[0]), self.parallel or _hands(some[0]))
             for number in range(hands):
                 these = [group for group in some if _hands(group) > number]
                 yield Batch(these, "evaluate", resources, what, -(-self.parallel // hands), waits=True)
-        yield from self._arrays(trained, "evaluate", resources, what)
+        yield from self._arrays(trained, largest, "evaluate", resources, what)
 
-    def _arrays(self, groups: Sequence[Group], part: Part, resources: ResourcesConfig, what: str) -> Iterator[Batch]:
+    def _arrays(
+        self, groups: Sequence[Group], largest: int, part: Part, resources: ResourcesConfig, what: str
+    ) -> Iterator[Batch]:
         """Of as many tasks a group as there are hands to work on it."""
         tasks = [group for group in groups for _ in range(_hands(group))]
-        for some in _chunks(tasks, max_array_size()):
+        for some in _chunks(tasks, largest):
             yield Batch(some, part, resources, what, self.parallel)
 
     def _claim(self) -> Claim:
@@ -177,27 +216,44 @@ class SlurmLauncher:
         """Leave out, as failed, what was begun too often."""
         store, kept = RunStore(self.plan.root), []
         for group in groups:
-            run = group.cells[0].works(store)[0]
-            attempts = run.attempts_since_forgiven
-            if not run.is_done() and attempts >= self.resources.max_attempts:
-                reason = f"given up after {attempts} attempts (resources.max_attempts)"
-                run.record_failure("other", reason)
+            if reason := self._attempts_too_many(group):
+                group.cells[0].works(store)[0].record_failure("other", reason)
             else:
                 kept.append(group)
         return kept
 
+    def _attempts_too_many(self, group: Group) -> str:
+        """Why a group is begun no more; "" if it is."""
+        run = group.cells[0].works(RunStore(self.plan.root))[0]
+        if run.is_done() or (attempts := run.attempts_since_forgiven) < self.resources.max_attempts:
+            return ""
+        return f"given up after {attempts} attempts (resources.max_attempts)"
+
     def _submit_array(self, batch: Batch, code: Path, known: list[Submission], after: str) -> Submission:
         uid = new_uid(self.plan.sweep.name)
-        tasks, script = self.jobs / f"{uid}.txt", self.jobs / f"{uid}.sbatch"
+        tasks, script = self._tasks(uid), self.jobs / f"{uid}.sbatch"
         lines = ["\t".join(str(self._write_config(cell, batch)) for cell in group.cells) for group in batch.groups]
         atomic_write_text(tasks, "".join(f"{line}\n" for line in lines))
         (self.folder / "logs").mkdir(parents=True, exist_ok=True)
-        text = array_script(
+        atomic_write_text(script, self._script(batch, uid, code, after))
+        # Noted before it is submitted: if this process dies in between, the next one finds the job by its comment.
+        submission = Submission(uid, "", [group.id for group in batch.groups], time.time())
+        write_submissions(self.folder, [*known, submission])
+        submission = replace(submission, job=sbatch(script))
+        write_submissions(self.folder, [*known, submission])
+        return submission
+
+    def _tasks(self, uid: str) -> Path:
+        """The list of what each task works on."""
+        return self.jobs / f"{uid}.txt"
+
+    def _script(self, batch: Batch, uid: str, code: Path, after: str) -> str:
+        return array_script(
             title=self.plan.title,
             name=self.plan.sweep.name,
             uid=uid,
             resources=batch.resources,
-            tasks=tasks,
+            tasks=self._tasks(uid),
             count=len(batch.groups),
             parallel=batch.parallel,
             processes=1 if self.plan.is_timed else self._devices(batch.groups[0].cells[0], batch),
@@ -208,13 +264,6 @@ class SlurmLauncher:
             after=after,
             exclusive=self.plan.is_timed,
         )
-        atomic_write_text(script, text)
-        # Noted before it is submitted: if this process dies in between, the next one finds the job by its comment.
-        submission = Submission(uid, "", [group.id for group in batch.groups], time.time())
-        write_submissions(self.folder, [*known, submission])
-        submission = replace(submission, job=sbatch(script))
-        write_submissions(self.folder, [*known, submission])
-        return submission
 
     def _submit_report(self, arrays: list[Submission], code: Path) -> None:
         uid = new_uid(f"{self.plan.sweep.name}-report")
@@ -239,6 +288,11 @@ class SlurmLauncher:
     def _write_config(self, cell: Cell, batch: Batch) -> Path:
         suffix = "" if batch.part == "all" else f"-{batch.part}"
         path = self.jobs / cell.group / f"{cell.eval_id or cell.search_id}{suffix}.yaml"
+        save_config(replace(cell.config, runtime=self._runtime(cell, batch)), path)
+        return path
+
+    def _runtime(self, cell: Cell, batch: Batch) -> RuntimeConfig:
+        """Where and how a task carries a cell out. Raises UserError if its batch cannot be shared out so."""
         runtime = replace(
             cell.config.runtime,
             root=str(self.plan.root.resolve()),
@@ -254,8 +308,7 @@ class SlurmLauncher:
                 f"Cell {cell.name}: trainer.batch_size={cell.config.trainer.batch_size} cannot be shared among "
                 f"{processes} processes (resources.nodes x gpus) times trainer.accumulate."
             )
-        save_config(replace(cell.config, runtime=runtime), path)
-        return path
+        return runtime
 
 
 def _chunks(groups: Sequence[Group], size: int) -> Iterator[Sequence[Group]]:
@@ -287,18 +340,29 @@ def scancel(jobs: Sequence[str]) -> None:
     forget_states()
 
 
+def would_refuse(script: str) -> str:
+    """Why Slurm would not take a script that it is shown and not given; "" if it would."""
+    # What a job waits for is another job, which is not there yet.
+    lines = [line for line in script.splitlines() if not line.startswith("#SBATCH --dependency=")]
+    try:
+        _slurm("sbatch", "--test-only", text="\n".join(lines) + "\n")
+    except UserError as error:
+        return str(error).removeprefix("Slurm refused sbatch: ")
+    return ""
+
+
 def max_array_size() -> int:
     """How many tasks one array may have: the cluster caps the index."""
     for line in _slurm("scontrol", "show", "config").splitlines():
         key, _, value = line.partition("=")
         if key.strip() == "MaxArraySize":
             return max(1, int(value))
-    return 1000
+    return USUAL_ARRAY
 
 
-def _slurm(*command: str) -> str:
+def _slurm(*command: str, text: str = "") -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=clean_environment())
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=clean_environment(), input=text)
     except FileNotFoundError as error:
         raise UserError(f"{command[0]} is not here; --launcher slurm needs a login node of a Slurm cluster.") from error
     except subprocess.TimeoutExpired as error:

@@ -106,6 +106,8 @@ def test_a_dry_run_starts_nothing(make_sweep: Make, trainings: Callable, root: P
     assert run(make_sweep(), dry_run=True) == 0
     assert capsys.readouterr().out.count("would start") == 3
     assert not trainings() and not (root / "sweeps").exists()
+    with pytest.raises(UserError, match="--jobs -1 must be positive"):
+        run(make_sweep(), dry_run=True, jobs=-1)
 
 
 def test_what_was_just_started_is_not_called_missing(make_sweep: Make, root: Path) -> None:

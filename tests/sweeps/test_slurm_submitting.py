@@ -14,8 +14,10 @@ from experiments.store import RunStore
 from sweeps import commands
 from sweeps.interventions import wait_for_endings
 from sweeps.planner import plan
+from sweeps.preview import preview
 from sweeps.slurm import SlurmLauncher
 from sweeps.submissions import read_submissions
+from sweeps.table import duration
 from tests.sweeps.slurm_steps import states, submit
 from tests.sweeps.test_accounting import command  # noqa: F401
 
@@ -31,7 +33,7 @@ def cluster(command: Callable[[str, str], None], tmp_path: Path) -> None:  # noq
     command("squeue", f"cat {tmp_path}/queue")
     command("scontrol", "echo MaxArraySize = 1000")
     job = f'job=$(($(wc -l < {tmp_path}/queue) + 1)); echo "${{job}}_0|PENDING|Priority" >> {tmp_path}/queue'
-    command("sbatch", f"{job}; echo $job")
+    command("sbatch", f'case "$*" in *--test-only*) cat > /dev/null; exit 0;; esac; {job}; echo $job')
 
 
 def test_a_search_is_for_one_process(make_sweep: Make) -> None:
@@ -63,6 +65,72 @@ def test_trials_that_are_trainings_have_one_process(make_sweep: Make) -> None:
 def test_searches_at_paper_scale_are_for_one_process(name: str, root: Path) -> None:
     told = [line for line in SlurmLauncher(plan(name, "paper", root=root)).describe() if "searches" in line]
     assert told and all(line.endswith("1 node(s), 1 GPU(s) per node") for line in told)
+
+
+def test_a_dry_run_refuses_what_is_refused(make_sweep: Make, root: Path) -> None:
+    path = make_sweep(axes=ONE, report={})
+    for dry in (True, False):
+        with pytest.raises(UserError, match="cannot be shared among 3 processes"):
+            submit(path, overrides=["resources.gpus=3"], dry_run=dry)
+        with pytest.raises(UserError, match="resources.time=2hours must be a time as Slurm reads it"):
+            submit(path, overrides=["resources.time=2hours"], dry_run=dry)
+    assert not (root / "sweeps").exists(), "nothing is left of it"
+
+
+def test_a_dry_run_shows_what_would_be_submitted(
+    make_sweep: Make, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make_sweep(axes=ONE, report={})
+    words = ["resources.gpus=2", "resources.cpus=3", "resources.memory=9G", "resources.time=30", "resources.account=me"]
+    slow = ["resources.peak_tflops=1e-7", "resources.max_attempts=2"]
+    apart = "resources.evaluation={partition: low, gpus: 1}"
+    assert submit(path, overrides=[*words, apart, *slow], jobs=1, dry_run=True) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    train, evaluate = told.split("would submit an array")[1:]
+    for option in ("time=30", "cpus-per-task=3", "mem=9G", "gres=gpu:2", "account=me", "array=0-0%1"):
+        assert f"#SBATCH --{option} " in train
+    assert "partition" not in train and "#SBATCH --partition=low " in evaluate and "gres=gpu:1 " in evaluate
+    assert f"script: {plan(path).folder}/jobs/ablate-tiny-*.sbatch" in train
+    assert "would submit a job that writes the report when these have ended" in evaluate
+    assert not (root / "sweeps").exists()
+    planned = plan(path, "demo", [*words, *slow])
+    seconds = 3600 * preview(planned)["cells"][0]["device_hours"] / 2
+    jobs = -(-seconds // (1800 - 120))
+    assert jobs > 2
+    assert f"{duration(seconds)} on 2 device(s), more than one job's limit of 30: {jobs:.0f} jobs" in told
+    assert "Warning: 1 training(s) take longer than resources.time=30 by this estimate." in told
+    assert f"1 would be given up before they are done, such as scheme=serial_v1 after 2 of {jobs:.0f} jobs" in told
+
+
+def test_a_dry_run_says_what_slurm_would_answer(
+    make_sweep: Make,
+    command: Callable[[str, str], None],  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = make_sweep(axes=ONE, report={})
+    command("sbatch", "cat > /dev/null; echo Invalid partition >&2; exit 1")
+    assert submit(path, dry_run=True) == 0
+    assert "Slurm would refuse this now: Invalid partition" in capsys.readouterr().out
+    command("scontrol", "echo no controller >&2; exit 1")
+    assert submit(path, dry_run=True) == 0
+    told = capsys.readouterr().out
+    assert "#SBATCH --array=0-0" in told and "would refuse" not in told
+    assert "Slurm could not be asked what waits in its queue" in told and "no controller" in told
+
+
+def test_a_dry_run_leaves_out_what_is_given_up_and_names_missing_files(
+    make_sweep: Make, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make_sweep(axes=ONE, report={})
+    run = RunStore(root).prepare(plan(path).cells[0].config)
+    with run.claim():
+        pass
+    assert submit(path, overrides=["resources.max_attempts=1"], dry_run=True) == 0
+    told = capsys.readouterr().out
+    assert "would leave  scheme=serial_v1: given up after 1 attempts (resources.max_attempts)" in told
+    assert "would submit" not in told and run.inspect().state != "failed", "nothing is noted"
+    assert submit(path, overrides=["data.name=imagenet"], dry_run=True) == 0
+    assert "would be refused as it stands: data.name=imagenet needs data.root=FOLDER" in capsys.readouterr().out
 
 
 def test_what_was_just_cancelled_is_submitted_again_when_it_has_ended(
