@@ -53,6 +53,7 @@ def train_command(preset: str, overrides: tuple[str, ...], subset: int | None, r
     from experiments.ranks import is_leader
     from experiments.run import train
 
+    done_before = RunStore(config.root).run(run_id(config)).is_done()
     try:
         with stopped_by_signals():
             run = train(config, overrides=overrides)
@@ -66,8 +67,22 @@ def train_command(preset: str, overrides: tuple[str, ...], subset: int | None, r
         return
     result = run.result() or {}
     values = "  ".join(f"{key} {value:.4g}" for key, value in result.get("metrics", {}).items())
+    if done_before:
+        click.echo(_done_before(run, result))
     click.echo(f"{run.id}: {result.get('step')} steps, {result.get('parameters', 0):,} parameters.  {values}")
     click.echo(f"In {run.folder}. Evaluate it with: ablate evaluate {run.id}")
+
+
+def _done_before(run: Run, result: dict[str, Any]) -> str:
+    """What is said of a run that was trained already: also that other code did it, which may give other numbers."""
+    from experiments.provenance import other_code
+
+    if not (other := other_code(result)):
+        return "Nothing to do, it is trained already."
+    return (
+        f"Nothing to do, it is trained already, but by the code of {other}, which is not this one. To train it with "
+        f"this code, move {run.folder} away, or name another folder of outputs with --root."
+    )
 
 
 def _check_trains(config: RunConfig) -> None:

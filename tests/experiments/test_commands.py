@@ -15,11 +15,13 @@ import torch
 from PIL import Image
 
 from experiments import cli as cli_module
+from experiments import provenance
 from experiments.callbacks import Stopped
 from experiments.cli import COMMANDS, HELP
 from experiments.config import load_config
 from experiments.store import RunStore
 from lightning_modules.metrics.pixels import PIXEL_MEASURES
+from tests.experiments.conftest import TINY
 
 QUICK = ["sampler.steps=2", "evaluation.num_samples=36", "runtime.threads=1"]
 
@@ -141,6 +143,24 @@ def test_list_runs_says_what_each_was_made_with(ablate, trained: Path, tmp_path:
 def test_what_a_training_lacks_is_said_before_it_begins(ablate, tmp_path: Path, words: tuple, said: str) -> None:
     code, _, err = ablate("train", "maskmamba/demo", "--root", tmp_path / "out", *words)
     assert code == 2 and said in err and not (tmp_path / "out").exists()
+
+
+def test_training_a_finished_run_says_so_and_by_which_code(
+    ablate, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "runs" / _id(tmp_path) / "result.json"
+    result = json.loads(file.read_text())
+    monkeypatch.setattr(provenance, "code_version", lambda: {"git_commit": "b" * 40, "git_diff_sha256": "c" * 64})
+    for code, said in (
+        ({"git_commit": "b" * 40, "git_diff_sha256": "c" * 64}, "Nothing to do, it is trained already.\n"),
+        ({"git_commit": None}, "Nothing to do, it is trained already.\n"),
+        ({"git_commit": "b" * 40, "git_diff_sha256": None}, "by the code of commit bbbbbbbbbb, which is not this one."),
+    ):
+        file.write_text(json.dumps({**result, "provenance": {**result["provenance"], **code}}))
+        code, out, err = ablate("train", "maskmamba/demo", *TINY, "--root", tmp_path)
+        assert code == 0 and said in out and f"{_id(tmp_path)}: 60 steps" in out, err
+    assert f"move {file.parent} away, or name another folder of outputs with --root" in out
 
 
 def test_evaluate_may_not_change_the_training(ablate, trained: Path) -> None:
