@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from experiments.config import load_config, to_dict
+from experiments.config import RuntimeConfig, load_config, to_dict
 from experiments.errors import UserError
-from experiments.identity import NOT_SEMANTIC, TRAINING
+from experiments.identity import NOT_SEMANTIC, TRAINING, run_id
 from experiments.store import Run, RunStore
 
 SHOWN = ("val/loss", "fid", "fd_efflite0")
@@ -22,6 +23,36 @@ def run_records(root: Path | str) -> list[dict[str, Any]]:
     """One record a run, the latest last: id, state, step, max_steps, preset, overrides, evaluations, metrics."""
     runs = sorted(RunStore(root).runs(), key=lambda run: run.config_path.stat().st_mtime)
     return [_record(run) for run in runs]
+
+
+def not_trained(run: Run, named: str = "") -> UserError:
+    """The error for a run that is to be sampled from, or started from, but is not done: how far it is, and what trains
+    it to its end.
+
+    Args:
+        named: where it was named, such as "trainer.init_from=maskmamba-12345678"; else it is called by its id.
+    """
+    status = run.inspect()
+    far = f"step {status.step} of {status.max_steps}, " if status.max_steps else ""
+    return UserError(
+        f"{named or f'Run {run.id}'} is not trained yet ({far}{status.state}); train it first: {_command(run)}"
+    )
+
+
+def _command(run: Run) -> str:
+    """What trains just this run: its preset with its own words, or its configuration where these mean another today."""
+    preset, words = _origin(run)
+    if any(word.startswith("imported=") for word in words):
+        return "ablate import-checkpoint KIND FILE"
+    words = [word for word in words if not word.startswith("runtime.root=")]
+    try:
+        known = run_id(load_config(preset, words)) == run.id
+    except UserError:
+        known = False
+    root = run.folder.parent.parent
+    elsewhere = root.resolve() != Path(RuntimeConfig().root).resolve()
+    command = ["ablate", "train", *([preset, *words] if known else [str(run.config_path)])]
+    return shlex.join([*command, *(["--root", str(root)] if elsewhere else [])])
 
 
 def _record(run: Run) -> dict[str, Any]:
@@ -78,6 +109,7 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 def run_table(records: list[dict[str, Any]]) -> Any:
     """The records as a table for a terminal."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None)
     shown = [name for name in SHOWN if any(name in record["metrics"] for record in records)]
@@ -86,7 +118,7 @@ def run_table(records: list[dict[str, Any]]) -> Any:
     for record in records:
         steps = f"{record['step']}/{record['max_steps']}" if record["max_steps"] else ""
         values = [format(record["metrics"][name], ".4g") if name in record["metrics"] else "" for name in shown]
-        table.add_row(record["run"], record["state"], steps, *values, str(record["evaluations"]), _words(record))
+        table.add_row(record["run"], record["state"], steps, *values, str(record["evaluations"]), Text(_words(record)))
     return table
 
 

@@ -16,6 +16,7 @@ from experiments.config import RunConfig, build_config, load_config, parse_overr
 from experiments.errors import CellError, UserError
 from experiments.failures import classify
 from experiments.identity import run_id
+from experiments.lineage import check_start
 from experiments.resolve import check_files
 from experiments.stopping import stopped_by_signals
 from experiments.store import Run, RunStore
@@ -50,10 +51,11 @@ def train_command(preset: str, overrides: tuple[str, ...], subset: int | None, r
     check_files(config)
     config.runtime.progress = config.runtime.progress and sys.stderr.isatty()
     configure_logging()
+    if not (done_before := RunStore(config.root).run(run_id(config)).is_done()):
+        check_start(config)
     from experiments.ranks import is_leader
     from experiments.run import train
 
-    done_before = RunStore(config.root).run(run_id(config)).is_done()
     try:
         with stopped_by_signals():
             run = train(config, overrides=overrides)
@@ -218,7 +220,9 @@ def check_request(
             generator that is not masked.
     """
     if not run.is_done():
-        raise UserError(f"Run {run.id} is not trained yet; train it first: ablate train {config.preset}.")
+        from experiments.runs import not_trained
+
+        raise not_trained(run)
     if fills_in and config.objective.name != "masked":
         raise UserError(
             f"Run {run.id} is {config.objective.name}: only masked generators fill in parts of an image; take a run "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -19,6 +20,8 @@ from experiments import provenance
 from experiments.callbacks import Stopped
 from experiments.cli import COMMANDS, HELP
 from experiments.config import load_config
+from experiments.identity import run_id
+from experiments.presets import PRESETS
 from experiments.store import RunStore
 from lightning_modules.metrics.pixels import PIXEL_MEASURES
 from tests.experiments.conftest import TINY
@@ -128,6 +131,43 @@ def test_list_runs_says_what_each_was_made_with(ablate, trained: Path, tmp_path:
     RunStore(tmp_path).prepare(config)  # by a sweep, which keeps no words
     (record,) = json.loads(ablate("list", "--runs", "--json", "--root", tmp_path)[1])
     assert (record["preset"], record["overrides"]) == ("maskmamba/demo", ["generator.depth=2"])
+    RunStore(tmp_path).prepare(load_config("maskmamba/demo", ["data.styles=[noto]"]), ["data.styles=[noto]"])
+    assert "data.styles=[noto]" in ablate("list", "--runs", "--root", tmp_path)[1]
+
+
+@pytest.mark.parametrize("words", [["generator.depth=2", "data.styles=[noto]"], []], ids=["typed", "by a sweep"])
+def test_what_is_not_trained_yet_is_named_with_its_own_words(
+    ablate, tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The preset alone would be another run."""
+    monkeypatch.setenv("ABLATE_ROOT", str(tmp_path / "usual"))
+    config = load_config("maskmamba/demo", {"generator.depth": 2, "data.styles": ["noto"]})
+    for root, end in ((tmp_path / "usual", []), (tmp_path / "other", ["--root", str(tmp_path / "other")])):
+        run = RunStore(root).prepare(config, words)
+        run.status_path.write_text('{"state": "running", "step": 20, "max_steps": 60}')
+        for command in (
+            ("sample", run.id, "--root", root),
+            ("evaluate", run.id, "--root", root),
+            ("sample", run.id, "--root", root, "--export", "npz", tmp_path / "x"),
+            ("train", "maskmamba/demo", f"trainer.init_from={run.id}", "--root", root),
+        ):
+            code, _, err = ablate(*command)
+            assert code == 2 and "is not trained yet (step 20 of 60, interrupted); train it first: " in err
+            asked = shlex.split(err.partition("ablate train ")[2])
+            again = load_config(asked[0], [word for word in asked[1:] if "=" in word])
+            assert run_id(again) == run.id and asked[3:] == end, err
+            assert not words or asked[1:3] == words
+        assert [path.name for path in (root / "runs").iterdir()] == [run.id]
+
+
+def test_a_run_that_its_preset_does_not_give_any_more_is_named_by_its_configuration(ablate, tmp_path: Path) -> None:
+    preset = tmp_path / "mine.yaml"
+    preset.write_text(f"base: {PRESETS / 'maskmamba' / 'demo.yaml'}\nseed: 5\n")
+    run = RunStore(tmp_path).prepare(load_config(str(preset), {"runtime.root": str(tmp_path)}))
+    preset.unlink()
+    code, _, err = ablate("sample", run.id, "--root", tmp_path)
+    assert code == 2 and f"(missing); train it first: ablate train {run.config_path} --root {tmp_path}" in err
+    assert run_id(load_config(str(run.config_path))) == run.id
 
 
 @pytest.mark.parametrize(
