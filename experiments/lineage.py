@@ -107,6 +107,8 @@ def _weights(config: RunConfig) -> Path:
     """The file of weights; made first where it belongs to a preset."""
     from experiments.config import preset_names
     from experiments.run import train
+    from experiments.runs import check_weights
+    from experiments.store import Run
 
     name = config.trainer.init_from
     path = _weights_path(config)
@@ -117,6 +119,7 @@ def _weights(config: RunConfig) -> Path:
         log.info("training %s first, to start from it", name)
         train(parent, wait=True)
     check_start(config)
+    check_weights(Run(path.parent.parent))
     return path
 
 

@@ -1,4 +1,5 @@
-"""`ablate list --runs`: every run under a root, however it was begun. Torch-free."""
+"""`ablate list --runs`: every run under a root, however it was begun; what is said of one that gives no samples.
+Torch-free."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from experiments.config import RuntimeConfig, load_config, to_dict
 from experiments.errors import UserError
 from experiments.identity import NOT_SEMANTIC, TRAINING, run_id
 from experiments.store import Run, RunStore
+from lightning_modules.hashing import file_crc32
 
 SHOWN = ("val/loss", "fid", "fd_efflite0")
 """Metrics in the table, if any run has them: of the training, and of the evaluation that was measured last."""
@@ -36,6 +38,17 @@ def not_trained(run: Run, named: str = "") -> UserError:
     far = f"step {status.step} of {status.max_steps}, " if status.max_steps else ""
     return UserError(
         f"{named or f'Run {run.id}'} is not trained yet ({far}{status.state}); train it first: {_command(run)}"
+    )
+
+
+def check_weights(run: Run) -> None:
+    """Raise UserError where a run's weights are not those that were written; those without a checksum pass."""
+    expected = (run.result() or {}).get("weights_crc32")
+    if not expected or not run.final_weights.is_file() or (found := file_crc32(run.final_weights)) == expected:
+        return
+    raise UserError(
+        f"{run.final_weights} is damaged: its checksum is {found}, that of what was written {expected}. Put back a "
+        f"copy of it, or move {run.folder} away and make the run again: {_command(run)}"
     )
 
 

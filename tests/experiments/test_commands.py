@@ -245,6 +245,26 @@ def test_damaged_weights_are_one_sentence(ablate, trained: Path, tmp_path: Path)
     assert code == 2 and str(weights) in err and "damaged" in err
 
 
+def test_altered_weights_are_one_sentence(ablate, trained: Path, tmp_path: Path) -> None:
+    """Eight bytes in the middle leave a file that can be read."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    run = RunStore(tmp_path).run(_id(tmp_path))
+    whole = run.final_weights.read_bytes()
+    run.final_weights.write_bytes(whole[:-1000] + b"\xff" * 8 + whole[-992:])
+    for words in (("sample", run.id, "--out", tmp_path / "x.png"), ("evaluate", run.id, "sampler.guidance=4")):
+        code, _, err = ablate(*words, *QUICK, "--root", tmp_path)
+        assert code == 2 and f"{run.final_weights} is damaged" in err and f"move {run.folder} away" in err
+        assert "ablate train maskmamba/demo " in err and not (tmp_path / "x.png").exists()
+    code, _, err = ablate("train", "maskmamba/demo", f"trainer.init_from={run.id}", "--root", tmp_path, *TINY[:6])
+    assert code == 2 and f"{run.final_weights} is damaged" in err
+    result = json.loads(run.result_path.read_text())
+    del result["weights_crc32"]  # as of runs that were made before there were checksums
+    run.result_path.write_text(json.dumps(result))
+    run.final_weights.write_bytes(whole)
+    code, _, err = ablate("sample", run.id, *QUICK, "--root", tmp_path, "--count", "2", "--out", tmp_path / "x.png")
+    assert code == 0 and (tmp_path / "x.png").exists(), err
+
+
 def test_doctor_lists_kernels_and_embedded_data(ablate, tmp_path: Path) -> None:
     code, out, _ = ablate("doctor", "--json", "--root", tmp_path / "new" / "folder")
     findings = {finding["part"]: finding for finding in json.loads(out)}
