@@ -155,7 +155,7 @@ def _train(config: RunConfig, run: Run, more_callbacks: Sequence[L.Callback]) ->
         callbacks.append(SampleGrid(run, config, tokenizer, config.runtime.sample_every))
     checkpoints = Checkpoints(run.last_checkpoint, config.runtime.checkpoint_every)
     callbacks.append(checkpoints)
-    trainer = build_trainer(config, run, callbacks, purge_step=step)
+    trainer = build_trainer(config, run, callbacks, purge_step=step + 1)
     if step:
         selection.make_up(trainer, module, data, step)
     elif config.trainer.init_from:
