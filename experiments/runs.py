@@ -11,9 +11,10 @@ from typing import Any
 
 import yaml
 
-from experiments.config import RuntimeConfig, load_config, to_dict
+from experiments.config import RunConfig, RuntimeConfig, load_config, to_dict
 from experiments.errors import UserError
 from experiments.identity import NOT_SEMANTIC, TRAINING, run_id
+from experiments.resolve import evaluation_data
 from experiments.store import Run, RunStore
 from lightning_modules.hashing import file_crc32
 
@@ -62,10 +63,36 @@ def _command(run: Run) -> str:
         known = run_id(load_config(preset, words)) == run.id
     except UserError:
         known = False
+    return shlex.join(["ablate", "train", *([preset, *words] if known else [str(run.config_path)]), *_where(run)])
+
+
+def _where(run: Run) -> list[str]:
+    """What a command needs to find a run that is not where runs are by default."""
     root = run.folder.parent.parent
-    elsewhere = root.resolve() != Path(RuntimeConfig().root).resolve()
-    command = ["ablate", "train", *([preset, *words] if known else [str(run.config_path)])]
-    return shlex.join([*command, *(["--root", str(root)] if elsewhere else [])])
+    return ["--root", str(root)] if root.resolve() != Path(RuntimeConfig().root).resolve() else []
+
+
+def how_to_use(config: RunConfig, run: Run) -> str:
+    """What to do with a finished training: the command that measures it, and where its data bring no real images along,
+    the one that makes statistics of some; of a tokenizer, the keys that take it."""
+    if config.objective.name == "reconstruction":
+        name = config.tokenizer.name
+        return f"Train on its tokens with: tokenizer.name={name} tokenizer.weights={run.final_weights}"
+    command, wanted = ["ablate", "evaluate", run.id], config.evaluation
+    try:
+        data = evaluation_data(config)
+    except UserError:  # an evaluation that lacks a key, as the command will say
+        data = None
+    if data is None or wanted.reference_file or wanted.prompt_file or getattr(data, "has_images", False):
+        return f"Evaluate it with: {shlex.join([*command, *_where(run)])}"
+    kind, source = getattr(data, "kind", data.name), getattr(data, "source", "") or "IMAGES"
+    made = ["ablate", "reference", kind, "--source", source]
+    made += ["--split", wanted.prompts if wanted.dataset else "train", "--size", str(config.tokenizer.image_size)]
+    return (
+        "Its data bring no real images to measure against. Make statistics of some, once, and evaluate it with:\n"
+        f"  {shlex.join([*made, '--out', 'FILE'])}\n"
+        f"  {shlex.join([*command, f'evaluation.{wanted.reference_key}=FILE', *_where(run)])}"
+    )
 
 
 def _record(run: Run) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from experiments.failures import classify
 from experiments.identity import run_id
 from experiments.lineage import check_start
 from experiments.resolve import check_files
+from experiments.runs import how_to_use, not_trained
 from experiments.stopping import stopped_by_signals
 from experiments.store import Run, RunStore
 
@@ -72,7 +73,7 @@ def train_command(preset: str, overrides: tuple[str, ...], subset: int | None, r
     if done_before:
         click.echo(_done_before(run, result))
     click.echo(f"{run.id}: {result.get('step')} steps, {result.get('parameters', 0):,} parameters.  {values}")
-    click.echo(f"In {run.folder}. Evaluate it with: ablate evaluate {run.id}")
+    click.echo(f"In {run.folder}. {how_to_use(config, run)}")
 
 
 def _done_before(run: Run, result: dict[str, Any]) -> str:
@@ -220,8 +221,6 @@ def check_request(
             generator that is not masked.
     """
     if not run.is_done():
-        from experiments.runs import not_trained
-
         raise not_trained(run)
     if fills_in and config.objective.name != "masked":
         raise UserError(

@@ -178,6 +178,11 @@ def test_a_run_that_its_preset_does_not_give_any_more_is_named_by_its_configurat
         (("data.name=imagenet",), "data.name=imagenet needs data.root=FOLDER, the stores that `ablate tokenize"),
         (("data.name=folder",), "data.name=folder needs data.root=FOLDER"),
         (("data.root=stores",), "data.name is emoji; another takes other keys"),
+        (("--subset", "54", "trainer.batch_size=64"), "than the 54 there are; set trainer.batch_size=54 or less"),
+        (
+            ("--subset", "54", "trainer.batch_size=128", "trainer.accumulate=2"),
+            "trainer.batch_size=128 needs more training images than the 54 there are; set trainer.batch_size=108",
+        ),
     ],
 )
 def test_what_a_training_lacks_is_said_before_it_begins(ablate, tmp_path: Path, words: tuple, said: str) -> None:
