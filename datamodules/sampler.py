@@ -30,9 +30,11 @@ class EpochSampler:
         if not 0 <= rank < world_size:
             raise ValueError(f"Rank {rank} does not exist among {world_size} processes.")
         if count < batch_size * world_size:
+            most = count // world_size * world_size
+            way = f"set trainer.batch_size={most} or less" if most else f"set runtime.devices={max(1, count)} or less"
             raise ValueError(
-                f"A batch of {batch_size} on {world_size} process(es) needs more samples than the {count} there are; "
-                "make the batch smaller or the data larger."
+                f"A batch of {batch_size * world_size} over {world_size} process(es) needs more training images than "
+                f"the {count} there are; {way}, or take more images."
             )
         self.count, self.batch_size, self.seed, self.views = count, batch_size, seed, views
         self.rank, self.world_size = rank, world_size

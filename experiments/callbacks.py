@@ -16,6 +16,7 @@ import lightning as L
 from experiments.claims import ClaimLost
 from experiments.conditions import Conditions, grid_columns, grid_conditions
 from experiments.config import RunConfig
+from experiments.curves import write_metrics
 from experiments.files import atomic_path
 from experiments.pictures import captioned_grid, write_png
 from experiments.sampling import sample_images
@@ -148,8 +149,6 @@ class Heartbeat(L.Callback):
             self._since = (now, step)
             rate = {"train/samples_per_s": self.rate * self.batch_size}
             self._write(trainer, "train/", rate)
-            for logger in trainer.loggers:
-                logger.log_metrics(rate, step)
             log.info("step %d/%d  loss %.4f  %.2f it/s", step, trainer.max_steps, self.loss, self.rate)
         self.run.update(
             phase="train",
@@ -166,8 +165,8 @@ class Heartbeat(L.Callback):
             self._since = (time.perf_counter(), trainer.global_step)
 
     def _write(self, trainer: L.Trainer, prefix: str, more: dict[str, float]) -> None:
-        values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
-        self.run.append_metrics(trainer.global_step, time.time(), {**values, **more})
+        values = {key: value for key, value in trainer.callback_metrics.items() if key.startswith(prefix)}
+        write_metrics(trainer, self.run, trainer.global_step, {**values, **more})
 
 
 class SampleGrid(L.Callback):

@@ -19,7 +19,6 @@ from torch import nn
 from datamodules.config import DATASETS
 from experiments.conditions import Conditions, evaluation_conditions, grid_columns
 from experiments.config import RunConfig, save_config, to_dict
-from experiments.errors import UserError
 from experiments.files import atomic_path
 from experiments.pictures import GRID_ROWS, captioned_grid, write_png
 from experiments.process import device_of, prepare_process
@@ -27,6 +26,7 @@ from experiments.provenance import provenance
 from experiments.ranks import is_leader, rank, world_size
 from experiments.resolve import evaluation_data
 from experiments.run import build_tokenizer, load_generator
+from experiments.runs import not_trained
 from experiments.sampling import sample_images
 from experiments.shards import Draw, Shards
 from experiments.store import Evaluation, Run
@@ -51,7 +51,7 @@ def evaluate(config: RunConfig, run: Run, wait: bool = False) -> Evaluation:
         UserError: the run is not trained yet, or its weights are damaged.
     """
     prepare_process(config)
-    check_trained(config, run)
+    check_trained(run)
     evaluation = run.prepare_evaluation(config)
     if not is_leader():
         if not evaluation.is_done():
@@ -63,10 +63,10 @@ def evaluate(config: RunConfig, run: Run, wait: bool = False) -> Evaluation:
     return evaluation
 
 
-def check_trained(config: RunConfig, run: Run) -> None:
+def check_trained(run: Run) -> None:
     """Raise UserError where there is nothing to sample from yet."""
     if not run.is_done():
-        raise UserError(f"Run {run.id} is not trained yet; train it first: ablate train {config.preset}.")
+        raise not_trained(run)
 
 
 def drawer(config: RunConfig, run: Run, conditions: Conditions, seed: int, progress: Any = lambda done: None) -> Draw:

@@ -40,7 +40,7 @@ def parse_share(word: str) -> tuple[int, int]:
 def share_of_evaluation(config: RunConfig, run: Run, share: tuple[int, int]) -> None:
     """Draw one share of the images that `ablate evaluate` measures; it finds them when it comes to sampling."""
     prepare_process(config)
-    check_trained(config, run)
+    check_trained(run)
     evaluation = run.prepare_evaluation(config)
     if not evaluation.is_done():
         draw_share(config, run, evaluation, *share)
@@ -65,7 +65,7 @@ def export_samples(
         UserError: the run is not trained, or `folder` holds parts of other samples.
     """
     prepare_process(config)
-    check_trained(config, run)
+    check_trained(run)
     config.evaluation.num_samples = count
     origin = {"run": run.id, "sampler": to_dict(config)["sampler"], "seed": seed, "count": count}
     if names := _already(folder / RECORD, {**origin, "kind": kind}):

@@ -18,7 +18,7 @@ from experiments.provenance import provenance
 from experiments.store import Run, RunStore
 from lightning_modules.checkpoints import read_weights, save_safetensors, split_unused
 from lightning_modules.generators.config import GENERATORS
-from lightning_modules.hashing import file_sha256
+from lightning_modules.hashing import file_crc32, file_sha256
 from lightning_modules.published.aim import read_aim
 from lightning_modules.published.dimba import from_official, read_architecture
 from lightning_modules.tokenizers.config import LlamaGenVQConfig
@@ -147,6 +147,7 @@ def write_imported(
             "run_id": run.id,
             "step": config.trainer.max_steps,
             "max_steps": config.trainer.max_steps,
+            "weights_crc32": file_crc32(run.final_weights),
             "metrics": {},
             "parameters": sum(weight.numel() for weight in weights.values()),
             "train_seconds": None,

@@ -81,6 +81,18 @@ def start(config: RunConfig, module: TrainingModule) -> None:
     log.info("starting from %s%s", weights, f", with {', '.join(resized)} resized" if resized else "")
 
 
+def check_start(config: RunConfig) -> None:
+    """Raise UserError where the run to start from is named by its id and not trained to its end."""
+    from experiments.config import preset_names
+    from experiments.runs import not_trained
+    from experiments.store import RunStore
+
+    name = config.trainer.init_from
+    if name and not name.endswith((SUFFIX, ".yaml", ".yml")) and name not in preset_names():
+        if not (parent := RunStore(config.root).find(name)).is_done():
+            raise not_trained(parent, f"trainer.init_from={name}")
+
+
 def record(config: RunConfig) -> dict[str, Any]:
     """What the provenance of a run says about its start."""
     weights = _weights_path(config)
@@ -95,7 +107,8 @@ def _weights(config: RunConfig) -> Path:
     """The file of weights; made first where it belongs to a preset."""
     from experiments.config import preset_names
     from experiments.run import train
-    from experiments.store import RunStore
+    from experiments.runs import check_weights
+    from experiments.store import Run
 
     name = config.trainer.init_from
     path = _weights_path(config)
@@ -105,8 +118,8 @@ def _weights(config: RunConfig) -> Path:
     if name in preset_names() or name.endswith((".yaml", ".yml")):
         log.info("training %s first, to start from it", name)
         train(parent, wait=True)
-    elif not RunStore(config.root).find(name).is_done():
-        raise UserError(f"trainer.init_from={name} is not trained yet; train it first: ablate train {parent.preset}.")
+    check_start(config)
+    check_weights(Run(path.parent.parent))
     return path
 
 

@@ -10,6 +10,8 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,6 +24,11 @@ PACKAGES = (
     *("ablate", "torch", "triton", "lightning", "torch-fidelity"),
     *("mamba-ssm", "causal-conv1d", "flash-attn"),  # whose kernels run where they are installed
 )
+FOLDERS = ("experiments", "lightning_modules", "datamodules", "sweeps", "reports")
+"""The project's packages."""
+SOURCES = tuple(f"{folder}/*{ending}" for folder in FOLDERS for ending in (".py", ".cpp", ".h", ".cu", ".cuh"))
+"""git's patterns of the files that are the code. Presets, sweeps and weights are none of it: what they say is in the
+identity of a run; nor are notes, reports and other outputs, wherever they lie."""
 
 
 def provenance(config: RunConfig, backends: dict[str, str], started_at: float, attempts: int) -> dict[str, Any]:
@@ -58,7 +65,8 @@ def provenance(config: RunConfig, backends: dict[str, str], started_at: float, a
 
 @lru_cache
 def code_version() -> dict[str, Any]:
-    """Commit, whether files differ from it, and the hash of that difference; nulls outside a git checkout.
+    """Commit, whether the code differs from it (new files too), and the hash of that difference; nulls outside a git
+    checkout.
 
     A job that runs from a snapshot finds it described in ABLATE_CODE_VERSION (JSON of the same keys).
     """
@@ -73,17 +81,45 @@ def code_version() -> dict[str, Any]:
     commit = _git(here, "rev-parse", "HEAD") if ours else None
     if commit is None:
         return {"git_commit": None, "git_dirty": None, "git_diff_sha256": None}
-    diff = _git(here, "diff", "HEAD") or ""
-    digest = hashlib.sha256(diff.encode()).hexdigest() if diff else None
-    return {"git_commit": commit, "git_dirty": bool(diff), "git_diff_sha256": digest}
+    digest = hashlib.sha256()
+    diff = _git(here, "diff", "HEAD", "--", *SOURCES) or ""
+    digest.update(diff.encode(errors="surrogateescape"))
+    new = listed_files(here, SOURCES, "--others")  # which a diff is silent about
+    for name in new:
+        digest.update(b"\0" + os.fsencode(name) + b"\0")
+        with suppress(OSError):  # one that cannot be read cannot run either
+            digest.update(hashlib.sha256((here / name).read_bytes()).digest())
+    changed = bool(diff or new)
+    return {"git_commit": commit, "git_dirty": changed, "git_diff_sha256": digest.hexdigest() if changed else None}
+
+
+def listed_files(project: Path, patterns: Iterable[str], *kinds: str) -> list[str]:
+    """Relative paths of files that git knows (`--cached`) or would add (`--others`); none outside a checkout."""
+    answer = _git(project, "ls-files", "-z", *kinds, "--exclude-standard", "--", *patterns) or ""
+    return sorted(name for name in set(answer.split("\0")) if name and (project / name).is_file())
 
 
 def _git(folder: Path, *words: str) -> str | None:
+    command = ["git", "-C", str(folder), *words]
     try:
-        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=20)
+        done = subprocess.run(command, capture_output=True, text=True, errors="surrogateescape", timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def code_name(origin: Mapping[str, Any]) -> str:
+    """The code in a provenance in words, as reports have it; "" where it was not under version control."""
+    commit, changed = origin.get("git_commit"), origin.get("git_diff_sha256")
+    if not commit:
+        return ""
+    return f"commit {commit[:10]}{f' with changes {changed[:8]}' if changed else ''}"
+
+
+def other_code(result: Mapping[str, Any]) -> str:
+    """The code that made a result, in words, if it is not this one; "" also where one of the two is not known."""
+    made, now = code_name(result.get("provenance", {})), code_name(code_version())
+    return made if made and now and made != now else ""
 
 
 @lru_cache

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from datamodules.config import DATASETS
+from datamodules.store_format import read_meta
 from experiments import lineage
 from experiments.errors import UserError, unknown
 from lightning_modules.hashing import file_sha256
@@ -96,6 +98,7 @@ def check_files(config: RunConfig, *, evaluated: bool = False) -> None:
             f"text_encoder.name={config.text_encoder.name} needs text_encoder.model=FOLDER, or a name on the Hugging "
             "Face hub."
         )
+    _check_batch(config)
     if not evaluated or config.objective.name == "reconstruction":
         return
     data = evaluation_data(config)
@@ -106,6 +109,36 @@ def check_files(config: RunConfig, *, evaluated: bool = False) -> None:
             f"evaluation.{wanted.reference_key}=FILE, statistics of its real images to measure against, from "
             "`ablate reference` or as published for ADM."
         )
+
+
+def _check_batch(config: RunConfig) -> None:
+    """Raise UserError where a batch takes more training images than there are, as far as that is known without opening
+    the data: the sampler is exact, but by then the run is begun."""
+    count = _most_images(config.data)
+    processes = config.runtime.devices * config.runtime.num_nodes
+    most = count // processes * processes * config.trainer.accumulate if count else 0
+    if most and config.trainer.batch_size > most:
+        raise UserError(
+            f"trainer.batch_size={config.trainer.batch_size} needs more training images than the {count} there are; "
+            f"set trainer.batch_size={most} or less, or take more images."
+        )
+
+
+def _most_images(data: Any) -> int:
+    """How many training images there are at most; 0 = not known."""
+    from datamodules.subset import choose_subset
+
+    try:
+        if root := getattr(data, "root", ""):
+            stored = read_meta(Path(root) / "train")[0].count
+            stored = max(1, math.ceil(data.best_share * stored))  # as `datamodules.quality.best` has it
+        elif getattr(data, "source", ""):
+            stored = len(data.open("train").files)
+        else:
+            return data.subset
+        return len(choose_subset(stored, data.subset))
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(str(error)) from error
 
 
 def evaluation_data(config: RunConfig) -> Any:

@@ -31,6 +31,7 @@ from experiments.model_facts import build_facts
 from experiments.process import device_of, peak_memory_bytes, prepare_process
 from experiments.provenance import provenance
 from experiments.ranks import check_world
+from experiments.runs import check_weights
 from experiments.selection import Selection
 from experiments.status import Part
 from experiments.store import Run, RunStore
@@ -39,6 +40,7 @@ from lightning_modules.base import TrainingModule
 from lightning_modules.checkpoints import load_safetensors, save_safetensors
 from lightning_modules.config import OBJECTIVES
 from lightning_modules.generators.config import GENERATORS
+from lightning_modules.hashing import file_crc32
 from lightning_modules.kernels import backends_used, reset_backends_used
 from lightning_modules.sharding import load_whole_state, whole_state
 from lightning_modules.tokenizers.config import TOKENIZERS
@@ -153,7 +155,7 @@ def _train(config: RunConfig, run: Run, more_callbacks: Sequence[L.Callback]) ->
         callbacks.append(SampleGrid(run, config, tokenizer, config.runtime.sample_every))
     checkpoints = Checkpoints(run.last_checkpoint, config.runtime.checkpoint_every)
     callbacks.append(checkpoints)
-    trainer = build_trainer(config, run, callbacks, purge_step=step)
+    trainer = build_trainer(config, run, callbacks, purge_step=step + 1)
     if step:
         selection.make_up(trainer, module, data, step)
     elif config.trainer.init_from:
@@ -213,6 +215,7 @@ def _write_result(
             "run_id": run.id,
             "max_steps": config.trainer.max_steps,
             **end,
+            "weights_crc32": file_crc32(run.final_weights),
             "metrics": {key: float(value) for key, value in metrics.items()},
             **count_parameters(module.model),
             "flops": facts.flops,
@@ -245,7 +248,8 @@ def _median_rate(run: Run) -> float | None:
 
 
 def load_generator(config: RunConfig, run: Run, device: torch.device) -> torch.nn.Module:
-    """The trained generator in eval mode."""
+    """The trained generator in eval mode. Raises UserError where its weights are damaged."""
+    check_weights(run)
     generator = GENERATORS.build(config.generator)
     generator.load_state_dict(load_safetensors(run.final_weights, generator.state_dict()))
     return generator.to(device).eval().requires_grad_(False)

@@ -1,7 +1,9 @@
-"""`ablate list --runs`: every run under a root, however it was begun. Torch-free."""
+"""`ablate list --runs`: every run under a root, however it was begun; what is said of one that gives no samples.
+Torch-free."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -9,10 +11,12 @@ from typing import Any
 
 import yaml
 
-from experiments.config import load_config, to_dict
+from experiments.config import RunConfig, RuntimeConfig, load_config, to_dict
 from experiments.errors import UserError
-from experiments.identity import NOT_SEMANTIC, TRAINING
+from experiments.identity import NOT_SEMANTIC, TRAINING, run_id
+from experiments.resolve import evaluation_data
 from experiments.store import Run, RunStore
+from lightning_modules.hashing import file_crc32
 
 SHOWN = ("val/loss", "fid", "fd_efflite0")
 """Metrics in the table, if any run has them: of the training, and of the evaluation that was measured last."""
@@ -22,6 +26,73 @@ def run_records(root: Path | str) -> list[dict[str, Any]]:
     """One record a run, the latest last: id, state, step, max_steps, preset, overrides, evaluations, metrics."""
     runs = sorted(RunStore(root).runs(), key=lambda run: run.config_path.stat().st_mtime)
     return [_record(run) for run in runs]
+
+
+def not_trained(run: Run, named: str = "") -> UserError:
+    """The error for a run that is to be sampled from, or started from, but is not done: how far it is, and what trains
+    it to its end.
+
+    Args:
+        named: where it was named, such as "trainer.init_from=maskmamba-12345678"; else it is called by its id.
+    """
+    status = run.inspect()
+    far = f"step {status.step} of {status.max_steps}, " if status.max_steps else ""
+    return UserError(
+        f"{named or f'Run {run.id}'} is not trained yet ({far}{status.state}); train it first: {_command(run)}"
+    )
+
+
+def check_weights(run: Run) -> None:
+    """Raise UserError where a run's weights are not those that were written; those without a checksum pass."""
+    expected = (run.result() or {}).get("weights_crc32")
+    if not expected or not run.final_weights.is_file() or (found := file_crc32(run.final_weights)) == expected:
+        return
+    raise UserError(
+        f"{run.final_weights} is damaged: its checksum is {found}, that of what was written {expected}. Put back a "
+        f"copy of it, or move {run.folder} away and make the run again: {_command(run)}"
+    )
+
+
+def _command(run: Run) -> str:
+    """What trains just this run: its preset with its own words, or its configuration where these mean another today."""
+    preset, words = _origin(run)
+    if any(word.startswith("imported=") for word in words):
+        return "ablate import-checkpoint KIND FILE"
+    words = [word for word in words if not word.startswith("runtime.root=")]
+    try:
+        known = run_id(load_config(preset, words)) == run.id
+    except UserError:
+        known = False
+    return shlex.join(["ablate", "train", *([preset, *words] if known else [str(run.config_path)]), *_where(run)])
+
+
+def _where(run: Run) -> list[str]:
+    """What a command needs to find a run that is not where runs are by default."""
+    root = run.folder.parent.parent
+    return ["--root", str(root)] if root.resolve() != Path(RuntimeConfig().root).resolve() else []
+
+
+def how_to_use(config: RunConfig, run: Run) -> str:
+    """What to do with a finished training: the command that measures it, and where its data bring no real images along,
+    the one that makes statistics of some; of a tokenizer, the keys that take it."""
+    if config.objective.name == "reconstruction":
+        name = config.tokenizer.name
+        return f"Train on its tokens with: tokenizer.name={name} tokenizer.weights={run.final_weights}"
+    command, wanted = ["ablate", "evaluate", run.id], config.evaluation
+    try:
+        data = evaluation_data(config)
+    except UserError:  # an evaluation that lacks a key, as the command will say
+        data = None
+    if data is None or wanted.reference_file or wanted.prompt_file or getattr(data, "has_images", False):
+        return f"Evaluate it with: {shlex.join([*command, *_where(run)])}"
+    kind, source = getattr(data, "kind", data.name), getattr(data, "source", "") or "IMAGES"
+    made = ["ablate", "reference", kind, "--source", source]
+    made += ["--split", wanted.prompts if wanted.dataset else "train", "--size", str(config.tokenizer.image_size)]
+    return (
+        "Its data bring no real images to measure against. Make statistics of some, once, and evaluate it with:\n"
+        f"  {shlex.join([*made, '--out', 'FILE'])}\n"
+        f"  {shlex.join([*command, f'evaluation.{wanted.reference_key}=FILE', *_where(run)])}"
+    )
 
 
 def _record(run: Run) -> dict[str, Any]:
@@ -78,6 +149,7 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 def run_table(records: list[dict[str, Any]]) -> Any:
     """The records as a table for a terminal."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None)
     shown = [name for name in SHOWN if any(name in record["metrics"] for record in records)]
@@ -86,7 +158,7 @@ def run_table(records: list[dict[str, Any]]) -> Any:
     for record in records:
         steps = f"{record['step']}/{record['max_steps']}" if record["max_steps"] else ""
         values = [format(record["metrics"][name], ".4g") if name in record["metrics"] else "" for name in shown]
-        table.add_row(record["run"], record["state"], steps, *values, str(record["evaluations"]), _words(record))
+        table.add_row(record["run"], record["state"], steps, *values, str(record["evaluations"]), Text(_words(record)))
     return table
 
 

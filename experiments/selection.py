@@ -7,13 +7,13 @@ in a row without a new best (early stopping); the result then says so and counts
 from __future__ import annotations
 
 import math
-import time
 from typing import Any
 
 import lightning as L
 from safetensors import safe_open
 
 from experiments.config import RunConfig
+from experiments.curves import write_metrics
 from experiments.errors import UserError
 from experiments.files import atomic_path
 from experiments.store import Run
@@ -67,7 +67,7 @@ class Selection(L.Callback):
             values = trainer.validate(module, data, ckpt_path=checkpoint, weights_only=False, verbose=False)[0]
             self._note(trainer, module, step, values)
             if trainer.is_global_zero:
-                self.run.append_metrics(step, time.time(), values)
+                write_metrics(trainer, self.run, step, values)
 
     def _note(self, trainer: L.Trainer, module: Any, step: int, values: Any) -> None:
         if self.config.selects and self.config.watch not in values:

@@ -9,8 +9,9 @@ from typing import Literal
 from experiments.errors import UserError
 from experiments.files import read_json
 
-State = Literal["missing", "running", "stale", "stopped", "failed", "done"]
-"""`stale` says running, but its owner is gone; `stopped` ended in good order before it was done. Both can go on."""
+State = Literal["missing", "running", "interrupted", "stopped", "failed", "done"]
+"""`interrupted` is what says running though its owner is gone, `stopped` what ended in good order before it was done.
+Both can go on."""
 Part = Literal["all", "train", "evaluate"]
 """What a process does of its configurations: the training they share, what comes after it, or both."""
 

@@ -10,11 +10,11 @@ import lightning as L
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import TQDMProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch.nn.parallel import DistributedDataParallel
 
 from experiments.config import RunConfig, RuntimeConfig
+from experiments.curves import Board
 from experiments.errors import UserError
 from experiments.process import device_of, precision_of
 from experiments.ranks import started_together
@@ -32,7 +32,7 @@ def build_trainer(config: RunConfig, run: Run, callbacks: list[L.Callback], purg
     Raises:
         UserError: more devices than this machine has.
     """
-    board = TensorBoardLogger(run.folder, name="", version="tb", default_hp_metric=False, purge_step=purge_step)
+    board = Board(run.folder, name="", version="tb", default_hp_metric=False, purge_step=purge_step)
     runtime, device = config.runtime, device_of(config)
     options: dict[str, Any] = dict(
         max_steps=config.trainer.max_steps,

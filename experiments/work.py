@@ -236,7 +236,7 @@ class Work:
         return Status.read(self.status_path)
 
     def inspect(self) -> Status:
-        """The status as it is: `done` only with a result, `stale` if the owner is gone. Never raises for damage."""
+        """The status as it is: `done` only with a result, `interrupted` if its owner is gone. Damage raises nothing."""
         try:
             if self.result() is not None:
                 return replace(self.status(), state="done", cause="", reason="")
@@ -248,7 +248,7 @@ class Work:
         if status.state in ("missing", "running"):
             if self._live_claim(status):
                 return replace(status, state="running")
-            return replace(status, state="stale") if status.state == "running" else status
+            return replace(status, state="interrupted") if status.state == "running" else status
         return status
 
     @property

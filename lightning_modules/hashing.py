@@ -1,8 +1,9 @@
-"""Checksums of files: what stands for a file in the identity of a run."""
+"""Checksums of files: what stands for a file in the identity of a run, and what tells that it has been damaged."""
 
 from __future__ import annotations
 
 import hashlib
+import zlib
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,6 +23,16 @@ def file_sha256(path: Path) -> str:
 @lru_cache
 def _cached_sha256(path: Path, size: int, modified_ns: int) -> str:
     return sha256_of(path)
+
+
+def file_crc32(path: Path) -> str:
+    """CRC-32 of a file's bytes, eight hex digits: finds damage at gigabytes a second, several times as fast as sha256,
+    so that it can be looked for at every load."""
+    value = 0
+    with open(path, "rb") as stream:
+        while part := stream.read(1 << 22):
+            value = zlib.crc32(part, value)
+    return f"{value:08x}"
 
 
 def text_sha256(text: str) -> str:

@@ -6,7 +6,9 @@ import json
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ from rich.live import Live
 from rich.table import Table
 
 from experiments.errors import UserError, unknown
+from experiments.provenance import other_code
 from experiments.resolve import check_files
+from experiments.store import RunStore
 from experiments.terminal import console
 from sweeps.definition import load_sweep, sweep_names
 from sweeps.interventions import amend, cancel_plan, clear_failures, failed_cells, only, wait_for_endings, wait_for_ends
@@ -171,6 +175,7 @@ def _launch(planned: Plan, launcher: str, jobs: int, worker: tuple[str, ...], dr
     elif todo:
         slots = local_slots(planned, jobs)
     register(planned)
+    others = _by_other_code(planned)
     for left, right in planned.duplicates:
         _say(f"Note: {right.name} is the same as {left.name}; it is run once.")
     if not todo:
@@ -184,6 +189,12 @@ def _launch(planned: Plan, launcher: str, jobs: int, worker: tuple[str, ...], dr
         screen.print(status_table(planned, states, screen.width))
     for line in failure_lines(states):
         _say(line)
+    if others:
+        _say(
+            f"Note: {others.total()} of {len(planned.cells)} cells were trained or measured before by other code than "
+            f"this ({', '.join(f'{count} by {code}' for code, count in others.items())}), and keep their numbers. To "
+            "run them with this code, name another folder of outputs with --root."
+        )
     if any(state.state == "failed" for state in states.values()):
         words = [part for word in planned.request.words for part in ("--of", word)]
         command = shlex.join([planned.name_or_path, "--scale", planned.scale, *words])
@@ -191,6 +202,20 @@ def _launch(planned: Plan, launcher: str, jobs: int, worker: tuple[str, ...], dr
     if launcher == "slurm":  # what is at work goes on by itself
         return _exit_code(states)
     return 0 if all(state.state == "done" or state.is_queued for state in states.values()) else 1
+
+
+def _by_other_code(planned: Plan) -> Counter[str]:
+    """How many of the cells were trained or measured before by which other code."""
+    store, known, found = RunStore(planned.root), dict[Path, str](), Counter[str]()
+    for cell in planned.cells:
+        works = cell.works(store)
+        for work in works:
+            if work.folder not in known:
+                with suppress(UserError):  # a damaged result is shown with its cell
+                    known[work.folder] = other_code(work.result() or {})
+        if codes := dict.fromkeys(filter(None, (known.get(work.folder) for work in works))):
+            found[" and ".join(codes)] += 1
+    return found
 
 
 def _submit(planned: Plan, parallel: int, worker: tuple[str, ...]) -> dict[str, CellState]:

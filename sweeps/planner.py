@@ -83,7 +83,7 @@ class Plan:
         """The same of some of its cells."""
         states = cell_states(cells, RunStore(self.root))
         found = places(self.folder) or {}
-        unsaid = {cell.group for cell in cells if states[cell.name].state in ("missing", "stale")}
+        unsaid = {cell.group for cell in cells if states[cell.name].state in ("missing", "interrupted")}
         return with_queue(states, cells, with_accounting(found, unsaid))
 
     def find(self, word: str) -> Cell:

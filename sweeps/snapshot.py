@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import subprocess
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 from experiments.files import atomic_write_json
-from experiments.provenance import code_version
-from sweeps.cache import PACKAGES, PROJECT
+from experiments.provenance import FOLDERS, code_version, listed_files
+from sweeps.cache import PROJECT
 
 
 def take_snapshot(folder: Path) -> Path:
@@ -46,15 +44,10 @@ def take_snapshot(folder: Path) -> Path:
 
 
 def _project_files() -> list[str]:
-    """Relative paths of the code: what git knows or would add, or the packages' files, where that is nothing: outside a
-    checkout, and in a folder that git ignores."""
-    packages = (*PACKAGES, "reports")
-    command = ["git", "-C", str(PROJECT), "ls-files", "-z", "--cached", "--others", "--exclude-standard", *packages]
-    names: set[str] = set()
-    with suppress(OSError, subprocess.SubprocessError):
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-        names = {name for name in answer.split("\0") if name}
+    """Relative paths of the code and what it reads: what git knows or would add, or the packages' files, where that is
+    nothing: outside a checkout, and in a folder that git ignores."""
+    names = listed_files(PROJECT, FOLDERS, "--cached", "--others")
     if not names:
-        paths = (path for package in packages for path in (PROJECT / package).rglob("*") if path.is_file())
-        names = {str(path.relative_to(PROJECT)) for path in paths if "__pycache__" not in path.parts}
-    return sorted(name for name in names if (PROJECT / name).is_file())
+        paths = (path for package in FOLDERS for path in (PROJECT / package).rglob("*") if path.is_file())
+        names = sorted(str(path.relative_to(PROJECT)) for path in paths if "__pycache__" not in path.parts)
+    return names

@@ -32,7 +32,7 @@ class CellState:
 
     @property
     def state(self) -> str:
-        """missing, running, stale, stopped, failed or done."""
+        """missing, running, interrupted, stopped, failed or done."""
         return self.status.state
 
     @property
@@ -42,7 +42,7 @@ class CellState:
             return False
         if self.state == "failed":
             return self.status.cause in RESUMABLE
-        return self.state in ("missing", "stale", "stopped")
+        return self.state in ("missing", "interrupted", "stopped")
 
     @property
     def is_queued(self) -> bool:
@@ -86,9 +86,8 @@ class CellState:
             return "done"
         doing = {"training": "", "search": " searching", "benchmark": " measuring"}.get(self.part, " evaluating")
         doing = " sampling" if self.status.phase == "sample" else doing
-        word = {"running": "running", "stale": "interrupted", "stopped": "stopped"}[self.state]
-        why = f" ({self.status.reason})" if self.state == "stale" and self.status.reason else ""
-        return f"{word}{doing} {self.percent:.0f} %{why}"
+        why = f" ({self.status.reason})" if self.state == "interrupted" and self.status.reason else ""
+        return f"{self.state}{doing} {self.percent:.0f} %{why}"
 
 
 def with_queue(

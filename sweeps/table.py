@@ -17,9 +17,10 @@ from experiments.store import RunStore
 from sweeps.planner import Cell, Plan
 from sweeps.state import CellState
 
-STYLES = {"done": "green", "running": "cyan", "failed": "red", "stale": "yellow", "stopped": "yellow", "missing": "dim"}
+STYLES = {"done": "green", "running": "cyan", "failed": "red", "missing": "dim"}
+STYLES |= dict.fromkeys(("interrupted", "stopped"), "yellow")
 _COMING = ("starting", "queued")
-_ORDER = ("running", "failed", "stale", "stopped", "missing", "done")
+_ORDER = ("running", "failed", "interrupted", "stopped", "missing", "done")
 SILENT = 120.0
 """Seconds without a sign of life after which a table marks them."""
 
@@ -109,9 +110,8 @@ def short_state(state: CellState) -> str:
 def summary(states: Mapping[str, CellState]) -> str:
     """ "3 of 4 cells done, 1 failed." """
     counts = Counter(map(_word, states.values()))
-    words = {"stale": "interrupted"}  # as `CellState.describe` has it
     shown = [name for name in (*_COMING, *_ORDER) if name != "done" and counts[name]]
-    others = ", ".join(f"{counts[name]} {words.get(name, name)}" for name in shown)
+    others = ", ".join(f"{counts[name]} {name}" for name in shown)
     return f"{counts['done']} of {len(states)} cells done{', ' + others if others else ''}."
 
 

@@ -16,7 +16,9 @@ from experiments.config import RunConfig, build_config, load_config, parse_overr
 from experiments.errors import CellError, UserError
 from experiments.failures import classify
 from experiments.identity import run_id
+from experiments.lineage import check_start
 from experiments.resolve import check_files
+from experiments.runs import how_to_use, not_trained
 from experiments.stopping import stopped_by_signals
 from experiments.store import Run, RunStore
 
@@ -50,6 +52,8 @@ def train_command(preset: str, overrides: tuple[str, ...], subset: int | None, r
     check_files(config)
     config.runtime.progress = config.runtime.progress and sys.stderr.isatty()
     configure_logging()
+    if not (done_before := RunStore(config.root).run(run_id(config)).is_done()):
+        check_start(config)
     from experiments.ranks import is_leader
     from experiments.run import train
 
@@ -66,8 +70,22 @@ def train_command(preset: str, overrides: tuple[str, ...], subset: int | None, r
         return
     result = run.result() or {}
     values = "  ".join(f"{key} {value:.4g}" for key, value in result.get("metrics", {}).items())
+    if done_before:
+        click.echo(_done_before(run, result))
     click.echo(f"{run.id}: {result.get('step')} steps, {result.get('parameters', 0):,} parameters.  {values}")
-    click.echo(f"In {run.folder}. Evaluate it with: ablate evaluate {run.id}")
+    click.echo(f"In {run.folder}. {how_to_use(config, run)}")
+
+
+def _done_before(run: Run, result: dict[str, Any]) -> str:
+    """What is said of a run that was trained already: also that other code did it, which may give other numbers."""
+    from experiments.provenance import other_code
+
+    if not (other := other_code(result)):
+        return "Nothing to do, it is trained already."
+    return (
+        f"Nothing to do, it is trained already, but by the code of {other}, which is not this one. To train it with "
+        f"this code, move {run.folder} away, or name another folder of outputs with --root."
+    )
 
 
 def _check_trains(config: RunConfig) -> None:
@@ -203,7 +221,7 @@ def check_request(
             generator that is not masked.
     """
     if not run.is_done():
-        raise UserError(f"Run {run.id} is not trained yet; train it first: ablate train {config.preset}.")
+        raise not_trained(run)
     if fills_in and config.objective.name != "masked":
         raise UserError(
             f"Run {run.id} is {config.objective.name}: only masked generators fill in parts of an image; take a run "

@@ -104,8 +104,10 @@ def test_foreign_state_and_small_data_are_refused():
     for other in (EpochSampler(33, 4, seed=0), EpochSampler(32, 4, seed=1)):
         with pytest.raises(ValueError, match="resume with the configuration"):
             sampler.load_state_dict(other.state_dict())
-    with pytest.raises(ValueError, match="make the batch smaller"):
+    with pytest.raises(ValueError, match="the 7 there are; set trainer.batch_size=6 or less, or take more images"):
         EpochSampler(7, 4, seed=0, world_size=2)
+    with pytest.raises(ValueError, match="the 3 there are; set runtime.devices=3 or less"):
+        EpochSampler(3, 1, seed=0, world_size=4)
 
 
 @pytest.mark.parametrize("count,batch,world", [(10, 4, 1), (10, 4, 3), (2, 4, 3), (12, 4, 3)])

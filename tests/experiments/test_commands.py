@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -15,11 +16,15 @@ import torch
 from PIL import Image
 
 from experiments import cli as cli_module
+from experiments import provenance
 from experiments.callbacks import Stopped
 from experiments.cli import COMMANDS, HELP
 from experiments.config import load_config
+from experiments.identity import run_id
+from experiments.presets import PRESETS
 from experiments.store import RunStore
 from lightning_modules.metrics.pixels import PIXEL_MEASURES
+from tests.experiments.conftest import TINY
 
 QUICK = ["sampler.steps=2", "evaluation.num_samples=36", "runtime.threads=1"]
 
@@ -126,6 +131,43 @@ def test_list_runs_says_what_each_was_made_with(ablate, trained: Path, tmp_path:
     RunStore(tmp_path).prepare(config)  # by a sweep, which keeps no words
     (record,) = json.loads(ablate("list", "--runs", "--json", "--root", tmp_path)[1])
     assert (record["preset"], record["overrides"]) == ("maskmamba/demo", ["generator.depth=2"])
+    RunStore(tmp_path).prepare(load_config("maskmamba/demo", ["data.styles=[noto]"]), ["data.styles=[noto]"])
+    assert "data.styles=[noto]" in ablate("list", "--runs", "--root", tmp_path)[1]
+
+
+@pytest.mark.parametrize("words", [["generator.depth=2", "data.styles=[noto]"], []], ids=["typed", "by a sweep"])
+def test_what_is_not_trained_yet_is_named_with_its_own_words(
+    ablate, tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The preset alone would be another run."""
+    monkeypatch.setenv("ABLATE_ROOT", str(tmp_path / "usual"))
+    config = load_config("maskmamba/demo", {"generator.depth": 2, "data.styles": ["noto"]})
+    for root, end in ((tmp_path / "usual", []), (tmp_path / "other", ["--root", str(tmp_path / "other")])):
+        run = RunStore(root).prepare(config, words)
+        run.status_path.write_text('{"state": "running", "step": 20, "max_steps": 60}')
+        for command in (
+            ("sample", run.id, "--root", root),
+            ("evaluate", run.id, "--root", root),
+            ("sample", run.id, "--root", root, "--export", "npz", tmp_path / "x"),
+            ("train", "maskmamba/demo", f"trainer.init_from={run.id}", "--root", root),
+        ):
+            code, _, err = ablate(*command)
+            assert code == 2 and "is not trained yet (step 20 of 60, interrupted); train it first: " in err
+            asked = shlex.split(err.partition("ablate train ")[2])
+            again = load_config(asked[0], [word for word in asked[1:] if "=" in word])
+            assert run_id(again) == run.id and asked[3:] == end, err
+            assert not words or asked[1:3] == words
+        assert [path.name for path in (root / "runs").iterdir()] == [run.id]
+
+
+def test_a_run_that_its_preset_does_not_give_any_more_is_named_by_its_configuration(ablate, tmp_path: Path) -> None:
+    preset = tmp_path / "mine.yaml"
+    preset.write_text(f"base: {PRESETS / 'maskmamba' / 'demo.yaml'}\nseed: 5\n")
+    run = RunStore(tmp_path).prepare(load_config(str(preset), {"runtime.root": str(tmp_path)}))
+    preset.unlink()
+    code, _, err = ablate("sample", run.id, "--root", tmp_path)
+    assert code == 2 and f"(missing); train it first: ablate train {run.config_path} --root {tmp_path}" in err
+    assert run_id(load_config(str(run.config_path))) == run.id
 
 
 @pytest.mark.parametrize(
@@ -136,11 +178,34 @@ def test_list_runs_says_what_each_was_made_with(ablate, trained: Path, tmp_path:
         (("data.name=imagenet",), "data.name=imagenet needs data.root=FOLDER, the stores that `ablate tokenize"),
         (("data.name=folder",), "data.name=folder needs data.root=FOLDER"),
         (("data.root=stores",), "data.name is emoji; another takes other keys"),
+        (("--subset", "54", "trainer.batch_size=64"), "than the 54 there are; set trainer.batch_size=54 or less"),
+        (
+            ("--subset", "54", "trainer.batch_size=128", "trainer.accumulate=2"),
+            "trainer.batch_size=128 needs more training images than the 54 there are; set trainer.batch_size=108",
+        ),
     ],
 )
 def test_what_a_training_lacks_is_said_before_it_begins(ablate, tmp_path: Path, words: tuple, said: str) -> None:
     code, _, err = ablate("train", "maskmamba/demo", "--root", tmp_path / "out", *words)
     assert code == 2 and said in err and not (tmp_path / "out").exists()
+
+
+def test_training_a_finished_run_says_so_and_by_which_code(
+    ablate, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "runs" / _id(tmp_path) / "result.json"
+    result = json.loads(file.read_text())
+    monkeypatch.setattr(provenance, "code_version", lambda: {"git_commit": "b" * 40, "git_diff_sha256": "c" * 64})
+    for code, said in (
+        ({"git_commit": "b" * 40, "git_diff_sha256": "c" * 64}, "Nothing to do, it is trained already.\n"),
+        ({"git_commit": None}, "Nothing to do, it is trained already.\n"),
+        ({"git_commit": "b" * 40, "git_diff_sha256": None}, "by the code of commit bbbbbbbbbb, which is not this one."),
+    ):
+        file.write_text(json.dumps({**result, "provenance": {**result["provenance"], **code}}))
+        code, out, err = ablate("train", "maskmamba/demo", *TINY, "--root", tmp_path)
+        assert code == 0 and said in out and f"{_id(tmp_path)}: 60 steps" in out, err
+    assert f"move {file.parent} away, or name another folder of outputs with --root" in out
 
 
 def test_evaluate_may_not_change_the_training(ablate, trained: Path) -> None:
@@ -183,6 +248,26 @@ def test_damaged_weights_are_one_sentence(ablate, trained: Path, tmp_path: Path)
     weights.write_bytes(weights.read_bytes()[:100])
     code, _, err = ablate("evaluate", _id(tmp_path), *QUICK, "sampler.guidance=4", "--root", tmp_path)
     assert code == 2 and str(weights) in err and "damaged" in err
+
+
+def test_altered_weights_are_one_sentence(ablate, trained: Path, tmp_path: Path) -> None:
+    """Eight bytes in the middle leave a file that can be read."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    run = RunStore(tmp_path).run(_id(tmp_path))
+    whole = run.final_weights.read_bytes()
+    run.final_weights.write_bytes(whole[:-1000] + b"\xff" * 8 + whole[-992:])
+    for words in (("sample", run.id, "--out", tmp_path / "x.png"), ("evaluate", run.id, "sampler.guidance=4")):
+        code, _, err = ablate(*words, *QUICK, "--root", tmp_path)
+        assert code == 2 and f"{run.final_weights} is damaged" in err and f"move {run.folder} away" in err
+        assert "ablate train maskmamba/demo " in err and not (tmp_path / "x.png").exists()
+    code, _, err = ablate("train", "maskmamba/demo", f"trainer.init_from={run.id}", "--root", tmp_path, *TINY[:6])
+    assert code == 2 and f"{run.final_weights} is damaged" in err
+    result = json.loads(run.result_path.read_text())
+    del result["weights_crc32"]  # as of runs that were made before there were checksums
+    run.result_path.write_text(json.dumps(result))
+    run.final_weights.write_bytes(whole)
+    code, _, err = ablate("sample", run.id, *QUICK, "--root", tmp_path, "--count", "2", "--out", tmp_path / "x.png")
+    assert code == 0 and (tmp_path / "x.png").exists(), err
 
 
 def test_doctor_lists_kernels_and_embedded_data(ablate, tmp_path: Path) -> None:

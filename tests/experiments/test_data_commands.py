@@ -43,8 +43,17 @@ def test_images_to_a_measured_run(ablate, pictures, tmp_path):
     train += ["generator.width=32", "generator.depth=2", "generator.heads=2", "trainer.max_steps=2"]
     train += ["trainer.batch_size=16", "runtime.threads=1", "runtime.val_every=2", "runtime.sample_every=100"]
     train += ["sampler.steps=2", "evaluation.num_samples=6", "evaluation.bootstrap=4"]
-    code, _, err = ablate(*train, "--subset", 40)
+    for words, said in (
+        (["trainer.batch_size=64"], "the 48 there are; set trainer.batch_size=48 or less"),
+        (["data.best_share=0.5", "trainer.batch_size=32"], "scores.npy"),
+        (["--subset", 50], "data.subset=50 is more than the 48 training images"),
+    ):
+        code, _, err = ablate(*train, *words)
+        assert code == 2 and said in err and not root.exists(), "refused before the run has a folder"
+    code, out, err = ablate(*train, "--subset", 40)
     assert code == 0, err
+    assert f"ablate reference folder --source IMAGES --split train --size 32 --out FILE{chr(10)}" in out
+    assert f"ablate evaluate {next((root / 'runs').iterdir()).name} evaluation.reference=FILE --root {root}" in out
     run = next((root / "runs").iterdir())
     assert "subset: 40" in (run / "config.yaml").read_text()
     code, _, err = ablate("evaluate", run.name, "--root", root)

@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.compat.proto.event_pb2 import SessionLog
 
 from experiments.config import RunConfig, build_config
+from experiments.curves import Board
 from experiments.errors import UserError
 from experiments.process import prepare_process, usable_device
 from experiments.ranks import check_world
@@ -61,8 +62,8 @@ def test_training_takes_the_device_that_sampling_takes(tmp_path: Path, monkeypat
 def test_tensorboard_forgets_what_an_attempt_wrote_after_its_last_checkpoint(tmp_path: Path, step: int) -> None:
     """From the first step on, where it had no checkpoint."""
     trainer = build_trainer(_config(), Run(tmp_path), [], purge_step=step)
-    assert trainer.logger
-    trainer.logger.log_metrics({"train/loss": 1.0}, step + 1)
+    assert isinstance(trainer.logger, Board)
+    trainer.logger.write({"train/loss": 1.0}, step + 1)
     trainer.logger.finalize("success")
     (file,) = (tmp_path / "tb").glob("events.*")
     events = EventFileLoader(str(file)).Load()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -43,6 +44,43 @@ def test_another_projects_checkout_is_not_this_codes(tmp_path: Path, monkeypatch
         "git_diff_sha256": None,
     }
     assert found[1] == {"git_commit": None, "git_dirty": None, "git_diff_sha256": None}
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_a_new_file_that_is_not_committed_is_part_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mixer as docs/extending.md has it; notes, presets and outputs in the checkout are no code."""
+    file = tmp_path / "experiments" / "provenance.py"
+    file.parent.mkdir()
+    file.write_text("")
+    (tmp_path / ".gitignore").write_text("__pycache__/\n")
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "--message", "code")
+    monkeypatch.delenv("ABLATE_CODE_VERSION", raising=False)
+    monkeypatch.setattr(provenance, "__file__", str(file))
+    version = provenance.code_version.__wrapped__
+    clean = version()
+    others = ("notes.md", "outputs/run.py", "experiments/mine.yaml", "experiments/__pycache__/a.py", "reports/page.md")
+    for name in others:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert version() == clean and clean["git_dirty"] is False
+    mixer = tmp_path / "lightning_modules" / "layers" / "mine.py"
+    mixer.parent.mkdir(parents=True)
+    digests = []
+    for text in ("first", "second", "first"):
+        mixer.write_text(text)
+        assert version()["git_dirty"] is True
+        digests.append(version()["git_diff_sha256"])
+    assert digests[0] == digests[2] != digests[1] and None not in digests
+    mixer.unlink()
+    file.write_text("changed")
+    diff = git(tmp_path, "diff", "HEAD").strip()
+    assert version()["git_diff_sha256"] == hashlib.sha256(diff.encode()).hexdigest(), "as before there were new files"
+    monkeypatch.setattr(provenance, "code_version", version)
+    now = {"provenance": version()}
+    assert provenance.other_code(now) == "" == provenance.other_code({})
+    assert provenance.other_code({"provenance": clean}) == f"commit {clean['git_commit'][:10]}"
 
 
 def test_weights_on_a_full_disk_are_one_sentence(tmp_path: Path) -> None:

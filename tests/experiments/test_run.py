@@ -43,6 +43,33 @@ def test_a_run_leaves_everything_it_promises(undisturbed: Path) -> None:
     assert json.loads((folder / "status.json").read_text())["state"] == "done"
 
 
+def _scalars(root: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(_run_folder(root) / "tb"), {"scalars": 0}).Reload()
+    return {tag: [(item.step, item.value) for item in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def _check_board(root: Path) -> None:
+    """TensorBoard says what metrics.jsonl says, at the same steps."""
+    lines = [json.loads(line) for line in (_run_folder(root) / "metrics.jsonl").read_text().splitlines()]
+    wanted: dict[str, list[tuple[int, float]]] = {}
+    for line in lines:
+        for key in line.keys() - {"step", "time"}:
+            wanted.setdefault(key, []).append((line["step"], pytest.approx(line[key])))
+    assert _scalars(root) == wanted
+
+
+def test_tensorboard_has_the_steps_of_the_metrics(undisturbed: Path, tmp_path: Path) -> None:
+    _check_board(undisturbed)
+    assert [step for step, _ in _scalars(undisturbed)["val/loss"]] == [25, 50]
+    shutil.copytree(undisturbed / "cache", tmp_path / "cache")
+    done = train(tmp_path, "trainer.max_steps=12", "runtime.log_every=10")
+    assert done.returncode == 0, done.stderr
+    _check_board(tmp_path)
+    assert [step for step, _ in _scalars(tmp_path)["train/loss"]] == [10, 12]
+
+
 def test_a_finished_run_is_not_trained_again(undisturbed: Path) -> None:
     before = (_run_folder(undisturbed) / "result.json").stat().st_mtime_ns
     assert train(undisturbed).returncode == 0
@@ -64,6 +91,7 @@ def test_killed_and_resumed_is_bit_identical(undisturbed: Path, tmp_path: Path, 
     done = train(tmp_path, extra)
     assert done.returncode == 0, done.stderr
     assert _curve(tmp_path) == _curve(undisturbed)
+    _check_board(tmp_path)
     ours, theirs = _weights(tmp_path), _weights(undisturbed)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
 

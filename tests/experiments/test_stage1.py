@@ -12,6 +12,7 @@ import torch
 from datamodules.emoji.data import load_emoji
 from experiments.config import RunConfig, load_config
 from experiments.run import train
+from experiments.runs import how_to_use
 from experiments.store import Run
 from lightning_modules.tokenizers.config import TOKENIZERS, EmojiKLConfig
 from lightning_modules.tokenizers.emoji_kl import EmojiKL, Posterior
@@ -48,13 +49,14 @@ def _trained(preset: str, root: Path, **changes: Any) -> tuple[RunConfig, Run, d
 
 @pytest.mark.parametrize("name", ["emoji", "emoji-kl"])
 def test_reconstructions_get_better(name: str, tmp_path: Path) -> None:
-    _, run, result = _trained(f"tokenizer/{name}", tmp_path)
+    config, run, result = _trained(f"tokenizer/{name}", tmp_path)
     curve = [line["val/psnr"] for line in run.metrics() if "val/psnr" in line]
     assert len(curve) == 3 and curve[-1] > curve[0] + 0.2
     assert result["metrics"]["val/psnr"] == pytest.approx(curve[-1])
     assert run.id.startswith("emoji_kl-" if name == "emoji-kl" else "emoji_vq-")
     more = {"val/latent_std"} if name == "emoji-kl" else {"val/codebook_usage", "val/codebook_perplexity"}
     assert more <= result["metrics"].keys()
+    assert how_to_use(config, run).endswith(f"tokenizer.weights={run.final_weights}")
 
 
 def test_a_kl_run_becomes_the_tokenizer_of_latent_diffusion(tmp_path: Path) -> None:

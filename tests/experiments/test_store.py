@@ -133,7 +133,7 @@ def test_nobody_can_write_without_a_claim_or_after_losing_it(run: Run) -> None:
     assert run.status().state == "running"  # the successor's business now
 
 
-def test_killed_run_is_stale_and_goes_on(run: Run) -> None:
+def test_killed_run_is_interrupted_and_goes_on(run: Run) -> None:
     code = (
         "import os, sys; from experiments.store import Run; from pathlib import Path\n"
         "run = Run(Path(sys.argv[1]))\n"
@@ -141,7 +141,7 @@ def test_killed_run_is_stale_and_goes_on(run: Run) -> None:
     )
     subprocess.run([sys.executable, "-c", code, str(run.folder)], check=False)
     status = run.inspect()
-    assert (status.state, status.step) == ("stale", 3)
+    assert (status.state, status.step) == ("interrupted", 3)
     run.record_failure("killed", "killed by signal 9")
     assert (run.inspect().state, run.inspect().step) == ("failed", 3)
     with run.claim() as mine:

@@ -102,6 +102,25 @@ def test_a_sweep_runs_once_and_then_has_nothing_to_do(
     assert result["metrics"]["fd_efflite0"] == 3.0
 
 
+def test_cells_that_other_code_made_are_named(
+    make_sweep: Make, root: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_sweep()
+    assert run(path) == 0
+    runs = [root / "runs" / cell.run_id for cell in plan(path).cells]
+    files = [runs[0] / "result.json", runs[1] / "result.json", next(runs[1].glob("evaluations/*/result.json"))]
+    for file, letter in zip(files, "aab", strict=True):
+        file.write_text(json.dumps({**json.loads(file.read_text()), "provenance": {"git_commit": 40 * letter}}))
+    capsys.readouterr()
+    monkeypatch.setattr("experiments.provenance.code_version", lambda: {"git_commit": 40 * "b"})
+    assert run(path) == 0
+    said = capsys.readouterr().out
+    assert "Nothing to do" in said and "2 of 3 cells were trained or measured before by other code" in said
+    assert "(2 by commit aaaaaaaaaa)" in said and "name another folder of outputs with --root" in said
+    monkeypatch.setattr("experiments.provenance.code_version", lambda: {"git_commit": None})
+    assert run(path) == 0 and "other code" not in capsys.readouterr().out
+
+
 def test_a_dry_run_starts_nothing(make_sweep: Make, trainings: Callable, root: Path, capsys) -> None:
     assert run(make_sweep(), dry_run=True) == 0
     assert capsys.readouterr().out.count("would start") == 3

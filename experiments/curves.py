@@ -1,0 +1,33 @@
+"""The curves of a training: metrics.jsonl, and the same numbers at the same steps in TensorBoard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from experiments.store import Run
+
+
+class Board(TensorBoardLogger):
+    """TensorBoard, written to by `write_metrics` alone."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Nothing: Lightning counts the step that it is at, where here it is the steps done, and logs at others."""
+
+    def write(self, metrics: Mapping[str, float], step: int) -> None:
+        """Add scalars, at once: a kill must not leave the file behind metrics.jsonl."""
+        super().log_metrics(metrics, step)
+        self.save()
+
+
+def write_metrics(trainer: L.Trainer, run: Run, step: int, metrics: Mapping[str, Any]) -> None:
+    """Note what holds after `step` steps. Call on rank 0."""
+    values = {key: float(value) for key, value in metrics.items()}
+    run.append_metrics(step, time.time(), values)
+    for logger in trainer.loggers:
+        if isinstance(logger, Board):
+            logger.write(values, step)
