@@ -32,7 +32,7 @@ class EpochSampler:
         if count < batch_size * world_size:
             raise ValueError(
                 f"A batch of {batch_size} on {world_size} process(es) needs more samples than the {count} there are; "
-                "make the batch smaller or the data larger."
+                "make the batch smaller (trainer.batch_size) or the data larger."
             )
         self.count, self.batch_size, self.seed, self.views = count, batch_size, seed, views
         self.rank, self.world_size = rank, world_size

@@ -255,6 +255,7 @@ def _training(dataset: str, out: Path, tokenizer: str, settings: tuple[str, ...]
     """The command that trains on the stores in `out`. For captions it names what the preset says too, so that one for
     classes may take the preset's place."""
     from datamodules.store import TokenStore
+    from experiments.config import load_config
 
     store = TokenStore(out / "train")
     captions = store.all_captioned and not store.meta.source.get("classes")
@@ -265,6 +266,8 @@ def _training(dataset: str, out: Path, tokenizer: str, settings: tuple[str, ...]
         encoder = "minilm" if text is None else text.name
         words += ["data.condition=caption", "generator.condition=text", f"text_encoder.name={encoder}", *of_text]
     preset = FIRST_PRESETS[bool(store.meta.latent_shape), captions]
+    if len(store) < load_config(preset).trainer.batch_size:  # an epoch holds at least one batch
+        words.append(f"trainer.batch_size={len(store)}")
     return " ".join(["ablate train", preset, *map(shlex.quote, words)])
 
 
