@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from datamodules.emoji.labels import CATEGORIES, EMOJI_FILE, STYLES
 from datamodules.online_config import FolderOnlineConfig, ImageNetOnlineConfig
 from lightning_modules.hashing import file_sha256
 from lightning_modules.registry import Entry, Registry
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -19,6 +22,8 @@ class EmojiConfig:
 
     has_images: ClassVar[bool] = True
     """Samples can be measured against its own images; those of other data sets do not travel with their tokens."""
+    possible: ClassVar[tuple[str, ...]] = ("class", "caption")
+    """What `condition` may be."""
     name: str = "emoji"
     styles: list[str] = field(default_factory=lambda: list(STYLES))
     condition: Literal["class", "caption"] = "class"
@@ -182,7 +187,14 @@ class FolderConfig(StoreConfig):
     def resolve(self) -> None:
         """Fill in fingerprint and classes. Raises FileNotFoundError or ValueError when a store does not fit."""
         super().resolve()
-        if not self.root or self.condition == "caption":
+        if not self.root:
+            return
+        if self.condition == "caption":
+            if not all(self._caption_bytes(split) for split in ("train", "val")):
+                raise ValueError(
+                    f"The stores in {self.root} have no captions; set data.condition=class, and where the preset is "
+                    "one for captions also generator.condition=class text_encoder.name=none."
+                )
             return
         train, val = (self._classes(split) for split in ("train", "val"))
         if train != val:
@@ -191,15 +203,25 @@ class FolderConfig(StoreConfig):
                 "tokenize both from folders with the same class names."
             )
         if not train:
-            raise ValueError(f"The stores in {self.root} have no classes; set data.condition=caption.")
+            raise ValueError(
+                f"The stores in {self.root} have no classes; set data.condition=caption, and where the preset is one "
+                "for classes also generator.condition=text text_encoder.name=minilm."
+            )
         self.classes = train
 
     def _classes(self, split: str) -> list[str]:
-        meta = Path(self.root) / split / "meta.json"
+        return self._read(split, lambda meta: list(meta["source"].get("classes", [])))
+
+    def _caption_bytes(self, split: str) -> int:
+        return self._read(split, lambda meta: int(meta["files"]["captions.bin"]["bytes"]))
+
+    def _read(self, split: str, what: Callable[[Any], T]) -> T:
+        """Something out of a store's meta.json."""
+        path = Path(self.root) / split / "meta.json"
         try:
-            return list(json.loads(meta.read_text(encoding="utf-8"))["source"].get("classes", []))
+            return what(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ValueError(f"{meta} is damaged; delete the folder and tokenize again.") from error
+            raise ValueError(f"{path} is damaged; delete the folder and tokenize again.") from error
 
 
 DATASETS = Registry(

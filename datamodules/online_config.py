@@ -16,6 +16,7 @@ class OnlineConfig:
     """Image files with classes, tokenised during training from a random crop per image and epoch (AiM's code)."""
 
     kind: ClassVar[str] = ""
+    possible: ClassVar[tuple[str, ...]] = ("class",)
     name: str = ""
     source: str = ""
     """Folder of the images: a folder per class in train/ and val/, as `ablate tokenize --source` takes it."""

@@ -176,10 +176,10 @@ def build_config(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = N
     """Turn plain nested dictionaries into a checked, resolved `RunConfig`. Raises UserError as `load_config` does."""
     overrides = dict(overrides or {})
     raw = {**raw, **{section: _section(raw, section) for section in SECTIONS}}
-    for section in SECTIONS:
-        if (name := overrides.pop(f"{section}.name", None)) and name != raw[section].get("name"):
-            raw[section] = {"name": name}
     try:
+        for section in SECTIONS:
+            if (name := overrides.pop(f"{section}.name", None)) and name != raw[section].get("name"):
+                raw[section] = {"name": name} | (_kept(raw[section], name) if section == "data" else {})
         names = tuple((section, str(raw[section].get("name", ""))) for section in SECTIONS)
         config = _schema(names, os.environ.get("ABLATE_ROOT"))
         config = OmegaConf.merge(config, OmegaConf.create(raw))
@@ -200,6 +200,15 @@ def _section(raw: Mapping[str, Any], section: str) -> dict[str, Any]:
         names = ", ".join(SECTIONS[section].names())
         raise UserError(f"{section}: {value!r} is no mapping of keys; write {section}: {{name: NAME}}; names: {names}.")
     return dict(value or {})
+
+
+def _kept(data: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What a preset asks of its data whichever they are, and the data set `name` can give: labels or captions, and a
+    share or a number of the images. All else (styles, folders, views) is of the one data set alone."""
+    before, after = DATASETS[data.get("name") or EmojiConfig.name].config, DATASETS[name].config
+    kept = {key: data[key] for key in ("subset", "best_share") if key in data and hasattr(after, key)}
+    condition = data.get("condition", before.condition)
+    return kept | ({"condition": condition} if condition in after.possible else {})
 
 
 @lru_cache(maxsize=256)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from datamodules.sources.folders import FileSource
 from datamodules.sources.open import open_source
 from datamodules.sources.records import Record, Refused, Source
 from datamodules.store import TokenStore
@@ -75,8 +76,8 @@ def make_reference(job: ReferenceJob, decode: Callable[[Any], Any] | None = None
 def _cropped(job: ReferenceJob) -> Iterator[np.ndarray]:
     """(B, S, S, 3) uint8 batches of the images; broken ones are left out and named in the log."""
     exif = job.dataset != "imagenet" if job.exif is None else job.exif
-    preparation = Preparation(Crops((job.crop,), False, job.size), exif, captioned=False)
     source = open_source(job.dataset, job.source, job.split, classes=1000)
+    preparation = Preparation(Crops((job.crop,), False, job.size), exif, _needs_captions(source))
     waiting: list[np.ndarray] = []
     total = job.count or sum(unit.count or 0 for unit in source.units) or None
     with preparer(preparation, job.workers) as prepare, counting(f"{job.dataset}/{job.split}", total) as counter:
@@ -93,19 +94,30 @@ def _cropped(job: ReferenceJob) -> Iterator[np.ndarray]:
         yield np.stack(waiting)
 
 
+def _needs_captions(source: Source) -> bool:
+    """Whether images without a caption are left out, as `ablate tokenize` leaves them out: a store and its reference
+    are then of the same images. Shards that hold images alone make references too."""
+    return isinstance(source, FileSource) and source.captioned
+
+
 def _chosen(source: Source, job: ReferenceJob) -> Iterator[Record | Refused]:
     """All records, or `job.count` of them drawn without replacement, in the order of the source."""
     records = (record for unit in range(len(source.units)) for record in source.read(unit))
     if not job.count:
         yield from records
         return
-    usable = sum(isinstance(r, Record) for unit in range(len(source.units)) for r in source.read(unit))
+    all_count = not _needs_captions(source)
+
+    def counts(record: Record | Refused) -> bool:
+        return isinstance(record, Record) and (all_count or bool(record.captions))
+
+    usable = sum(counts(record) for unit in range(len(source.units)) for record in source.read(unit))
     if job.count > usable:
         raise ValueError(f"--count {job.count} is more than the {usable} images of {job.dataset}/{job.split}.")
     wanted = set(np.random.default_rng(job.seed).permutation(usable)[: job.count].tolist())
     number = 0
     for record in records:
-        if isinstance(record, Record):
+        if counts(record):
             if number in wanted:
                 yield record
             number += 1

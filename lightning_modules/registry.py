@@ -36,9 +36,18 @@ class Registry:
         return self.entries[name]
 
     def target(self, name: str) -> Any:
-        """Import and return the registered class."""
+        """Import and return the registered class. Raises ValueError where it is not where the registry says."""
         module, _, attribute = self[name].target.partition(":")
-        return getattr(import_module(module), attribute)
+        try:
+            found = import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                raise  # of a package that the module itself imports
+            file = module.replace(".", "/")
+            raise ValueError(f"The {self.kind} '{name}' is registered as {module}; there is no {file}.py.") from error
+        if not hasattr(found, attribute):
+            raise ValueError(f"The {self.kind} '{name}' is registered as {attribute}, but {module} has no such class.")
+        return getattr(found, attribute)
 
     def build(self, config: Any, *args: Any) -> Any:
         """Build what `config.name` stands for, from that configuration."""

@@ -59,10 +59,6 @@ class Preparation:
             return Refused(_printable(record.key), _printable(record.reason))
         if not is_unicode(record.key):
             return Refused(ascii(record.key), "name that is not UTF-8")
-        cleaned = [clean_caption(text) for text in record.captions]
-        captions = tuple(text for text, _ in cleaned if text)
-        if self.captioned and not captions:
-            return Refused(record.key, "empty caption" if record.captions else "no caption")
         try:
             content = record.read()
         except FileNotFoundError:
@@ -73,6 +69,11 @@ class Preparation:
             image, notes = decode_image(content, record.key, self.exif)
         except ValueError as error:
             return Refused(record.key, str(error))
+        # After the image: a broken one that lacks its caption too must not pass for one that a caption would mend.
+        cleaned = [clean_caption(text) for text in record.captions]
+        captions = tuple(text for text, _ in cleaned if text)
+        if self.captioned and not captions:
+            return Refused(record.key, "empty caption" if record.captions else "no caption")
         if min(image.size) < self.crops.size:
             notes.append("enlarged")
         notes += [note for _, found in cleaned for note in found]

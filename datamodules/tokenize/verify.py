@@ -29,14 +29,14 @@ class Verified:
     Attributes:
         images, views, captions: counts.
         codes_in_use: share of the vocabulary that occurs; None for latents.
-        shown: keys and labels of the decoded samples, row by row.
+        shown: key, label and first caption ("" = none) of the decoded samples, row by row.
     """
 
     images: int
     views: int
     captions: int
     codes_in_use: float | None
-    shown: list[tuple[str, int]]
+    shown: list[tuple[str, int, str]]
 
 
 def verify_store(
@@ -65,7 +65,8 @@ def verify_store(
     chosen = np.sort(np.random.default_rng(seed).permutation(len(store))[:SHOWN])
     if decode is not None and grid is not None:
         _draw(store, chosen, decode, grid)
-    return Verified(len(store), store.meta.views, captions, used, [(store.key(int(i)), int(labels[i])) for i in chosen])
+    shown = [(store.key(i), int(labels[i]), store.caption(i)) for i in chosen.tolist()]
+    return Verified(len(store), store.meta.views, captions, used, shown)
 
 
 def _check_codes(store: TokenStore) -> float | None:

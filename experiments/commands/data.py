@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,6 +18,15 @@ if TYPE_CHECKING:
 
 FOLDER = click.Path(path_type=Path)
 SHOWN_REASONS = 12
+SHOWN_CAPTION = 120
+"""Letters; a caption may be a thousand words."""
+FIRST_PRESETS = {
+    (False, False): "maskmamba/demo",
+    (False, True): "maskmamba/text-demo",
+    (True, False): "dimba/demo-class",
+    (True, True): "dimba/demo",
+}
+"""(latents, captions) -> the preset to begin with: small enough for any machine."""
 
 
 @click.command("tokenize")
@@ -109,8 +120,7 @@ def tokenize_command(
         if verify:
             _verify(out, part, config, device)
     if source is not None and all((out / part / "meta.json").is_file() for part in ("train", "val")):
-        weights = f" tokenizer.weights={config.weights}" if config.weights not in ("", "embedded") else ""
-        click.echo(f"Train on it with: data.name={dataset} data.root={out} tokenizer.name={tokenizer}{weights}")
+        click.echo(f"Train on it with: {_training(dataset, out, tokenizer, settings, text)}")
 
 
 @click.command("reference")
@@ -241,6 +251,26 @@ def _tell(folder: Path, summary: Summary) -> None:
         click.echo(f"  each with its reason: {folder / 'report.json'}")
 
 
+def _training(dataset: str, out: Path, tokenizer: str, settings: tuple[str, ...], text: Any) -> str:
+    """The command that trains on the stores in `out`. For captions it names what the preset says too, so that one for
+    classes may take the preset's place."""
+    from datamodules.store import TokenStore
+    from experiments.config import load_config
+
+    store = TokenStore(out / "train")
+    captions = store.all_captioned and not store.meta.source.get("classes")
+    words = [f"data.name={dataset}", f"data.root={out}", f"tokenizer.name={tokenizer}"]
+    of_text = [word for word in settings if word.startswith("text_encoder.")]
+    words += [f"tokenizer.{word.removeprefix('tokenizer.')}" for word in settings if word not in of_text]
+    if captions:
+        encoder = "minilm" if text is None else text.name
+        words += ["data.condition=caption", "generator.condition=text", f"text_encoder.name={encoder}", *of_text]
+    preset = FIRST_PRESETS[bool(store.meta.latent_shape), captions]
+    if len(store) < load_config(preset).trainer.batch_size:  # an epoch holds at least one batch
+        words.append(f"trainer.batch_size={len(store)}")
+    return " ".join(["ablate train", preset, *map(shlex.quote, words)])
+
+
 def _encode_captions(folder: Path, config: Any, device: str) -> None:
     from datamodules.store import TokenStore
     from datamodules.stores import text_features
@@ -277,5 +307,6 @@ def _verify(out: Path, split: str, config: Any, device: str) -> None:
         f"Decoded samples, row by row: {grid}"
     )
     names = meta.source.get("classes", ())
-    for key, label in found.shown:
-        click.echo(f"  {key}  {names[label] if label < len(names) else ''}")
+    for key, label, caption in found.shown:
+        named = names[label] if label < len(names) else ""
+        click.echo("  " + "  ".join(filter(None, (key, named, shorten(caption, SHOWN_CAPTION, placeholder=" ...")))))

@@ -38,6 +38,11 @@ class Block(nn.Module):
         h = self.norm(x)
         masks = self.mask_padding or isinstance(self.mixer, SelfAttention)
         h = self.mixer(h, key_mask) if masks else self.mixer(h)
+        if h.shape != x.shape:  # else the sum below names no mixer, or repeats a length of 1 without a word
+            raise ValueError(
+                f"The mixer {type(self.mixer).__name__} made {tuple(h.shape)} of {tuple(x.shape)}; a mixer keeps the "
+                "shape (B, L, C)."
+            )
         x = x + self.dropout(h)
         if self.mlp is None or self.mlp_norm is None:
             return x

@@ -73,6 +73,11 @@ def _layer_maker(config: MaskMambaConfig) -> Callable[[int, int], nn.Module]:
                     _attention(config, c // 4),
                 ],
             )
+        case _:  # a name in the configuration alone
+            raise ValueError(
+                f"generator.hybrid_scheme={config.hybrid_scheme} has no layers; give it a case in _layer_maker of "
+                "lightning_modules/layers/hybrid.py (docs/extending.md), or take another scheme."
+            )
 
 
 def _mixer(config: MaskMambaConfig, width: int, scan: Scan = "bidirectional") -> Block:

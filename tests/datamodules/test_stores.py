@@ -229,6 +229,8 @@ def test_what_does_not_fit_is_refused(classes, captions, tmp_path):
         module(FolderConfig(root=str(classes), condition="caption"))
     with pytest.raises(ValueError, match=r"have no classes; set data\.condition=caption"):
         FolderConfig(root=str(captions)).resolve()
+    with pytest.raises(ValueError, match=r"have no captions; set data\.condition=class"):
+        FolderConfig(root=str(classes), condition="caption").resolve()
     with pytest.raises(ValueError, match="coco has no classes"):
         CocoConfig(condition="class")
     with pytest.raises(ValueError, match="imagenet has no captions"):

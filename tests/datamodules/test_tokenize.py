@@ -281,7 +281,7 @@ def test_verify_decodes_random_samples_of_the_right_images(tmp_path):
     assert (found.images, found.views, found.captions) == (13, 2, 0) and found.codes_in_use == pytest.approx(13 / 64)
     grid = np.asarray(Image.open(tmp_path / "grid.png"))
     assert grid.shape == (13 * 98, 2 * 98, 3)  # tiles of 16 pixels, six times as large
-    for row, (key, label) in enumerate(found.shown):
+    for row, (key, label, _) in enumerate(found.shown):
         number = int(key[-7:-4])
         assert label == number % 3 and grid[row * 98 + 48, 48].tolist() == [4 * number] * 3
     run("folder", tmp_path / "images", tmp_path / "plain")

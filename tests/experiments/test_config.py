@@ -43,8 +43,30 @@ def test_a_section_changes_its_kind_by_name() -> None:
 
 
 @pytest.mark.parametrize(
+    ("preset", "words", "kept"),
+    [
+        ("maskmamba/text-demo", ["data.name=folder"], {"condition": "caption", "best_share": 1.0}),
+        ("maskmamba/text-paper", ["data.name=folder"], {"condition": "caption"}),  # cc3m's, which the preset leaves out
+        ("maskmamba/demo", ["data.name=imagenet"], {"condition": "class"}),
+        ("dimba/small-tune", ["data.name=folder"], {"condition": "caption", "best_share": 0.1}),
+        ("dimba/small-tune", ["data.name=folder", "data.best_share=1"], {"condition": "caption", "best_share": 1.0}),
+        ("maskmamba/text-demo", ["data.name=coco"], {"condition": "caption"}),
+        (  # what the other data set cannot give is not asked of it
+            "maskmamba/text-demo",
+            ["data.name=imagenet", "generator.condition=class", "text_encoder.name=none"],
+            {"condition": "class"},
+        ),
+    ],
+)
+def test_another_data_set_is_asked_for_the_same(preset: str, words: list[str], kept: dict[str, object]) -> None:
+    data = load_config(preset, words).data
+    assert {key: getattr(data, key) for key in kept} == kept and data.name == words[0].partition("=")[2]
+
+
+@pytest.mark.parametrize(
     ("overrides", "words"),
     [
+        (["data.name=foldr"], ["foldr", "Did you mean 'folder'?"]),
         (["generator.detph=12"], ["detph", "depth"]),
         (["max_steps=5"], ["max_steps=5", "Did you mean 'trainer.max_steps'?", "sampler"]),
         (["traner.max_steps=5"], ["Did you mean 'trainer.max_steps'?"]),

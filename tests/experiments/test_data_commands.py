@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from datamodules.emoji.data import load_emoji
+from datamodules.store import write_store
+from experiments.commands.data import _training
+from lightning_modules.text_encoders.config import T5Config
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +70,78 @@ def test_images_to_a_measured_run(ablate, pictures, tmp_path):
         result["protocol"]["reference"] == "folder/val, adm crop, 32 pixels (statistics of 12 images, 12 images kept)"
     )
     assert np.isfinite(result["metrics"]["fd_efflite0"])
+
+
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory):
+    """Twelve emoji with captions beside them, one without, and a broken file without one."""
+    folder = tmp_path_factory.mktemp("captioned")
+    emoji = load_emoji(["noto"])
+    for i in range(13):
+        Image.fromarray(emoji.images[i]).save(folder / f"{i:02d}.png")
+        if i < 12:
+            (folder / f"{i:02d}.txt").write_text(emoji.captions[i])
+    (folder / "broken.png").write_bytes(b"no image")
+    return folder
+
+
+def test_captions_to_a_run_by_the_command_that_is_printed(ablate, captioned, tmp_path):
+    """Also with a preset for classes; --verify shows what a caption says beside the name of its image."""
+    out = tmp_path / "stores of mine"
+    words = ("folder", "--source", captioned, "--out", out, "--tokenizer", "emoji_vq", "--divide", "--workers", 0)
+    code, said, err = ablate("tokenize", *words, "--verify")
+    assert code == 0, err
+    assert "left out: 1 x no caption" in said and "left out: 1 x not an image" in said
+    assert f"  00.png  {load_emoji(['noto']).captions[0]}\n" in said
+    command = shlex.split(re.search("^Train on it with: ablate (.*)$", said, re.MULTILINE)[1])
+    assert command[:2] == ["train", "maskmamba/text-demo"] and f"data.root={out}" in command
+    small = ["generator.width=16", "generator.depth=2", "generator.heads=2", "trainer.max_steps=1"]
+    small += ["runtime.threads=1", "runtime.sample_every=0", f"runtime.root={tmp_path / 'runs'}"]
+    assert "trainer.batch_size=11" in command  # the preset's 64 would be more than there are
+    for preset in ("maskmamba/text-demo", "maskmamba/demo"):
+        code, said, err = ablate("train", preset, *command[2:], *small)
+        assert code == 0 and "1 steps" in said, err
+    small.append("trainer.batch_size=4")
+    code, _, err = ablate("train", "maskmamba/demo", *command[2:4], *small)  # the words for classes lead there at once
+    words = re.findall(r"\S+=\S+[a-z]", err.partition("; set ")[2])
+    assert code == 2 and ablate("train", "maskmamba/demo", *command[2:4], *words, *small)[0] == 0, err
+
+
+def test_a_reference_is_of_the_images_that_a_store_keeps(ablate, captioned, tmp_path):
+    words = ("reference", "folder", "--source", captioned, "--split", "train", "--size", 32, "--workers", 0)
+    code, out, err = ablate(*words, "--out", tmp_path / "all.npz")
+    assert code == 0 and ", 12 images, moments" in out, err
+    code, out, err = ablate(*words, "--out", tmp_path / "some.npz", "--count", 12)
+    assert code == 0 and ", 12 images, moments" in out, err
+    code, _, err = ablate(*words, "--out", tmp_path / "more.npz", "--count", 13)
+    assert code == 2 and "--count 13 is more than the 12 images" in err
+
+
+@pytest.mark.parametrize(
+    ("dataset", "settings", "wanted"),
+    [
+        ("imagenet", ("weights=vq.pt",), "maskmamba/demo data.name=imagenet data.root=OUT tokenizer.name=llamagen_vq "),
+        (
+            "coco",
+            ("tokenizer.codebook_size=512", "weights=vq.pt", "text_encoder.model=t5"),
+            "tokenizer.codebook_size=512 tokenizer.weights=vq.pt data.condition=caption generator.condition=text "
+            "text_encoder.name=t5 text_encoder.model=t5",
+        ),
+    ],
+)
+def test_the_printed_command_names_all_settings(dataset, settings, wanted, tmp_path):
+    captioned = dataset == "coco"
+    write_store(
+        tmp_path / "train",
+        np.zeros((2, 1, 4), np.uint16),
+        np.zeros(2, np.int32),
+        ["a", "b"] if captioned else ["", ""],
+        vocab_size=8,
+        tokenizer="x",
+        source={} if captioned else {"classes": ["a"]},
+    )
+    text = T5Config() if captioned else None
+    assert wanted.replace("OUT", str(tmp_path)) in _training(dataset, tmp_path, "llamagen_vq", settings, text)
 
 
 def test_features_of_captions_are_those_a_run_asks_for(ablate, tmp_path):

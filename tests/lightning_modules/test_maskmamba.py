@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from lightning_modules.conditions import TextFeatures
 from lightning_modules.generators.config import GENERATORS
@@ -14,6 +16,7 @@ from lightning_modules.generators.maskmamba import MaskMamba
 from lightning_modules.layers.bi_mamba_v2 import BiMambaV2
 from lightning_modules.layers.config import MIXERS, BiMambaConfig, BiMambaV2Config
 from lightning_modules.layers.hybrid import build_layers, matched_depth
+from lightning_modules.registry import Entry
 
 SMALL = MaskMambaConfig(vocab_size=32, grid_size=4, num_classes=3, width=32, depth=4, heads=4, dropout=0.0)
 IMAGENET = {"vocab_size": 16384, "grid_size": 16, "num_classes": 1000}
@@ -249,3 +252,45 @@ def test_a_mixer_is_called_by_its_name_and_finds_its_settings() -> None:
 def test_attention_as_the_mixer_makes_a_transformer_in_every_scheme(scheme: str) -> None:
     names = [name for name, _ in build_layers(replace(SMALL, mixer="attention", hybrid_scheme=scheme)).named_modules()]
     assert not [name for name in names if "ssm" in name or "conv" in name]
+
+
+def test_a_scheme_without_layers_is_one_sentence() -> None:
+    config = replace(SMALL)
+    config.hybrid_scheme = "serial_v9"  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"hybrid_scheme=serial_v9 has no layers.*layers/hybrid\.py"):
+        build_layers(config)
+
+
+class Shrinking(nn.Module):
+    """A mixer that forgets all positions but the first: broadcasting would hide it."""
+
+    def __init__(self, width: int, settings: object, scan: str):
+        super().__init__()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :1]
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("lightning_modules.layers.absent:X", r"mixer 'bi_mamba' is registered as .*; there is no .*layers/absent\.py"),
+        (
+            "lightning_modules.layers.bi_mamba:BiMambo",
+            "registered as BiMambo, but lightning_modules.layers.bi_mamba has",
+        ),
+        (f"{__name__}:Shrinking", r"The mixer Shrinking made \(2, 1, 32\) of \(2, 17, 32\)"),
+    ],
+)
+def test_slips_of_a_mixer_are_one_sentence(target: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MIXERS.entries, "bi_mamba", Entry(BiMambaConfig, target))
+    with pytest.raises(ValueError, match=said):
+        _logits(_build(replace(SMALL, mixer="bi_mamba")))
+
+
+def test_a_package_that_is_missing_keeps_its_own_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "needs_more.py").write_text("import no_such_package\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(MIXERS.entries, "bi_mamba", Entry(BiMambaConfig, "needs_more:Mixer"))
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        MIXERS.target("bi_mamba")
