@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from datamodules.config import DATASETS, EmojiConfig
 from experiments.benchmarks.config import BENCHMARK_CELLS, NoBenchmarkConfig
@@ -165,16 +165,25 @@ def load_config(preset: str, overrides: Mapping[str, Any] | Iterable[str] = ()) 
     Raises:
         UserError: unknown preset or key, a value of the wrong type or out of range.
     """
+    return resolve(load_unresolved(preset, overrides))
+
+
+def load_unresolved(preset: str, overrides: Mapping[str, Any] | Iterable[str] = ()) -> RunConfig:
+    """As `load_config`, but without what follows from files and from other parts, and whether the parts fit."""
     if not preset.endswith((".yaml", ".yml")) and preset not in (names := preset_names()):
         raise unknown("preset", preset, names)
     raw = read_chain(preset_path(preset))
     raw["preset"] = preset
-    return build_config(raw, overrides if isinstance(overrides, Mapping) else parse_overrides(overrides))
+    return _assemble(raw, overrides if isinstance(overrides, Mapping) else parse_overrides(overrides))
 
 
 def build_config(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> RunConfig:
     """Turn plain nested dictionaries into a checked, resolved `RunConfig`. Raises UserError as `load_config` does."""
-    overrides = dict(overrides or {})
+    return resolve(_assemble(raw, overrides or {}))
+
+
+def _assemble(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> RunConfig:
+    overrides = dict(overrides)
     raw = {**raw, **{section: _section(raw, section) for section in SECTIONS}}
     try:
         for section in SECTIONS:
@@ -191,7 +200,7 @@ def build_config(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = N
     except (ValueError, FileNotFoundError) as error:
         raise UserError(str(error)) from error
     assert isinstance(result, RunConfig)
-    return resolve(result)
+    return result
 
 
 def _section(raw: Mapping[str, Any], section: str) -> dict[str, Any]:
@@ -246,7 +255,12 @@ def _update(config: Any, key: str, value: Any) -> None:
             raise UserError(f"{key} needs a value.")
         if OmegaConf.is_dict(current) and not isinstance(value, Mapping):
             raise UserError(f"{key} is a section with the keys {', '.join(sorted(current))}; set one of them.")
-        OmegaConf.update(config, key, value)
+        try:
+            OmegaConf.update(config, key, value)
+        except ValidationError:
+            if not (isinstance(value, str) and value.isdecimal()):
+                raise
+            OmegaConf.update(config, key, int(value))  # a choice among numbers, for which text is not converted
     except OmegaConfBaseException as error:
         section, said = section_of(key), _explain(error)
         if section not in config:
@@ -255,7 +269,8 @@ def _update(config: Any, key: str, value: Any) -> None:
                 f"{', '.join(name for name in config if OmegaConf.is_dict(config[name]))}."
             ) from error
         other = section in SECTIONS and "not in" in said and "Did you mean" not in said
-        name = f" {section}.name is {config[section].name}; another takes other keys." if other else ""
+        name = f" {section}.name is {config[section].name}; another takes other keys" if other else ""
+        name += " (`ablate keys PRESET` lists them)." if other else ""
         raise UserError(f"{key}={value}: {said}{name}") from error
 
 

@@ -1,4 +1,4 @@
-"""Commands about the machine: what works here, and how fast."""
+"""Commands about what there is: what works on this machine, how fast, and which keys a preset has."""
 
 from __future__ import annotations
 
@@ -60,3 +60,42 @@ def bench_command(name: str | None, out: Path | None, as_json: bool, root: str) 
     if name not in BENCHMARKS:
         raise unknown("benchmark", name, BENCHMARKS)
     run(name, out or Path(root) / "benchmarks" / name, as_json=as_json)
+
+
+@click.command("keys")
+@click.argument("preset", required=False)
+@click.argument("words", nargs=-1, metavar="[SECTION|KEY|KEY=VALUE]...")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def keys_command(preset: str | None, words: tuple[str, ...], as_json: bool) -> None:
+    """Every key of PRESET that can be set as KEY=VALUE: its value, what it may be, what it means; without PRESET, all
+    presets.
+
+    SECTION (generator) or KEY (generator.bi_mamba) shows that part only. KEY=VALUE changes the preset first: with
+    data.name=folder, the keys of folders are shown.
+    """
+    from experiments.keys import keys_of, select
+    from experiments.presets import preset_names
+
+    if preset is None:
+        names = preset_names()
+        click.echo(json.dumps(names, indent=2) if as_json else "\n".join(names))
+        if not as_json:
+            click.echo("ablate keys PRESET lists the keys of one.")
+        return
+    from experiments.config import load_unresolved
+
+    found = keys_of(load_unresolved(preset, [word for word in words if "=" in word]))
+    found = select(found, [word for word in words if "=" not in word], preset)
+    if as_json:
+        click.echo(json.dumps([key.__dict__ for key in found], indent=2))
+        return
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("key", box=None, pad_edge=False)
+    table.add_column("value", max_width=24, overflow="fold")
+    table.add_column("may be", max_width=32, overflow="fold")
+    table.add_column("meaning")
+    for key in found:
+        table.add_row(*map(escape, (key.name, key.typed, key.type, key.doc)))
+    console().print(table)

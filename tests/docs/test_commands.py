@@ -19,8 +19,9 @@ import experiments.config
 from experiments.benchmarks import BENCHMARKS
 from experiments.cli import COMMANDS
 from experiments.commands.data import text_encoder_config, tokenizer_config
-from experiments.config import load_config
+from experiments.config import load_config, load_unresolved
 from experiments.errors import UserError
+from experiments.keys import keys_of, select
 from sweeps.definition import load_sweep, sweep_names
 from sweeps.request import parse_request
 
@@ -110,6 +111,10 @@ def check(words: list[str], root: Path) -> None:
         _sweep_takes(sweep, str(given["scale"] or ""), words, root)
     elif name == "train":
         load_config(str(given["preset"]), _words(given, "overrides"))
+    elif name == "keys" and (preset := str(given["preset"] or "")) and not _is_placeholder(preset):
+        words = _words(given, "words")
+        found = keys_of(load_unresolved(preset, [word for word in words if "=" in word]))
+        select(found, [word for word in words if "=" not in word], preset)
     elif name in ("evaluate", "sample"):
         overrides = _words(given, "overrides")
         assert all(word.startswith(("sampler.", "evaluation.", "runtime.")) for word in overrides)
@@ -143,7 +148,7 @@ def test_every_command_is_taken(line: str, tmp_path: Path) -> None:
     if words[1:2] and words[1] in recipes:
         words[1] = sweep_names()[0]
         words = words[:2]
-    if "generator.name=maskconv" in words or "generator.mixer=gated_conv" in words:
+    if {"generator.name=maskconv", "generator.mixer=gated_conv", "generator.hybrid_scheme=serial_reverse"} & {*words}:
         return  # recipes of docs/extending.md; tests/docs/test_recipes.py runs them
     check(words, tmp_path)
 
@@ -160,6 +165,7 @@ def test_every_command_is_taken(line: str, tmp_path: Path) -> None:
         "plan maskmamba-hybrid-scheme",
         "plan maskmamba-hybrid-schemes --scale huge",
         "evaluate RUN sampler.guidence=3",
+        "keys maskmamba/demo generater",
         "import-checkpoint dit FILE",
         "tokenize imagenet --out DIR weight=x.pt",
         "bench scam",

@@ -71,8 +71,8 @@ def _run(tree: Path, commands: list[list[str]]) -> str:
     return done.stdout
 
 
-def test_the_page_has_the_four_recipes() -> None:
-    assert list(RECIPES) == ["A mixer", "A sweep", "A generator", "A metric"]
+def test_the_page_has_the_five_recipes() -> None:
+    assert list(RECIPES) == ["A mixer", "A hybrid scheme", "A sweep", "A generator", "A metric"]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -86,9 +86,10 @@ def test_the_commands_work_as_printed(tree: Path) -> None:
     commands = [[*words, *APPENDED.get(words[0], "").split()] for s in RECIPES.values() for words in _commands(s)]
     run = "maskconv"  # the only run whose id begins so
     out = _run(tree, [[run if word == "RUN" else word for word in words] for words in commands])
-    mixer, sweep, generator, evaluation, metric = out.split("$ ")[1:]
+    mixer, scheme, sweep, generator, evaluation, metric = out.split("$ ")[1:]
     assert re.search(r"^maskmamba-\w{8}: 2 steps", mixer, re.MULTILINE)
-    assert sweep.count("mixer=gated_conv") == 2 and "6 cells, 6 trainings" in sweep
+    assert re.search(r"^maskmamba-\w{8}: 2 steps", scheme, re.MULTILINE)
+    assert sweep.count("mixer=gated_conv") == 3 and "9 cells, 9 trainings" in sweep
     assert re.search(r"^maskconv-\w{8}: 2 steps", generator, re.MULTILINE)
     assert "fd_efflite0" in evaluation
     assert re.search(r"^sharpness +\d\S* +\d", metric, re.MULTILINE), "its value, and that of real images"

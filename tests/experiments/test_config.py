@@ -37,6 +37,12 @@ def test_values_take_the_type_of_their_field() -> None:
     assert (config.optim.betas, config.seed) == ([0.8, 0.9], 3)
 
 
+def test_a_choice_among_numbers_can_be_typed() -> None:
+    assert load_config("mmamba/demo", ["generator.cross_scan.directions=2"]).generator.cross_scan.directions == 2
+    with pytest.raises(UserError, match=r"directions=3: .*expected one of \[1, 2, 4\]"):
+        load_config("mmamba/demo", ["generator.cross_scan.directions=3"])
+
+
 def test_a_section_changes_its_kind_by_name() -> None:
     config = _load(sampler__name="halton", sampler__steps=9)
     assert type(config.sampler).__name__ == "HaltonConfig" and config.sampler.steps == 9
