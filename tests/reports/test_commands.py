@@ -86,6 +86,38 @@ def test_compare_adds_up_device_time_and_prints_intervals_with_their_values(tmp_
     )
 
 
+def test_times_of_work_have_the_unit_that_suits_them(tmp_path: Path) -> None:
+    cell, other = fakes.cells_of((0,))[:2]
+    fakes.write_run(tmp_path, cell, run__train_seconds=2.7, run__device_seconds=9.0)
+    fakes.write_run(tmp_path, other, run__train_seconds=150.0, run__device_seconds=9000.0)
+    text = compare_runs(cell.run_id, other.run_id, tmp_path)[0].to_markdown()
+    assert "| Training time | 2.7 s | 2.5 min |" in text and "| Device time | 9.0 s | 2.5 h |" in text
+    lines = dict(explain(fakes.subject(tmp_path), cell.name).lines())
+    assert lines["Training time"] == "2.7 s"
+    assert lines["protocol: floor"] == "FD-EffLite0 41.5, KID-EffLite0 (x1000) -0.4"
+
+
+def test_kernels_of_training_and_evaluation_stand_apart(tmp_path: Path) -> None:
+    cell = fakes.cells_of((0,))[0]
+    fakes.write_run(
+        tmp_path,
+        cell,
+        run__provenance__backends={"ssd": "cpp", "mamba2_decode": "cpp"},
+        evaluation__provenance__backends={"mamba2_decode": "torch"},
+    )
+    lines = dict(explain(fakes.subject(tmp_path, [cell]), cell.name).lines())
+    assert lines["kernels of the training"] == "ssd: cpp"
+    assert lines["kernels of its sample grids"] == "mamba2_decode: cpp"
+    assert lines["kernels of the evaluation"] == "mamba2_decode: torch"
+
+
+def test_a_command_that_a_worker_was_started_with_can_be_typed(tmp_path: Path) -> None:
+    cell = fakes.cells_of((0,))[0]
+    fakes.write_run(tmp_path, cell, run__provenance__command="cli.py execute jobs/a.yaml")
+    lines = dict(explain(fakes.subject(tmp_path, [cell]), cell.name).lines())
+    assert lines["command"] == "ablate execute jobs/a.yaml"
+
+
 def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
     with socket.socket() as taken, pytest.raises(UserError, match="cannot be had.*--port"):
         taken.bind(("localhost", 0))
