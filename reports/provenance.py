@@ -69,9 +69,10 @@ def provenance(subject: Subject) -> dict[str, Any]:
 
 
 def report_version(subject: Subject) -> str:
-    """Hash of what a report is made of beside its results: its layout with the claims and the paper's numbers, and the
-    code that makes it."""
-    return hashlib.sha256(f"{subject.title}{subject.layout}{_code_hash()}".encode()).hexdigest()[:16]
+    """Hash of what a report is made of beside its results: its cells, its layout with the claims and the paper's
+    numbers, and the code that makes it."""
+    cells = [(record.name, record.run_id, record.eval_id) for record in subject.records]
+    return hashlib.sha256(f"{subject.title}{subject.layout}{cells}{_code_hash()}".encode()).hexdigest()[:16]
 
 
 @cache

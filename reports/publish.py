@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from experiments.errors import UserError
@@ -39,6 +40,7 @@ def publish(roots: Sequence[Path], out: Path) -> tuple[Path, list[Entry], list[s
         subjects, lost = find_subjects(root)
         why |= dict.fromkeys(lost, "")
         for subject in subjects:
+            subject = replace(subject, typed=Path(subject.typed).name)  # of one's own file, not where it lies
             entry = entry_of(subject)
             if (done := entry.states.get("done", 0)) != entry.cells:
                 lacks = f"{entry.sweep} --scale {entry.scale}: {done} of {entry.cells} cells done"
