@@ -9,7 +9,7 @@ from pathlib import Path
 from experiments.errors import UserError
 from experiments.files import atomic_write_text
 from reports.build import build
-from reports.entry import Entry, by_paper, entry_of
+from reports.entry import TAU, Entry, by_paper, entry_of
 from reports.page import environment, stylesheet
 from reports.subject import Subject, load_subject
 from sweeps.definition import sweep_names
@@ -73,6 +73,7 @@ def render_overview(entries: Sequence[Entry], lost: Sequence[str], command: str 
             papers=by_paper(entries),
             lost=lost,
             command=command,
+            tau=TAU,
             facts=[
                 ("sweeps", str(len(entries))),
                 ("cells", f"{sum(e.done for e in entries)} of {sum(e.cells for e in entries)} done"),

@@ -8,6 +8,7 @@ Benchmarks that were put into its folder benchmarks/ are listed too.
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 from experiments.errors import UserError
 from experiments.files import atomic_write_text
 from reports.build import build
-from reports.entry import Entry, by_paper, entry_of
+from reports.entry import TAU, Entry, by_paper, entry_of
 from reports.overview import find_subjects, render_overview
 from reports.subject import Subject
 
@@ -88,6 +89,7 @@ def render_readme(entries: Sequence[Entry], out: Path) -> str:
         "Written by `ablate report --publish`, every number from the results of finished runs. `index.html` leads to",
         "pages with figures and samples, which end with the commands that make them again. A claim is judged at 95%:",
         "*undecided* where the noise of training and sampling covers the difference.",
+        *textwrap.wrap(TAU, 120),
     ]
     for paper, of_paper in by_paper(entries).items():
         lines += ["", f"## {paper}"]

@@ -39,6 +39,7 @@ def test_complete_sweeps_are_published_and_others_named(tmp_path: Path, monkeypa
     assert "3 seeds" in readme.read_text() and "ablate report --publish" in (out / "index.html").read_text()
     stored = json.loads((folder / "provenance.json").read_text())["claims"]
     assert [claim["judgement"] for claim in stored] == [verdict.judgement for verdict in whole.verdicts]
+    assert "τ = +1 stays undecided" in readme.read_text().replace("\n", " ")
     before = readme.read_text()
     publish.publish([tmp_path], out)
     assert readme.read_text() == before, "a second time over the first"
