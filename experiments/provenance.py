@@ -59,8 +59,14 @@ def provenance(config: RunConfig, backends: dict[str, str], started_at: float, a
         "started_at": started_at,
         "finished_at": time.time(),
         "attempts": attempts,
-        "command": " ".join(shlex.quote(word) for word in [Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([_program(), *sys.argv[1:]]),
     }
+
+
+def _program() -> str:
+    """What was started, as a person can type it: workers start the command line as a module."""
+    name = Path(sys.argv[0]).name
+    return "ablate" if name == "cli.py" else name
 
 
 @lru_cache

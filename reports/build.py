@@ -14,7 +14,7 @@ from reports.captions import caption
 from reports.figures import default_title, draw
 from reports.formats import to_csv, to_latex, to_markdown, write_parquet
 from reports.page import Picture, render
-from reports.provenance import origin, provenance
+from reports.provenance import origin, origin_note, provenance
 from reports.samples import Samples, collect_samples, grid_image
 from reports.stages import as_svg, run_folders, stages_image
 from reports.style import save, to_svg
@@ -56,7 +56,7 @@ def build(subject: Subject, out: Path, published: bool = False) -> Path:
 
 def _write(subject: Subject, folder: Path, published: bool) -> None:
     table = subject.table
-    atomic_write_text(folder / "table.md", to_markdown(table))
+    atomic_write_text(folder / "table.md", to_markdown(table, origin_note(subject)))
     atomic_write_text(folder / "table.csv", to_csv(table))
     atomic_write_json(folder / "provenance.json", provenance(subject))
     samples = collect_samples(subject.rows, subject.layout.samples)
@@ -66,11 +66,7 @@ def _write(subject: Subject, folder: Path, published: bool) -> None:
         (folder / "stages.png").unlink(missing_ok=True)
         shutil.rmtree(folder / "figures", ignore_errors=True)
     else:
-        comments = [
-            f"{subject.name} at scale {subject.scale}, made again with: {subject.command}",
-            *(f"{record.name}: {origin(record)}" for record in subject.records),
-            "Every number's origin: provenance.json beside this file.",
-        ]
+        comments = [origin_note(subject), *(f"{record.name}: {origin(record)}" for record in subject.records)]
         atomic_write_text(folder / "table.tex", to_latex(table, subject.name, comments))
         write_parquet(table, folder / "table.parquet")
         _write_samples(samples, folder / "samples.png")

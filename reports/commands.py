@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.errors import UserError
 from experiments.terminal import console
 from reports.provenance import report_version
 from reports.subject import Subject, load_subject
@@ -32,7 +33,8 @@ def report(
 
     Args:
         overrides: as for `ablate run`: a part of the sweep, seeds, configuration.
-        out: by default reports/<sweep>-<scale> under the root, with a suffix for configuration overrides.
+        out: by default reports/<sweep>-<scale> under the root, with suffixes for configuration overrides, and for the
+            part and the seeds that were asked for.
         as_json: print the table's rows, the claims and the paths as JSON instead.
         keep_current: leave a report alone that is newer than every result it shows.
 
@@ -40,14 +42,18 @@ def report(
         The report's folder.
 
     Raises:
-        UserError: the request or the sweep's report block is wrong, or `out` cannot be written.
+        UserError: the request or the sweep's report block is wrong, the sweep was never begun, or `out` cannot be
+            written.
     """
     from reports.build import build
     from reports.terminal import print_table
 
     started = time.perf_counter()
     subject = load_subject(sweep, scale, overrides, root)
-    folder = out or subject.root / "reports" / subject.slug
+    if not subject.is_begun:
+        what = f"{subject.name} --scale {subject.scale} was never begun in {subject.root}"
+        raise UserError(f"{what}, so there is nothing to report; begin it with: {subject.command}")
+    folder = out or subject.root / "reports" / subject.folder
     if keep_current and is_current(subject, folder / "index.html"):
         print(f"Its report is up to date: {folder / 'index.html'}")
         return folder
@@ -67,8 +73,8 @@ def report(
 
 
 def is_current(subject: Subject, index: Path) -> bool:
-    """Whether every cell is done, and the page was written after the last of their results, by this code, with these
-    claims."""
+    """Whether every cell is done, and the page shows these cells, and was written after the last of their results, by
+    this code, with these claims."""
     if not index.exists() or any(record.reason or not record.works for record in subject.records):
         return False
     try:
@@ -101,16 +107,19 @@ def overview(root: Path | str | None = None, out: Path | None = None, as_json: b
     """Bring the reports of all begun sweeps up to date and write one page over them; print where it lies.
 
     Raises:
-        UserError: nothing was begun, or `out` cannot be written.
+        UserError: nothing was begun, nothing that was can be read, or `out` cannot be written.
     """
     from reports.overview import build_overview
 
-    page, entries = build_overview(Path(root or "outputs"), out)
+    page, entries, lost = build_overview(Path(root or "outputs"), out)
     if as_json:
-        print(json.dumps({"index": str(page), "sweeps": _as_json(entries, page)}, indent=2, ensure_ascii=False))
+        found = {"index": str(page), "sweeps": _as_json(entries, page), "lost": lost}
+        print(json.dumps(found, indent=2, ensure_ascii=False))
         return page
     screen = console()
     screen.print(_overview_table(entries))
+    for line in lost:
+        screen.print(f"[yellow]not readable:[/] {_plain(line)}", soft_wrap=True)
     screen.print(f"\nWrote {page}.", soft_wrap=True)
     return page
 
@@ -250,7 +259,7 @@ def board(
 
     if sweep:
         subject = load_subject(sweep, scale, overrides, root)
-        folder = subject.root / "boards" / subject.slug
+        folder = subject.root / "boards" / subject.folder
         names = link_board(subject, folder)
     else:
         folder = Path(root or "outputs") / "boards" / "all"

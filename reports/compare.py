@@ -13,7 +13,7 @@ from experiments.store import RunStore
 from reports.aggregate import Row
 from reports.figures import draw
 from reports.layout import Figure
-from reports.quantities import is_end, quantity, with_ends
+from reports.quantities import heading, is_end, with_ends
 from reports.records import Record, record_of
 from reports.samples import collect_samples, grid_image
 from reports.style import save
@@ -40,7 +40,7 @@ class Comparison:
             if is_end(name, self.metrics):
                 continue
             shown = [with_ends(name, side) if name in side else DASH for side in sides]
-            lines.append(f"| {quantity(name).label} | {shown[0]} | {shown[1]} |")
+            lines.append(f"| {heading(name)} | {shown[0]} | {shown[1]} |")
         return f"{text}\n\n## Metrics\n\n{head}" + "\n".join(lines) + "\n"
 
 

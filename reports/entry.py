@@ -12,6 +12,11 @@ from reports.ranking import contest_axes, rank_rows
 from reports.subject import Subject
 
 NO_PAPER = "Without a paper"
+TAU = (
+    "τ (Kendall's) holds the order that a claim or a paper states against that of the measured means: +1 is the same "
+    "order, -1 the reverse. It leaves noise out: a claim with τ = +1 stays undecided where the differences behind its "
+    "order are within the noise."
+)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from reports.provenance import origin_lines
-from reports.quantities import is_end, quantity, with_ends
+from reports.quantities import heading, is_end, printed, with_ends
 from reports.subject import Subject
 
 
@@ -36,10 +36,13 @@ class Explanation:
         result = [("cell", self.cell), ("state", self.state)]
         for name in self.metrics:
             if not is_end(name, self.metrics):
-                result.append((quantity(name).label, with_ends(name, self.metrics)))
+                result.append((heading(name), with_ends(name, self.metrics)))
         result += [("baseline", self.difference)] if self.difference else []
         result += [("flag", flag) for flag in self.flags]
-        result += [(f"protocol: {key}", _plain(value)) for key, value in self.protocol.items()]
+        for key, value in self.protocol.items():
+            if key == "floor":
+                value = {heading(name): printed(name, number) for name, number in value.items()}
+            result.append((f"protocol: {key}", _plain(value)))
         return [*result, *self.origin, ("folder", self.folder), ("again", self.reproduce)]
 
 

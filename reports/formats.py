@@ -39,8 +39,8 @@ LATEX = {
 # --- Markdown ---------------------------------------------------------------------------------------------------------
 
 
-def to_markdown(table: Table) -> str:
-    """A GitHub-flavoured table under its title, with the notes below."""
+def to_markdown(table: Table, provenance: str = "") -> str:
+    """A GitHub-flavoured table under its title, with the notes below, and last the line on where it comes from."""
     lines = [f"### {table.title}", ""]
     lines.append(_markdown_line(f"{head.over}: {head.text}" if head.over else head.text for head in table.heads))
     lines.append("|" + "|".join("---" if head.kind == "label" else "---:" for head in table.heads) + "|")
@@ -51,6 +51,7 @@ def to_markdown(table: Table) -> str:
     lines.append("")
     for letter, text in table.notes:
         lines += [f"<sup>{letter}</sup> {text}  " if letter else f"{text}  "]
+    lines += [f"{provenance}  "] if provenance else []
     return "\n".join(lines) + "\n"
 
 

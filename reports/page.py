@@ -18,7 +18,7 @@ from reports.aggregate import row_name
 from reports.formats import grouped
 from reports.guard import baseline_of
 from reports.provenance import origin_lines
-from reports.quantities import quantity
+from reports.quantities import printed, quantity
 from reports.ranking import TIMED_APART, timed_apart
 from reports.reference import ReferenceTable
 from reports.samples import Samples, strip
@@ -221,7 +221,7 @@ def _run_line(subject: Subject, index: int) -> dict[str, Any]:
         "state": record.state.state,
         "text": record.reason or "done",
         "steps": record.run_result.get("step") or status.step or DASH,
-        "seconds": f"{seconds / 60:.1f} min" if seconds else DASH,
+        "seconds": printed("train_seconds", seconds) if seconds else DASH,
         "run": record.run_id,
     }
 

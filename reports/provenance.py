@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from reports.entry import entry_of
+from reports.guard import DECODING, code_of
 from reports.records import Record
-from reports.subject import Subject
+from reports.subject import LISTED, Subject
 
 
 def provenance(subject: Subject) -> dict[str, Any]:
@@ -68,9 +69,10 @@ def provenance(subject: Subject) -> dict[str, Any]:
 
 
 def report_version(subject: Subject) -> str:
-    """Hash of what a report is made of beside its results: its layout with the claims and the paper's numbers, and the
-    code that makes it."""
-    return hashlib.sha256(f"{subject.title}{subject.layout}{_code_hash()}".encode()).hexdigest()[:16]
+    """Hash of what a report is made of beside its results: its cells, its layout with the claims and the paper's
+    numbers, and the code that makes it."""
+    cells = [(record.name, record.run_id, record.eval_id) for record in subject.records]
+    return hashlib.sha256(f"{subject.title}{subject.layout}{cells}{_code_hash()}".encode()).hexdigest()[:16]
 
 
 @cache
@@ -121,6 +123,18 @@ def origin(record: Record) -> str:
     return f"evaluation {record.eval_id} of run {record.run_id}"
 
 
+def origin_note(subject: Subject) -> str:
+    """One line on a whole table: steps, code, the command that makes it again, and where the rest is said."""
+    measured = [record for record in subject.records if not record.reason]
+    steps = sorted({record.run_result["step"] for record in measured if "step" in record.run_result})
+    results = [result for record in measured for result in (record.run_result, record.evaluation_result)]
+    codes = list(dict.fromkeys(code for result in results if (code := code_of(result.get("provenance", {})))))
+    parts = [f"made with `{subject.command}`"]
+    parts += [f"{' to '.join(map(str, dict.fromkeys((steps[0], steps[-1]))))} training steps"] if steps else []
+    parts += [f"code {', '.join(codes) if len(codes) <= LISTED else f'of {len(codes)} versions'}"] if codes else []
+    return f"{subject.name} at scale {subject.scale}: {'; '.join(parts)}. Every number's origin: provenance.json."
+
+
 def origin_lines(record: Record) -> list[tuple[str, str]]:
     """What a person reads about one record: (what, value)."""
     origin: Mapping[str, Any] = record.run_result.get("provenance", {})
@@ -141,12 +155,34 @@ def origin_lines(record: Record) -> list[tuple[str, str]]:
         ("code", f"{commit[:10]}{changed}" if commit else "not under version control"),
         ("data", str(origin.get("data_fingerprint", "-"))[:16]),
         ("tokenizer", str(origin.get("tokenizer_fingerprint", "-"))[:16]),
-        ("kernels", ", ".join(f"{op}: {name}" for op, name in origin.get("backends", {}).items()) or "-"),
+        *_kernels(record),
         ("hardware", machine if hardware else "-"),
         ("precision", str(origin.get("precision", "-"))),
         ("versions", ", ".join(f"{name} {number}" for name, number in versions.items()) or "-"),
         ("attempts", str(origin.get("attempts", "-"))),
         *([] if record.benchmark else [("training", trained)]),
-        ("command", str(origin.get("command", "-"))),
+        ("command", _typed(str(origin.get("command", "-")))),
     ]
     return lines
+
+
+def _kernels(record: Record) -> list[tuple[str, str]]:
+    """Which back ends ran. A training decodes for its sample grids alone: what it did that with made no number."""
+    ran = record.run_result.get("provenance", {}).get("backends", {})
+    if record.benchmark:
+        return [("kernels", _listed(ran))]
+    grids = {op: name for op, name in ran.items() if op in DECODING}
+    return [
+        ("kernels of the training", _listed({op: name for op, name in ran.items() if op not in DECODING})),
+        *([("kernels of its sample grids", _listed(grids))] if grids else []),
+        ("kernels of the evaluation", _listed(record.evaluation_result.get("provenance", {}).get("backends", {}))),
+    ]
+
+
+def _listed(backends: Mapping[str, str]) -> str:
+    return ", ".join(f"{op}: {name}" for op, name in backends.items()) or "-"
+
+
+def _typed(command: str) -> str:
+    """A recorded command as a person can type it: `python -m experiments.cli` was once recorded by its file."""
+    return f"ablate {command.removeprefix('cli.py ')}" if command.startswith("cli.py ") else command

@@ -8,13 +8,15 @@ Benchmarks that were put into its folder benchmarks/ are listed too.
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from experiments.errors import UserError
 from experiments.files import atomic_write_text
 from reports.build import build
-from reports.entry import Entry, by_paper, entry_of
+from reports.entry import TAU, Entry, by_paper, entry_of
 from reports.overview import find_subjects, render_overview
 from reports.subject import Subject
 
@@ -39,6 +41,7 @@ def publish(roots: Sequence[Path], out: Path) -> tuple[Path, list[Entry], list[s
         subjects, lost = find_subjects(root)
         why |= dict.fromkeys(lost, "")
         for subject in subjects:
+            subject = replace(subject, typed=Path(subject.typed).name)  # of one's own file, not where it lies
             entry = entry_of(subject)
             if (done := entry.states.get("done", 0)) != entry.cells:
                 lacks = f"{entry.sweep} --scale {entry.scale}: {done} of {entry.cells} cells done"
@@ -86,6 +89,7 @@ def render_readme(entries: Sequence[Entry], out: Path) -> str:
         "Written by `ablate report --publish`, every number from the results of finished runs. `index.html` leads to",
         "pages with figures and samples, which end with the commands that make them again. A claim is judged at 95%:",
         "*undecided* where the noise of training and sampling covers the difference.",
+        *textwrap.wrap(TAU, 120),
     ]
     for paper, of_paper in by_paper(entries).items():
         lines += ["", f"## {paper}"]

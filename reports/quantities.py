@@ -90,6 +90,8 @@ PRINTED: dict[str, tuple[str, str, float]] = {
 """Quantity -> unit, format and factor of the printed number, where they are not the stored one's."""
 NOISE = re.compile("_(low|high|std)$")
 """Endings of quantities that are printed as the one they belong to."""
+SPANS = frozenset({"train_seconds", "device_seconds"})
+"""Times of work, from seconds to weeks: on a line of its own each has the unit that suits it."""
 EXACT = frozenset({"parameters", "non_embedding_parameters", "flops", "training_flops"})
 """Quantities without noise: any difference is one."""
 TIME_WORDS = ("seconds", "_per_s")
@@ -118,9 +120,23 @@ def is_end(name: str, names: Container[str]) -> bool:
 
 def with_ends(name: str, metrics: Mapping[str, float]) -> str:
     """A measured quantity as printed, and the ends of its interval where they are known: "1597.0 [1526.9, 1667.0]"."""
-    ends = [metrics[f"{name}_{end}"] for end in ("low", "high") if f"{name}_{end}" in metrics]
-    text = quantity(name).text
-    return text(metrics[name]) + (f" [{', '.join(map(text, ends))}]" if ends else "")
+    ends = [printed(name, metrics[f"{name}_{end}"]) for end in ("low", "high") if f"{name}_{end}" in metrics]
+    return printed(name, metrics[name]) + (f" [{', '.join(ends)}]" if ends else "")
+
+
+def heading(name: str) -> str:
+    """What stands before a quantity that is `printed`: its label, with the unit where that is not in the number."""
+    known = quantity(name)
+    return known.plain if name in SPANS else known.label
+
+
+def printed(name: str, value: float) -> str:
+    """A stored number as printed on a line of its own: as in a column, but times of work in a unit that suits."""
+    if name not in SPANS:
+        return quantity(name).text(value)
+    size = abs(value)
+    unit, seconds = ("s", 1) if size < 120 else ("min", 60) if size < 7200 else ("h", 3600)
+    return f"{value / seconds:.1f} {unit}"
 
 
 def quantity(name: str) -> Quantity:

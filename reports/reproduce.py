@@ -13,7 +13,7 @@ from experiments.identity import evaluation_id, run_id
 from experiments.store import RunStore
 from reports.aggregate import standard_error
 from reports.guard import facts
-from reports.quantities import EXACT, is_cost, quantity
+from reports.quantities import EXACT, SPANS, heading, is_cost, printed, quantity
 from reports.records import Record, record_of
 
 if TYPE_CHECKING:
@@ -35,16 +35,19 @@ class Line:
 
     @property
     def label(self) -> str:
-        """The metric's name, with the unit that both numbers are printed in."""
-        return quantity(self.name).label
+        """The metric's name, with the unit of its numbers where it does not stand with them."""
+        return heading(self.name)
 
     @property
     def shown(self) -> tuple[str, str, str]:
         """Both numbers and their difference, as printed."""
-        known = quantity(self.name)
-        both = ["-" if value is None else known.text(value) for value in (self.then, self.now)]
-        change = "-" if self.then is None or self.now is None else f"{(self.now - self.then) * known.scale:+.3g}"
-        return both[0], both[1], change
+        then, now = ("-" if value is None else printed(self.name, value) for value in (self.then, self.now))
+        if self.then is None or self.now is None:
+            return then, now, "-"
+        change = self.now - self.then
+        if self.name in SPANS:
+            return then, now, f"{'+' if change >= 0 else ''}{printed(self.name, change)}"
+        return then, now, f"{change * quantity(self.name).scale:+.3g}"
 
 
 @dataclass(frozen=True)

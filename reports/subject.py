@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import shlex
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -26,8 +28,11 @@ from reports.searches import search_notes
 from reports.tables import Table, build_table
 from sweeps.definition import load_sweep
 from sweeps.planner import Cell, Plan, plan
+from sweeps.registry import is_begun
 from sweeps.varied import varied_keys
 
+LONGEST_PART = 100
+"""Characters that a report's folder may say of the part that was asked for."""
 LISTED = 4
 """So many rows are named in a sentence; of more, their number is given."""
 
@@ -56,7 +61,9 @@ class Subject:
     typed: str = ""
     """What names it on a command line where that is not its name: the path of its file."""
     slug: str = ""
-    """Folder name; overrides make another sweep of it, with a report of its own."""
+    """Its own name among sweeps; configuration overrides make another sweep of it."""
+    part: str = ""
+    """Which labels and seeds were asked for, where these are not its own; "" = the whole sweep."""
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -101,6 +108,17 @@ class Subject:
             *self.remarks,
         ]
         return build_table(self.title, self.layout, self.rows, marks, notes)
+
+    @property
+    def folder(self) -> str:
+        """Name of its report's folder: that of a part, or of other seeds, stands beside the whole sweep's."""
+        return f"{self.slug}-{self.part}" if self.part else self.slug
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether anyone has started it, or a run of another sweep has done some of it."""
+        there = any(record.run_result or record.state.state != "missing" for record in self.records)
+        return there or is_begun(self.root, self.slug)
 
     @property
     def baseline(self) -> str:
@@ -211,7 +229,9 @@ def subject_of(planned: Plan) -> Subject:
     """The subject of a planned sweep, looked at now."""
     sweep = planned.sweep
     paper = sweep.config.paper
-    remarks = [f"Left out: {_words(item.labels)} ({item.reason})." for item in planned.excluded]
+    picked = [named(axis, label) for axis, labels in planned.picked.items() if axis != "seeds" for label in labels]
+    remarks = [f"A part of the sweep: {', '.join(picked)}."] if picked else []
+    remarks += [f"Left out: {_words(item.labels)} ({item.reason})." for item in planned.excluded]
     remarks += [
         f"{_words(a.labels)} and {_words(b.labels)} are one configuration: nothing was varied between them."
         for a, b in planned.duplicates
@@ -232,6 +252,7 @@ def subject_of(planned: Plan) -> Subject:
         remarks=remarks,
         words=[word for word in planned.request.words if not word.startswith(("runtime.", "resources."))],
         slug=planned.folder.name,
+        part=_part(planned.picked),
         typed=_as_typed(planned.name_or_path),
     )
 
@@ -251,6 +272,7 @@ def make_subject(
     remarks: Sequence[str] = (),
     words: Sequence[str] = (),
     slug: str = "",
+    part: str = "",
     typed: str = "",
     url: str = "",
 ) -> Subject:
@@ -270,6 +292,7 @@ def make_subject(
         remarks=tuple(remarks),
         words=tuple(words),
         slug=slug or f"{name}-{scale}",
+        part=part,
         typed=typed,
     )
 
@@ -285,6 +308,13 @@ def check_report(name: str) -> None:
         parse_layout(sweep.report, {axis.name: axis.labels for axis in sweep.axes})
     except UserError as error:
         raise UserError(f"Sweep {sweep.path}: {error}") from error
+
+
+def _part(picked: Mapping[str, Sequence[str]]) -> str:
+    """What was picked, as it was typed, for the name of a folder; of much, its digest."""
+    text = "-".join(f"{axis}={','.join(labels)}" for axis, labels in picked.items())
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return re.sub(r"[^\w=.,+-]+", "_", text) if len(text) <= LONGEST_PART else digest
 
 
 def _as_typed(name_or_path: str) -> str:

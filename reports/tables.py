@@ -14,6 +14,7 @@ from reports.aggregate import Row, Value, select
 from reports.layout import Column, Layout
 from reports.quantities import EXACT, Quantity, is_cost
 from reports.ranking import AT_95, Rank, contest_axes, rank_rows, timed_apart
+from reports.records import named
 from reports.reference import ReferenceTable
 
 ARROWS = {"lower": "↓", "higher": "↑", "none": ""}
@@ -63,6 +64,7 @@ class TableRow:
     labels: Mapping[str, str]
     entries: tuple[Entry, ...]
     group: str = ""
+    """The heading that it stands under."""
     baseline: bool = False
     cells: tuple[Row, ...] = ()
     """The aggregated rows behind it: one, or one for each label of the spread axis."""
@@ -201,7 +203,8 @@ def _group(
                     entries.append(_published(layout.reference, labels, {layout.spread: label}, column))
         cells = tuple(rows[index] for index in places.values())
         baseline = bool(layout.baseline) and bool(select(cells, layout.baseline))
-        result.append(TableRow(labels, tuple(entries), labels.get(layout.group, ""), baseline, cells))
+        heading = named(layout.group, labels[layout.group]) if layout.group else ""
+        result.append(TableRow(labels, tuple(entries), heading, baseline, cells))
     return result
 
 
@@ -245,8 +248,10 @@ def _reading_notes(layout: Layout, rows: Sequence[TableRow]) -> Iterable[str]:
         yield f"Bold is best, underlined second{within}{tied}."
     if any(column.better != "none" and timed_apart(cells, column.metric) for column in layout.columns):
         yield "Times of separate runs are not ranked: other work may have run beside them."
-    if any(entry.value and entry.value.n > 1 for entry in entries):
-        yield "Mean ± standard deviation over seeds."
+    counts = sorted({entry.value.n for entry in entries if entry.value and entry.value.n})
+    if counts and counts[-1] > 1:
+        seeds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+        yield f"Mean ± standard deviation over {seeds} seeds."
     elif any(entry.value and entry.value.n and not is_cost(entry.value.metric) for entry in entries):
         yield "One training a row: the spread over training seeds is not known."
     if any(entry.interval for entry in entries):

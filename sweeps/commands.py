@@ -27,7 +27,7 @@ from sweeps.local import WORKER, LocalLauncher, local_slots
 from sweeps.logs import newest_log
 from sweeps.planner import Plan, count_cells, plan
 from sweeps.progress import Progress
-from sweeps.registry import begun, register
+from sweeps.registry import begun, definition_of, register
 from sweeps.slurm import SlurmLauncher, max_array_size
 from sweeps.state import CellState
 from sweeps.table import cell_json, device_time, duration, failure_lines, failures, status_table, summary
@@ -43,7 +43,7 @@ def list_sweeps(root: Path | str | None = None, as_json: bool = False) -> int:
     folder = Path(root or load_root())
     lost: list[str] = []
     for record in begun(folder, lost):
-        if record["sweep"] in sweep_names():
+        if definition_of(record) in sweep_names():
             try:
                 found = summary(plan(record["sweep"], record["scale"], record["words"], folder).states())
             except UserError as error:  # one that cannot be planned any more must not hide the others

@@ -57,6 +57,18 @@ class Plan:
         return sweep_folder(self.root, self.sweep.name, self.scale, self.request)
 
     @property
+    def picked(self) -> dict[str, tuple[str, ...]]:
+        """What was asked for that makes other cells than the scale's own: axis -> labels, and "seeds"."""
+        own, asked, found = self.sweep.config.scales[self.scale], self.request, {}
+        for axis in self.sweep.axes:
+            labels = tuple(label for label in axis.labels if label in asked.only.get(axis.name, ()))
+            if labels and set(labels) != set(own.only.get(axis.name, axis.labels)):
+                found[axis.name] = labels
+        if asked.seeds and set(asked.seeds) != set(own.seeds):
+            found["seeds"] = tuple(map(str, sorted(asked.seeds)))
+        return found
+
+    @property
     def is_timed(self) -> bool:
         """Whether cells are timings, which must not disturb each other."""
         return self.sweep.config.measure == "benchmark"

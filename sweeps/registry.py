@@ -16,15 +16,27 @@ from sweeps.planner import Cell, Plan
 
 
 def register(plan: Plan) -> None:
-    """Write plan.json into the sweep's folder: it is begun now. Keeps the cells of earlier, partial requests."""
+    """Write plan.json into the sweep's folder: it is begun now. Keeps the cells of earlier, partial requests.
+
+    The definition of a sweep of one's own is put beside it, since its file may move.
+    """
     cells = {cell.name: asdict(cell) for cell in plan.cells}
     path = plan.folder / "plan.json"
     with suppress(UserError):
         cells = {**{cell["name"]: cell for cell in (_read(path) or {}).get("cells", [])}, **cells}
     record = {"schema": 1, "sweep": plan.sweep.name, "scale": plan.scale, "words": list(plan.request.words)}
+    if plan.name_or_path != plan.sweep.name:
+        record["file"] = plan.name_or_path
+        if (copy := _copy(plan.folder, plan.sweep.name)) != plan.sweep.path:
+            atomic_write_text(copy, plan.sweep.path.read_text(encoding="utf-8"))
     text = json.dumps({**record, "cells": list(cells.values())}, indent=1)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         atomic_write_text(path, text)
+
+
+def is_begun(root: Path, folder: str) -> bool:
+    """Whether the sweep with this folder's name was begun under a root."""
+    return (root / "sweeps" / folder / "plan.json").exists()
 
 
 def begun(root: Path, lost: list[str] | None = None) -> list[dict[str, Any]]:
@@ -47,6 +59,19 @@ def begun(root: Path, lost: list[str] | None = None) -> list[dict[str, Any]]:
                 raise
             lost.append(str(error))
     return found
+
+
+def definition_of(record: Mapping[str, Any]) -> str:
+    """What names a begun sweep to `plan`: its name; of one's own its file, and where that is gone the copy of it."""
+    file, copy = record.get("file"), _copy(record["folder"], record["sweep"])
+    if file and copy.is_file() and not Path(file).is_file():
+        return str(copy)
+    return file or record["sweep"]
+
+
+def _copy(folder: Path, name: str) -> Path:
+    """Where the definition of a sweep of one's own is kept: under its name, which a definition's file must have."""
+    return folder.resolve() / "definition" / f"{name}.yaml"
 
 
 def needed_elsewhere(plan: Plan) -> dict[str, str]:

@@ -69,7 +69,9 @@ def train_command(preset: str, overrides: tuple[str, ...], subset: int | None, r
     if not is_leader():
         return
     result = run.result() or {}
-    values = "  ".join(f"{key} {value:.4g}" for key, value in result.get("metrics", {}).items())
+    from reports.quantities import heading, printed
+
+    values = "  ".join(f"{heading(key)} {printed(key, value)}" for key, value in result.get("metrics", {}).items())
     if done_before:
         click.echo(_done_before(run, result))
     click.echo(f"{run.id}: {result.get('step')} steps, {result.get('parameters', 0):,} parameters.  {values}")
@@ -132,14 +134,16 @@ def evaluate_command(run: str, overrides: tuple[str, ...], again: bool, root: st
 
 def _table(result: dict[str, Any]) -> list[str]:
     """Every metric with its 95 % interval, and what real images score in the samples' place."""
+    from reports.quantities import heading, is_end, printed
+
     metrics, floor = result.get("metrics", {}), result.get("protocol", {}).get("floor", {})
     lines = [f"{'metric':24} {'samples':>10}  {'95 % interval':22} {'real images':>11}"]
     for key, value in metrics.items():
-        if key.endswith(("_low", "_high")):
+        if is_end(key, metrics):
             continue
-        ends = [f"{metrics[f'{key}_{end}']:.5g}" for end in ("low", "high") if f"{key}_{end}" in metrics]
-        real = f"{floor[key]:.5g}" if key in floor else ""
-        lines.append(f"{key:24} {value:10.5g}  {' to '.join(ends):22} {real:>11}".rstrip())
+        ends = [printed(key, metrics[f"{key}_{end}"]) for end in ("low", "high") if f"{key}_{end}" in metrics]
+        real = printed(key, floor[key]) if key in floor else ""
+        lines.append(f"{heading(key):24} {printed(key, value):>10}  {' to '.join(ends):22} {real:>11}".rstrip())
     return lines
 
 

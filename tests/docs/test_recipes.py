@@ -91,5 +91,5 @@ def test_the_commands_work_as_printed(tree: Path) -> None:
     assert re.search(r"^maskmamba-\w{8}: 2 steps", scheme, re.MULTILINE)
     assert sweep.count("mixer=gated_conv") == 3 and "9 cells, 9 trainings" in sweep
     assert re.search(r"^maskconv-\w{8}: 2 steps", generator, re.MULTILINE)
-    assert "fd_efflite0" in evaluation
-    assert re.search(r"^sharpness +\d\S* +\d", metric, re.MULTILINE), "its value, and that of real images"
+    assert "FD-EffLite0" in evaluation
+    assert re.search(r"^Sharpness +\d\S* +\d", metric, re.MULTILINE), "its value, and that of real images"

@@ -80,6 +80,8 @@ def test_wrong_requests_exit_with_two(ablate, tmp_path: Path, words: list[str], 
 def test_evaluate_measures_once(ablate, trained: Path) -> None:
     code, out, err = ablate("evaluate", _id(trained), *QUICK, "--root", trained)
     assert code == 0, err
+    for shown in (r"^KID-EffLite0 \(x1000\) +\d+\.\d ", r"^Precision-EffLite0 \(%\) +\d+\.\d "):
+        assert re.search(shown, out, re.MULTILINE), "as tables and ablate compare print it"
     (folder,) = (trained / "runs" / _id(trained) / "evaluations").iterdir()
     result = json.loads((folder / "result.json").read_text())
     assert {"fd_efflite0", "kid_efflite0", "memorisation_rate", "seconds_per_image"} <= result["metrics"].keys()

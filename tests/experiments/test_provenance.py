@@ -12,6 +12,7 @@ import pytest
 from safetensors import SafetensorError
 
 from experiments import provenance
+from experiments.config import load_config
 from experiments.errors import UserError
 from experiments.failures import classify
 from experiments.files import atomic_path
@@ -21,6 +22,11 @@ from experiments.provenance import cores
 def git(folder: Path, *words: str) -> str:
     who = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
     return subprocess.run(["git", "-C", folder, *who, *words], capture_output=True, text=True, check=True).stdout
+
+
+def test_a_command_is_recorded_as_it_can_be_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance.sys, "argv", ["/code/experiments/cli.py", "execute", "a b.yaml"])
+    assert provenance.provenance(load_config("maskmamba/demo"), {}, 0.0, 1)["command"] == "ablate execute 'a b.yaml'"
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")

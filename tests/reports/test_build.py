@@ -95,6 +95,11 @@ def test_provenance_leads_from_every_number_to_its_run(report: Path) -> None:
             assert value["reproduce"] == f"ablate run fake-hybrid-schemes --scale demo hybrid_scheme={scheme} seeds=0"
 
 
+def test_tables_say_where_they_come_from(report: Path) -> None:
+    note = "made with `ablate run fake-hybrid-schemes --scale demo`; 400 training steps; code 0123456789."
+    assert all(note in (report / name).read_text() for name in ("table.md", "table.tex"))
+
+
 def test_a_newer_report_replaces_an_older_one(tmp_path: Path) -> None:
     out = tmp_path / "out"
     build(fakes.subject(tmp_path), out)

@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlparse
 
@@ -23,6 +24,8 @@ from reports.explain import explain
 from reports.frames import to_frame
 from reports.subject import check_report, load_subject
 from sweeps.definition import load_sweep, sweep_names
+from sweeps.planner import plan
+from sweeps.registry import register
 from tests.reports import fakes
 
 
@@ -30,6 +33,7 @@ from tests.reports import fakes
 def test_every_named_sweep_can_be_reported_before_it_has_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
+    register(plan(name, root=tmp_path))
     folder = commands.report(name, root=tmp_path)
     printed = capsys.readouterr().out
     assert "not run" in printed and str(folder / "index.html") in printed.replace("\n", "")
@@ -37,9 +41,35 @@ def test_every_named_sweep_can_be_reported_before_it_has_run(
 
 
 def test_json_holds_the_table_and_the_claims(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    register(plan(sweep_names()[0], root=tmp_path))
     commands.report(sweep_names()[0], root=tmp_path, out=tmp_path / "out", as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert found["index"] == str(tmp_path / "out" / "index.html") and found["rows"] and "claims" in found
+
+
+def test_a_sweep_that_was_never_begun_has_no_report(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="never begun in .*; begin it with: ablate run aim-adaln --scale demo"):
+        commands.report("aim-adaln", root=tmp_path)
+    assert not (tmp_path / "reports").exists()
+
+
+def test_a_part_of_a_sweep_has_a_report_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    register(plan("aim-adaln", root=tmp_path))
+    whole = commands.report("aim-adaln", root=tmp_path)
+    before = (whole / "table.md").read_text()
+    part = commands.report("aim-adaln", overrides=["adaln=single"], root=tmp_path)
+    assert (whole / "table.md").read_text() == before
+    assert (whole.name, part.name) == ("aim-adaln-demo", "aim-adaln-demo-adaln=single")
+    assert "A part of the sweep: single." in (part / "table.md").read_text()
+    assert str(part) in capsys.readouterr().out.replace("\n", "")
+    for words, name in (
+        (["adaln=per_layer,single", "seeds=0"], "aim-adaln-demo"),
+        (["seeds=2,0,1"], "aim-adaln-demo-seeds=0,1,2"),
+        (["seeds=" + ",".join(map(str, range(90)))], "aim-adaln-demo-"),
+    ):
+        folder = load_subject("aim-adaln", overrides=words, root=tmp_path).folder
+        assert folder.startswith(name) and len(folder) <= 40
+        assert folder == name or name.endswith("-")
 
 
 def test_unknown_sweep(tmp_path: Path) -> None:
@@ -84,6 +114,38 @@ def test_compare_adds_up_device_time_and_prints_intervals_with_their_values(tmp_
     assert (
         "| FD-EffLite0 | 120.0 [110.0, 130.0] | 140.0 |" in found.to_markdown() and " low " not in found.to_markdown()
     )
+
+
+def test_times_of_work_have_the_unit_that_suits_them(tmp_path: Path) -> None:
+    cell, other = fakes.cells_of((0,))[:2]
+    fakes.write_run(tmp_path, cell, run__train_seconds=2.7, run__device_seconds=9.0)
+    fakes.write_run(tmp_path, other, run__train_seconds=150.0, run__device_seconds=9000.0)
+    text = compare_runs(cell.run_id, other.run_id, tmp_path)[0].to_markdown()
+    assert "| Training time | 2.7 s | 2.5 min |" in text and "| Device time | 9.0 s | 2.5 h |" in text
+    lines = dict(explain(fakes.subject(tmp_path), cell.name).lines())
+    assert lines["Training time"] == "2.7 s"
+    assert lines["protocol: floor"] == "FD-EffLite0 41.5, KID-EffLite0 (x1000) -0.4"
+
+
+def test_kernels_of_training_and_evaluation_stand_apart(tmp_path: Path) -> None:
+    cell = fakes.cells_of((0,))[0]
+    fakes.write_run(
+        tmp_path,
+        cell,
+        run__provenance__backends={"ssd": "cpp", "mamba2_decode": "cpp"},
+        evaluation__provenance__backends={"mamba2_decode": "torch"},
+    )
+    lines = dict(explain(fakes.subject(tmp_path, [cell]), cell.name).lines())
+    assert lines["kernels of the training"] == "ssd: cpp"
+    assert lines["kernels of its sample grids"] == "mamba2_decode: cpp"
+    assert lines["kernels of the evaluation"] == "mamba2_decode: torch"
+
+
+def test_a_command_that_a_worker_was_started_with_can_be_typed(tmp_path: Path) -> None:
+    cell = fakes.cells_of((0,))[0]
+    fakes.write_run(tmp_path, cell, run__provenance__command="cli.py execute jobs/a.yaml")
+    lines = dict(explain(fakes.subject(tmp_path, [cell]), cell.name).lines())
+    assert lines["command"] == "ablate execute jobs/a.yaml"
 
 
 def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
@@ -179,6 +241,7 @@ def test_a_current_report_is_left_alone_until_a_result_is_newer(tmp_path: Path) 
     subject = fakes.finished(tmp_path)
     index = build(subject, tmp_path / "out")
     assert commands.is_current(subject, index)
+    assert not commands.is_current(replace(subject, records=subject.records[:2]), index), "it shows other cells"
     record = subject.records[0]
     assert record.run is not None
     later = index.stat().st_mtime + 5

@@ -157,6 +157,15 @@ def test_ranks_are_given_within_a_group_and_never_to_published_numbers(tmp_path:
         assert best and all(entry.kind == "measured" for entry in best)
 
 
+def test_group_headings_of_numbers_name_their_axis(tmp_path: Path) -> None:
+    cells = [fakes.cell_of({"depth": d, "hybrid_scheme": s}) for d in ("2", "4") for s in ("serial_v1", "serial_v2")]
+    report = {"rows": "hybrid_scheme", "group": "depth", "columns": ["fd_efflite0"]}
+    axes = {"depth": ["2", "4"], "hybrid_scheme": ["serial_v1", "serial_v2"]}
+    table = fakes.subject(tmp_path, cells, report=report, axes=axes).table
+    assert "| **depth 2** |" in to_markdown(table) and r"\textit{depth 4}" in to_latex(table, "x")
+    assert list(csv.DictReader(io.StringIO(to_csv(table))))[0]["depth"] == "2"
+
+
 def test_parquet_is_written_only_where_pyarrow_is_installed(tmp_path: Path) -> None:
     path = tmp_path / "table.parquet"
     written = write_parquet(fakes.finished(tmp_path / "root").table, path)

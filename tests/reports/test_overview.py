@@ -13,7 +13,9 @@ from experiments.errors import UserError
 from reports import commands
 from reports.entry import entry_of
 from reports.overview import build_overview, find_subjects, render_overview
+from reports.subject import load_subject
 from sweeps.commands import list_sweeps
+from sweeps.definition import load_sweep
 from sweeps.planner import plan
 from sweeps.registry import register
 from tests.reports import fakes
@@ -35,15 +37,37 @@ def test_every_begun_sweep_is_there_and_gone_ones_are_named(tmp_path: Path, caps
     cells = {subject.name: len(subject.records) for subject in subjects}
     assert cells["maskmamba-hybrid-schemes"] > 1, "the last request picked one row; the page shows the sweep"
     assert {record.seed for s in subjects if s.name == "maskmamba-mask-ratio" for record in s.records} == {0, 1}
-    assert len(gone) == 1 and gone[0].startswith("old-demo: Unknown sweep")
+    assert len(gone) == 1 and gone[0].startswith("old-demo: no sweep is called old")
     page = commands.overview(tmp_path)
     text = page.read_text()
-    assert page == tmp_path / "reports" / "index.html" and "Unknown sweep" in text
+    assert page == tmp_path / "reports" / "index.html" and "no sweep is called old" in text
+    assert "not readable: old-demo: no sweep is called old" in capsys.readouterr().out
+    assert {path.name for path in page.parent.glob("maskmamba*")} == {
+        "maskmamba-mask-ratio-demo-seeds=0,1",
+        "maskmamba-hybrid-schemes-demo",
+    }, "as ablate report calls them"
     links = [link for link in re.findall(r'href="([^"]+)"', text) if not link.startswith("data:")]
     assert len(links) == 2 and all((page.parent / link).is_file() for link in links)
     capsys.readouterr()
     commands.overview(tmp_path, as_json=True)
     assert {entry["sweep"] for entry in json.loads(capsys.readouterr().out)["sweeps"]} == set(cells)
+
+
+def test_a_sweep_of_ones_own_is_found_after_its_file_has_moved(tmp_path: Path) -> None:
+    definition = load_sweep("aim-adaln").path.read_text().replace("name: aim-adaln", "name: mine")
+    file, root = tmp_path / "mine.yaml", tmp_path / "outputs"
+    file.write_text(definition)
+    register(plan(str(file), "demo", [], root))
+    (subject,), lost = find_subjects(root)
+    assert (subject.name, subject.typed) == ("mine", str(file)) and not lost
+    file.rename(tmp_path / "elsewhere.yaml")
+    (subject,), lost = find_subjects(root)
+    assert subject.name == "mine" and not lost
+    assert load_subject(subject.typed, root=root).name == "mine", "what the page says can be typed"
+    path = root / "sweeps" / "mine-demo" / "plan.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "file": ""}))
+    with pytest.raises(UserError, match="None of the sweeps .* can be read: mine-demo: .*ablate run FILE"):
+        build_overview(root)
 
 
 def test_the_page_shows_best_rows_claims_and_tau(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def test_complete_sweeps_are_published_and_others_named(tmp_path: Path, monkeypa
     assert "3 seeds" in readme.read_text() and "ablate report --publish" in (out / "index.html").read_text()
     stored = json.loads((folder / "provenance.json").read_text())["claims"]
     assert [claim["judgement"] for claim in stored] == [verdict.judgement for verdict in whole.verdicts]
+    assert "τ = +1 stays undecided" in readme.read_text().replace("\n", " ")
     before = readme.read_text()
     publish.publish([tmp_path], out)
     assert readme.read_text() == before, "a second time over the first"
@@ -46,6 +47,16 @@ def test_complete_sweeps_are_published_and_others_named(tmp_path: Path, monkeypa
     (out / "benchmarks" / "scan" / "table.md").touch()
     publish.publish([tmp_path], out)
     assert "(benchmarks/scan/table.md)" in readme.read_text()
+
+
+def test_a_definition_of_ones_own_is_published_without_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = replace(fakes.finished(tmp_path / "root"), typed=str(tmp_path / "mine.yaml"))
+    monkeypatch.setattr(publish, "find_subjects", lambda root: ([mine], []))
+    readme, (entry,), _ = publish.publish([tmp_path], tmp_path / "out")
+    assert entry.command == "ablate run mine.yaml --scale demo"
+    assert all(str(tmp_path) not in path.read_text() for path in (tmp_path / "out").rglob("*.*"))
 
 
 @pytest.mark.parametrize(
