@@ -23,6 +23,7 @@ from experiments.evaluation_config import EvaluationConfig
 from experiments.presets import preset_names, preset_path, read_chain
 from experiments.resolve import resolve
 from experiments.search.config import SearchConfig
+from lightning_modules.bounds import check_least
 from lightning_modules.config import OBJECTIVES, MaskedConfig, OptimConfig
 from lightning_modules.generators.config import GENERATORS
 from lightning_modules.generators.configs.maskmamba import MaskMambaConfig
@@ -70,11 +71,7 @@ class TrainerConfig:
     """The validation's metric that `keep` and `patience` go by, one that the objective measures."""
 
     def __post_init__(self) -> None:
-        if self.max_steps < 1 or self.batch_size < 1 or self.accumulate < 1:
-            raise ValueError(
-                f"trainer.max_steps={self.max_steps}, batch_size={self.batch_size} and accumulate={self.accumulate} "
-                "must be at least 1."
-            )
+        check_least(self, "trainer", max_steps=1, batch_size=1, accumulate=1)
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"trainer.ema_decay={self.ema_decay} must be in [0, 1).")
         if self.patience < 0:
@@ -111,11 +108,8 @@ class RuntimeConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        least = dict.fromkeys(("devices", "num_nodes", "log_every", "val_every", "checkpoint_every"), 1)
-        least |= dict.fromkeys(("num_workers", "threads", "sample_every", "most_equal_failures"), 0)
-        for key, bound in least.items():
-            if getattr(self, key) < bound:
-                raise ValueError(f"runtime.{key}={getattr(self, key)} must be at least {bound}.")
+        check_least(self, "runtime", devices=1, num_nodes=1, log_every=1, val_every=1, checkpoint_every=1)
+        check_least(self, "runtime", num_workers=0, threads=0, sample_every=0, most_equal_failures=0)
 
 
 @dataclass

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from lightning_modules.bounds import check_least
+
 
 @dataclass
 class EvaluationConfig:
@@ -69,11 +71,7 @@ class EvaluationConfig:
         return str(getattr(self, self.reference_key))
 
     def __post_init__(self) -> None:
-        if self.num_samples < 2 or self.batch_size < 1:
-            raise ValueError(
-                f"evaluation.num_samples={self.num_samples} must be at least 2 and "
-                f"evaluation.batch_size={self.batch_size} at least 1."
-            )
+        check_least(self, "evaluation", num_samples=2, batch_size=1)
         if self.prompt_file and (self.dataset or self.reference):
             raise ValueError(
                 "evaluation.prompt_file leaves no real images to measure against; leave evaluation.dataset and "

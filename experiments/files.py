@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
             yield temporary
     except (OSError, SafetensorError) as error:  # which tells of a full disk in words of its own
         raise _unwritable(path, error) from error
+
+
+def check_root(root: str) -> str:
+    """Return the folder of outputs. Raises UserError where it cannot be one: it lies in a file, or is one."""
+    for place in (Path(root), *Path(root).parents):
+        if os.path.exists(place) and not os.path.isdir(place):
+            raise UserError(
+                f"The folder of outputs cannot be {root}: {place} is a file. Name another place with --root DIR, "
+                "runtime.root=DIR or the environment variable ABLATE_ROOT."
+            )
+    return root
 
 
 def make_folder(path: Path) -> None:

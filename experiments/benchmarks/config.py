@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from lightning_modules.bounds import check_least
 from lightning_modules.layers.config import MIXERS
 from lightning_modules.registry import Entry, Registry
 
@@ -33,11 +34,7 @@ class _BenchmarkConfig:
     """Time for the repetitions of each phase, after one untimed call; at least 3 and at most 41 are taken."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.seconds < 0:
-            raise ValueError(
-                f"benchmark.batch_size={self.batch_size} must be at least 1, benchmark.seconds={self.seconds} not "
-                "negative."
-            )
+        check_least(self, "benchmark", batch_size=1, seconds=0)
 
 
 @dataclass
@@ -67,11 +64,9 @@ class LayerBenchmarkConfig(_BenchmarkConfig):
         if self.layer not in TRANSFORMER_LAYERS and self.layer not in MIXERS.names():
             valid = ", ".join((*TRANSFORMER_LAYERS, *MIXERS.names()))
             raise ValueError(f"benchmark.layer={self.layer} is unknown; valid: {valid}.")
-        if self.length < 1 or self.width < 1 or self.width % self.heads:
-            raise ValueError(
-                f"benchmark.length={self.length} must be at least 1 and benchmark.width={self.width} a multiple of "
-                f"benchmark.heads={self.heads}."
-            )
+        check_least(self, "benchmark", length=1, width=1, heads=1)
+        if self.width % self.heads:
+            raise ValueError(f"benchmark.width={self.width} must be a multiple of benchmark.heads={self.heads}.")
 
 
 @dataclass

@@ -15,6 +15,7 @@ import click
 from experiments.config import RunConfig, build_config, load_config, parse_overrides, read_config, to_dict
 from experiments.errors import CellError, UserError
 from experiments.failures import classify
+from experiments.files import check_root
 from experiments.identity import run_id
 from experiments.lineage import check_start
 from experiments.resolve import check_files
@@ -27,7 +28,13 @@ if TYPE_CHECKING:
     from experiments.status import Part
 
 ROOT_OPTION = click.option(
-    "--root", envvar="ABLATE_ROOT", show_envvar=True, default="outputs", show_default=True, help="Output folder."
+    "--root",
+    envvar="ABLATE_ROOT",
+    show_envvar=True,
+    default="outputs",
+    show_default=True,
+    help="Output folder.",
+    callback=lambda context, option, root: check_root(root),
 )
 
 
@@ -48,6 +55,7 @@ def train_command(preset: str, overrides: tuple[str, ...], subset: int | None, r
     overrides = (*overrides, f"data.subset={subset}") if subset else overrides
     overrides = (*overrides, f"runtime.root={root}") if root else overrides
     config = load_config(preset, overrides)
+    check_root(config.runtime.root)
     _check_trains(config)
     check_files(config)
     config.runtime.progress = config.runtime.progress and sys.stderr.isatty()
@@ -283,8 +291,11 @@ def _sample_share(
         click.echo(f"Drew share {shard}. Measure the evaluation with: ablate evaluate {run.id}")
         return
     kind, folder = export
-    written = export_samples(config, run, kind, folder, count or config.evaluation.num_samples, seed, share)
-    click.echo(f"Wrote {len(written)} files to {folder}." if written else f"Drew share {shard}; others are missing.")
+    count = count or config.evaluation.num_samples
+    if export_samples(config, run, kind, folder, count, seed, share):
+        click.echo(f"Wrote {count} images to {folder}.")
+    else:
+        click.echo(f"Drew share {shard}; others are missing.")
 
 
 def _evaluation_config(run: Run, overrides: tuple[str, ...], root: str) -> RunConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lightning_modules.bounds import check_least
 from lightning_modules.metrics.config import METRICS
 
 
@@ -62,8 +63,7 @@ class SearchConfig:
     """Slurm tasks that work on one search at once."""
 
     def __post_init__(self) -> None:
-        if self.trials < 1 or self.jobs < 1:
-            raise ValueError(f"search.trials={self.trials} and search.jobs={self.jobs} must be at least 1.")
+        check_least(self, "search", trials=1, jobs=1)
         if self.metric not in METRICS or METRICS[self.metric].better == "none":
             raise ValueError(f"search.metric={self.metric} is not a metric that is better lower or higher.")
         keys = {axis.key for axis in self.space}

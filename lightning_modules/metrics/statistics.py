@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,10 +157,15 @@ def read_statistics(path: Path) -> ReferenceStatistics:
     if not path.is_file():
         raise FileNotFoundError(f"Reference statistics {path} not found; `ablate reference` makes them.")
     try:
+        if not zipfile.is_zipfile(path):  # of which numpy says that it could be loaded unsafely
+            raise ValueError("no zip archive")
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged or no npz file ({error}).") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"{path} is damaged or no npz file ({error}); name statistics that `ablate reference` makes, or a file as "
+            "published for ADM."
+        ) from error
     moments = {}
     for layer, suffix in SUFFIX.items():
         if f"mu{suffix}" in arrays and f"sigma{suffix}" in arrays:

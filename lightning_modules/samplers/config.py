@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from lightning_modules.bounds import check_least
 from lightning_modules.registry import Entry, Registry
 
 
@@ -24,12 +25,9 @@ class _TokenSamplerConfig:
     """Draw among the likeliest tokens that hold this probability mass; 1 = all."""
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or self.guidance < 0:
-            raise ValueError(
-                f"sampler.temperature={self.temperature} and sampler.guidance={self.guidance} must not be negative."
-            )
-        if self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise ValueError(f"sampler.top_k={self.top_k} must be >= 0 and sampler.top_p={self.top_p} in (0, 1].")
+        check_least(self, "sampler", temperature=0, guidance=0, top_k=0)
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"sampler.top_p={self.top_p} must be in (0, 1].")
 
 
 @dataclass

@@ -77,6 +77,14 @@ def test_wrong_requests_exit_with_two(ablate, tmp_path: Path, words: list[str], 
     assert not (tmp_path / "runs").exists() and not (tmp_path / "sweeps").exists()
 
 
+@pytest.mark.parametrize("words", [["train", "maskmamba/demo"], ["run", "maskmamba-hybrid-schemes"], ["list"]])
+def test_a_root_that_is_in_a_file_is_refused_with_the_way_out(ablate, tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "file").touch()
+    for root in (tmp_path / "file", tmp_path / "file" / "x"):
+        code, _, err = ablate(*words, "--root", root)
+        assert code == 2 and f"cannot be {root}: {tmp_path / 'file'} is a file." in err and "--root DIR" in err
+
+
 def test_evaluate_measures_once(ablate, trained: Path) -> None:
     code, out, err = ablate("evaluate", _id(trained), *QUICK, "--root", trained)
     assert code == 0, err

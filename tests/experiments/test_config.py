@@ -85,7 +85,7 @@ def test_another_data_set_is_asked_for_the_same(preset: str, words: list[str], k
         (["generator=12"], ["generator is a section", "depth"]),
         (["optim.betas=[0.9"], ["optim.betas", "YAML"]),
         (["trainer.max_steps=0"], ["max_steps=0", "at least 1"]),
-        (["sampler.guidance=-1"], ["guidance=-1", "negative"]),
+        (["sampler.guidance=-1"], ["guidance=-1", "at least 0"]),
         (["generator.vocab_size=7"], ["vocab_size=7", "tokenizer", "512"]),
         (["data.styles=[twemojy]"], ["twemojy", "twemoji"]),
         (["tokenizer.weights=/nowhere/x.safetensors"], ["/nowhere/x.safetensors", "not found"]),
@@ -120,6 +120,23 @@ def test_bad_overrides_are_one_clear_sentence(overrides: list[str], words: list[
     message = str(caught.value)
     assert all(word in message for word in words), message
     assert "\n" not in message and len(message) < 400
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["trainer.max_steps=0"], "trainer.max_steps=0 must be at least 1."),
+        (["trainer.accumulate=0"], "trainer.accumulate=0 must be at least 1."),
+        (["sampler.guidance=-3"], "sampler.guidance=-3.0 must be at least 0."),
+        (["sampler.top_p=2"], "sampler.top_p=2.0 must be in (0, 1]."),
+        (["evaluation.batch_size=0"], "evaluation.batch_size=0 must be at least 1."),
+        (["benchmark.name=layer", "benchmark.length=0"], "benchmark.length=0 must be at least 1."),
+    ],
+)
+def test_a_number_out_of_range_is_named_alone(overrides: list[str], said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config("maskmamba/demo", overrides)
+    assert str(caught.value) == said
 
 
 def test_what_a_generator_cannot_take_is_not_proposed() -> None:

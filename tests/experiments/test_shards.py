@@ -197,7 +197,7 @@ def test_the_command_exports_and_shares(trained: Path, tmp_path: Path, capsys: p
     assert ablate(*words, "--shard", "0/2")[1].count("others are missing") == 1
     for share in ("1/2", "0/2"):  # the second is told that another one has written them meanwhile
         code, said = ablate(*words, "--shard", share)
-        assert code == 0 and "Wrote 1 files" in said
+        assert code == 0 and "Wrote 10 images to" in said
         assert {path.name for path in tmp_path.iterdir()} == {"samples_10x32x32x3.npz", "samples.json"}
     for more, what in ((("--class", "flags"), "without --class"), (("--shard", "2/2"), "I/K")):
         code, said = ablate(*words, *more)

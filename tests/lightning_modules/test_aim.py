@@ -247,5 +247,5 @@ def test_bad_architecture_is_one_sentence(change: dict, words: str) -> None:
 
 
 def test_bad_mixer_is_one_sentence() -> None:
-    with pytest.raises(ValueError, match="d_conv=1 at least 2"):
+    with pytest.raises(ValueError, match="mamba2.d_conv=1 must be at least 2"):
         Mamba2Config(d_conv=1)

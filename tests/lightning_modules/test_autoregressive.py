@@ -174,7 +174,7 @@ def test_known_tokens_are_refused(generator: nn.Module) -> None:
         ({"guidance_interval": [0.0, 1.5]}, "guidance_interval"),
         ({"guidance_interval": [0.6, 0.4]}, "first <= second"),
         ({"guidance_interval": [0.5]}, "guidance_interval"),
-        ({"guidance": -1.0}, "must not be negative"),
+        ({"guidance": -1.0}, "guidance=-1.0 must be at least 0"),
         ({"top_p": 0.0}, "top_p"),
     ],
 )

@@ -130,8 +130,12 @@ def test_what_does_not_fit_is_refused(made, tmp_path):
     with pytest.raises(FileNotFoundError, match="ablate reference"):
         read_statistics(tmp_path / "absent.npz")
     (tmp_path / "damaged.npz").write_bytes(made.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="damaged or no npz file"):
-        read_statistics(tmp_path / "damaged.npz")
+    (tmp_path / "notes.txt").write_text("notes")
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    for name in ("damaged.npz", "notes.txt", "one.npy"):
+        with pytest.raises(ValueError, match="damaged or no npz file .*`ablate reference`") as caught:
+            read_statistics(tmp_path / name)
+        assert "pickle" not in str(caught.value)
     for arrays, message in (
         ({"x": np.zeros(3)}, "neither mu and sigma nor images"),
         ({"mu": np.zeros(3), "sigma": np.eye(3)}, "width 2048"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from lightning_modules.bounds import check_least
 from lightning_modules.generators.configs.base import TokenGeneratorConfig
 
 
@@ -22,11 +23,7 @@ class Mamba2Config:
     """Channels P of a head; decay and step size are one number per head."""
 
     def __post_init__(self) -> None:
-        if min(self.d_state, self.d_conv - 1, self.expand, self.head_width) < 1:
-            raise ValueError(
-                f"mamba2: d_state={self.d_state}, expand={self.expand} and head_width={self.head_width} must be at "
-                f"least 1, d_conv={self.d_conv} at least 2."
-            )
+        check_least(self, "mamba2", d_state=1, d_conv=2, expand=1, head_width=1)
 
     def heads(self, width: int) -> int:
         """Heads of a mixer of this model width. Raises ValueError where they do not come out even."""
@@ -71,8 +68,7 @@ class AiMConfig(TokenGeneratorConfig):
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        if self.width < 1 or self.depth < 1:
-            raise ValueError(f"generator.width={self.width} and generator.depth={self.depth} must be at least 1.")
+        check_least(self, "generator", width=1, depth=1)
         self.mamba2.heads(self.width)
         if not 1 <= self.groups <= self.depth:
             raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from lightning_modules.bounds import check_least
 from lightning_modules.generators.configs.base import TokenGeneratorConfig
 
 
@@ -31,11 +32,7 @@ class LlamaGenConfig(TokenGeneratorConfig):
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.width, self.depth, self.heads, self.mlp_multiple) < 1:
-            raise ValueError(
-                f"generator.width={self.width}, depth={self.depth}, heads={self.heads} and "
-                f"mlp_multiple={self.mlp_multiple} must be at least 1."
-            )
+        check_least(self, "generator", width=1, depth=1, heads=1, mlp_multiple=1)
         if self.width % (4 * self.heads):
             raise ValueError(
                 f"generator.width={self.width} is not a multiple of 4 x generator.heads={4 * self.heads}: the 2-D "

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from lightning_modules.bounds import check_least
 from lightning_modules.hashing import file_sha256
 from lightning_modules.published.folders import part_weights
 
@@ -65,10 +66,7 @@ class MuseConfig:
                     f"generator.{width}={getattr(self, width)} is not a multiple of "
                     f"generator.{heads}={getattr(self, heads)}."
                 )
-        if self.depth < 1 or self.end_blocks < 1:
-            raise ValueError(
-                f"generator.depth={self.depth} and generator.end_blocks={self.end_blocks} must be at least 1."
-            )
+        check_least(self, "generator", depth=1, end_blocks=1)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"generator.dropout={self.dropout} must be in [0, 1).")
         if self.resample and self.grid_size % 2:
