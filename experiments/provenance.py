@@ -114,18 +114,18 @@ def _git(folder: Path, *words: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def code_name(origin: Mapping[str, Any]) -> str:
-    """The code in a provenance in words, as reports have it; "" where it was not under version control."""
+def code_of(origin: Mapping[str, Any]) -> str | None:
+    """The code version in a provenance: its commit, and a digest of changes that were not committed."""
     commit, changed = origin.get("git_commit"), origin.get("git_diff_sha256")
     if not commit:
-        return ""
-    return f"commit {commit[:10]}{f' with changes {changed[:8]}' if changed else ''}"
+        return None
+    return f"{commit[:10]}{f' with changes {changed[:8]}' if changed else ''}"
 
 
 def other_code(result: Mapping[str, Any]) -> str:
     """The code that made a result, in words, if it is not this one; "" also where one of the two is not known."""
-    made, now = code_name(result.get("provenance", {})), code_name(code_version())
-    return made if made and now and made != now else ""
+    made, now = code_of(result.get("provenance", {})), code_of(code_version())
+    return f"commit {made}" if made and now and made != now else ""
 
 
 @lru_cache

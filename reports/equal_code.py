@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.errors import UserError
+from experiments.provenance import code_of
 from experiments.store import RunStore
-from reports.guard import code_of
 from reports.records import Record, record_of
 from reports.reproduce import compare_metrics
 

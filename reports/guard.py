@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from experiments.identity import NOT_SEMANTIC
+from experiments.provenance import code_of
 from experiments.resolve import SIZES
 from reports.aggregate import Row, select
 from reports.records import Record
@@ -227,15 +228,6 @@ def _is_declared(name: str, declared: Collection[str]) -> bool:
 
 def _compared(key: str) -> bool:
     return not key.startswith(NOT_COMPARED) and key not in NOT_SEMANTIC
-
-
-def code_of(origin: Mapping[str, Any]) -> str | None:
-    """The code version in a provenance: its commit, and a digest of changes that were not committed."""
-    commit = origin.get("git_commit")
-    if not commit:
-        return None
-    changed = origin.get("git_diff_sha256")
-    return f"{commit[:10]}{f' with changes {changed[:8]}' if changed else ''}"
 
 
 def _short(digest: Any) -> str | None:

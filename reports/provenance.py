@@ -9,8 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from experiments.provenance import code_of
 from reports.entry import entry_of
-from reports.guard import DECODING, code_of
+from reports.guard import DECODING
 from reports.records import Record
 from reports.subject import LISTED, Subject
 
