@@ -31,7 +31,9 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     lanes, flags = TARGETS[request.param]
     folder = tmp_path_factory.mktemp("kernels")
     # Unoptimised, which compiles in seconds; without machine.cpp, whose assembler no emulation reaches.
-    command = ["g++", "-O0", "-std=c++17", "-fPIC", "-fopenmp", "-march=x86-64", "-Wno-psabi", *flags]
+    # And without symbols that a process has once only: these libraries' constants must not become one another's.
+    command = ["g++", "-O0", "-std=c++17", "-fPIC", "-fopenmp", "-fno-gnu-unique", "-march=x86-64", "-Wno-psabi"]
+    command += flags
     sources = [path for path in library.SOURCES.glob("*.cpp") if path.stem != "machine"]
     objects = [folder / f"{source.stem}.o" for source in sources]
     jobs = [
