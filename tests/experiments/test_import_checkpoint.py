@@ -84,7 +84,7 @@ def test_imported_weights_sample_and_are_measured(ablate, tmp_path: Path) -> Non
     assert np.asarray(Image.open(tmp_path / "grid.png")).std() > 0
     code, out, err = ablate("evaluate", run.id, "evaluation.num_samples=18")
     assert code == 0, err
-    assert "fd_efflite0" in out
+    assert "FD-EffLite0" in out
 
 
 def test_importing_again_finds_the_run(ablate, tmp_path: Path) -> None:
