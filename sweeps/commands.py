@@ -28,7 +28,8 @@ from sweeps.logs import newest_log
 from sweeps.planner import Plan, count_cells, plan
 from sweeps.progress import Progress
 from sweeps.registry import begun, definition_of, register
-from sweeps.slurm import SlurmLauncher, max_array_size
+from sweeps.slurm import SlurmLauncher
+from sweeps.slurm_commands import max_array_size
 from sweeps.state import CellState
 from sweeps.table import cell_json, device_time, duration, failure_lines, failures, status_table, summary
 

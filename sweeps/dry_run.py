@@ -13,7 +13,8 @@ from sweeps.local import local_slots
 from sweeps.parents import dry_run
 from sweeps.planner import Cell, Plan
 from sweeps.preview import amount, preview, tell_cost
-from sweeps.slurm import USUAL_ARRAY, SlurmLauncher, max_array_size, would_refuse
+from sweeps.slurm import SlurmLauncher
+from sweeps.slurm_commands import USUAL_ARRAY, max_array_size, would_refuse
 from sweeps.state import CellState
 from sweeps.table import duration, summary
 

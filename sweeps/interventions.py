@@ -15,7 +15,7 @@ from sweeps.cache import read_amendments, write_amendments
 from sweeps.cancellation import request_cancel
 from sweeps.planner import Cell, Plan
 from sweeps.registry import needed_elsewhere
-from sweeps.slurm import scancel
+from sweeps.slurm_commands import scancel
 from sweeps.state import CellState
 from sweeps.submissions import active_jobs, places
 

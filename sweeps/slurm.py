@@ -6,8 +6,6 @@ running is what a live process owns, queued is what Slurm says. Job scripts are 
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -18,20 +16,15 @@ from experiments.claims import Busy, Claim, acquire
 from experiments.config import RuntimeConfig, save_config
 from experiments.errors import UserError
 from experiments.files import atomic_write_text
-from experiments.slurm import forget_states
 from experiments.status import Part
 from experiments.store import RunStore
 from sweeps.config import ResourcesConfig
 from sweeps.local import WORKER
 from sweeps.planner import Cell, Group, Plan
+from sweeps.slurm_commands import max_array_size, sbatch
 from sweeps.slurm_script import array_script, report_script
 from sweeps.snapshot import take_snapshot
 from sweeps.submissions import Submission, new_uid, places, read_submissions, recover, write_submissions
-
-USUAL_ARRAY = 1000
-"""Tasks that an array may have at most where the cluster does not say: Slurm's own default."""
-LEAKING = ("SLURM_", "SBATCH_", "SRUN_", "SLURMD_", "SLURMSTEPD_")
-"""Variables of a job that one submits from; they would silently change the jobs that are submitted."""
 
 
 @dataclass(frozen=True)
@@ -115,14 +108,6 @@ class SlurmLauncher:
             return new
         finally:
             claim.release()
-
-    def describe(self) -> list[str]:
-        """The arrays that `launch` would submit now, in words.
-
-        Raises:
-            UserError: as `launch` does, but nothing is written.
-        """
-        return [batch.text for batch in self.batches(max_array_size())]
 
     def batches(self, largest: int) -> list[Batch]:
         """The arrays that `launch` would submit now to a cluster whose arrays have at most `largest` tasks.
@@ -320,53 +305,3 @@ def _hands(group: Group) -> int:
     """How many array tasks work on a group at once: several only while values are searched."""
     cell = group.cells[0]
     return cell.config.search.jobs if cell.is_searched else 1
-
-
-def clean_environment() -> dict[str, str]:
-    """This process' variables without those of a job it may run in; SLURM_CONF names the cluster and stays."""
-    return {key: value for key, value in os.environ.items() if key == "SLURM_CONF" or not key.startswith(LEAKING)}
-
-
-def sbatch(script: Path) -> str:
-    """Submit a script; returns the job's id. Raises UserError with Slurm's words if it refuses."""
-    answer = _slurm("sbatch", "--parsable", str(script))
-    forget_states()
-    return answer.strip().partition(";")[0]
-
-
-def scancel(jobs: Sequence[str]) -> None:
-    """End jobs or array tasks. Raises UserError if Slurm refuses."""
-    _slurm("scancel", *jobs)
-    forget_states()
-
-
-def would_refuse(script: str) -> str:
-    """Why Slurm would not take a script that it is shown and not given; "" if it would."""
-    # What a job waits for is another job, which is not there yet.
-    lines = [line for line in script.splitlines() if not line.startswith("#SBATCH --dependency=")]
-    try:
-        _slurm("sbatch", "--test-only", text="\n".join(lines) + "\n")
-    except UserError as error:
-        return str(error).removeprefix("Slurm refused sbatch: ")
-    return ""
-
-
-def max_array_size() -> int:
-    """How many tasks one array may have: the cluster caps the index."""
-    for line in _slurm("scontrol", "show", "config").splitlines():
-        key, _, value = line.partition("=")
-        if key.strip() == "MaxArraySize":
-            return max(1, int(value))
-    return USUAL_ARRAY
-
-
-def _slurm(*command: str, text: str = "") -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=clean_environment(), input=text)
-    except FileNotFoundError as error:
-        raise UserError(f"{command[0]} is not here; --launcher slurm needs a login node of a Slurm cluster.") from error
-    except subprocess.TimeoutExpired as error:
-        raise UserError(f"Slurm does not answer ({command[0]} waited 120 s); try again later.") from error
-    if done.returncode:
-        raise UserError(f"Slurm refused {command[0]}: {' '.join(done.stderr.split())}")
-    return done.stdout

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from sweeps import commands
 from sweeps.planner import plan
+from sweeps.slurm import SlurmLauncher
+from sweeps.slurm_commands import max_array_size
 from sweeps.submissions import read_submissions
 from tests.sweeps.conftest import WORKER
 from tests.sweeps.slurm_cluster import Cluster
@@ -16,6 +18,11 @@ def submit(path: str, **options: object) -> int:
 
 def wait_done(cluster: Cluster, path: str) -> None:
     cluster.wait_until(lambda: set(states(path).values()) == {"done"}, f"not done: {states(path)}")
+
+
+def arrays(launcher: SlurmLauncher) -> list[str]:
+    """What would be submitted, in words."""
+    return [batch.text for batch in launcher.batches(max_array_size())]
 
 
 def task(path: str, cell: str) -> str:

@@ -12,7 +12,7 @@ from experiments import slurm
 from sweeps import commands
 from sweeps.planner import plan
 from sweeps.registry import register
-from sweeps.slurm import sbatch, scancel
+from sweeps.slurm_commands import sbatch, scancel
 from sweeps.submissions import Submission, write_submissions
 
 SCRIPT = """#!/bin/sh

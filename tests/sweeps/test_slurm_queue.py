@@ -19,7 +19,7 @@ from sweeps.submissions import read_submissions
 from tests.experiments.test_search import WORKER as SEARCHER
 from tests.sweeps.conftest import WORKER
 from tests.sweeps.slurm_cluster import Cluster
-from tests.sweeps.slurm_steps import states, submit, task, wait_done
+from tests.sweeps.slurm_steps import arrays, states, submit, task, wait_done
 
 pytestmark = pytest.mark.usefixtures("slurm_here")
 Make = Callable[..., str]
@@ -32,7 +32,7 @@ def test_evaluations_wait_for_their_trainings(
 ) -> None:
     path = make_sweep()
     behave(steps=0.2, serial_v1="fail")
-    told = SlurmLauncher(plan(path, "demo", [APART])).describe()
+    told = arrays(SlurmLauncher(plan(path, "demo", [APART])))
     assert told[1] == "would submit an array of 3 task(s): evaluations, each after its training; 1 node(s), CPUs"
     submit(path, overrides=[APART])
     train, evaluate = read_submissions(plan(path).folder)
@@ -151,10 +151,10 @@ def test_a_search_waits_for_the_training_that_its_trials_share(
     monkeypatch.setenv("SEARCH_WORKER_SECONDS", "0.5")
     space = [{"key": "sampler.guidance", "low": 1.0, "high": 9.0}]
     path = make_sweep(axes=ONE, report={}, search={"space": space, "trials": 6, "jobs": 3})
-    told = [line.partition(": ")[2] for line in SlurmLauncher(plan(path)).describe()]
+    told = [line.partition(": ")[2] for line in arrays(SlurmLauncher(plan(path)))]
     after = "searches, each after its training; 1 node(s), CPUs"
     assert told == ["trainings; 1 node(s), CPUs", *[after] * 3]
-    assert len(SlurmLauncher(plan(path), parallel=2).describe()) == 3, "no more hands than may work at once"
+    assert len(arrays(SlurmLauncher(plan(path), parallel=2))) == 3, "no more hands than may work at once"
     assert commands.run(path, launcher="slurm", worker=SEARCHER) == 0
     train, *search = read_submissions(plan(path).folder)
     assert len(search) == 3 and all(item.groups == train.groups for item in search)

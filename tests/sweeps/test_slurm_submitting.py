@@ -18,7 +18,7 @@ from sweeps.preview import preview
 from sweeps.slurm import SlurmLauncher
 from sweeps.submissions import read_submissions
 from sweeps.table import duration
-from tests.sweeps.slurm_steps import states, submit
+from tests.sweeps.slurm_steps import arrays, states, submit
 from tests.sweeps.test_accounting import command  # noqa: F401
 
 Make = Callable[..., str]
@@ -57,13 +57,13 @@ def test_trials_that_are_trainings_have_one_process(make_sweep: Make) -> None:
     with pytest.raises(UserError, match="not 4: set resources.nodes=1 and resources.gpus=1"):
         submit(path, overrides=EIGHT)
     assert read_submissions(plan(path).folder) == []
-    told = SlurmLauncher(plan(path, "demo", ["resources.gpus=1"])).describe()
+    told = arrays(SlurmLauncher(plan(path, "demo", ["resources.gpus=1"])))
     assert told == ["would submit an array of 1 task(s): searches; 1 node(s), 1 GPU(s) per node"]
 
 
 @pytest.mark.parametrize("name", ["maskmamba-samplers", "head-to-head"])
 def test_searches_at_paper_scale_are_for_one_process(name: str, root: Path) -> None:
-    told = [line for line in SlurmLauncher(plan(name, "paper", root=root)).describe() if "searches" in line]
+    told = [line for line in arrays(SlurmLauncher(plan(name, "paper", root=root))) if "searches" in line]
     assert told and all(line.endswith("1 node(s), 1 GPU(s) per node") for line in told)
 
 

@@ -1,0 +1,66 @@
+"""Slurm's own commands: submit, end, ask."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.errors import UserError
+from experiments.slurm import forget_states
+
+USUAL_ARRAY = 1000
+"""Tasks that an array may have at most where the cluster does not say: Slurm's own default."""
+LEAKING = ("SLURM_", "SBATCH_", "SRUN_", "SLURMD_", "SLURMSTEPD_")
+"""Variables of a job that one submits from; they would silently change the jobs that are submitted."""
+
+
+def clean_environment() -> dict[str, str]:
+    """This process' variables without those of a job it may run in; SLURM_CONF names the cluster and stays."""
+    return {key: value for key, value in os.environ.items() if key == "SLURM_CONF" or not key.startswith(LEAKING)}
+
+
+def sbatch(script: Path) -> str:
+    """Submit a script; returns the job's id. Raises UserError with Slurm's words if it refuses."""
+    answer = _slurm("sbatch", "--parsable", str(script))
+    forget_states()
+    return answer.strip().partition(";")[0]
+
+
+def scancel(jobs: Sequence[str]) -> None:
+    """End jobs or array tasks. Raises UserError if Slurm refuses."""
+    _slurm("scancel", *jobs)
+    forget_states()
+
+
+def would_refuse(script: str) -> str:
+    """Why Slurm would not take a script that it is shown and not given; "" if it would."""
+    # What a job waits for is another job, which is not there yet.
+    lines = [line for line in script.splitlines() if not line.startswith("#SBATCH --dependency=")]
+    try:
+        _slurm("sbatch", "--test-only", text="\n".join(lines) + "\n")
+    except UserError as error:
+        return str(error).removeprefix("Slurm refused sbatch: ")
+    return ""
+
+
+def max_array_size() -> int:
+    """How many tasks one array may have: the cluster caps the index."""
+    for line in _slurm("scontrol", "show", "config").splitlines():
+        key, _, value = line.partition("=")
+        if key.strip() == "MaxArraySize":
+            return max(1, int(value))
+    return USUAL_ARRAY
+
+
+def _slurm(*command: str, text: str = "") -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=clean_environment(), input=text)
+    except FileNotFoundError as error:
+        raise UserError(f"{command[0]} is not here; --launcher slurm needs a login node of a Slurm cluster.") from error
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"Slurm does not answer ({command[0]} waited 120 s); try again later.") from error
+    if done.returncode:
+        raise UserError(f"Slurm refused {command[0]}: {' '.join(done.stderr.split())}")
+    return done.stdout
