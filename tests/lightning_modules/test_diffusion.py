@@ -161,11 +161,11 @@ def test_training_times_can_gather_in_the_middle() -> None:
 
 def test_the_schedule_is_brought_to_the_device_once() -> None:
     """Left on the CPU, its tables would be copied, and waited for, in every step."""
+    module = DiffusionModule(DiffusionConfig(), Dimba(MODEL), OptimConfig(), max_steps=1, ema_decay=0.0, seed=0)
+    module.to("meta")
     with torch.device("meta"):
-        module = DiffusionModule(DiffusionConfig(), Dimba(MODEL), OptimConfig(), max_steps=1, ema_decay=0.0, seed=0)
         x0, time = torch.zeros(2, 4, 4, 4), torch.zeros(2)
         nobody = torch.zeros(2, dtype=torch.bool)
-        module.schedule = SCHEDULE
         module._terms(module.model, x0, x0, time, torch.zeros(2, dtype=torch.long), nobody)
     assert all(table.device.type == "meta" for table in module.schedule)
     assert SCHEDULE.to(torch.device("cpu")) is SCHEDULE
