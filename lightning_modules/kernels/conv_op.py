@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from lightning_modules.kernels import dispatch, flops
+from lightning_modules.kernels import autograd, dispatch, flops
 from lightning_modules.kernels.implementation import implementation
 from lightning_modules.kernels.scan_op import refuse_double_backward
 
@@ -53,8 +53,8 @@ _library.impl("depthwise_conv1d", _forward, "CompositeExplicitAutograd")
 _library.impl("depthwise_conv1d_backward", _backward, "CompositeExplicitAutograd")
 torch.library.register_fake("ablate::depthwise_conv1d", lambda x, *_: x.new_empty(x.shape), lib=_library)
 torch.library.register_fake("ablate::depthwise_conv1d_backward", _backward_fake, lib=_library)
-torch.library.register_autograd("ablate::depthwise_conv1d", _differentiate, setup_context=_save, lib=_library)
-torch.library.register_autograd("ablate::depthwise_conv1d_backward", refuse_double_backward, lib=_library)
+autograd.register(_library, depthwise_conv1d, _differentiate, _save)
+autograd.register(_library, depthwise_conv1d_backward, refuse_double_backward)
 
 
 @register_flop_formula(torch.ops.ablate.depthwise_conv1d)

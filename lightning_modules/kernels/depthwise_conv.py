@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_modules.kernels import conv_op, dispatch
 from lightning_modules.kernels.cpp import depthwise_conv as cpp
+from lightning_modules.kernels.layout import in_dtype
 from lightning_modules.kernels.reference import depthwise_conv as reference
 from lightning_modules.kernels.stock import depthwise_conv as stock
 from lightning_modules.kernels.triton import availability as triton
@@ -35,13 +36,12 @@ def depthwise_conv1d(
     """
     _check(x, weight, bias, activation)
     pad_left = _pad_left(padding, weight.shape[1])
-    x = x.to(dispatch.working_dtype(x.device.type, x.dtype))
+    x = in_dtype(x, dispatch.working_dtype(x.device.type, x.dtype))
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     channels, taps = weight.shape
     excluded = _excluded(channels, taps, pad_left)
     name = dispatch.choose(dispatch.DEPTHWISE_CONV1D, backend, x.device, x.dtype, excluded)
-    bias = None if bias is None else bias.to(wide)
-    weight, silu = weight.to(wide), activation == "silu"
+    weight, bias, silu = in_dtype(weight, wide), in_dtype(bias, wide), activation == "silu"
     if name == "reference":
         dispatch.record(dispatch.DEPTHWISE_CONV1D, name)
         return reference.depthwise_conv1d(x, weight, bias, pad_left, silu).to(x.dtype)

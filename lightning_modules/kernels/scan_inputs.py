@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from lightning_modules.kernels.layout import in_dtype
+
 
 class ScanInputs(NamedTuple):
     """Activations share one dtype; parameters and states are float32, or float64 with float64 activations."""
@@ -90,4 +92,4 @@ ScanGradients = tuple[Tensor | None, ...]
 def in_dtypes(grads: Iterable[Tensor | None], inputs: ScanInputs) -> ScanGradients:
     """Gradients of all of ScanInputs.tensors, each in its input's dtype; None where there is no input."""
     pairs = zip(grads, inputs.tensors, strict=True)
-    return tuple(None if tensor is None or grad is None else grad.to(tensor.dtype) for grad, tensor in pairs)
+    return tuple(None if tensor is None else in_dtype(grad, tensor.dtype) for grad, tensor in pairs)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from lightning_modules.kernels import dispatch, flops
+from lightning_modules.kernels import autograd, dispatch, flops
 from lightning_modules.kernels.implementation import implementation
 from lightning_modules.kernels.scan_inputs import ScanInputs
 
@@ -19,6 +19,7 @@ _INPUTS = (
     " Tensor? initial_state, Tensor? order, bool[] reverse, bool softplus, bool stack"
 )
 _INPUT_COUNT = len(ScanInputs._fields)
+_TENSOR_COUNT = 9  # of ScanInputs.tensors
 _library = torch.library.Library("ablate", "FRAGMENT")
 _library.define(
     f"selective_scan({_INPUTS}, bool training, bool want_state, str backend)"
@@ -26,7 +27,7 @@ _library.define(
 )
 _library.define(
     f"selective_scan_backward({_INPUTS}, Tensor ungated, Tensor checkpoints, Tensor grad_y, Tensor? grad_final_state,"
-    " str backend) -> Tensor[]"
+    f" str backend) -> ({', '.join(['Tensor'] * _TENSOR_COUNT)})"
 )
 selective_scan = torch.ops.ablate.selective_scan.default
 selective_scan_backward = torch.ops.ablate.selective_scan_backward.default
@@ -54,17 +55,17 @@ def _forward_fake(*arguments) -> tuple[Tensor, ...]:
     )
 
 
-def _backward(*arguments) -> list[Tensor]:
+def _backward(*arguments) -> tuple[Tensor, ...]:
     """Gradients of ScanInputs.tensors; an empty tensor where the input is None."""
     inputs, saved, backend = ScanInputs(*arguments[:_INPUT_COUNT]), arguments[_INPUT_COUNT:-1], arguments[-1]
     with dispatch.without_autocast(inputs.u.device.type):
         grads = _backend(backend).backward(inputs, *saved)
-    return [inputs.A.new_empty(0) if grad is None else grad for grad in grads]
+    return tuple(inputs.A.new_empty(0) if grad is None else grad for grad in grads)
 
 
-def _backward_fake(*arguments) -> list[Tensor]:
+def _backward_fake(*arguments) -> tuple[Tensor, ...]:
     inputs = ScanInputs(*arguments[:_INPUT_COUNT])
-    return [inputs.A.new_empty(0) if t is None else t.new_empty(t.shape) for t in inputs.tensors]
+    return tuple(inputs.A.new_empty(0) if t is None else t.new_empty(t.shape) for t in inputs.tensors)
 
 
 def _save(ctx, inputs, output) -> None:
@@ -109,8 +110,8 @@ _library.impl("selective_scan", _forward, "CompositeExplicitAutograd")
 _library.impl("selective_scan_backward", _backward, "CompositeExplicitAutograd")
 torch.library.register_fake("ablate::selective_scan", _forward_fake, lib=_library)
 torch.library.register_fake("ablate::selective_scan_backward", _backward_fake, lib=_library)
-torch.library.register_autograd("ablate::selective_scan", _differentiate, setup_context=_save, lib=_library)
-torch.library.register_autograd("ablate::selective_scan_backward", refuse_double_backward, lib=_library)
+autograd.register(_library, selective_scan, _differentiate, _save)
+autograd.register(_library, selective_scan_backward, refuse_double_backward)
 
 
 @register_flop_formula(torch.ops.ablate.selective_scan)

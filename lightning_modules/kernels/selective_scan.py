@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.kernels import dispatch, scan_op
+from lightning_modules.kernels.layout import in_dtype
 from lightning_modules.kernels.reference import selective_scan as reference
 from lightning_modules.kernels.scan_inputs import ScanInputs
 from lightning_modules.kernels.stock import selective_scan as stock
@@ -101,9 +102,9 @@ def selective_scan(
     reverse = _reversals(directions, order, delta)
     dtype = _activation_dtype(u, delta, B, C, z)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    u, delta, B, C = (t.to(dtype) for t in (u, delta, B, C))
-    z, A = None if z is None else z.to(dtype), A.to(wide)
-    D, delta_bias, initial_state = (None if t is None else t.to(wide) for t in (D, delta_bias, initial_state))
+    u, delta, B, C = (in_dtype(t, dtype) for t in (u, delta, B, C))
+    A, z = in_dtype(A, wide), in_dtype(z, dtype)
+    D, delta_bias, initial_state = (in_dtype(t, wide) for t in (D, delta_bias, initial_state))
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     training = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     excluded = {"mamba_ssm": "its final state has no gradient"} if return_final_state and training else {}

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from lightning_modules.kernels import dispatch, flops
 from lightning_modules.kernels.cpp import state_update as cpp
+from lightning_modules.kernels.layout import in_dtype
 from lightning_modules.kernels.reference import state_update as reference
 
 # The definition in plain PyTorch is already as fast as PyTorch gets.
@@ -64,9 +65,9 @@ def selective_state_update(
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     _check_kept("state", state, wide)
     name = dispatch.choose(dispatch.SELECTIVE_STATE_UPDATE, backend, u.device, dtype)
-    u, delta, B, C = (t.to(dtype) for t in (u, delta, B, C))
-    z, A = None if z is None else z.to(dtype), A.to(wide)
-    D, delta_bias = (None if t is None else t.to(wide) for t in (D, delta_bias))
+    u, delta, B, C = (in_dtype(t, dtype) for t in (u, delta, B, C))
+    A, z = in_dtype(A, wide), in_dtype(z, dtype)
+    D, delta_bias = in_dtype(D, wide), in_dtype(delta_bias, wide)
     return torch.ops.ablate.selective_state_update(state, u, delta, A, B, C, D, z, delta_bias, softplus, name)
 
 
@@ -94,8 +95,8 @@ def depthwise_conv1d_update(
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     _check_kept("window", window, dtype)
     name = dispatch.choose(dispatch.DEPTHWISE_CONV1D_UPDATE, backend, x.device, dtype)
-    weight, bias = weight.to(wide), None if bias is None else bias.to(wide)
-    return torch.ops.ablate.depthwise_conv1d_update(window, x.to(dtype), weight, bias, activation == "silu", name)
+    x, weight, bias = in_dtype(x, dtype), in_dtype(weight, wide), in_dtype(bias, wide)
+    return torch.ops.ablate.depthwise_conv1d_update(window, x, weight, bias, activation == "silu", name)
 
 
 def _check(expected: dict[str, tuple[Tensor | None, tuple[int, ...]]], kept: str) -> None:

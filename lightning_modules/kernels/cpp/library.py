@@ -11,7 +11,11 @@ import stat
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 SOURCES = Path(__file__).parent / "source"
 OPENMP = "-fopenmp"
@@ -20,6 +24,7 @@ OPENMP = "-fopenmp"
 BASE_FLAGS = ("-O3", "-std=c++17", "-fPIC", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 TARGETS = (("-march=native", OPENMP), ("-mcpu=native", OPENMP), ("-march=native",), ("-mcpu=native",), ())
 COMPILE_SECONDS = 300
+_SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
 class CompilerMissing(RuntimeError):
@@ -57,6 +62,24 @@ def load() -> ctypes.CDLL:
     raise CompilerMissing(
         complaints[0] if complaints else "no cache or temporary folder is writable; set ABLATE_CACHE to one that is"
     )
+
+
+def call(function: str, dtype: torch.dtype, fields: Iterable[int]) -> int:
+    """Call a kernel for tensors of this dtype, with an argument structure that is made of 64-bit numbers alone.
+
+    Args:
+        fields: the structure's numbers, and addresses of tensors that live until this returns.
+
+    Returns:
+        The kernel's status, 0 for success; of one without a status, any number.
+    """
+    values = list(fields)
+    return getattr(load(), f"{function}_{_SUFFIX[dtype]}")((ctypes.c_int64 * len(values))(*values))
+
+
+def address(tensor: Tensor | None) -> int:
+    """Where the elements of a tensor lie; 0 where there is none or it has none."""
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 def _compile(target: Path, compiler: list[str]) -> ctypes.CDLL:

@@ -1,26 +1,17 @@
-"""Selective scan in C++: fills the argument structure of source/selective_scan.h and calls it.
+"""Selective scan in C++.
 
 Shapes: B batch, K directions, L positions, C channels, N states.
 """
 
 import ctypes
-from collections.abc import Mapping
 from typing import overload
 
 import torch
 from torch import Tensor
 
 from lightning_modules.kernels.cpp import library
-from lightning_modules.kernels.layout import packed_channels
+from lightning_modules.kernels.layout import empty_like, in_dtype, packed_channels
 from lightning_modules.kernels.scan_inputs import ScanGradients, ScanInputs, ScanOutputs, bad_order, in_dtypes
-
-_KERNEL_SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
-# The tensors of scan::Arguments of source/selective_scan.h, in the order of their strides and of their pointers.
-_STRIDED = ("u", "delta", "B", "C", "z", "grad_y")
-_POINTERS = (
-    "u delta A B C D z delta_bias initial_state order reverse y ungated checkpoints final_state grad_y grad_final_state"
-    " grad_u grad_delta grad_A grad_B grad_C grad_D grad_z grad_delta_bias grad_initial_state"
-).split()
 
 
 def saved_shapes(inputs: ScanInputs, training: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -40,13 +31,13 @@ def _prepare(inputs: ScanInputs) -> ScanInputs:
         u=packed_channels(inputs.u),
         delta=packed_channels(inputs.delta),
         z=None if inputs.z is None else packed_channels(inputs.z),
-        B=packed_channels(inputs.B.float()),
-        C=packed_channels(inputs.C.float()),
+        B=packed_channels(in_dtype(inputs.B, torch.float32)),
+        C=packed_channels(in_dtype(inputs.C, torch.float32)),
         A=_whole(inputs.A),
         D=_whole(inputs.D),
         delta_bias=_whole(inputs.delta_bias),
         initial_state=_whole(inputs.initial_state),
-        order=None if inputs.order is None else inputs.order.to(torch.int32).contiguous(),
+        order=None if inputs.order is None else in_dtype(inputs.order, torch.int32).contiguous(),
     )
 
 
@@ -59,7 +50,7 @@ def forward(inputs: ScanInputs, *, training: bool, want_state: bool) -> ScanOutp
         ungated=inputs.u.new_empty(ungated_shape),
         checkpoints=inputs.A.new_empty(checkpoint_shape),
     )
-    _call("forward", _prepare(inputs), outputs._asdict())
+    _call("forward", _prepare(inputs), outputs)
     return outputs
 
 
@@ -67,39 +58,34 @@ def backward(
     inputs: ScanInputs, ungated: Tensor, checkpoints: Tensor, grad_y: Tensor, grad_final_state: Tensor | None
 ) -> ScanGradients:
     """Bitwise the same for any number of threads."""
-    prepared = _prepare(inputs)
     # All float32 but delta's: u and z may be sums over directions, which half precision would round at every step.
-    grads = {
-        f"grad_{name}": None if t is None else t.new_empty(t.shape, dtype=t.dtype if name == "delta" else torch.float32)
+    grads = tuple(
+        None if t is None else empty_like(t, t.dtype if name == "delta" else torch.float32)
         for name, t in zip(ScanInputs._fields, inputs.tensors, strict=False)
-    }
-    saved = {
-        "ungated": ungated,
-        "checkpoints": checkpoints,
-        "grad_y": packed_channels(grad_y),
-        "grad_final_state": _whole(grad_final_state),
-    }
-    _call("backward", prepared, saved | grads)
-    return in_dtypes(grads.values(), inputs)
+    )
+    saved = (None, None, ungated, checkpoints)
+    _call("backward", _prepare(inputs), saved, packed_channels(grad_y), _whole(grad_final_state), grads)
+    return in_dtypes(grads, inputs)
 
 
-def _call(kernel: str, inputs: ScanInputs, others: Mapping[str, Tensor | None]) -> None:
-    """Fills scan::Arguments, field by field: it is made of 64-bit numbers alone."""
-    function = getattr(library.load(), f"selective_scan_{kernel}_{_KERNEL_SUFFIX[inputs.u.dtype]}")
-    tensors = {**inputs._asdict(), **others}
-    directions = inputs.delta.shape[1]
-    reverse = (ctypes.c_uint8 * directions)(*inputs.reverse)
-    fields = [*inputs.delta.shape, inputs.A.shape[2], torch.get_num_threads()]
-    fields += [inputs.softplus, inputs.stack, inputs.u.shape[1] == 1]
-    for name in _STRIDED:
-        fields += _strides(tensors.get(name))
-    for name in _POINTERS:
-        tensor = tensors.get(name)
-        if name == "reverse":
-            fields.append(ctypes.addressof(reverse))
-        else:
-            fields.append(0 if tensor is None else tensor.data_ptr())  # 0 also where it has no elements
-    status = function((ctypes.c_int64 * len(fields))(*fields))
+def _call(
+    kernel: str,
+    inputs: ScanInputs,
+    outputs: tuple[Tensor | None, ...],
+    grad_y: Tensor | None = None,
+    grad_final_state: Tensor | None = None,
+    grads: ScanGradients = (None,) * 9,
+) -> None:
+    """Fills scan::Arguments of source/selective_scan.h, field by field."""
+    shape = inputs.delta.shape
+    sizes = (*shape, inputs.A.shape[2], torch.get_num_threads())
+    options = (inputs.softplus, inputs.stack, inputs.u.shape[1] == 1)
+    strided = (inputs.u, inputs.delta, inputs.B, inputs.C, inputs.z, grad_y)
+    strides = (stride for tensor in strided for stride in _strides(tensor))
+    reverse = (ctypes.c_uint8 * shape[1])(*inputs.reverse)
+    given = (*map(library.address, inputs[:10]), ctypes.addressof(reverse))
+    others = map(library.address, (*outputs, grad_y, grad_final_state, *grads))
+    status = library.call(f"selective_scan_{kernel}", inputs.u.dtype, (*sizes, *options, *strides, *given, *others))
     if status == 1:
         raise bad_order()
     if status == 2:
@@ -121,4 +107,4 @@ def _whole(tensor: Tensor) -> Tensor: ...
 @overload
 def _whole(tensor: Tensor | None) -> Tensor | None: ...
 def _whole(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.float().contiguous()
+    return None if tensor is None else in_dtype(tensor, torch.float32).contiguous()

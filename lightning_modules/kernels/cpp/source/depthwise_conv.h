@@ -5,7 +5,7 @@
 
 namespace conv {
 
-// Mirrored field by field by _Arguments in depthwise_conv.py. Elements of type T: x, y, grad_y, grad_x.
+// Filled field by field by _call in depthwise_conv.py. Elements of type T: x, y, grad_y, grad_x.
 struct Arguments {
   int64_t batch, length, channels, taps, pad_left, silu, threads;
   int64_t x_batch_stride, x_position_stride, grad_y_batch_stride, grad_y_position_stride;

@@ -43,9 +43,9 @@ struct Arguments {
   const uint8_t *reverse;      // (K), read where order is null
   // Forward results, contiguous.
   void *y;
+  float *final_state;  // (B, K, C, N) or null
   void *ungated;       // y before the gate, wanted for the backward of z; or null
   float *checkpoints;  // state at the start of every chunk: (B, K, chunks, blocks, N, kLanes), or null
-  float *final_state;  // (B, K, C, N) or null
   // Backward: gradients in, gradients out (contiguous; where the matching input is null, so is its gradient).
   const void *grad_y;
   const float *grad_final_state;

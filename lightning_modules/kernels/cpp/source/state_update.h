@@ -1,4 +1,4 @@
-// Single-step updates: the arguments of their C functions, mirrored field by field in state_update.py.
+// Single-step updates: the arguments of their C functions, filled field by field in state_update.py.
 #pragma once
 
 #include <cstdint>
