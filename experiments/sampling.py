@@ -5,9 +5,10 @@ Shapes: B batch, L tokens, H x W pixels.
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,6 @@ from torch import Tensor, nn
 from experiments.conditions import Conditions
 from experiments.config import RunConfig
 from experiments.process import autocast
-from lightning_modules.conditions import Condition
 from lightning_modules.samplers.config import SAMPLERS
 from lightning_modules.samplers.noise import Noise
 
@@ -31,7 +31,8 @@ class Samples:
     conditions: Conditions
     seconds: float
     """Wall time of sampling and decoding all of them at the pace of the median batch, so that neither one that warms up
-    nor one in a busy moment of the machine counts for more than itself."""
+    nor one in a busy moment of the machine counts for more than itself. A batch takes from the last one's images to its
+    own."""
 
 
 @torch.inference_mode()
@@ -61,27 +62,70 @@ def sample_images(
     was_training = generator.training
     generator.eval()
     span = range(len(conditions)) if span is None else span
-    parts, paces = [], []  # pace: seconds per image
+
+    def draw(start: int) -> Tensor:
+        stop = min(start + batch_size, span.stop)
+        condition = conditions.batch(np.arange(start, stop), device)
+        indices = torch.arange(start, stop, device=device)
+        kept = () if known is None else (known.expand(len(indices), -1),)
+        with autocast(config, device):
+            return sampler(generator, condition, Noise(seed, indices), *kept)
+
+    def decode(codes: Tensor) -> Tensor:
+        with autocast(config, device):
+            return tokenizer.decode_uint8(codes)
+
+    parts, paces, done = [], [], 0  # pace: seconds per image
+    began = time.perf_counter()
     try:
-        for start in range(span.start, span.stop, batch_size):
+        for images in decoded(map(draw, range(span.start, span.stop, batch_size)), decode, device):
+            parts.append(images)
+            paces.append((time.perf_counter() - began) / len(images))
+            done += len(images)
+            progress(done)
             began = time.perf_counter()
-            indices = torch.arange(start, min(start + batch_size, span.stop), device=device)
-            condition = conditions.batch(indices.cpu().numpy(), device)
-            with autocast(config, device):
-                parts.append(_sample_batch(sampler, generator, tokenizer, condition, Noise(seed, indices), known))
-            paces.append((time.perf_counter() - began) / len(indices))
-            progress(start + len(indices) - span.start)
     finally:
         generator.train(was_training)
     return Samples(np.concatenate(parts), conditions, statistics.median(paces) * len(span))
 
 
-def _sample_batch(
-    sampler: Any, generator: Any, tokenizer: Any, condition: Condition, noise: Noise, known: Tensor | None
-) -> np.ndarray:
-    """Condition of B samples -> images (B, H, W, 3) uint8."""
-    if known is None:
-        codes = sampler(generator, condition, noise)
-    else:
-        codes = sampler(generator, condition, noise, known.expand(len(noise.keys), -1))
-    return tokenizer.decode_uint8(codes).cpu().numpy()
+def decoded(
+    batches: Iterable[Tensor], decode: Callable[[Tensor], Tensor], device: torch.device
+) -> Iterator[np.ndarray]:
+    """The images of every batch of codes, in order.
+
+    On a GPU a batch is decoded and copied to the host on a stream of its own while the next one is sampled, never more
+    than one at a time. On a CPU they follow each other: both keep all cores busy.
+
+    Args:
+        batches: codes (B, ..) on `device`, sampled when they are asked for.
+        decode: codes -> images (B, H, W, 3) uint8.
+    """
+    if device.type != "cuda":
+        for codes in batches:
+            yield decode(codes).cpu().numpy()
+        return
+    side, pending = _decoding_stream(device), None
+    for codes in batches:
+        if pending is not None:
+            yield _finished(*pending)
+        side.wait_stream(torch.cuda.current_stream(device))
+        codes.record_stream(side)
+        with torch.cuda.stream(side):
+            images, event = decode(codes).to("cpu", non_blocking=True), torch.cuda.Event()  # into pinned memory
+            event.record(side)
+        pending = images, event
+    if pending is not None:
+        yield _finished(*pending)
+
+
+@functools.cache
+def _decoding_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for the whole process: the allocator keeps freed memory for the stream that it was used on."""
+    return torch.cuda.Stream(device)
+
+
+def _finished(images: Tensor, event: torch.cuda.Event) -> np.ndarray:
+    """Images that are on their way to the host, as a copy: pinned memory is for one batch, not for all of them."""
+    event.synchronize()
+    return images.numpy().copy()
