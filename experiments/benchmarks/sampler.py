@@ -57,13 +57,13 @@ class _TwoPasses:
     def __init__(self, network: Any):
         self.config, self.mask_token, self._network = network.config, network.mask_token, network
 
-    def embed_condition(self, condition: Condition, drop: Tensor) -> tuple[Condition, Tensor]:
+    def sampling_context(self, condition: Condition, drop: Tensor) -> tuple[Condition, Tensor]:
         """Left for later."""
         return condition, drop
 
     def __call__(self, tokens: Tensor, context: tuple[Tensor, Tensor]) -> Tensor:
         halves = zip(tokens.chunk(2), context[0].chunk(2), context[1].chunk(2), strict=True)
-        return torch.cat([self._network(half, self._network.embed_condition(c, drop)) for half, c, drop in halves])
+        return torch.cat([self._network(half, self._network.sampling_context(c, drop)) for half, c, drop in halves])
 
 
 def _contenders(
@@ -78,7 +78,7 @@ def _contenders(
 
     @torch.inference_mode()
     def alone() -> Tensor:
-        context = network.embed_condition(repeat_condition(condition), drop)
+        context = network.sampling_context(repeat_condition(condition), drop)
         for _ in range(settings.steps):
             logits = network(tokens, context)
         return logits

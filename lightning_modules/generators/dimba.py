@@ -19,6 +19,7 @@ from lightning_modules.conditions import Condition, TextFeatures
 from lightning_modules.generators.configs.dimba import DimbaConfig
 from lightning_modules.layers.adaln import AdaLN
 from lightning_modules.layers.condition import example_condition
+from lightning_modules.layers.cross_attention import KeysValues
 from lightning_modules.layers.dimba_block import (
     MAMBA_VECTORS,
     TRANSFORMER_VECTORS,
@@ -41,6 +42,7 @@ class Context(NamedTuple):
     vector: Tensor | None = None  # (B, C), a class, added to the timestep
     text: Tensor | None = None  # (B, T, C), a caption, for cross-attention
     mask: Tensor | None = None  # (B, T) bool, False at padding
+    projected: tuple[KeysValues, ...] | None = None  # of `text`, one per Transformer block; None: computed in `forward`
 
 
 class ClassVector(nn.Module):
@@ -166,6 +168,14 @@ class Dimba(nn.Module):
         """Labels (B,), or text features, and who goes without (B,) -> the context of `forward`."""
         return self.condition(condition, drop)
 
+    def sampling_context(self, condition: Condition, drop: Tensor) -> Context:
+        """As `embed_condition`, with all that `forward` would compute from the condition alone in every step."""
+        context = self.embed_condition(condition, drop)
+        if context.text is None:
+            return context
+        attentions = (block.cross_attention for block in self.blocks)
+        return context._replace(projected=tuple(a.keys_values(context.text) for a in attentions if a is not None))
+
     def forward(self, latents: Tensor, context: Context, timesteps: Tensor) -> Tensor:
         """latents: (B, D, h, w) of any size that p divides; timesteps: (B,) in [0, 1000) -> (B, D or 2 D, h, w)."""
         height, width = (size // self.config.patch_size for size in latents.shape[-2:])
@@ -181,7 +191,8 @@ class Dimba(nn.Module):
         official, residual = self.config.mamba_residual == "official", None
         for kind, i in self.order:
             if kind == "transformer":
-                x = self._run(self.blocks[i], x, modulation[i], context.text, context.mask)
+                text = context.text if context.projected is None else context.projected[i]
+                x = self._run(self.blocks[i], x, modulation[i], text, context.mask)
                 continue
             extra = None if mamba_modulation is None else mamba_modulation[i]
             if official:
@@ -191,7 +202,7 @@ class Dimba(nn.Module):
                 x = x + self._run(self.mamba_blocks[i], x, extra)
         return x
 
-    def _run(self, block: nn.Module, *inputs: Tensor | None) -> Tensor:
+    def _run(self, block: nn.Module, *inputs: Tensor | KeysValues | None) -> Tensor:
         if self.config.gradient_checkpointing and self.training:
             return checkpoint(block, *inputs, use_reentrant=False)
         return block(*inputs)

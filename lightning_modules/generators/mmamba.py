@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
 from lightning_modules.generators.configs.mmamba import MMambaConfig
 from lightning_modules.generators.muse import Muse, MuseContext
+from lightning_modules.layers.cross_attention import KeysValues
 from lightning_modules.layers.cross_scan_layer import AdaptiveNorm, CrossScanLayer
 from lightning_modules.layers.module_list import ModuleList
 
@@ -29,9 +32,20 @@ class MMamba(Muse):
             if isinstance(module, AdaptiveNorm) and module.linear is not None:
                 nn.init.zeros_(module.linear.weight)
 
+    def _projected(self, text: Tensor) -> Iterator[tuple[nn.Module, KeysValues]]:
+        yield from super()._projected(text)
+        for layer in self.layers:
+            if layer.attention is not None:
+                yield layer.attention, layer.attention.keys_values(text)
+            if layer.updates_text:  # the image enters the words of the next one
+                return
+
     def stack(self, x: Tensor, context: MuseContext) -> Tensor:
         """(B, L, C) -> (B, L, C)."""
         text = context.text
         for layer in self.layers:
-            text, x = self._layer(layer, text, x, context.pooled, context.mask)
+            words = (
+                None if context.projected is None or layer.attention is None else context.projected.get(layer.attention)
+            )
+            text, x = self._layer(layer, text, x, context.pooled, context.mask, words)
         return x

@@ -9,11 +9,12 @@ Shapes: B batch, L = grid ** 2 tokens, V vocabulary, T words, E their feature wi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.models.normalization import AdaLayerNormContinuous
 from diffusers.models.unets.uvit_2d import ConvNextBlock, UVit2DModel
@@ -25,6 +26,7 @@ from lightning_modules.checkpoints import check_keys
 from lightning_modules.conditions import TextFeatures
 from lightning_modules.generators.configs.muse import MuseConfig
 from lightning_modules.layers.attention import attend
+from lightning_modules.layers.cross_attention import KeysValues
 from lightning_modules.published.folders import part_weights
 
 INIT_STD = 0.02
@@ -37,6 +39,8 @@ class MuseContext(NamedTuple):
     text: Tensor  # (B, T, C)
     pooled: Tensor  # (B, C): pooled text and micro conditions
     mask: Tensor | None  # (B, T) bool, False at padding; None: padding is read like words
+    projected: Mapping[nn.Module, KeysValues] | None = None
+    """Of attentions that see `text` unchanged in every step; None: computed in `forward`."""
 
 
 class NoAttention(nn.Module):
@@ -56,14 +60,24 @@ class Attend:
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        projected: Mapping[nn.Module, KeysValues] | None = None,
     ) -> Tensor:
-        """hidden_states: (B, L, C) look at encoder_hidden_states (B, T, C), or at themselves; mask: (B, 1, T) bool."""
-        source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        projected = (attn.to_q(hidden_states), attn.to_k(source), attn.to_v(source))
-        q, k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in projected)
+        """hidden_states: (B, L, C) look at encoder_hidden_states (B, T, C), or at themselves; mask: (B, 1, T) bool;
+        projected: where `attn` is in it, encoder_hidden_states is not looked at."""
+        q = attn.to_q(hidden_states).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+        if projected is not None and attn in projected:
+            k, v = projected[attn]
+        else:
+            k, v = self.keys_values(attn, hidden_states if encoder_hidden_states is None else encoder_hidden_states)
         y = attend(q, k, v, None if attention_mask is None else attention_mask[:, None])
         project, dropout = attn.to_out
         return dropout(project(y.transpose(1, 2).flatten(2)))
+
+    @staticmethod
+    def keys_values(attn: Any, source: Tensor) -> KeysValues:
+        """What `attn` makes of (B, T, C)."""
+        k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (attn.to_k(source), attn.to_v(source)))
+        return KeysValues(k, v)
 
 
 class Muse(nn.Module, ABC):
@@ -184,6 +198,21 @@ class Muse(nn.Module, ABC):
             mask = condition.mask | drop[:, None]
         return MuseContext(text, pooled.to(text.dtype), mask)
 
+    def sampling_context(self, condition: TextFeatures, drop: Tensor) -> MuseContext:
+        """As `embed_condition`, with the keys and values that `forward` would compute from it in every step."""
+        context = self.embed_condition(condition, drop)
+        return context._replace(projected=dict(self._projected(context.text)))
+
+    def _projected(self, text: Tensor) -> Iterator[tuple[nn.Module, KeysValues]]:
+        """Every attention that sees the words (B, T, C) unchanged, with its keys and values."""
+        for end in (self.amused.down_block, self.amused.up_block):
+            for block in end.attention_blocks:
+                if isinstance(block, NoAttention):
+                    continue
+                words = text if block.kv_mapper is None else block.kv_mapper(F.silu(text))
+                for attn in (block.attn1, block.attn2):
+                    yield attn, Attend.keys_values(attn, words)
+
     def _pooled(self, text: TextFeatures) -> Tensor:
         """(B, P): the encoder's pooled feature, or the mean over the words."""
         if self.config.pooled_width and text.pooled is not None:
@@ -207,8 +236,10 @@ class Muse(nn.Module, ABC):
         """(B, L', C) -> (B, L', C), L' = L or with `resample` L / 4."""
 
     def _end(self, block: nn.Module, x: Tensor, context: MuseContext) -> Tensor:
-        mask = None if context.mask is None else {"attention_mask": context.mask[:, None]}
-        return block(x, context.pooled, context.text, mask)
+        mask = None if context.mask is None else context.mask[:, None]
+        # Of words that are projected already none are left for diffusers' block to map.
+        text = context.text if context.projected is None else context.text[:, :0]
+        return block(x, context.pooled, text, {"attention_mask": mask, "projected": context.projected})
 
     def _layer(self, layer: Callable[..., Any], *inputs: Any) -> Any:
         """Call a layer, or have its activations computed again in the backward pass."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
 from lightning_modules.generators.configs.muse import UViTConfig
-from lightning_modules.generators.muse import Muse, MuseContext
+from lightning_modules.generators.muse import Attend, Muse, MuseContext
+from lightning_modules.layers.cross_attention import KeysValues
 
 
 class UViT(Muse):
@@ -14,6 +17,11 @@ class UViT(Muse):
     def __init__(self, config: UViTConfig):
         super().__init__(config, config.depth, config.ff_width)
         self.reset_parameters()
+
+    def _projected(self, text: Tensor) -> Iterator[tuple[nn.Module, KeysValues]]:
+        yield from super()._projected(text)
+        for layer in self.amused.transformer_layers:
+            yield layer.attn2, Attend.keys_values(layer.attn2, text)
 
     def stack(self, x: Tensor, context: MuseContext) -> Tensor:
         """(B, L, C) -> (B, L, C)."""
@@ -25,6 +33,7 @@ class UViT(Muse):
                 encoder_hidden_states=context.text,
                 encoder_attention_mask=mask,
                 added_cond_kwargs={"pooled_text_emb": context.pooled},
+                cross_attention_kwargs={"projected": context.projected},
             )
 
         for layer in self.amused.transformer_layers:

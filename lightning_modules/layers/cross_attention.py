@@ -5,9 +5,18 @@ Shapes: B batch, H heads, L positions, T condition tokens, C width.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import Tensor, nn
 
 from lightning_modules.layers.attention import attend
+
+
+class KeysValues(NamedTuple):
+    """What a cross-attention makes of its condition, which is the same in every step of sampling."""
+
+    keys: Tensor  # (B, H, T, C / H)
+    values: Tensor  # (B, H, T, C / H)
 
 
 class CrossAttention(nn.Module):
@@ -26,9 +35,13 @@ class CrossAttention(nn.Module):
         self.kv = nn.Linear(width, 2 * width, bias=bias)
         self.out_proj = nn.Linear(width, width, bias=bias)
 
-    def forward(self, x: Tensor, condition: Tensor, mask: Tensor | None = None) -> Tensor:
+    def keys_values(self, condition: Tensor) -> KeysValues:
+        """condition: (B, T, C)."""
+        return KeysValues(*self.kv(condition).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4))
+
+    def forward(self, x: Tensor, condition: Tensor | KeysValues, mask: Tensor | None = None) -> Tensor:
         """mask: (B, T) bool, False at padding; at least one token of every sample must be True."""
         q = self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        k, v = self.kv(condition).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        k, v = self.keys_values(condition) if isinstance(condition, Tensor) else condition
         y = attend(q, k, v, None if mask is None else mask[:, None, None, :])
         return self.out_proj(y.transpose(1, 2).flatten(2))

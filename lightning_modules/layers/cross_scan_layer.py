@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_modules.generators.configs.mmamba import MMambaConfig
 from lightning_modules.layers.adaln import modulate
 from lightning_modules.layers.block import MLP, NORM_EPS
-from lightning_modules.layers.cross_attention import CrossAttention
+from lightning_modules.layers.cross_attention import CrossAttention, KeysValues
 from lightning_modules.layers.cross_scan import CrossScan
 
 
@@ -63,9 +63,12 @@ class CrossScanLayer(nn.Module):
         self.mlp = MLP(width, config.mlp_ratio)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, text: Tensor, image: Tensor, pooled: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """text: (B, T, C), image: (B, L, C), pooled: (B, C), mask: (B, T) bool, False at padding, or None."""
-        words, count = text, text.shape[1]
+    def forward(
+        self, text: Tensor, image: Tensor, pooled: Tensor, mask: Tensor | None, projected: KeysValues | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """text: (B, T, C), image: (B, L, C), pooled: (B, C), mask: (B, T) bool, False at padding, or None; projected:
+        the attention's keys and values of the text, None = computed here."""
+        words, count = text if projected is None else projected, text.shape[1]
         joined = self.norm(torch.cat([text, image], dim=1), pooled)
         text_out, image_out = self.mixer(joined[:, :count], joined[:, count:], pooled, mask)
         image = image + self.dropout(image_out)

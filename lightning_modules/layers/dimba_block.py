@@ -13,7 +13,7 @@ from lightning_modules.layers.adaln import modulate
 from lightning_modules.layers.attention import SelfAttention
 from lightning_modules.layers.bi_mamba import BiMamba
 from lightning_modules.layers.block import NORM_EPS
-from lightning_modules.layers.cross_attention import CrossAttention
+from lightning_modules.layers.cross_attention import CrossAttention, KeysValues
 
 RMS_EPS = 1e-5
 TRANSFORMER_VECTORS = 6
@@ -39,8 +39,10 @@ class TransformerBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=NORM_EPS, elementwise_affine=False)
         self.mlp = gelu_mlp(width, round(width * config.mlp_ratio), width)
 
-    def forward(self, x: Tensor, modulation: Tensor, text: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """modulation: (B, 6, C); text: (B, T, C); mask: (B, T) bool, False at padding."""
+    def forward(
+        self, x: Tensor, modulation: Tensor, text: Tensor | KeysValues | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """modulation: (B, 6, C); text: (B, T, C), or its keys and values; mask: (B, T) bool, False at padding."""
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(1)
         x = x + gate1[:, None] * self.attention(modulate(self.norm1(x), shift1, scale1))
         if self.cross_attention is not None:

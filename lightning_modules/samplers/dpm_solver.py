@@ -24,7 +24,7 @@ class DiffusionGenerator(Protocol):
 
     config: Any
 
-    def embed_condition(self, condition: Condition, drop: Tensor): ...
+    def sampling_context(self, condition: Condition, drop: Tensor): ...
 
     def __call__(self, latents: Tensor, context, timesteps: Tensor) -> Tensor: ...
 
@@ -77,7 +77,7 @@ class _Guided:
         if scale != 1:
             condition, drop = repeat_condition(condition), torch.cat([drop, ~drop])
         self.drop = drop
-        self.context = generator.embed_condition(condition, drop)
+        self.context = generator.sampling_context(condition, drop)
 
     def __call__(self, latents: Tensor, t: Tensor) -> Tensor:
         """latents: (B, D, h, w), t: scalar -> the guided estimate (B, D, h, w) float32, a learned variance left out."""

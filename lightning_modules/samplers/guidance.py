@@ -18,7 +18,7 @@ class MaskedGenerator(Protocol):
     config: Any
     mask_token: int
 
-    def embed_condition(self, condition: Condition, drop: Tensor): ...
+    def sampling_context(self, condition: Condition, drop: Tensor): ...
 
     def __call__(self, tokens: Tensor, context) -> Tensor: ...
 
@@ -35,31 +35,45 @@ def guidance_scale(scale: float, schedule: str, progress: float) -> float:
     raise ValueError(f"guidance schedule '{schedule}' is not one of constant, linear, cosine.")
 
 
-def starting_tokens(generator: MaskedGenerator, noise: Noise, known: Tensor | None) -> Tensor:
-    """(B, L): a copy of the known tokens, or masks throughout."""
-    if known is not None:
-        return known.clone()
-    keys = noise.keys
-    return keys.new_full((len(keys), generator.config.grid_size**2), generator.mask_token)
-
-
 class Guided:
-    """A generator under a condition: tokens (B, L), s -> logits (B, L, V). The condition is embedded once."""
+    """A generator under a condition, with the tokens that it fills in. What depends on the condition alone is computed
+    once, and so are buffers: a step writes its tokens to both halves of the batch of guidance.
+
+    Args:
+        generator: in eval mode.
+        condition: of the B samples.
+        noise: the batch's randomness.
+        guided: with a second half, without the condition.
+        known: (B, L) int64, the tokens to start from; None: masks throughout.
+    """
 
     def __init__(
-        self, generator: MaskedGenerator, condition: Condition, count: int, guided: bool, device: torch.device
+        self, generator: MaskedGenerator, condition: Condition, noise: Noise, guided: bool, known: Tensor | None = None
     ):
-        drop = torch.zeros(count, dtype=torch.bool, device=device)
+        count, length = len(noise.keys), generator.config.grid_size**2
+        drop = torch.zeros(count, dtype=torch.bool, device=noise.keys.device)
         if guided:
-            condition = repeat_condition(condition)
-            drop = torch.cat([drop, ~drop])
+            condition, drop = repeat_condition(condition), torch.cat([drop, ~drop])
         self.generator = generator
         self.guided = guided
-        self.context = generator.embed_condition(condition, drop)
+        self.context = generator.sampling_context(condition, drop)
+        self._halves = noise.keys.new_full((1 + guided, count, length), generator.mask_token)
+        if known is not None:
+            self._halves.copy_(known)
 
-    def logits(self, tokens: Tensor, scale: float) -> Tensor:
-        """One forward pass, of the doubled batch where guidance is on."""
+    @property
+    def tokens(self) -> Tensor:
+        """(B, L) int64: those of now; `reveal` changes them in place."""
+        return self._halves[0]
+
+    def logits(self, scale: float) -> Tensor:
+        """One forward pass, of the doubled batch where guidance is on -> (B, L, V)."""
+        logits = self.generator(self._halves.flatten(0, 1), self.context)
         if not self.guided:
-            return self.generator(tokens, self.context)
-        conditional, unconditional = self.generator(torch.cat([tokens, tokens]), self.context).float().chunk(2)
+            return logits
+        conditional, unconditional = logits.float().chunk(2)
         return torch.lerp(unconditional, conditional, scale)
+
+    def reveal(self, where: Tensor, drawn: Tensor) -> None:
+        """Put drawn tokens (B, L) in the places where (B, L) is true."""
+        torch.where(where, drawn, self._halves, out=self._halves)

@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_modules.conditions import Condition
 from lightning_modules.samplers.config import HaltonConfig
 from lightning_modules.samplers.draw import draw_tokens
-from lightning_modules.samplers.guidance import Guided, MaskedGenerator, guidance_scale, starting_tokens
+from lightning_modules.samplers.guidance import Guided, MaskedGenerator, guidance_scale
 from lightning_modules.samplers.maskgit import equal_count
 from lightning_modules.samplers.noise import Noise
 from lightning_modules.samplers.schedule import masked_share
@@ -31,7 +31,8 @@ class Halton:
     ) -> Tensor:
         """Fill in the masked tokens; arguments and result as for `MaskGIT`."""
         c = self.config
-        tokens = starting_tokens(generator, noise, known)
+        guided = Guided(generator, condition, noise, c.guidance != 1, known)
+        tokens = guided.tokens
         count, length = tokens.shape
         order = torch.tensor(halton_order(round(length**0.5)), device=tokens.device).expand(count, -1)
         if c.roll:
@@ -42,7 +43,6 @@ class Halton:
         total = equal_count(masked_in_order)
         rank = torch.full_like(order, length)
         rank.scatter_(1, order, torch.where(masked_in_order, masked_in_order.cumsum(1) - 1, length))
-        guided = Guided(generator, condition, count, c.guidance != 1, tokens.device)
         done = 0
         for step in range(c.steps):
             target = int((1 - masked_share(c.schedule, (step + 1) / c.steps)) * total)
@@ -50,9 +50,9 @@ class Halton:
             if target == done:
                 break
             progress = step / max(1, c.steps - 1)
-            logits = guided.logits(tokens, guidance_scale(c.guidance, c.guidance_schedule, progress))
+            logits = guided.logits(guidance_scale(c.guidance, c.guidance_schedule, progress))
             drawn, _ = draw_tokens(logits, noise.uniform(length), c.temperature, c.top_k, c.top_p)
-            tokens = torch.where((rank >= done) & (rank < target), drawn, tokens)
+            guided.reveal((rank >= done) & (rank < target), drawn)
             done = target
         return tokens
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_modules.conditions import Condition
 from lightning_modules.samplers.config import MaskGITConfig
 from lightning_modules.samplers.draw import draw_tokens
-from lightning_modules.samplers.guidance import Guided, MaskedGenerator, guidance_scale, starting_tokens
+from lightning_modules.samplers.guidance import Guided, MaskedGenerator, guidance_scale
 from lightning_modules.samplers.noise import Noise
 from lightning_modules.samplers.schedule import masked_counts
 
@@ -43,10 +43,10 @@ class MaskGIT:
             tokens (B, L) int64, without masks.
         """
         c = self.config
-        tokens = starting_tokens(generator, noise, known)
-        count, length = tokens.shape
+        guided = Guided(generator, condition, noise, c.guidance != 1, known)
+        tokens = guided.tokens
+        length = tokens.shape[1]
         masked = equal_count(tokens == generator.mask_token)
-        guided = Guided(generator, condition, count, c.guidance != 1, tokens.device)
         for step, left in enumerate(masked_counts(c.schedule, c.steps, masked)):
             if masked == 0:
                 break
@@ -54,7 +54,7 @@ class MaskGIT:
                 noise.skip(DRAWS_PER_STEP)
                 continue
             progress = step / max(1, c.steps - 1)
-            logits = guided.logits(tokens, guidance_scale(c.guidance, c.guidance_schedule, progress))
+            logits = guided.logits(guidance_scale(c.guidance, c.guidance_schedule, progress))
             drawn, log_p = draw_tokens(logits, noise.uniform(length), c.temperature, c.top_k, c.top_p)
             unknown = tokens == generator.mask_token
             reveal = unknown
@@ -64,7 +64,7 @@ class MaskGIT:
                 confidence = confidence.masked_fill(~unknown, -torch.inf)
                 best = confidence.topk(masked - left, dim=-1).indices
                 reveal = torch.zeros_like(unknown).scatter_(1, best, True)
-            tokens = torch.where(reveal, drawn, tokens)
+            guided.reveal(reveal, drawn)
             masked = left
         return tokens
 

@@ -29,7 +29,7 @@ class Network:
         self.table = torch.randn(MASK + 1, CODES, generator=generator)
         self.bias = torch.randn(LENGTH, CODES, generator=generator)
 
-    def embed_condition(self, condition: torch.Tensor, drop: torch.Tensor) -> torch.Tensor:
+    def sampling_context(self, condition: torch.Tensor, drop: torch.Tensor) -> torch.Tensor:
         return torch.where(drop, 0, condition).float()
 
     def __call__(self, tokens: torch.Tensor, context: torch.Tensor) -> torch.Tensor:

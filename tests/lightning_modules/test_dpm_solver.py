@@ -29,7 +29,7 @@ class Gaussian:
         self.config = SimpleNamespace(latent_channels=SIZE[0], grid_size=SIZE[1], prediction=prediction)
         self.calls: list[int] = []
 
-    def embed_condition(self, condition: Tensor, drop: Tensor) -> Tensor:
+    def sampling_context(self, condition: Tensor, drop: Tensor) -> Tensor:
         return torch.where(drop, 0.0, condition)[:, None, None, None]
 
     def __call__(self, x: Tensor, mean: Tensor, timesteps: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ def test_steps_that_reveal_nothing_are_skipped(
     forward = generator.forward
 
     def counted(seen: torch.Tensor, context: object) -> torch.Tensor:
-        calls.append(seen[:6])
+        calls.append(seen[:6].clone())
         return forward(seen, context)
 
     monkeypatch.setattr(generator, "forward", counted)
@@ -91,7 +91,7 @@ def test_steps_that_reveal_nothing_are_skipped(
     for _ in range(2 * 11):
         noise.uniform(1)
     with torch.inference_mode():
-        logits = Guided(generator, labels, 6, True, labels.device).logits(calls[-1], config.guidance)
+        logits = Guided(generator, labels, noise, True, calls[-1]).logits(config.guidance)
     drawn, _ = draw_tokens(logits, noise.uniform(16))
     assert torch.equal(done, torch.where(calls[-1] == generator.mask_token, drawn, calls[-1]))
 
@@ -141,12 +141,30 @@ def test_every_setting_changes_the_samples(generator: MaskMamba, base, changes: 
         assert not torch.equal(reference, _sample(generator, replace(base, **change), indices=range(24))), change
 
 
+@pytest.mark.parametrize("config", [MaskGITConfig(steps=4), HaltonConfig(steps=4), MaskGITConfig(steps=4, guidance=1)])
+def test_every_step_works_in_the_same_buffer(generator: MaskMamba, config, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward, places = generator.forward, []
+
+    def watched(seen: torch.Tensor, context: object) -> torch.Tensor:
+        halves = seen.view(-1, 6, 16)
+        assert torch.equal(halves[0], halves[-1]) and len(halves) == (1 if config.guidance == 1 else 2)
+        places.append(seen.data_ptr())
+        return forward(seen, context)
+
+    monkeypatch.setattr(generator, "forward", watched)
+    tokens = _sample(generator, config)
+    assert len(places) == 4 and {tokens.data_ptr()} == set(places)
+    known = torch.full((6, 16), generator.mask_token)
+    assert torch.equal(_sample(generator, config, tokens=known), tokens)
+    assert (known == generator.mask_token).all()  # the caller's own stay as they are
+
+
 def test_guidance_is_the_papers_formula(generator: MaskMamba) -> None:
     tokens = torch.full((3, 16), generator.mask_token)
     labels, on = torch.arange(3), torch.ones(3, dtype=torch.bool)
     conditional = generator(tokens, generator.embed_condition(labels, ~on))
     unconditional = generator(tokens, generator.embed_condition(labels, on))
-    guided = Guided(generator, labels, 3, True, tokens.device).logits(tokens, 3.0)
+    guided = Guided(generator, labels, Noise(0, labels), True).logits(3.0)
     torch.testing.assert_close(guided, (1 - 3.0) * unconditional + 3.0 * conditional, rtol=1e-4, atol=1e-5)
     assert [guidance_scale(3, s, 0.0) for s in ("constant", "linear", "cosine")] == [3, 1, 1]
     assert [guidance_scale(3, s, 1.0) for s in ("constant", "linear", "cosine")] == pytest.approx([3, 3, 3])

@@ -63,7 +63,7 @@ class PartsCell:
         return run
 
     def _mamba_calls(self, model: MMamba) -> dict[str, Callable[[], Any]]:
-        layer, x, (text, pooled, mask) = model.layers[0], self._x, self._context
+        layer, x, (text, pooled, mask, _) = model.layers[0], self._x, self._context
         calls = {
             "kernel": scan_call(layer.mixer, len(x), text),
             "mixer": lambda: layer.mixer(text, x, pooled, mask),
@@ -73,7 +73,7 @@ class PartsCell:
         return calls | {"layer": lambda: layer(text, x, pooled, mask)}
 
     def _transformer_calls(self, model: Muse) -> dict[str, Callable[[], Any]]:
-        layer, x, (text, pooled, _) = model.amused.transformer_layers[0], self._x, self._context
+        layer, x, (text, pooled, *_) = model.amused.transformer_layers[0], self._x, self._context
         q = torch.randn(len(x), layer.attn1.heads, x.shape[1], x.shape[2] // layer.attn1.heads, device=x.device)
         q = q.to(text.dtype)
         extra = {"pooled_text_emb": pooled}
