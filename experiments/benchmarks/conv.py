@@ -6,11 +6,13 @@ Shapes: B batch, L positions, C channels, k taps.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from experiments.benchmarks.apart import OwnProcess
 from experiments.benchmarks.bench import FORWARD, TRAINING, Bench
 from experiments.benchmarks.measure import floor_ms, machine
 from experiments.benchmarks.peers import KEPT, KEPT_NOTE, causal_convs, torch_conv
@@ -43,11 +45,15 @@ def conv(
     bench.checks = relative_errors(contenders, definition, small)
     if on_cpu:
         bench.notes.append(KEPT_NOTE)
-    for batch, channels, length in shapes:
-        inputs = _inputs(batch, channels, length, device)
-        floors = _floors(bench.machine, batch * channels * length)
-        case, apart = f"B={batch} C={channels} L={length}", {PEER: partial(_alone, (batch, channels, length))}
-        bench.rows += phases(case, contenders, inputs, ours, floors, seconds, apart if on_cpu else {})
+    with ExitStack() as stack:
+        processes = {PEER: stack.enter_context(OwnProcess(PEER))} if on_cpu else {}
+        for batch, channels, length in shapes:
+            inputs = _inputs(batch, channels, length, device)
+            floors = _floors(bench.machine, batch * channels * length)
+            make = partial(_peer_phase, (batch, channels, length))
+            apart = {name: (process, make) for name, process in processes.items()}
+            case = f"B={batch} C={channels} L={length}"
+            bench.rows += phases(case, contenders, inputs, ours, floors, seconds, apart)
     return bench
 
 
@@ -55,7 +61,7 @@ def _peer(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch_conv(x, weight, bias, TAPS - 1)
 
 
-def _alone(shape: tuple[int, int, int], phase: str) -> Callable[[], None]:
+def _peer_phase(shape: tuple[int, int, int], phase: str) -> Callable[[], None]:
     return phase_of(phase, _peer, _inputs(*shape, "cpu"))
 
 

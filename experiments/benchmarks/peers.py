@@ -13,7 +13,8 @@ from torch import Tensor
 KEPT = ", kept memory"
 """Behind the name of a peer that runs in this process, with its allocator's settings (experiments/allocator.py)."""
 KEPT_NOTE = (
-    f"{KEPT.removeprefix(', ')}: in this process, which reuses freed memory; without it: in a process of its own"
+    f"{KEPT.removeprefix(', ')}: in this process, which reuses freed memory; without it: in a process of its own, as "
+    "any program runs it; all in turns"
 )
 
 # (u, delta, A, B, C, D, delta_bias) -> y, channel-last, before softplus.

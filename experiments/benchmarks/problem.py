@@ -11,9 +11,9 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from experiments.benchmarks.apart import alone
+from experiments.benchmarks.apart import OwnProcess
 from experiments.benchmarks.bench import FORWARD, TRAINING, Row
-from experiments.benchmarks.measure import interleave
+from experiments.benchmarks.measure import Contender, interleave
 from lightning_modules.kernels.dispatch import BACKENDS, ENVIRONMENT_VARIABLE
 
 Call = Callable[..., Tensor]
@@ -35,7 +35,7 @@ def phases(
     ours: Sequence[str],
     floors: Mapping[str, float | None],
     seconds: float,
-    apart: Mapping[str, MakePhase] = MappingProxyType({}),
+    apart: Mapping[str, tuple[OwnProcess, MakePhase]] = MappingProxyType({}),
 ) -> list[Row]:
     """Time all contenders on one shape, forward and in training.
 
@@ -43,16 +43,14 @@ def phases(
         ours: the contenders that the floor concerns; the first is the baseline.
         floors: phase -> milliseconds.
         seconds: time spent per phase.
-        apart: further contenders, each to run in a process of its own; see apart.alone for what can be given.
+        apart: further contenders, each with its process, and what makes its calls there (see OwnProcess.prepare).
     """
     rows = []
     for phase in (FORWARD, TRAINING):
-        calls = {name: phase_of(phase, call, inputs) for name, call in contenders.items()}
+        calls: dict[str, Contender] = {name: phase_of(phase, call, inputs) for name, call in contenders.items()}
+        calls |= {name: process.prepare(partial(make, phase)) for name, (process, make) in apart.items()}
         floors_ms = dict.fromkeys(ours, floors[phase])
-        measured = interleave(case, phase, calls, baseline=ours[0], seconds=seconds, floors_ms=floors_ms)
-        baseline = next(row for row in measured if row.contender == ours[0])
-        rows += measured
-        rows += [alone(name, partial(make, phase), baseline, seconds / 2) for name, make in apart.items()]
+        rows += interleave(case, phase, calls, baseline=ours[0], seconds=seconds, floors_ms=floors_ms)
     return rows
 
 

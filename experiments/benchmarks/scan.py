@@ -6,11 +6,13 @@ Shapes: B batch, L positions, C channels, N states.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from experiments.benchmarks.apart import OwnProcess
 from experiments.benchmarks.bench import FORWARD, TRAINING, Bench
 from experiments.benchmarks.measure import floor_ms, machine
 from experiments.benchmarks.peers import KEPT, KEPT_NOTE, scans
@@ -36,9 +38,9 @@ def scan(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     ours = fitting(SELECTIVE_SCAN, backends, device)
     peers = scans(device)
-    alone = peers if device == "cpu" else {}
+    apart_too = [*peers] if device == "cpu" else []
     contenders = {name: _ours(name) for name in ours}
-    contenders |= {name + (KEPT if name in alone else ""): call for name, call in peers.items()}
+    contenders |= {name + (KEPT if name in apart_too else ""): call for name, call in peers.items()}
     bench = Bench(
         "scan", "Selective scan, float32, 16 states", baseline=ours[0], machine=machine(torch.get_num_threads())
     )
@@ -47,18 +49,23 @@ def scan(
     bench.notes.append(
         "floor: multiply-adds at the measured peak or bytes at the measured bandwidth, whichever is longer"
     )
-    if alone:
+    if apart_too:
         bench.notes.append(KEPT_NOTE)
-    for batch, channels, length in shapes:
-        inputs = _inputs(batch, channels, length, device)
-        floors = _floors(bench.machine, batch * channels * length)
-        apart = {name: partial(_alone, name, (batch, channels, length)) for name in alone}
-        case = f"B={batch} C={channels} L={length}"
-        bench.rows += phases(case, contenders, inputs, ours, floors, seconds, apart)
+    with ExitStack() as stack:
+        processes = {name: stack.enter_context(OwnProcess(name)) for name in apart_too}
+        for batch, channels, length in shapes:
+            inputs = _inputs(batch, channels, length, device)
+            floors = _floors(bench.machine, batch * channels * length)
+            apart = {
+                name: (process, partial(_peer_phase, name, (batch, channels, length)))
+                for name, process in processes.items()
+            }
+            case = f"B={batch} C={channels} L={length}"
+            bench.rows += phases(case, contenders, inputs, ours, floors, seconds, apart)
     return bench
 
 
-def _alone(peer: str, shape: tuple[int, int, int], phase: str) -> Callable[[], None]:
+def _peer_phase(peer: str, shape: tuple[int, int, int], phase: str) -> Callable[[], None]:
     return phase_of(phase, scans("cpu")[peer], _inputs(*shape, "cpu"))
 
 
