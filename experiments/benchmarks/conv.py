@@ -16,7 +16,7 @@ from experiments.benchmarks.apart import OwnProcess
 from experiments.benchmarks.bench import FORWARD, TRAINING, Bench
 from experiments.benchmarks.measure import floor_ms, machine
 from experiments.benchmarks.peers import KEPT, KEPT_NOTE, causal_convs, torch_conv
-from experiments.benchmarks.problem import OURS, fitting, phase_of, phases, relative_errors
+from experiments.benchmarks.problem import OURS, competing, phase_of, phases, relative_errors, verify
 from lightning_modules.kernels import depthwise_conv1d
 from lightning_modules.kernels.dispatch import DEPTHWISE_CONV1D
 
@@ -34,7 +34,7 @@ def conv(
     """shapes: (B, C, L) each, float32, causal, 4 taps. seconds: time spent per shape and phase. backends: ours to
     compare."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    ours = fitting(DEPTHWISE_CONV1D, backends, device)
+    ours = competing(DEPTHWISE_CONV1D, backends, device)
     contenders: dict[str, Callable[..., Tensor]] = {name: _ours(name) for name in ours}
     on_cpu = device == "cpu"
     contenders[PEER + (KEPT if on_cpu else "")] = _peer
@@ -42,7 +42,7 @@ def conv(
     title = "Depthwise convolution, 4 causal taps, SiLU, channel-last float32"
     bench = Bench("conv", title, baseline=ours[0], machine=machine(torch.get_num_threads()))
     small, definition = _inputs(2, 24, 33, device), _ours("reference")
-    bench.checks = relative_errors(contenders, definition, small)
+    verify(bench, relative_errors(contenders, definition, small))
     if on_cpu:
         bench.notes.append(KEPT_NOTE)
     with ExitStack() as stack:

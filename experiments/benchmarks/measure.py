@@ -113,11 +113,16 @@ def in_turns(
     for done in range(MOST_ROUNDS):
         if done >= FEWEST_ROUNDS and time.perf_counter() > deadline:
             break
-        first = done % len(contenders)
-        for name, call in [*contenders.items()][first:] + [*contenders.items()][:first]:
-            times[name].append(milliseconds(call, repeats[name]))
+        for name in rotated(list(contenders), done):
+            times[name].append(milliseconds(contenders[name], repeats[name]))
         progress(done + 1, MOST_ROUNDS)
     return times
+
+
+def rotated(names: Sequence[str], by: int) -> list[str]:
+    """The names in their order, from number `by` on and around."""
+    first = by % len(names)
+    return [*names[first:], *names[:first]]
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
