@@ -17,7 +17,7 @@ from experiments.benchmarks.bench import FORWARD, TRAINING, Bench
 from experiments.benchmarks.measure import floor_ms, machine
 from experiments.benchmarks.peers import KEPT, KEPT_NOTE, causal_convs, torch_conv
 from experiments.benchmarks.problem import OURS, competing, phase_of, phases, relative_errors, verify
-from lightning_modules.kernels import depthwise_conv1d
+from lightning_modules.kernels import depthwise_conv1d, reset_backends_used
 from lightning_modules.kernels.dispatch import DEPTHWISE_CONV1D
 
 SHAPES = ((8, 1536, 257), (2, 1024, 1025), (1, 512, 1024))
@@ -43,6 +43,7 @@ def conv(
     bench = Bench("conv", title, baseline=ours[0], machine=machine(torch.get_num_threads()))
     small, definition = _inputs(2, 24, 33, device), _ours("reference")
     verify(bench, relative_errors(contenders, definition, small))
+    reset_backends_used()
     if on_cpu:
         bench.notes.append(KEPT_NOTE)
     with ExitStack() as stack:

@@ -18,6 +18,7 @@ from torch import Tensor
 from experiments.benchmarks.bench import FORWARD, TRAINING, Bench
 from experiments.benchmarks.measure import interleave, machine
 from experiments.benchmarks.problem import Call, phase_of, relative_errors, verify
+from lightning_modules.kernels import reset_backends_used
 from lightning_modules.layers.scan_order import scan_orders
 from lightning_modules.layers.ssm import SelectiveSSM
 
@@ -35,6 +36,7 @@ def cross_scan(shapes: Sequence[tuple[int, int, int, int]] = SHAPES, seconds: fl
     small = _paths(8, 3, 4, device)
     x = torch.randn(2, 3 + 4 * 4, 8, device=device)
     verify(bench, relative_errors(_contenders(*small), _definition(*small), [x]))
+    reset_backends_used()
     for batch, width, words, side in shapes:
         x = torch.randn(batch, words + side**2, width, device=device)
         calls = _contenders(*_paths(width, words, side, device))

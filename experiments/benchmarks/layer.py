@@ -18,6 +18,7 @@ from experiments.benchmarks.cells.layer import build_layer
 from experiments.benchmarks.config import LayerBenchmarkConfig
 from experiments.benchmarks.measure import interleave, machine
 from experiments.benchmarks.problem import FLOAT32, fitting, forced, relative_errors, verify
+from lightning_modules.kernels import reset_backends_used
 from lightning_modules.kernels.dispatch import SELECTIVE_SCAN
 
 LENGTHS = (64, 256, 1024, 4096, 16384)
@@ -61,6 +62,7 @@ def layer(
     checked = torch.randn(2, CHECKED, width, device=device)
     for name, module in layers.items():
         verify(bench, _errors(name, module.to(device), checked, precision, kernels[name]), TOLERANCES[device])
+    reset_backends_used()
     for length in lengths:
         x = torch.randn(batch, length, width, device=device)
         trained = device != "cpu" or length <= LONGEST_TRAINED

@@ -15,7 +15,6 @@ from experiments.benchmarks.apart import OwnProcess
 from experiments.benchmarks.bench import FORWARD, TRAINING, Bench, Row
 from experiments.benchmarks.measure import Contender, interleave
 from experiments.errors import UserError, unknown
-from lightning_modules.kernels import reset_backends_used
 from lightning_modules.kernels.dispatch import BACKENDS, ENVIRONMENT_VARIABLE
 from lightning_modules.precision import exact_float32
 
@@ -110,7 +109,7 @@ def relative_errors(contenders: Mapping[str, Call], definition: Call, inputs: Se
 
 
 def verify(bench: Bench, errors: Mapping[str, float], tolerances: Mapping[str, float] = FLOAT32) -> None:
-    """Put errors into a benchmark's checks before anything is timed, and forget which kernels the checks ran.
+    """Put errors into a benchmark's checks before anything is timed.
 
     Args:
         errors: "contender, what" -> error, NaN included.
@@ -127,7 +126,6 @@ def verify(bench: Bench, errors: Mapping[str, float], tolerances: Mapping[str, f
                 f"Nothing was timed: {name}: an error of {error:.1e}, where {tolerance:.0e} is the most. Leave this "
                 "contender out, or mend it (`ablate doctor` shows the back ends)."
             )
-    reset_backends_used()
 
 
 def _results(call: Call, inputs: Sequence[Tensor]) -> list[Tensor]:

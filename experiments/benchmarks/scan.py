@@ -17,7 +17,7 @@ from experiments.benchmarks.bench import FORWARD, TRAINING, Bench
 from experiments.benchmarks.measure import floor_ms, machine
 from experiments.benchmarks.peers import KEPT, KEPT_NOTE, PEERS, Package, scans
 from experiments.benchmarks.problem import OURS, competing, phase_of, phases, relative_errors, verify
-from lightning_modules.kernels import selective_scan
+from lightning_modules.kernels import reset_backends_used, selective_scan
 from lightning_modules.kernels.dispatch import SELECTIVE_SCAN
 
 SHAPES = ((8, 768, 257), (2, 1024, 1025), (1, 512, 4097))
@@ -50,6 +50,7 @@ def scan(
     )
     small, definition = _inputs(1, 24, 65, device), _ours("reference")
     verify(bench, relative_errors(contenders, definition, small))
+    reset_backends_used()
     bench.notes.append(
         "floor: multiply-adds at the measured peak or bytes at the measured bandwidth, whichever is longer"
     )

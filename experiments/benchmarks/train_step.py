@@ -22,6 +22,7 @@ from experiments.benchmarks.cells.training import TrainingCell
 from experiments.benchmarks.measure import floor_ms, interleave, machine
 from experiments.benchmarks.problem import forced, verify
 from experiments.config import load_config
+from lightning_modules.kernels import reset_backends_used
 from lightning_modules.precision import computes_bfloat16, exact_float32
 
 BASELINE = "fp32"
@@ -55,6 +56,8 @@ def train_step(
             bench.notes.append(f"{preset}: gradients were not compared, the definition needs too much memory")
         else:
             verify(bench, {f"{preset}, gradients": error}, TOLERANCES)
+    reset_backends_used()
+    for preset in presets:
         cells = {}
         for precision in precisions:
             timed = {"benchmark.name": "training", "benchmark.batch_size": str(batch), "trainer.precision": precision}

@@ -49,7 +49,12 @@ TINY = {
     "conv": {"shapes": [(1, 24, 33)], "seconds": 0},
     "layer": {"lengths": [16], "width": 32, "heads": 2, "seconds": 0},
     "sampler": {"batches": [2], "steps": 3, "seconds": 0},
-    "train-step": {"batch": 2, "seconds": 0, "overrides": {"generator.width": 40, "generator.depth": 2}},
+    "train-step": {
+        "presets": ["maskmamba/demo", "aim/llamagen-demo"],
+        "batch": 2,
+        "seconds": 0,
+        "overrides": {"generator.width": 40, "generator.depth": 2, "generator.heads": 2},
+    },
     "plan": {"cells": 6, "seconds": 0},
     "loader": {
         "samples": 9000,
@@ -93,6 +98,8 @@ def test_a_benchmark_measures_and_writes(
     ran = written["machine"]["backends"]
     assert bool(ran) == (name not in ("plan", "loader")) and "reference" not in "+".join(ran.values())
     assert written["machine"]["load_before"] >= 0 and any("baseline's times spread by" in note for note in bench.notes)
+    if name == "train-step":  # of all presets
+        assert ran["attention"] and ran["selective_scan"]
     if name == "sampler":  # the floor is what was measured in turns with the others
         assert [row.floor_ms for row in bench.rows] == [bench.rows[-1].fastest_ms] * 3 + [None]
     if name == "loader":
