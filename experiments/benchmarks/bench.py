@@ -48,6 +48,9 @@ class Bench:
     """Contender -> largest relative error against the float64 definition, checked before anything was timed."""
     notes: list[str] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=dict)
+    """Hardware, code, threads, the limits measured, the load before, the kernels that ran and those forced."""
+    command: str = ""
+    """What runs it again."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; rows carry their distance to the floor."""

@@ -6,7 +6,6 @@ What slows the machine for a while slows all contenders of a round, so that rati
 from __future__ import annotations
 
 import logging
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 
 import torch
 
-from experiments.benchmarks.alone import alone
+from experiments.benchmarks.alone import alone, load_average
 from experiments.benchmarks.cells.base import BenchmarkCell, Phase
 from experiments.benchmarks.config import BENCHMARK_CELLS
 from experiments.benchmarks.measure import in_turns, median_interval, memory_held, peak_memory
@@ -102,7 +101,7 @@ def _claim_all(
 
 def _measure(contenders: list[Contender]) -> None:
     started = time.time()
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    load = load_average()
     for device in {device_of(contender.config) for contender in contenders}:
         # What libraries allocate once must not count as the first contender's.
         square = torch.randn(512, 512, device=device, requires_grad=True)

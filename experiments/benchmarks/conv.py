@@ -6,16 +6,18 @@ Shapes: B batch, L positions, C channels, k taps.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from experiments.benchmarks.apart import OwnProcess
 from experiments.benchmarks.bench import FORWARD, TRAINING, Bench
 from experiments.benchmarks.measure import floor_ms, machine
 from experiments.benchmarks.peers import KEPT, KEPT_NOTE, causal_convs, torch_conv
-from experiments.benchmarks.problem import OURS, fitting, phase_of, phases, relative_errors
-from lightning_modules.kernels import depthwise_conv1d
+from experiments.benchmarks.problem import OURS, competing, phase_of, phases, relative_errors, verify
+from lightning_modules.kernels import depthwise_conv1d, reset_backends_used
 from lightning_modules.kernels.dispatch import DEPTHWISE_CONV1D
 
 SHAPES = ((8, 1536, 257), (2, 1024, 1025), (1, 512, 1024))
@@ -32,7 +34,7 @@ def conv(
     """shapes: (B, C, L) each, float32, causal, 4 taps. seconds: time spent per shape and phase. backends: ours to
     compare."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    ours = fitting(DEPTHWISE_CONV1D, backends, device)
+    ours = competing(DEPTHWISE_CONV1D, backends, device)
     contenders: dict[str, Callable[..., Tensor]] = {name: _ours(name) for name in ours}
     on_cpu = device == "cpu"
     contenders[PEER + (KEPT if on_cpu else "")] = _peer
@@ -40,14 +42,19 @@ def conv(
     title = "Depthwise convolution, 4 causal taps, SiLU, channel-last float32"
     bench = Bench("conv", title, baseline=ours[0], machine=machine(torch.get_num_threads()))
     small, definition = _inputs(2, 24, 33, device), _ours("reference")
-    bench.checks = relative_errors(contenders, definition, small)
+    verify(bench, relative_errors(contenders, definition, small))
+    reset_backends_used()
     if on_cpu:
         bench.notes.append(KEPT_NOTE)
-    for batch, channels, length in shapes:
-        inputs = _inputs(batch, channels, length, device)
-        floors = _floors(bench.machine, batch * channels * length)
-        case, apart = f"B={batch} C={channels} L={length}", {PEER: partial(_alone, (batch, channels, length))}
-        bench.rows += phases(case, contenders, inputs, ours, floors, seconds, apart if on_cpu else {})
+    with ExitStack() as stack:
+        processes = {PEER: stack.enter_context(OwnProcess(PEER))} if on_cpu else {}
+        for batch, channels, length in shapes:
+            inputs = _inputs(batch, channels, length, device)
+            floors = _floors(bench.machine, batch * channels * length)
+            make = partial(_peer_phase, (batch, channels, length))
+            apart = {name: (process, make) for name, process in processes.items()}
+            case = f"B={batch} C={channels} L={length}"
+            bench.rows += phases(case, contenders, inputs, ours, floors, seconds, apart)
     return bench
 
 
@@ -55,7 +62,7 @@ def _peer(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch_conv(x, weight, bias, TAPS - 1)
 
 
-def _alone(shape: tuple[int, int, int], phase: str) -> Callable[[], None]:
+def _peer_phase(shape: tuple[int, int, int], phase: str) -> Callable[[], None]:
     return phase_of(phase, _peer, _inputs(*shape, "cpu"))
 
 

@@ -10,14 +10,15 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from experiments.benchmarks.bench import FORWARD, TRAINING, Bench
 from experiments.benchmarks.cells.base import count_parameters
 from experiments.benchmarks.cells.layer import build_layer
 from experiments.benchmarks.config import LayerBenchmarkConfig
 from experiments.benchmarks.measure import interleave, machine
-from experiments.benchmarks.problem import fitting, forced
-from lightning_modules.kernels import backends_used, reset_backends_used
+from experiments.benchmarks.problem import FLOAT32, fitting, forced, relative_errors, verify
+from lightning_modules.kernels import reset_backends_used
 from lightning_modules.kernels.dispatch import SELECTIVE_SCAN
 
 LENGTHS = (64, 256, 1024, 4096, 16384)
@@ -30,6 +31,10 @@ LAYERS = {
     "attention sublayer": "attention",
     "Transformer layer": "transformer",
 }
+CHECKED = 33
+"""Positions of the check against the definition."""
+TOLERANCES = {"cpu": FLOAT32, "cuda": {"output": 1e-2, "gradients": 5e-2}}
+"""On a GPU the layers run in bfloat16, which rounds every factor and result by up to 2^-9, several times in a row."""
 FLIPS = f"{BASELINE}, mamba-ssm with flips"
 """The same layer as the published vision models run it, where the package is installed."""
 
@@ -54,17 +59,32 @@ def layer(
     if fitting(SELECTIVE_SCAN, ["mamba_ssm"], device):
         layers[FLIPS] = layers[BASELINE]
         kernels |= {BASELINE: "selective_scan=triton", FLIPS: "selective_scan=mamba_ssm"}
+    checked = torch.randn(2, CHECKED, width, device=device)
+    for name, module in layers.items():
+        verify(bench, _errors(name, module.to(device), checked, precision, kernels[name]), TOLERANCES[device])
     reset_backends_used()
     for length in lengths:
         x = torch.randn(batch, length, width, device=device)
         trained = device != "cpu" or length <= LONGEST_TRAINED
         for phase in (FORWARD, TRAINING) if trained else (FORWARD,):
-            calls = {
-                name: _phase(phase, module.to(device), x, precision, kernels[name]) for name, module in layers.items()
-            }
+            calls = {name: _phase(phase, module, x, precision, kernels[name]) for name, module in layers.items()}
             bench.rows += interleave(f"L={length}", phase, calls, baseline=BASELINE, seconds=seconds)
-    bench.machine["backends"] = backends_used()
     return bench
+
+
+def _errors(name: str, module: nn.Module, x: Tensor, precision: torch.autocast, kernels: str) -> dict[str, float]:
+    """Of the output and the gradients, to weights and input, against the reference kernels in float64."""
+    names, weights = zip(*module.named_parameters(), strict=True)
+
+    def definition(x: Tensor, *weights: Tensor) -> Tensor:
+        with forced("reference"):
+            return functional_call(module, dict(zip(names, weights, strict=True)), (x,))
+
+    def own(x: Tensor, *weights: Tensor) -> Tensor:
+        with precision, forced(kernels):
+            return functional_call(module, dict(zip(names, weights, strict=True)), (x,))
+
+    return relative_errors({name: own}, definition, [x, *(weight.detach() for weight in weights)])
 
 
 def _phase(phase: str, module: nn.Module, x: Tensor, precision: torch.autocast, kernels: str) -> Callable[[], None]:

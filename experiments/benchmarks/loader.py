@@ -17,10 +17,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -28,22 +29,28 @@ import torch
 from experiments.benchmarks.bench import Bench, Row
 from experiments.benchmarks.loader_contenders import (
     LITDATA,
+    OPENING,
     STORE,
     WEBDATASET,
     write_litdata,
     write_store_of,
     write_webdataset,
 )
-from experiments.benchmarks.measure import machine
+from experiments.benchmarks.measure import machine, rotated, row
 from experiments.errors import UserError
 
 log = logging.getLogger(__name__)
 VOCAB = 16384
 BINS = 1000
-COLD, WARM = "cold", "warm"
+COLD: Final = "cold"
+WARM: Final = "warm"
+ROUNDS = 3
+"""Times that every contender is opened; each round begins with another."""
 EXPLAINED = (
-    "ms: mean time per batch, not median. Peak and growth: private memory of all processes, at the end and since an "
-    "eighth of the time. Shuffle: distinct thousandths of the data in a batch, over those of an exact permutation."
+    "ms and samples/s: mean over a round's batches after the first; the median of the rounds, as of all columns. From "
+    f"opening: over the first {OPENING} batches, with all that comes before the first. Peak and growth: private memory "
+    "of all processes, at the end and since an eighth of the time. Shuffle: distinct thousandths of the data in a "
+    "batch, over those of an exact permutation."
 )
 
 
@@ -52,12 +59,13 @@ def loader(
     length: int = 256,
     batch: int = 256,
     workers: Sequence[int] = (0, 2, 4),
-    seconds: float = 2.0,
+    seconds: float = 6.0,
     scratch: str = "",
-    phases: Sequence[str] = (COLD, WARM),
-    peers: Sequence[str] = (WEBDATASET, LITDATA),
+    phases: Sequence[Literal["cold", "warm"]] = (COLD, WARM),
+    peers: Sequence[Literal["webdataset", "litdata"]] = (WEBDATASET, LITDATA),
 ) -> Bench:
-    """seconds: time spent per contender, number of workers and phase. scratch: folder for 4 GB, for a while."""
+    """seconds: time spent per contender, number of workers and phase, in three rounds of at least 100 batches. scratch:
+    folder for 4 GB, for a while."""
     title = f"Loading {samples:,} x {length} tokens, shuffled, batches of {batch}"
     bench = Bench("loader", title, baseline=STORE, machine=machine(torch.get_num_threads()), notes=[EXPLAINED])
     names = {STORE: STORE}
@@ -71,10 +79,11 @@ def loader(
         folders = _write(folder, list(names), samples, length)
         for count in workers:
             for phase in phases:
-                found = {
-                    names[contender]: _run(contender, place, batch, count, seconds, phase)
-                    for contender, place in folders.items()
-                }
+                found: dict[str, list[dict[str, Any]]] = {name: [] for name in names.values()}
+                for first in range(ROUNDS):
+                    for contender in rotated(list(folders), first):
+                        result = _run(contender, folders[contender], batch, count, seconds / ROUNDS, phase)
+                        found[names[contender]].append(result)
                 bench.rows += _rows(f"{count} workers", phase, found, samples, batch)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -125,33 +134,27 @@ def _drop(path: Path) -> None:
         os.close(handle)
 
 
-def _rows(case: str, phase: str, found: dict[str, dict[str, Any]], samples: int, batch: int) -> list[Row]:
-    """Time per batch over the whole measurement; quartiles of single batches say little where workers run ahead."""
-    mean = {name: 1e3 * statistics.fmean(result["batch_s"]) for name, result in found.items()}
+def _rows(case: str, phase: str, found: dict[str, list[dict[str, Any]]], samples: int, batch: int) -> list[Row]:
+    """Time per batch over a whole round; single batches say little where workers run ahead."""
+    times = {name: [1e3 * statistics.fmean(result["batch_s"]) for result in rounds] for name, rounds in found.items()}
     rows = []
-    for name, result in found.items():
-        low, _, high = statistics.quantiles(result["batch_s"], n=4)
-        rows.append(
-            Row(
-                case,
-                phase,
-                name,
-                median_ms=mean[name],
-                fastest_ms=1e3 * min(result["batch_s"]),
-                spread=1e3 * (high - low) / mean[name],
-                ratio=mean[name] / mean[STORE],
-                rounds=len(result["batch_s"]),
-                peak_bytes=result["memory_late"],
-                extra={
-                    "samples/s": 1e3 * batch / mean[name],
-                    "first batch s": result["first_batch_s"],
-                    "shuffle %": 100 * batch_spread(np.array(result["labels"]), samples),
-                    "growth MiB": (result["memory_late"] - result["memory_early"]) / 2**20,
-                    "of an epoch %": 100 * batch * (1 + len(result["batch_s"])) / samples,
-                },
-            )
-        )
+    for name, rounds in found.items():
+        ratios = [own / base for own, base in zip(times[name], times[STORE], strict=True)]
+        peak = int(_median(rounds, lambda result: result["memory_late"]))
+        extra = {
+            "samples/s": 1e3 * batch / statistics.median(times[name]),
+            "samples/s from opening": _median(rounds, lambda r: batch * r["opening_batches"] / r["opening_s"]),
+            "first batch s": _median(rounds, lambda r: r["first_batch_s"]),
+            "shuffle %": _median(rounds, lambda r: 100 * batch_spread(np.array(r["labels"]), samples)),
+            "growth MiB": _median(rounds, lambda r: (r["memory_late"] - r["memory_early"]) / 2**20),
+            "of an epoch %": _median(rounds, lambda r: 100 * batch * (1 + len(r["batch_s"])) / samples),
+        }
+        rows.append(replace(row(case, phase, name, times[name], ratios=ratios, peak_bytes=peak), extra=extra))
     return rows
+
+
+def _median(rounds: list[dict[str, Any]], value: Callable[[dict[str, Any]], float]) -> float:
+    return statistics.median(map(value, rounds))
 
 
 def batch_spread(labels: np.ndarray, samples: int) -> float:

@@ -16,15 +16,19 @@ import tarfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-STORE, WEBDATASET, LITDATA = "this project", "webdataset", "litdata"
+STORE = "this project"
+WEBDATASET: Final = "webdataset"
+LITDATA: Final = "litdata"
 SHARD = 8192
 """Samples of a shard or chunk; 4 MB."""
 SHUFFLE_BUFFER = 5000
 """Samples that webdataset shuffles among, as its own examples have it."""
+OPENING = 100
+"""Batches of the rate that a user who opens the loader sees, start-up included."""
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -144,11 +148,12 @@ def _collate(rows: list[Any]) -> dict[str, Any]:
 
 
 def measure(contender: str, folder: str, batch_size: int, workers: int, seconds: float) -> dict[str, Any]:
-    """Batches for `seconds` or one epoch, whichever is shorter, after the first.
+    """Batches for `seconds` after the first, but at least `OPENING`, and at most one epoch.
 
     Returns:
-        first_batch_s from opening the loader; seconds of each further batch; private memory of all processes after an
-        eighth of the time and at the end; labels of the first batches, and whether labels fit the tokens.
+        first_batch_s and, for the first `OPENING` batches or an epoch, opening_s, from opening the loader, and how many
+        batches these were; seconds of each batch after the first; private memory of all processes after an eighth of
+        the time and at the end; labels of the first batches, and whether labels fit the tokens.
     """
     import torch  # noqa: F401  (before the clock)
 
@@ -157,22 +162,26 @@ def measure(contender: str, folder: str, batch_size: int, workers: int, seconds:
     began = time.perf_counter()
     batches = iter(open_loader(contender, Path(folder), batch_size, workers))
     batch = next(batches)
-    first = time.perf_counter() - began
+    first = opening = time.perf_counter() - began
     times, labels, fits, early = [], [batch["label"].numpy()], _fits(batch), 0
     start = last = time.perf_counter()
     for batch in batches:
         now = time.perf_counter()
         times.append(now - last)
+        if len(times) < OPENING:
+            opening = now - began
         if len(labels) < 64:
             labels.append(batch["label"].numpy())
             fits &= _fits(batch)
         if not early and now - start > seconds / 8:
             early = private_bytes()
-        if now - start > seconds:
+        if now - start > seconds and len(times) + 1 >= OPENING:
             break
         last = time.perf_counter()
     return {
         "first_batch_s": first,
+        "opening_s": opening,
+        "opening_batches": min(OPENING, 1 + len(times)),
         "batch_s": times,
         "memory_early": early or private_bytes(),
         "memory_late": private_bytes(),

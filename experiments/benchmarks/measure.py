@@ -8,6 +8,7 @@ import math
 import re
 import statistics
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,25 @@ import torch
 
 from experiments.benchmarks.bench import Row
 
-Contenders = Mapping[str, Callable[[], Any]]
 FEWEST_ROUNDS, MOST_ROUNDS = 6, 41  # fewer than six have no 95 % interval of the median
 BUSY_MS, MOST_REPEATS = 10, 100
 """A GPU is kept busy for so long before it is waited for."""
+
+
+class Elsewhere(ABC):
+    """A contender that another process runs, times and watches, while this one waits."""
+
+    @abstractmethod
+    def milliseconds(self) -> float:
+        """Time one call."""
+
+    @abstractmethod
+    def peak_memory(self) -> int | None:
+        """Most memory held during a call beyond what is held before it; None where nobody tells."""
+
+
+Contender = Callable[[], Any] | Elsewhere
+Contenders = Mapping[str, Contender]
 
 
 def interleave(
@@ -38,7 +54,7 @@ def interleave(
     """
     peaks = {name: peak_memory(call) if memory else None for name, call in contenders.items()}
     for call in contenders.values():
-        call()  # measuring peaks gave freed memory back; this maps it again
+        milliseconds(call)  # measuring peaks gave freed memory back; this maps it again
     times = in_turns(contenders, seconds)
     return [
         row(
@@ -85,6 +101,9 @@ def in_turns(
 ) -> dict[str, list[float]]:
     """Milliseconds of every contender in every round, round after round, for about `seconds`.
 
+    Every round begins with another contender: what the first one finds, and what each leaves behind for the next, is
+    shared out.
+
     Args:
         progress: told how many rounds are done, and how many there will be at most.
     """
@@ -94,10 +113,16 @@ def in_turns(
     for done in range(MOST_ROUNDS):
         if done >= FEWEST_ROUNDS and time.perf_counter() > deadline:
             break
-        for name, call in contenders.items():
-            times[name].append(milliseconds(call, repeats[name]))
+        for name in rotated(list(contenders), done):
+            times[name].append(milliseconds(contenders[name], repeats[name]))
         progress(done + 1, MOST_ROUNDS)
     return times
+
+
+def rotated(names: Sequence[str], by: int) -> list[str]:
+    """The names in their order, from number `by` on and around."""
+    first = by % len(names)
+    return [*names[first:], *names[:first]]
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -130,8 +155,10 @@ def memory_held() -> int | None:
         return None
 
 
-def peak_memory(call: Callable[[], Any], before: int | None = None) -> int | None:
+def peak_memory(call: Contender, before: int | None = None) -> int | None:
     """Most memory held during `call` beyond `before`, by default what is held now; None where nobody tells."""
+    if isinstance(call, Elsewhere):
+        return call.peak_memory()
     held = memory_held()
     before = held if before is None else before
     if held is None or before is None:
@@ -169,8 +196,10 @@ def floor_ms(machine: Mapping[str, Any], *, multiply_adds: float, bytes_moved: f
     return 1e3 * max(multiply_adds / machine["multiply_adds_per_s"], bytes_moved / machine["bytes_per_s"])
 
 
-def milliseconds(call: Callable[[], Any], repeats: int = 1) -> float:
+def milliseconds(call: Contender, repeats: int = 1) -> float:
     """Wall time of a call, the mean of some in a row, on a GPU until the last has finished, with all threads awake."""
+    if isinstance(call, Elsewhere):
+        return call.milliseconds()
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     else:
@@ -183,7 +212,7 @@ def milliseconds(call: Callable[[], Any], repeats: int = 1) -> float:
     return (time.perf_counter() - start) * 1e3 / repeats
 
 
-def _repeats(call: Callable[[], Any]) -> int:
+def _repeats(call: Contender) -> int:
     """How many calls to time at once. A GPU is given several short ones, as in a network, where the next is queued
     while one computes: the time from the processor to the GPU and back is no part of a layer's."""
     if not torch.cuda.is_initialized():

@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Package = Literal["mambapy", "transformers", "mamba-ssm"]
+PEERS: tuple[Package, ...] = ("mambapy", "transformers", "mamba-ssm")
+"""Packages with a selective scan."""
 KEPT = ", kept memory"
 """Behind the name of a peer that runs in this process, with its allocator's settings (experiments/allocator.py)."""
 KEPT_NOTE = (
-    f"{KEPT.removeprefix(', ')}: in this process, which reuses freed memory; without it: in a process of its own"
+    f"{KEPT.removeprefix(', ')}: in this process, which reuses freed memory; without it: in a process of its own, as "
+    "any program runs it; all in turns"
 )
 
 # (u, delta, A, B, C, D, delta_bias) -> y, channel-last, before softplus.
 Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-def scans(device: str) -> dict[str, Scan]:
-    """Selective scans of other packages that run on such a device."""
+def scans(device: str, packages: Sequence[Package]) -> dict[str, Scan]:
+    """Selective scans of those of the packages that are installed and run on such a device."""
     found: dict[str, Scan] = {}
-    if name := _installed("mambapy"):
+    if "mambapy" in packages and (name := _installed("mambapy")):
         found[name] = _mambapy(import_module("mambapy.pscan").pscan)
-    if device == "cuda" and (name := _installed("mamba-ssm")):
-        found[name] = _mamba_ssm(import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn)
+    if "transformers" in packages and device == "cpu" and (name := _installed("transformers")):
+        # What its Mamba models run without CUDA kernels, position by position; a function of its own since version 5.
+        module = import_module("transformers.models.mamba.modeling_mamba")
+        if scan := getattr(module, "mamba_selective_scan", None):
+            found[name] = _channels_first(scan)
+    if "mamba-ssm" in packages and device == "cuda" and (name := _installed("mamba-ssm")):
+        found[name] = _channels_first(import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn)
     return found
 
 
@@ -64,7 +74,9 @@ def _mambapy(pscan: Callable[[Tensor, Tensor], Tensor]) -> Scan:
     return scan
 
 
-def _mamba_ssm(selective_scan_fn: Callable[..., Tensor]) -> Scan:
+def _channels_first(selective_scan_fn: Callable[..., Tensor]) -> Scan:
+    """A function of mamba-ssm's interface."""
+
     def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor) -> Tensor:
         return selective_scan_fn(u.mT, delta.mT, A, B.mT, C.mT, D, delta_bias=bias, delta_softplus=True).mT
 

@@ -11,21 +11,42 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from experiments.benchmarks.apart import alone
-from experiments.benchmarks.bench import FORWARD, TRAINING, Row
-from experiments.benchmarks.measure import interleave
+from experiments.benchmarks.apart import OwnProcess
+from experiments.benchmarks.bench import FORWARD, TRAINING, Bench, Row
+from experiments.benchmarks.measure import Contender, interleave
+from experiments.errors import UserError, unknown
 from lightning_modules.kernels.dispatch import BACKENDS, ENVIRONMENT_VARIABLE
+from lightning_modules.precision import exact_float32
 
 Call = Callable[..., Tensor]
 MakePhase = Callable[[str], Callable[[], None]]
 """Phase -> the call to time."""
 OURS = ("cpp", "triton", "torch")
 """The suite's own back ends, the fastest first."""
+FLOAT32 = {"output": 1e-6, "gradients": 5e-6}
+"""Largest errors of an operation or a layer in float32, relative to the largest true value."""
 
 
 def fitting(operation: str, backends: Sequence[str], device: str) -> list[str]:
     """Those of the back ends that run the operation on such a device, in float32."""
     return [n for n in backends if BACKENDS[n].unfit(operation, torch.device(device), torch.float32) is None]
+
+
+def competing(operation: str, backends: Sequence[str], device: str) -> list[str]:
+    """Those of the back ends that fit, at least one.
+
+    Raises:
+        UserError: a back end that does not exist, or none that fits.
+    """
+    for name in backends:
+        if name not in BACKENDS:
+            raise unknown("back end", name, BACKENDS)
+    if found := fitting(operation, backends, device):
+        return found
+    reasons = (f"{n}: {BACKENDS[n].unfit(operation, torch.device(device), torch.float32)}" for n in backends)
+    raise UserError(
+        f"No back end is left to run {operation} ({'; '.join(reasons)}). Name one that fits: backends=torch."
+    )
 
 
 def phases(
@@ -35,7 +56,7 @@ def phases(
     ours: Sequence[str],
     floors: Mapping[str, float | None],
     seconds: float,
-    apart: Mapping[str, MakePhase] = MappingProxyType({}),
+    apart: Mapping[str, tuple[OwnProcess, MakePhase]] = MappingProxyType({}),
 ) -> list[Row]:
     """Time all contenders on one shape, forward and in training.
 
@@ -43,16 +64,14 @@ def phases(
         ours: the contenders that the floor concerns; the first is the baseline.
         floors: phase -> milliseconds.
         seconds: time spent per phase.
-        apart: further contenders, each to run in a process of its own; see apart.alone for what can be given.
+        apart: further contenders, each with its process, and what makes its calls there (see OwnProcess.prepare).
     """
     rows = []
     for phase in (FORWARD, TRAINING):
-        calls = {name: phase_of(phase, call, inputs) for name, call in contenders.items()}
+        calls: dict[str, Contender] = {name: phase_of(phase, call, inputs) for name, call in contenders.items()}
+        calls |= {name: process.prepare(partial(make, phase)) for name, (process, make) in apart.items()}
         floors_ms = dict.fromkeys(ours, floors[phase])
-        measured = interleave(case, phase, calls, baseline=ours[0], seconds=seconds, floors_ms=floors_ms)
-        baseline = next(row for row in measured if row.contender == ours[0])
-        rows += measured
-        rows += [alone(name, partial(make, phase), baseline, seconds / 2) for name, make in apart.items()]
+        rows += interleave(case, phase, calls, baseline=ours[0], seconds=seconds, floors_ms=floors_ms)
     return rows
 
 
@@ -75,15 +94,38 @@ def relative_errors(contenders: Mapping[str, Call], definition: Call, inputs: Se
     """Largest error over the largest true value: of every contender's output, and of its worst gradient.
 
     Args:
+        contenders: run without TensorFloat-32.
         definition: what the contenders compute; runs in float64.
     """
     exact = _results(definition, [t.double() for t in inputs])
     errors: dict[str, float] = {}
     for name, call in contenders.items():
-        pairs = zip(_results(call, inputs), exact, strict=True)
-        output, *gradients = [((own.double() - true).abs().max() / true.abs().max()).item() for own, true in pairs]
-        errors |= {f"{name}, output": output, f"{name}, gradients": max(gradients)}
+        with exact_float32(inputs[0].device):
+            pairs = zip(_results(call, inputs), exact, strict=True)
+        output, *gradients = [(own.double() - true).abs().max() / true.abs().max() for own, true in pairs]
+        worst = torch.stack(gradients).max()  # NaN where one is
+        errors |= {f"{name}, output": output.item(), f"{name}, gradients": worst.item()}
     return errors
+
+
+def verify(bench: Bench, errors: Mapping[str, float], tolerances: Mapping[str, float] = FLOAT32) -> None:
+    """Put errors into a benchmark's checks before anything is timed.
+
+    Args:
+        errors: "contender, what" -> error, NaN included.
+        tolerances: what -> the largest error.
+
+    Raises:
+        UserError: an error is larger; times of a wrong result mean nothing.
+    """
+    bench.checks |= errors
+    for name, error in errors.items():
+        tolerance = tolerances[name.rpartition(", ")[2]]
+        if not error <= tolerance:
+            raise UserError(
+                f"Nothing was timed: {name}: an error of {error:.1e}, where {tolerance:.0e} is the most. Leave this "
+                "contender out, or mend it (`ablate doctor` shows the back ends)."
+            )
 
 
 def _results(call: Call, inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -6,16 +6,18 @@ Shapes: B batch, L positions, C channels, N states.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from experiments.benchmarks.apart import OwnProcess
 from experiments.benchmarks.bench import FORWARD, TRAINING, Bench
 from experiments.benchmarks.measure import floor_ms, machine
-from experiments.benchmarks.peers import KEPT, KEPT_NOTE, scans
-from experiments.benchmarks.problem import OURS, fitting, phase_of, phases, relative_errors
-from lightning_modules.kernels import selective_scan
+from experiments.benchmarks.peers import KEPT, KEPT_NOTE, PEERS, Package, scans
+from experiments.benchmarks.problem import OURS, competing, phase_of, phases, relative_errors, verify
+from lightning_modules.kernels import reset_backends_used, selective_scan
 from lightning_modules.kernels.dispatch import SELECTIVE_SCAN
 
 SHAPES = ((8, 768, 257), (2, 1024, 1025), (1, 512, 4097))
@@ -30,36 +32,46 @@ FORWARD_MOVES, BACKWARD_MOVES = 3, 5
 
 
 def scan(
-    shapes: Sequence[tuple[int, int, int]] = SHAPES, seconds: float = 12.0, backends: Sequence[str] = OURS
+    shapes: Sequence[tuple[int, int, int]] = SHAPES,
+    seconds: float = 12.0,
+    backends: Sequence[str] = OURS,
+    peers: Sequence[Package] = PEERS,
 ) -> Bench:
-    """shapes: (B, C, L) each, float32, N = 16. seconds: time spent per shape and phase. backends: ours to compare."""
+    """shapes: (B, C, L) each, float32, N = 16. seconds: time spent per shape and phase. backends: ours to compare.
+    peers: other packages to compare, where they are installed and run on this device."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    ours = fitting(SELECTIVE_SCAN, backends, device)
-    peers = scans(device)
-    alone = peers if device == "cpu" else {}
+    ours = competing(SELECTIVE_SCAN, backends, device)
+    others = scans(device, peers)
+    apart_too = [*others] if device == "cpu" else []
     contenders = {name: _ours(name) for name in ours}
-    contenders |= {name + (KEPT if name in alone else ""): call for name, call in peers.items()}
+    contenders |= {name + (KEPT if name in apart_too else ""): call for name, call in others.items()}
     bench = Bench(
         "scan", "Selective scan, float32, 16 states", baseline=ours[0], machine=machine(torch.get_num_threads())
     )
     small, definition = _inputs(1, 24, 65, device), _ours("reference")
-    bench.checks = relative_errors(contenders, definition, small)
+    verify(bench, relative_errors(contenders, definition, small))
+    reset_backends_used()
     bench.notes.append(
         "floor: multiply-adds at the measured peak or bytes at the measured bandwidth, whichever is longer"
     )
-    if alone:
+    if apart_too:
         bench.notes.append(KEPT_NOTE)
-    for batch, channels, length in shapes:
-        inputs = _inputs(batch, channels, length, device)
-        floors = _floors(bench.machine, batch * channels * length)
-        apart = {name: partial(_alone, name, (batch, channels, length)) for name in alone}
-        case = f"B={batch} C={channels} L={length}"
-        bench.rows += phases(case, contenders, inputs, ours, floors, seconds, apart)
+    with ExitStack() as stack:
+        processes = {name: stack.enter_context(OwnProcess(name)) for name in apart_too}
+        for batch, channels, length in shapes:
+            inputs = _inputs(batch, channels, length, device)
+            floors = _floors(bench.machine, batch * channels * length)
+            apart = {
+                name: (process, partial(_peer_phase, name, (batch, channels, length)))
+                for name, process in processes.items()
+            }
+            case = f"B={batch} C={channels} L={length}"
+            bench.rows += phases(case, contenders, inputs, ours, floors, seconds, apart)
     return bench
 
 
-def _alone(peer: str, shape: tuple[int, int, int], phase: str) -> Callable[[], None]:
-    return phase_of(phase, scans("cpu")[peer], _inputs(*shape, "cpu"))
+def _peer_phase(peer: str, shape: tuple[int, int, int], phase: str) -> Callable[[], None]:
+    return phase_of(phase, scans("cpu", PEERS)[peer], _inputs(*shape, "cpu"))
 
 
 def _inputs(batch: int, channels: int, length: int, device: str) -> list[Tensor]:

@@ -36,7 +36,7 @@ def markdown(bench: Bench) -> str:
     lines = ["| " + " | ".join(headings) + " |", "|---|---|---|" + "---:|" * (len(headings) - 3)]
     lines += ["| " + " | ".join(cells) + " |" for cells in _cells(bench)]
     notes = "".join(f"\n{note}\n" for note in _notes(bench))
-    origin = f"{bench.title}. {_machine(bench)}; `ablate bench {bench.name}`."
+    origin = f"{bench.title}. {_machine(bench)}; `{bench.command}`."
     return f"{origin}\n\n" + "\n".join(lines) + f"\n{notes}"
 
 
@@ -53,7 +53,12 @@ def _machine(bench: Bench) -> str:
 
 def _notes(bench: Bench) -> list[str]:
     checks = "; ".join(f"{what} {error:.1e}" for what, error in bench.checks.items())
-    return [*([f"relative error, checked before timing: {checks}"] if checks else []), *bench.notes]
+    notes = [f"relative error, checked before timing: {checks}"] if checks else []
+    if ran := bench.machine.get("backends"):
+        forced = bench.machine.get("forced_kernels")
+        by = f", as ABLATE_KERNELS={forced} asks" if forced else ""
+        notes.append(f"kernels that ran: {', '.join(f'{operation} {names}' for operation, names in ran.items())}{by}")
+    return [*notes, *bench.notes]
 
 
 def _extra(bench: Bench) -> list[str]:

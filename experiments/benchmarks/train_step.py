@@ -7,10 +7,12 @@ the rate measured in the same run.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,16 +20,27 @@ from torch.utils.flop_counter import FlopCounterMode
 from experiments.benchmarks.bench import Bench
 from experiments.benchmarks.cells.training import TrainingCell
 from experiments.benchmarks.measure import floor_ms, interleave, machine
+from experiments.benchmarks.problem import forced, verify
 from experiments.config import load_config
-from lightning_modules.precision import computes_bfloat16
+from lightning_modules.kernels import reset_backends_used
+from lightning_modules.precision import computes_bfloat16, exact_float32
 
 BASELINE = "fp32"
+TOLERANCES = {"gradients": 2e-5}
+"""Of a whole network in float32, both sides rounded."""
+LEAST = 1e-3
+"""Gradients below this share of the largest one are compared with that share of it."""
+MOST_PARAMETERS = 50_000_000
+"""Beyond, the definition would hold gigabytes of states."""
 SHOWN = 8
 """Operations that a note names."""
 
 
 def train_step(
-    presets: Sequence[str] = ("maskmamba/demo",), batch: int = 64, seconds: float = 8.0, overrides: Any = None
+    presets: Sequence[str] = ("maskmamba/demo",),
+    batch: int = 64,
+    seconds: float = 8.0,
+    overrides: Mapping[str, Any] = MappingProxyType({}),
 ) -> Bench:
     """seconds: time spent per preset. overrides: of every preset, by key. Data and weights are random."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -38,10 +51,17 @@ def train_step(
     if len(precisions) == 1:
         bench.notes.append(f"bf16 left out: this {device.type} device does not compute in bfloat16")
     for preset in presets:
+        error = _gradient_error(preset, overrides, device)
+        if error is None:
+            bench.notes.append(f"{preset}: gradients were not compared, the definition needs too much memory")
+        else:
+            verify(bench, {f"{preset}, gradients": error}, TOLERANCES)
+    reset_backends_used()
+    for preset in presets:
         cells = {}
         for precision in precisions:
             timed = {"benchmark.name": "training", "benchmark.batch_size": str(batch), "trainer.precision": precision}
-            cells[precision] = TrainingCell(load_config(preset, {**(overrides or {}), **timed}), device)
+            cells[precision] = TrainingCell(load_config(preset, {**overrides, **timed}), device)
         with FlopCounterMode(display=False) as counter:
             cells[BASELINE].step()
         floor = floor_ms(bench.machine, multiply_adds=counter.get_total_flops() // 2, bytes_moved=0)
@@ -51,6 +71,33 @@ def train_step(
         bench.rows += interleave(preset, "step", calls, baseline=BASELINE, seconds=seconds, floors_ms=floors)
         bench.notes += [f"{preset}, {name}: {_split(cell)}" for name, cell in cells.items()]
     return bench
+
+
+def _gradient_error(preset: str, overrides: Mapping[str, Any], device: torch.device) -> float | None:
+    """Largest error of a float32 step's gradients against those of the reference kernels, the definition, over a
+    parameter's largest gradient; None for networks beyond `MOST_PARAMETERS`."""
+    few = {"benchmark.name": "training", "benchmark.batch_size": "2", "trainer.precision": "fp32"}
+    cell = TrainingCell(load_config(preset, {**overrides, **few}), device)
+    if cell.parameters > MOST_PARAMETERS:
+        return None
+    weights = cell.weights()
+    for weight in weights:  # none may be zero, behind which others would have no gradient
+        if not weight.any():
+            nn.init.normal_(weight, std=0.02)
+    with exact_float32(device):
+        own, true = (_gradients(cell, weights, kernels) for kernels in ("", "reference"))
+    least = LEAST * max(
+        gradient.abs().max() for gradient in true
+    )  # rounding alone, such as a key's bias, is no gradient
+    errors = [(a - b).abs().max() / b.abs().max().clamp(min=least) for a, b in zip(own, true, strict=True)]
+    return torch.stack(errors).max().item()
+
+
+def _gradients(cell: TrainingCell, weights: Sequence[nn.Parameter], kernels: str) -> list[Tensor]:
+    torch.manual_seed(0)
+    with forced(kernels):
+        found = torch.autograd.grad(cell.loss(), weights, allow_unused=True)
+    return [gradient for gradient in found if gradient is not None]
 
 
 def _split(cell: TrainingCell) -> str:

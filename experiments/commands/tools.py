@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from experiments.commands.single import ROOT_OPTION
+from experiments.commands.single import ROOT_OPTION, configure_logging
 from experiments.terminal import console
 
 
@@ -46,20 +46,26 @@ def doctor_command(data: Path | None, as_json: bool, root: str) -> None:
 
 @click.command("bench")
 @click.argument("name", required=False)
+@click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for JSON and figure.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @ROOT_OPTION
-def bench_command(name: str | None, out: Path | None, as_json: bool, root: str) -> None:
-    """Run benchmark NAME; without a name, list them. Ratios are measured side by side in one run."""
-    from experiments.benchmarks import BENCHMARKS, run
-    from experiments.errors import unknown
+def bench_command(name: str | None, options: tuple[str, ...], out: Path | None, as_json: bool, root: str) -> None:
+    """Run benchmark NAME; without a name, list all with their options. Ratios are measured side by side in one run.
+
+    KEY=VALUE changes an option: seconds=20, presets=aim/demo,dimba/demo, batches=1,16, shapes=8x768x257. Where the
+    options have presets, KEY may also be any key of a preset: generator.depth=2.
+    """
+    from experiments.benchmarks import BENCHMARKS, function_of, run
+    from experiments.benchmarks.options import defaults_of, parse_options
 
     if name is None:
-        click.echo("\n".join(sorted(BENCHMARKS)))
+        for known in sorted(BENCHMARKS):
+            click.echo(" ".join([known, *defaults_of(function_of(known))]))
         return
-    if name not in BENCHMARKS:
-        raise unknown("benchmark", name, BENCHMARKS)
-    run(name, out or Path(root) / "benchmarks" / name, as_json=as_json)
+    chosen = parse_options(function_of(name), options)
+    configure_logging()
+    run(name, Path(root), out=out, as_json=as_json, **chosen)
 
 
 @click.command("keys")

@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 import experiments.config
-from experiments.benchmarks import BENCHMARKS
+from experiments.benchmarks import function_of
+from experiments.benchmarks.options import parse_options
 from experiments.cli import COMMANDS
 from experiments.commands.data import text_encoder_config, tokenizer_config
 from experiments.config import load_config, load_unresolved
@@ -132,7 +133,7 @@ def check(words: list[str], root: Path) -> None:
         if of_text:  # a folder that is not there might be a name on the hub
             text_encoder_config(str(given["text_encoder"]), of_text)
     elif name == "bench" and given["name"]:
-        assert given["name"] in BENCHMARKS
+        parse_options(function_of(str(given["name"])), _words(given, "options"))
 
 
 @pytest.fixture(autouse=True)
@@ -169,6 +170,7 @@ def test_every_command_is_taken(line: str, tmp_path: Path) -> None:
         "import-checkpoint dit FILE",
         "tokenize imagenet --out DIR weight=x.pt",
         "bench scam",
+        "bench scan shape=8x768x257",
     ],
 )
 def test_a_wrong_command_would_be_found(line: str, tmp_path: Path) -> None:

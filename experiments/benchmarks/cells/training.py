@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from experiments.benchmarks.cells.base import Phase, count_parameters
 from experiments.benchmarks.cells.inputs import random_batch
@@ -40,11 +41,18 @@ class TrainingCell:
             "step": Phase(self.step, "step_seconds", "peak_memory_bytes", count, rate="samples_per_s"),
         }
 
+    def weights(self) -> list[nn.Parameter]:
+        """What is trained."""
+        return [weight for weight in self._module.model.parameters() if weight.requires_grad]
+
+    def loss(self) -> Tensor:
+        """The loss of the batch."""
+        with autocast(self._config, self._device):
+            return self._module.training_step(self._batch, 0)
+
     def step(self) -> None:
         """One optimiser step."""
-        with autocast(self._config, self._device):
-            loss = self._module.training_step(self._batch, 0)
-        loss.backward()
+        self.loss().backward()
         self._module.configure_gradient_clipping(self._optimizer)
         self._optimizer.step()
         self._module.average_weights()
