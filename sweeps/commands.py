@@ -292,6 +292,7 @@ def logs(
         while follow and planned.states()[found.name].state == "running":
             time.sleep(1.0)
             screen.out(file.read(), end="")
+        screen.out(file.read(), end="")  # what it printed between the last look and its end
     return 0
 
 
