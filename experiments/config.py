@@ -23,7 +23,7 @@ from experiments.evaluation_config import EvaluationConfig
 from experiments.presets import preset_names, preset_path, read_chain
 from experiments.resolve import resolve
 from experiments.search.config import SearchConfig
-from lightning_modules.bounds import check_least
+from lightning_modules.bounds import check_least, check_share
 from lightning_modules.config import OBJECTIVES, MaskedConfig, OptimConfig
 from lightning_modules.generators.config import GENERATORS
 from lightning_modules.generators.configs.maskmamba import MaskMambaConfig
@@ -71,11 +71,8 @@ class TrainerConfig:
     """The validation's metric that `keep` and `patience` go by, one that the objective measures."""
 
     def __post_init__(self) -> None:
-        check_least(self, "trainer", max_steps=1, batch_size=1, accumulate=1)
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"trainer.ema_decay={self.ema_decay} must be in [0, 1).")
-        if self.patience < 0:
-            raise ValueError(f"trainer.patience={self.patience} must be a number of validations, or 0.")
+        check_least(self, "trainer", max_steps=1, batch_size=1, accumulate=1, patience=0)
+        check_share(self, "trainer", "ema_decay")
 
     @property
     def selects(self) -> bool:

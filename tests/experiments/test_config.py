@@ -17,6 +17,8 @@ from lightning_modules.registry import Registry
 FIXED = {"tokenizer.weights": "", "data.name": "emoji"}
 """Random tokenizer weights, so that hashes do not depend on the embedded file."""
 
+RECONSTRUCTION = "objective.name=reconstruction"
+
 
 def _load(preset: str = "maskmamba/demo", **overrides):
     return load_config(preset, {**FIXED, **{k.replace("__", "."): v for k, v in overrides.items()}})
@@ -131,6 +133,15 @@ def test_bad_overrides_are_one_clear_sentence(overrides: list[str], words: list[
         (["sampler.top_p=2"], "sampler.top_p=2.0 must be in (0, 1]."),
         (["evaluation.batch_size=0"], "evaluation.batch_size=0 must be at least 1."),
         (["benchmark.name=layer", "benchmark.length=0"], "benchmark.length=0 must be at least 1."),
+        (["generator.heads=0"], "generator.heads=0 must be at least 1."),
+        (["generator.name=dimba", "generator.heads=-4"], "generator.heads=-4 must be at least 1."),
+        (["generator.name=dimba", "generator.patch_size=0"], "generator.patch_size=0 must be at least 1."),
+        (["generator.name=uvit", "generator.heads=0"], "generator.heads=0 must be at least 1."),
+        (["generator.name=uvit", "generator.ff_width=0"], "generator.ff_width=0 must be at least 1."),
+        (["generator.name=mmamba", "generator.end_heads=0"], "generator.end_heads=0 must be at least 1."),
+        ([RECONSTRUCTION, "objective.revive_every=-1"], "objective.revive_every=-1 must be at least 0."),
+        ([RECONSTRUCTION, "objective.edge_weight=nan"], "objective.edge_weight=nan must be at least 0."),
+        (["generator.dropout=1"], "generator.dropout=1.0 must be in [0, 1)."),
     ],
 )
 def test_a_number_out_of_range_is_named_alone(overrides: list[str], said: str) -> None:
