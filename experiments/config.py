@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -20,6 +19,7 @@ from datamodules.config import DATASETS, EmojiConfig
 from experiments.benchmarks.config import BENCHMARK_CELLS, NoBenchmarkConfig
 from experiments.errors import UserError, unknown
 from experiments.evaluation_config import EvaluationConfig
+from experiments.files import atomic_write_text, default_root
 from experiments.presets import preset_names, preset_path, read_chain
 from experiments.resolve import resolve
 from experiments.search.config import SearchConfig
@@ -84,7 +84,7 @@ class TrainerConfig:
 class RuntimeConfig:
     """Where and how a run is carried out: never part of its identity."""
 
-    root: str = field(default_factory=lambda: os.environ.get("ABLATE_ROOT", "outputs"))
+    root: str = field(default_factory=default_root)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = 1
     num_nodes: int = 1
@@ -181,7 +181,7 @@ def _assemble(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> RunConfig
             if (name := overrides.pop(f"{section}.name", None)) and name != raw[section].get("name"):
                 raw[section] = {"name": name} | (_kept(raw[section], name) if section == "data" else {})
         names = tuple((section, str(raw[section].get("name", ""))) for section in SECTIONS)
-        config = _schema(names, os.environ.get("ABLATE_ROOT"))
+        config = _schema(names, default_root())
         config = OmegaConf.merge(config, OmegaConf.create(raw))
         for key, value in overrides.items():
             _update(config, key, value)
@@ -212,7 +212,7 @@ def _kept(data: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=256)
-def _schema(names: tuple[tuple[str, str], ...], root: str | None) -> Any:
+def _schema(names: tuple[tuple[str, str], ...], root: str) -> Any:
     """The typed, empty configuration with these parts; made once, since making it takes most of the time of loading.
 
     Args:
@@ -316,8 +316,6 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 
 def save_config(config: RunConfig, path: Path) -> None:
     """Write the resolved configuration as YAML, atomically."""
-    from experiments.files import atomic_write_text
-
     atomic_write_text(path, yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
 
 

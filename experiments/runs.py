@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 
-from experiments.config import RunConfig, RuntimeConfig, load_config, to_dict
+from experiments.config import RunConfig, load_config, to_dict
 from experiments.errors import UserError
+from experiments.files import default_root
 from experiments.flat import flatten
 from experiments.identity import NOT_SEMANTIC, TRAINING, run_id
 from experiments.resolve import evaluation_data
@@ -69,7 +70,7 @@ def _command(run: Run) -> str:
 def _where(run: Run) -> list[str]:
     """What a command needs to find a run that is not where runs are by default."""
     root = run.folder.parent.parent
-    return ["--root", str(root)] if root.resolve() != Path(RuntimeConfig().root).resolve() else []
+    return ["--root", str(root)] if root.resolve() != Path(default_root()).resolve() else []
 
 
 def how_to_use(config: RunConfig, run: Run) -> str:

@@ -7,12 +7,17 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import pytest
 
+from experiments.commands.single import ROOT_OPTION
 from experiments.config import SECTIONS, build_config, load_config, preset_names, read_config, save_config
 from experiments.errors import UserError
+from experiments.files import default_root
 from experiments.identity import NOT_SEMANTIC, differences, evaluation_id, run_id, semantic, training_hash
 from lightning_modules.registry import Registry
+from sweeps.definition import load_sweep
+from sweeps.request import parse_request
 
 FIXED = {"tokenizer.weights": "", "data.name": "emoji"}
 """Random tokenizer weights, so that hashes do not depend on the embedded file."""
@@ -148,6 +153,21 @@ def test_a_number_out_of_range_is_named_alone(overrides: list[str], said: str) -
     with pytest.raises(UserError) as caught:
         load_config("maskmamba/demo", overrides)
     assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(("value", "root"), [(None, "outputs"), ("", "outputs"), ("there", "there")])
+def test_everything_takes_the_same_folder_of_outputs_by_default(
+    monkeypatch: pytest.MonkeyPatch, value: str | None, root: str
+) -> None:
+    """Of runs, of a sweep, and of a command; an empty ABLATE_ROOT names none."""
+    monkeypatch.delenv("ABLATE_ROOT", raising=False)
+    if value is not None:
+        monkeypatch.setenv("ABLATE_ROOT", value)
+    assert default_root() == root
+    assert load_config("maskmamba/demo").runtime.root == root
+    assert parse_request(load_sweep("aim-adaln"), "demo", (), None).root == Path(root)
+    command = click.command()(ROOT_OPTION(lambda root: root))
+    assert command.main([], standalone_mode=False) == root
 
 
 def test_what_a_generator_cannot_take_is_not_proposed() -> None:
