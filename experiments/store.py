@@ -1,7 +1,7 @@
 """The run store: where runs live, what is in their folders, and whether a stored run is the one that is asked for.
 
 outputs/runs/<run_id>/ holds config.yaml, overrides.txt, claims/, status.json, metrics.jsonl, checkpoints/, tb/,
-samples/, log.txt, result.json and evaluations/<eval_id>/, which in turn holds config.yaml, claims/, status.json,
+samples/, result.json and evaluations/<eval_id>/, which in turn holds config.yaml, claims/, status.json,
 samples.npz, grid.png and result.json.
 """
 
@@ -95,11 +95,6 @@ class Run(Work):
     def samples(self) -> Path:
         """Folder of sample grids drawn while training."""
         return self.folder / "samples"
-
-    @property
-    def log_path(self) -> Path:
-        """What the training printed."""
-        return self.folder / "log.txt"
 
     def config(self) -> RunConfig:
         """The stored configuration."""

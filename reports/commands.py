@@ -1,4 +1,4 @@
-"""What `ablate report`, `board`, `explain` and `compare` do, behind the command line."""
+"""What `ablate report`, `publish`, `reproduce`, `explain`, `compare` and `board` do, behind the command line."""
 
 from __future__ import annotations
 

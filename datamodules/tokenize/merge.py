@@ -68,12 +68,16 @@ def merge(out: Path, split: str) -> Summary:
     check_place(out / split)
     if not out.is_dir():
         raise FileNotFoundError(f"{out} is not there: nothing was tokenized into it.")
-    with work_lock(out / f".{split}.lock") as locked:
+    with work_lock(_lock_path(out, split)) as locked:
         _remove_stale(out, split, locked)
         if (out / split / "meta.json").is_file():
             shutil.rmtree(parts_folder(out, split), ignore_errors=True)
             return _summary_of(out / split)
         return _merge(out, split)
+
+
+def _lock_path(out: Path, split: str) -> Path:
+    return out / f".{split}.lock"
 
 
 def _merge(out: Path, split: str) -> Summary:
@@ -87,6 +91,7 @@ def _merge(out: Path, split: str) -> Summary:
     images, refused, notes = _survey(out, paths)
     if not images:
         shutil.rmtree(folder)  # nothing in it that a second attempt could go on from
+        _lock_path(out, split).unlink(missing_ok=True)  # whoever waits for it finds no parts
         if not refused:
             where = f" in {plan.units[0]}{', ..' if len(plan.units) > 1 else ''}" if plan.units else ""
             raise ValueError(f"No images of {split} were found{where}; name the right folder with --source.")

@@ -1,7 +1,8 @@
 """Configurations of the text encoders. Torch-free, so that a plan can identify an encoder without loading it.
 
-Every configuration offers `text_tokens` (T, most tokens of a caption), `text_width` (E, width of a token's feature),
-`pooled_width` (P, width of the whole caption's feature; 0 = there is none), `fingerprint` and `resolve()`.
+Every configuration has `resolve()`. All but that of "none" offer `text_tokens` (T, most tokens of a caption),
+`text_width` (E, width of a token's feature), `pooled_width` (P, width of the whole caption's feature; 0 = there is
+none) and `fingerprint`.
 """
 
 from __future__ import annotations

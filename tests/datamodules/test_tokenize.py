@@ -74,7 +74,7 @@ def test_what_is_left_out_takes_label_caption_and_key_along(broken, tmp_path, wo
     """No shift between images and their captions, wherever the broken ones stand in units and batches."""
     summary = run("folder", broken, tmp_path / "out", work=Work(batch_size=3, workers=workers))
     store = TokenStore(tmp_path / "out/train", verify=True)
-    numbers = numbers_of(store.tokens)
+    numbers = numbers_of(store.codes)
     assert numbers == [n for n in range(1, 14) if n not in (*BAD, 11)]
     for i, number in enumerate(numbers):
         assert store.caption(i) == caption(number) and store.key(i) == f"{number:02d}.png"
