@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from datamodules.emoji.labels import CATEGORIES, EMOJI_FILE, STYLES
 from datamodules.online_config import FolderOnlineConfig, ImageNetOnlineConfig
+from lightning_modules.bounds import check_least
 from lightning_modules.hashing import file_sha256
 from lightning_modules.registry import Entry, Registry
 
@@ -44,8 +45,7 @@ class EmojiConfig:
             raise ValueError(
                 f"data.styles={list(self.styles)} must be one or more different names out of {', '.join(STYLES)}."
             )
-        if self.subset < 0:
-            raise ValueError(f"data.subset={self.subset} must be a number of images, or 0 for all.")
+        check_least(self, "data", subset=0)
         _check_share(self.best_share)
 
     @property
@@ -86,8 +86,7 @@ class StoreConfig:
     """What else helps where a store is not there."""
 
     def __post_init__(self) -> None:
-        if self.subset < 0:
-            raise ValueError(f"data.subset={self.subset} must be a number of images, or 0 for all.")
+        check_least(self, "data", subset=0)
         _check_share(self.best_share)
         if self.condition not in self.possible:
             raise ValueError(

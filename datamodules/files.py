@@ -59,11 +59,11 @@ def commit_folder(temporary: Path, folder: Path, marker: str) -> None:
 
 
 @contextmanager
-def work_lock(path: Path) -> Iterator[None]:
+def work_lock(path: Path) -> Iterator[bool]:
     """Keep other processes from doing the same work at the same time, where the file system can.
 
     Saves time only: callers must stay correct without it, since some network file systems do not lock.
-    The kernel releases the lock when its holder dies.
+    The kernel releases the lock when its holder dies. Yields whether the file system locks.
     """
     import fcntl
 
@@ -71,6 +71,7 @@ def work_lock(path: Path) -> Iterator[None]:
     with open(path, "ab") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX)
+            locked = True
         except OSError:
-            pass  # no locks here: the work may be done twice, and the first to finish wins
-        yield
+            locked = False  # the work may be done twice, and the first to finish wins
+        yield locked

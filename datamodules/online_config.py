@@ -7,6 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from lightning_modules.bounds import check_least
+
 if TYPE_CHECKING:
     from datamodules.sources.folders import FileSource
 
@@ -34,8 +36,7 @@ class OnlineConfig:
     """sha256 of the names and labels of all files, filled in when a run is resolved: stands for `source`."""
 
     def __post_init__(self) -> None:
-        if self.subset < 0:
-            raise ValueError(f"data.subset={self.subset} must be a number of images, or 0 for all.")
+        check_least(self, "data", subset=0)
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -105,11 +105,6 @@ class TokenStore:
         """(N, V, L) uint16 tokens or (N, V, C, h, w) float16 latents, memory-mapped."""
         return self._map(self.meta.codes_file)
 
-    @property
-    def tokens(self) -> np.ndarray:
-        """(N, V, L) uint16, memory-mapped."""
-        return self.codes
-
     @cached_property
     def labels(self) -> np.ndarray:
         """(N,) int32, memory-mapped."""

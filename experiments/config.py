@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -20,10 +19,11 @@ from datamodules.config import DATASETS, EmojiConfig
 from experiments.benchmarks.config import BENCHMARK_CELLS, NoBenchmarkConfig
 from experiments.errors import UserError, unknown
 from experiments.evaluation_config import EvaluationConfig
+from experiments.files import atomic_write_text, default_root
 from experiments.presets import preset_names, preset_path, read_chain
 from experiments.resolve import resolve
 from experiments.search.config import SearchConfig
-from lightning_modules.bounds import check_least
+from lightning_modules.bounds import check_least, check_share
 from lightning_modules.config import OBJECTIVES, MaskedConfig, OptimConfig
 from lightning_modules.generators.config import GENERATORS
 from lightning_modules.generators.configs.maskmamba import MaskMambaConfig
@@ -71,11 +71,8 @@ class TrainerConfig:
     """The validation's metric that `keep` and `patience` go by, one that the objective measures."""
 
     def __post_init__(self) -> None:
-        check_least(self, "trainer", max_steps=1, batch_size=1, accumulate=1)
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"trainer.ema_decay={self.ema_decay} must be in [0, 1).")
-        if self.patience < 0:
-            raise ValueError(f"trainer.patience={self.patience} must be a number of validations, or 0.")
+        check_least(self, "trainer", max_steps=1, batch_size=1, accumulate=1, patience=0)
+        check_share(self, "trainer", "ema_decay")
 
     @property
     def selects(self) -> bool:
@@ -87,7 +84,7 @@ class TrainerConfig:
 class RuntimeConfig:
     """Where and how a run is carried out: never part of its identity."""
 
-    root: str = field(default_factory=lambda: os.environ.get("ABLATE_ROOT", "outputs"))
+    root: str = field(default_factory=default_root)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = 1
     num_nodes: int = 1
@@ -184,7 +181,7 @@ def _assemble(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> RunConfig
             if (name := overrides.pop(f"{section}.name", None)) and name != raw[section].get("name"):
                 raw[section] = {"name": name} | (_kept(raw[section], name) if section == "data" else {})
         names = tuple((section, str(raw[section].get("name", ""))) for section in SECTIONS)
-        config = _schema(names, os.environ.get("ABLATE_ROOT"))
+        config = _schema(names, default_root())
         config = OmegaConf.merge(config, OmegaConf.create(raw))
         for key, value in overrides.items():
             _update(config, key, value)
@@ -215,7 +212,7 @@ def _kept(data: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=256)
-def _schema(names: tuple[tuple[str, str], ...], root: str | None) -> Any:
+def _schema(names: tuple[tuple[str, str], ...], root: str) -> Any:
     """The typed, empty configuration with these parts; made once, since making it takes most of the time of loading.
 
     Args:
@@ -319,8 +316,6 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 
 def save_config(config: RunConfig, path: Path) -> None:
     """Write the resolved configuration as YAML, atomically."""
-    from experiments.files import atomic_write_text
-
     atomic_write_text(path, yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
 
 

@@ -14,6 +14,14 @@ from safetensors import SafetensorError
 from experiments.errors import UserError
 from lightning_modules import files
 
+DEFAULT_ROOT = "outputs"
+"""The folder of outputs where neither a command nor the environment names one."""
+
+
+def default_root() -> str:
+    """The folder of outputs where no command names one: the environment variable ABLATE_ROOT, else ./outputs."""
+    return os.environ.get("ABLATE_ROOT") or DEFAULT_ROOT
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:

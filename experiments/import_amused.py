@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments.config import RunConfig, load_config
-from experiments.imports import Imported, write_imported
-from experiments.store import RunStore
+from experiments.config import load_config
+from experiments.imports import Imported, finish_import
 from lightning_modules.generators.config import GENERATORS
 from lightning_modules.hashing import file_sha256
 from lightning_modules.published.folders import part_weights
@@ -47,19 +47,14 @@ def import_amused(folder: Path, preset: str, overrides: Mapping[str, Any]) -> Im
     """
     started = time.time()
     file = part_weights(folder, "transformer", "ablate import-checkpoint amused FOLDER")
-    values = {**_settings(folder), "imported": file_sha256(file), **overrides}
-    config = load_config(preset, values)
+    values = {**_settings(folder), **overrides}
+    config = load_config(preset, {**values, "imported": file_sha256(file)})
     model = GENERATORS.build(config.generator)
     model.load_published(folder)
     encoder = TEXT_ENCODERS.build(config.text_encoder)
     model.set_null_caption(encoder.encode([""]).padded(config.text_encoder.text_tokens))
-    run = RunStore(config.root).prepare(config, [f"{key}={value}" for key, value in values.items()])
-    result = Imported(run.folder, run.id, len(model.amused.state_dict()), [], _notes(config))
-    with run.claim() as mine:
-        if mine:
-            origin = {"file": file.name, "notes": result.notes, "unused": []}
-            write_imported(config, run, model.state_dict(), origin, started)
-    return result
+    done = finish_import(file, config, values, model, model.state_dict(), started)
+    return replace(done, keys=len(model.amused.state_dict()))  # without the null caption, which is computed
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -90,9 +85,3 @@ def _read(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is damaged: it is not valid JSON.") from error
-
-
-def _notes(config: RunConfig) -> list[str]:
-    if getattr(config.data, "root", "given") == "":
-        return ["Without data.root=DIR it samples, but ablate evaluate has no images to compare with."]
-    return []

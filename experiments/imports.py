@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from experiments.config import RunConfig, load_config
 from experiments.files import atomic_path
+from experiments.flat import flatten
+from experiments.model_facts import build_facts
 from experiments.provenance import provenance
+from experiments.run import count_parameters
 from experiments.store import Run, RunStore
 from lightning_modules.checkpoints import read_weights, save_safetensors, split_unused
 from lightning_modules.generators.config import GENERATORS
@@ -55,26 +58,20 @@ def import_aim(file: Path, preset: str, overrides: Mapping[str, Any]) -> Importe
     started = time.time()
     state = read_weights(file)
     published = read_aim(state, load_config(preset, overrides).tokenizer.grid_size)
-    values = {**_flatten(asdict(published.config), "generator"), **overrides, "imported": file_sha256(file)}
-    config = load_config(preset, values)
+    values = {**flatten({"generator": asdict(published.config)}), **overrides}
+    imported = {"imported": file_sha256(file)}
+    config = load_config(preset, {**values, **imported})
     with torch.device("meta"):
-        expected = GENERATORS.build(config.generator).state_dict()
-    weights, unused = split_unused(file, published.weights, expected)
-    result = Imported(Path(), "", len(weights), unused, published.notes)
+        model = GENERATORS.build(config.generator)
+    weights, unused = split_unused(file, published.weights, model.state_dict())
+    keys = len(weights)
     if published.tokenizer is not None and config.tokenizer.name == "llamagen_vq" and not config.tokenizer.weights:
         inside = _store_tokenizer(file, published.tokenizer, config.tokenizer, config.root)
         values["tokenizer.weights"] = str(inside.path)
-        config = load_config(preset, values)
-        result.keys, result.unused = result.keys + inside.keys, unused + [f"vqvae.{key}" for key in inside.unused]
-    if getattr(config.data, "root", "given") == "":
-        result.notes.append("Without data.root=DIR it samples, but ablate evaluate has no images to compare with.")
-    run = RunStore(config.root).prepare(config, [f"{key}={value}" for key, value in values.items()])
-    result.path, result.run_id = run.folder, run.id
-    with run.claim() as mine:
-        if mine:
-            origin = {"file": file.name, "notes": result.notes, "unused": result.unused}
-            write_imported(config, run, weights, origin, started)
-    return result
+        config = load_config(preset, {**values, **imported})
+        keys, unused = keys + inside.keys, unused + [f"vqvae.{key}" for key in inside.unused]
+    done = finish_import(file, config, values, model, weights, started, unused, published.notes)
+    return replace(done, keys=keys)
 
 
 def import_dimba(file: Path, preset: str, overrides: Mapping[str, Any]) -> Imported:
@@ -97,12 +94,7 @@ def import_dimba(file: Path, preset: str, overrides: Mapping[str, Any]) -> Impor
     with torch.device("meta"):
         model = GENERATORS.build(config.generator)
     weights, unused = split_unused(file, from_official(model, state), model.state_dict())
-    run = RunStore(config.root).prepare(config, [f"{key}={value}" for key, value in values.items()])
-    result = Imported(run.folder, run.id, len(weights), unused, [])
-    with run.claim() as mine:
-        if mine:
-            write_imported(config, run, weights, {"file": file.name, "notes": [], "unused": unused}, started)
-    return result
+    return finish_import(file, config, values, model, weights, started, unused)
 
 
 def import_llamagen_vq(file: Path, root: Path) -> Imported:
@@ -135,8 +127,47 @@ def _store_tokenizer(file: Path, found: Mapping[str, Tensor], config: LlamaGenVQ
     return Imported(target, "", len(weights), unused)
 
 
-def write_imported(
-    config: RunConfig, run: Run, weights: Mapping[str, Tensor], origin: dict[str, Any], started: float
+def finish_import(
+    file: Path,
+    config: RunConfig,
+    values: Mapping[str, Any],
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    started: float,
+    unused: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> Imported:
+    """Make a finished run of published weights, unless it is there already.
+
+    Args:
+        file: where the weights come from.
+        config: the run's, with `imported`.
+        values: dotted keys that make `config` of its preset, without `imported`.
+        model: what the weights are of, by which parameters are counted; it may lie on the meta device.
+        weights: under this suite's names.
+        started: when the import began, in seconds since the epoch.
+        unused: keys of the file that the network has no use for.
+        notes: what to know about these weights.
+    """
+    notes = list(notes)
+    if getattr(config.data, "root", "given") == "":
+        notes.append("Without data.root=DIR it samples, but ablate evaluate has no images to compare with.")
+    words = [f"{key}={value}" for key, value in {**values, "imported": config.imported}.items()]
+    run = RunStore(config.root).prepare(config, words)
+    with run.claim() as mine:
+        if mine:
+            origin = {"file": file.name, "notes": notes, "unused": list(unused)}
+            _write(config, run, model, weights, origin, started)
+    return Imported(run.folder, run.id, len(weights), list(unused), notes)
+
+
+def _write(
+    config: RunConfig,
+    run: Run,
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    origin: dict[str, Any],
+    started: float,
 ) -> None:
     """Write the weights, then the result, in this order: a result promises weights."""
     with atomic_path(run.final_weights) as temporary:
@@ -149,7 +180,8 @@ def write_imported(
             "max_steps": config.trainer.max_steps,
             "weights_crc32": file_crc32(run.final_weights),
             "metrics": {},
-            "parameters": sum(weight.numel() for weight in weights.values()),
+            **count_parameters(model),
+            "flops": build_facts(config).flops,
             "train_seconds": None,
             "samples_per_s": None,
             "peak_memory_bytes": None,
@@ -157,11 +189,3 @@ def write_imported(
             "provenance": provenance(config, {}, started, run.attempts),
         }
     )
-
-
-def _flatten(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Nested mappings -> dotted keys."""
-    result: dict[str, Any] = {}
-    for key, value in node.items():
-        result.update(_flatten(value, f"{prefix}.{key}") if isinstance(value, dict) else {f"{prefix}.{key}": value})
-    return result

@@ -65,9 +65,8 @@ def make_reference(job: ReferenceJob, decode: Callable[[Any], Any] | None = None
         assert decode is not None
         name, batches = f"reconstructions of {job.source.name}/{job.split}", _decoded(job, decode)
     else:
-        name = f"{job.dataset}/{job.split}, {job.crop} crop, {job.size} pixels"
-        name += f", {job.count} images by seed {job.seed}" if job.count else ""
-        batches = _cropped(job)
+        name, batches = f"{job.dataset}/{job.split}, {job.crop} crop, {job.size} pixels", _cropped(job)
+    name += f", {job.count} images by seed {job.seed}" if job.count else ""
     made = collect_statistics(name, batches, extractors, job.keep, job.batch_size, job.device)
     write_statistics(job.out, made)
     return made
@@ -112,9 +111,7 @@ def _chosen(source: Source, job: ReferenceJob) -> Iterator[Record | Refused]:
         return isinstance(record, Record) and (all_count or bool(record.captions))
 
     usable = sum(counts(record) for unit in range(len(source.units)) for record in source.read(unit))
-    if job.count > usable:
-        raise ValueError(f"--count {job.count} is more than the {usable} images of {job.dataset}/{job.split}.")
-    wanted = set(np.random.default_rng(job.seed).permutation(usable)[: job.count].tolist())
+    wanted = set(_drawn(job, usable).tolist())
     number = 0
     for record in records:
         if counts(record):
@@ -123,12 +120,17 @@ def _chosen(source: Source, job: ReferenceJob) -> Iterator[Record | Refused]:
             number += 1
 
 
+def _drawn(job: ReferenceJob, usable: int) -> np.ndarray:
+    """(count,) numbers of images out of `usable`, drawn without replacement. Raises ValueError if there are fewer."""
+    if job.count > usable:
+        raise ValueError(f"--count {job.count} is more than the {usable} images of {job.dataset}/{job.split}.")
+    return np.random.default_rng(job.seed).permutation(usable)[: job.count]
+
+
 def _decoded(job: ReferenceJob, decode: Callable[[Any], Any]) -> Iterator[np.ndarray]:
     """(B, S, S, 3) uint8 batches of what a store's first views decode to."""
     store = TokenStore(job.source / job.split)
-    index = np.arange(len(store))
-    if job.count:
-        index = np.sort(np.random.default_rng(job.seed).permutation(len(store))[: job.count])
+    index = np.sort(_drawn(job, len(store))) if job.count else np.arange(len(store))
     with counting(f"{job.source.name}/{job.split}", len(index)) as counter:
         for start in range(0, len(index), job.batch_size):
             codes = np.asarray(store.codes[index[start : start + job.batch_size], 0])

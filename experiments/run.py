@@ -7,6 +7,7 @@ is done is never done again.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -170,6 +171,7 @@ def _train(config: RunConfig, run: Run, more_callbacks: Sequence[L.Callback]) ->
         raise UserError(f"Training of {run.id} ended at step {step} of {config.trainer.max_steps}.")
     kept = selection.restore(module)
     final = trainer.validate(module, data, verbose=False)[0]
+    _check_finite(run, final)
     end = {"step": step, "kept_step": kept or step, **selection.record(step)}
     weights = whole_state(module.sampling_model)
     if trainer.is_global_zero:  # the weights, then the result, in this order: a result promises weights
@@ -189,6 +191,16 @@ def _load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(
             f"Checkpoint {path} is damaged ({type(error).__name__}); remove it to train this run again from the start."
         ) from error
+
+
+def _check_finite(run: Run, final: Mapping[str, float]) -> None:
+    """Raise FloatingPointError where the last validation did not end in numbers."""
+    for name, value in final.items():
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"The last validation of {run.id} found {name}={value}, so its weights are of no use; move "
+                f"{run.folder} away and train with a lower optim.lr or trainer.precision=fp32."
+            )
 
 
 def _write_weights(run: Run, weights: dict[str, torch.Tensor], step: int, final: Mapping[str, float]) -> None:

@@ -4,15 +4,16 @@ Torch-free."""
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from experiments.config import RunConfig, RuntimeConfig, load_config, to_dict
+from experiments.config import RunConfig, load_config, to_dict
 from experiments.errors import UserError
+from experiments.files import default_root
+from experiments.flat import flatten
 from experiments.identity import NOT_SEMANTIC, TRAINING, run_id
 from experiments.resolve import evaluation_data
 from experiments.store import Run, RunStore
@@ -69,7 +70,7 @@ def _command(run: Run) -> str:
 def _where(run: Run) -> list[str]:
     """What a command needs to find a run that is not where runs are by default."""
     root = run.folder.parent.parent
-    return ["--root", str(root)] if root.resolve() != Path(RuntimeConfig().root).resolve() else []
+    return ["--root", str(root)] if root.resolve() != Path(default_root()).resolve() else []
 
 
 def how_to_use(config: RunConfig, run: Run) -> str:
@@ -126,24 +127,16 @@ def _origin(run: Run) -> tuple[str, list[str]]:
     except (UserError, OSError, yaml.YAMLError, AttributeError):  # damaged, or of files that are gone
         return "", words
     if usual:
-        words = [f"{key}={value}" for key, value in _flat(stored) if usual.get(key, value) != value]
+        words = [f"{key}={value}" for key, value in flatten(stored).items() if usual.get(key, value) != value]
     return preset, words
 
 
 @lru_cache
 def _usual(preset: str) -> dict[str, Any]:
     """The values of a preset that identify a training, but for what follows from files."""
-    kept = (item for item in _flat(to_dict(load_config(preset))) if item[0].partition(".")[0] in TRAINING)
-    return {key: value for key, value in kept if key not in NOT_SEMANTIC and not key.endswith("fingerprint")}
-
-
-def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of nested dictionaries."""
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
+    kept = {key: value for key, value in to_dict(load_config(preset)).items() if key in TRAINING}
+    usual = flatten(kept).items()
+    return {key: value for key, value in usual if key not in NOT_SEMANTIC and not key.endswith("fingerprint")}
 
 
 def run_table(records: list[dict[str, Any]]) -> Any:

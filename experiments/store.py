@@ -1,7 +1,7 @@
 """The run store: where runs live, what is in their folders, and whether a stored run is the one that is asked for.
 
 outputs/runs/<run_id>/ holds config.yaml, overrides.txt, claims/, status.json, metrics.jsonl, checkpoints/, tb/,
-samples/, log.txt, result.json and evaluations/<eval_id>/, which in turn holds config.yaml, claims/, status.json,
+samples/, result.json and evaluations/<eval_id>/, which in turn holds config.yaml, claims/, status.json,
 samples.npz, grid.png and result.json.
 """
 
@@ -18,6 +18,7 @@ import yaml
 from experiments.config import RunConfig, read_config, save_config, to_dict
 from experiments.errors import UserError, did_you_mean
 from experiments.files import atomic_write_text
+from experiments.flat import flatten
 from experiments.identity import EVALUATION, NOT_SEMANTIC, TRAINING, benchmark_id, evaluation_id, run_id, search_id
 from experiments.search.work import Search
 from experiments.work import Work
@@ -94,11 +95,6 @@ class Run(Work):
     def samples(self) -> Path:
         """Folder of sample grids drawn while training."""
         return self.folder / "samples"
-
-    @property
-    def log_path(self) -> Path:
-        """What the training printed."""
-        return self.folder / "log.txt"
 
     def config(self) -> RunConfig:
         """The stored configuration."""
@@ -242,7 +238,7 @@ def _write_or_compare(path: Path, config: RunConfig, sections: Iterable[str]) ->
     if "trainer" in sections and config.trainer.selects:
         _check_validations(path.parent, stored, config)
     # Compared as plain values, not rebuilt: a file that has moved since must not make its run unusable.
-    old, new = _flatten(stored, sections), _flatten(to_dict(config), sections)
+    old, new = _semantic(stored, sections), _semantic(to_dict(config), sections)
     changed = sorted(key for key in old.keys() & new.keys() if old[key] != new[key])
     changed += sorted(old.keys() - new.keys())
     if changed:
@@ -257,7 +253,7 @@ def _write_or_compare(path: Path, config: RunConfig, sections: Iterable[str]) ->
 def _check_validations(folder: Path, stored: dict[str, Any], config: RunConfig) -> None:
     """Raise UserError where a run that chooses weights by its validations was validated at other steps."""
     now = config.runtime.val_every
-    then = _flatten(stored, ("runtime",)).get("runtime.val_every", now)
+    then = _semantic(stored, ("runtime",)).get("runtime.val_every", now)
     if then != now:
         raise UserError(
             f"{folder} is validated every {then} steps, not every {now}, and its validations choose the weights: set "
@@ -265,15 +261,7 @@ def _check_validations(folder: Path, stored: dict[str, Any], config: RunConfig) 
         )
 
 
-def _flatten(node: Any, sections: Iterable[str], prefix: str = "") -> dict[str, Any]:
-    """Semantic values by dotted key."""
-    result: dict[str, Any] = {}
-    for key, value in node.items() if isinstance(node, dict) else ():
-        name = f"{prefix}{key}"
-        if (not prefix and key not in sections) or name in NOT_SEMANTIC:
-            continue
-        if isinstance(value, dict):
-            result.update(_flatten(value, (), f"{name}."))
-        else:
-            result[name] = value
-    return result
+def _semantic(stored: dict[str, Any], sections: Iterable[str]) -> dict[str, Any]:
+    """Semantic values of these sections by dotted key."""
+    kept = {key: value for key, value in stored.items() if key in sections}
+    return {key: value for key, value in flatten(kept).items() if key not in NOT_SEMANTIC}

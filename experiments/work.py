@@ -265,11 +265,6 @@ class Work:
         except UserError:
             return self.attempts
 
-    def owner(self) -> Owner | None:
-        """Whoever works on it now."""
-        claim = self._live_claim(self.status())
-        return claim.owner if claim else None
-
     def _live_claim(self, status: Status) -> Claim | None:
         claim = newest_claim(self.folder)
         if claim is None:

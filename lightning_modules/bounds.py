@@ -1,4 +1,4 @@
-"""Lower bounds of a configuration's numbers. Torch-free."""
+"""Bounds of a configuration's numbers. Torch-free."""
 
 from __future__ import annotations
 
@@ -13,5 +13,16 @@ def check_least(config: Any, section: str, **bounds: int) -> None:
         bounds: key -> the least value.
     """
     for key, bound in bounds.items():
-        if (value := getattr(config, key)) < bound:
+        if not (value := getattr(config, key)) >= bound:  # which NaN is not, either
             raise ValueError(f"{section}.{key}={value} must be at least {bound}.")
+
+
+def check_share(config: Any, section: str, *keys: str) -> None:
+    """Raise ValueError for the first of these numbers that is not in [0, 1).
+
+    Args:
+        section: what stands before the key, such as "generator".
+    """
+    for key in keys:
+        if not 0 <= (value := getattr(config, key)) < 1:
+            raise ValueError(f"{section}.{key}={value} must be in [0, 1).")

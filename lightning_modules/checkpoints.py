@@ -58,7 +58,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     if isinstance(found, dict):
         found = found.get("model", found.get("state_dict", found))
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise ValueError(f"{file} holds no state dictionary, neither bare nor under 'model'.")
+        raise ValueError(f"{file} holds no state dictionary, neither bare nor under 'model' or 'state_dict'.")
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from lightning_modules.bounds import check_least, check_share
 from lightning_modules.registry import Entry, Registry
 
 
@@ -35,9 +36,7 @@ class MaskedConfig:
                 f"objective.mask_ratio_low={self.mask_ratio_low} and mask_ratio_high={self.mask_ratio_high} must "
                 "satisfy 0 <= low < high <= 1."
             )
-        for key in ("label_smoothing", "condition_dropout"):
-            if not 0 <= getattr(self, key) < 1:
-                raise ValueError(f"objective.{key}={getattr(self, key)} must be in [0, 1).")
+        check_share(self, "objective", "label_smoothing", "condition_dropout")
 
 
 @dataclass
@@ -53,9 +52,7 @@ class AutoregressiveConfig:
     """Share of samples validated without their condition; AiM's published code validates as it trains, with 0.1."""
 
     def __post_init__(self) -> None:
-        for key in ("label_smoothing", "condition_dropout", "validation_dropout"):
-            if not 0 <= getattr(self, key) < 1:
-                raise ValueError(f"objective.{key}={getattr(self, key)} must be in [0, 1).")
+        check_share(self, "objective", "label_smoothing", "condition_dropout", "validation_dropout")
 
 
 @dataclass
@@ -72,10 +69,8 @@ class DiffusionConfig:
     """Share of samples trained without their condition, for classifier-free guidance."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.condition_dropout < 1:
-            raise ValueError(f"objective.condition_dropout={self.condition_dropout} must be in [0, 1).")
-        if self.variance_weight < 0:
-            raise ValueError(f"objective.variance_weight={self.variance_weight} must not be negative.")
+        check_share(self, "objective", "condition_dropout")
+        check_least(self, "objective", variance_weight=0)
 
 
 @dataclass
@@ -95,6 +90,10 @@ class ReconstructionConfig:
     """Every so many steps, codes unused since the last time are re-drawn from the batch's latents; 0 = never."""
     shift: int = 2
     """Augmentation: images are moved by up to so many pixels each way, the edge repeated."""
+
+    def __post_init__(self) -> None:
+        check_least(self, "objective", edge_weight=0, commitment_weight=0, codebook_weight=0, kl_weight=0)
+        check_least(self, "objective", revive_every=0, shift=0)
 
 
 @dataclass
@@ -119,9 +118,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if self.lr <= 0:
             raise ValueError(f"optim.lr={self.lr} must be positive.")
-        for key in ("weight_decay", "warmup_steps", "gradient_clip"):
-            if getattr(self, key) < 0:
-                raise ValueError(f"optim.{key}={getattr(self, key)} must be at least 0.")
+        check_least(self, "optim", weight_decay=0, warmup_steps=0, gradient_clip=0)
         count = {"adamw": 2, "came": 3}[self.optimizer]
         if len(self.betas) != count or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optim.betas={self.betas} must be {count} numbers in [0, 1) for {self.optimizer}.")

@@ -1,4 +1,4 @@
-"""What `ablate report`, `board`, `explain` and `compare` do, behind the command line."""
+"""What `ablate report`, `publish`, `reproduce`, `explain`, `compare` and `board` do, behind the command line."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.errors import UserError
+from experiments.files import default_root
 from experiments.terminal import console
 from reports.provenance import report_version
 from reports.subject import Subject, load_subject
@@ -111,7 +112,7 @@ def overview(root: Path | str | None = None, out: Path | None = None, as_json: b
     """
     from reports.overview import build_overview
 
-    page, entries, lost = build_overview(Path(root or "outputs"), out)
+    page, entries, lost = build_overview(Path(root or default_root()), out)
     if as_json:
         found = {"index": str(page), "sweeps": _as_json(entries, page), "lost": lost}
         print(json.dumps(found, indent=2, ensure_ascii=False))
@@ -124,7 +125,7 @@ def overview(root: Path | str | None = None, out: Path | None = None, as_json: b
     return page
 
 
-def publish(out: Path, roots: Sequence[Path | str] = ("outputs",), as_json: bool = False) -> Path:
+def publish(out: Path, roots: Sequence[Path | str] = (), as_json: bool = False) -> Path:
     """Write the reports of all complete sweeps into a folder to commit, and print what is in it and what is not.
 
     Raises:
@@ -132,7 +133,7 @@ def publish(out: Path, roots: Sequence[Path | str] = ("outputs",), as_json: bool
     """
     from reports.publish import publish as write
 
-    readme, entries, left_out = write([Path(root) for root in roots], out)
+    readme, entries, left_out = write([Path(root) for root in roots or (default_root(),)], out)
     if as_json:
         found = {"readme": str(readme), "sweeps": _as_json(entries, readme), "left_out": left_out}
         print(json.dumps(found, indent=2, ensure_ascii=False))
@@ -222,12 +223,12 @@ def explain(
 
 
 def compare(
-    left: str, right: str, root: Path | str = "outputs", out: Path | None = None, as_json: bool = False
+    left: str, right: str, root: Path | str | None = None, out: Path | None = None, as_json: bool = False
 ) -> Path:
     """Compare two runs, print what differs, and return the folder with curves and samples side by side."""
     from reports.compare import compare_runs
 
-    found, folder = compare_runs(left, right, Path(root), out)
+    found, folder = compare_runs(left, right, Path(root or default_root()), out)
     if as_json:
         print((folder / "compare.json").read_text(encoding="utf-8"), end="")
         return folder
@@ -245,12 +246,8 @@ def board(
     overrides: Sequence[str] = (),
     root: Path | str | None = None,
     port: int = 6006,
-    start: bool = True,
-) -> Path:
+) -> None:
     """Serve TensorBoard on exactly a sweep's runs; without a sweep, on all runs under the root.
-
-    Args:
-        start: False only makes the folder and returns it.
 
     Raises:
         UserError: nothing has run yet.
@@ -262,14 +259,12 @@ def board(
         folder = subject.root / "boards" / subject.folder
         names = link_board(subject, folder)
     else:
-        folder = Path(root or "outputs") / "boards" / "all"
-        names = link_all_runs(Path(root or "outputs"), folder)
+        folder = Path(root or default_root()) / "boards" / "all"
+        names = link_all_runs(Path(root or default_root()), folder)
     console().print(f"{len(names)} runs: {', '.join(names)}", soft_wrap=True)
-    if start and sweep:
+    if sweep:
         console().print(f"One colour a row: {address(port)}", soft_wrap=True)
-    if start:
-        serve(folder, port)
-    return folder
+    serve(folder, port)
 
 
 def _plain(text: str) -> str:

@@ -126,9 +126,10 @@ def parse_layout(report: Mapping[str, Any], axes: Mapping[str, Sequence[str]]) -
         if not all(isinstance(share, int | float) and 0 < share <= 1 for share in stages):
             raise UserError(f"report.stages={stages!r} must be shares of the training, above 0 and at most 1.")
         stages = tuple(float(share) for share in stages)
-    for key, value in (("samples", raw.get("samples", 0)), ("stages", 0 if isinstance(stages, tuple) else stages)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise UserError(f"report.{key}={value!r} must be a number of images, or 0 for none.")
+    counts = {"samples": (raw.get("samples", 0), "images"), "stages": (stages, "steps of the training")}
+    for key, (value, of) in counts.items():
+        if not isinstance(value, tuple) and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+            raise UserError(f"report.{key}={value!r} must be a number of {of}, or 0 for none.")
     rows = (raw["rows"],) if isinstance(raw["rows"], str) else tuple(raw["rows"])
     group, spread = raw.get("group", ""), raw.get("spread", "")
     placed = [axis for axis in (group, *rows, spread) if axis]

@@ -96,4 +96,6 @@ def _timing_note(records: Sequence[Record]) -> str:
     medians = f"Medians of {min(rounds)} to {max(rounds)} repetitions" if rounds else "Medians"
     loads = [load for record in records if (load := record.protocol.get("load_before")) is not None]
     load = f"; the system's load before was {min(loads):.1f} to {max(loads):.1f}" if loads else ""
-    return f"{medians}, in turns where rows are compared, with random weights, on {' and '.join(machines)}{load}."
+    decoding = ", without decoding" if any("images_per_s" in record.metrics for record in records) else ""
+    weights = f"with random weights{decoding}"
+    return f"{medians}, in turns where rows are compared, {weights}, on {' and '.join(machines)}{load}."

@@ -13,12 +13,12 @@ import yaml
 
 from experiments.benchmarks.config import BENCHMARK_CELLS
 from experiments.errors import UserError
+from experiments.flat import flatten
 from experiments.store import Benchmark, Evaluation, Run, RunStore
 from experiments.work import Status, Work
 from reports.quantities import CHOSEN
 from sweeps.planner import Cell
 from sweeps.state import CellState, cell_states
-from sweeps.varied import flatten
 
 BOOKKEEPING = ("schema", "step", "max_steps")
 """Numbers of a result.json that are no measurement."""
@@ -71,7 +71,7 @@ class Record:
         """The stored configuration (of the last work that has one), flat, by dotted key; {} if there is none."""
         for work in reversed(self.works):
             if raw := _read_yaml(work.config_path):
-                flat = dict(flatten(raw))
+                flat = flatten(raw)
                 return _timed(flat) if work is self.benchmark else flat
         return {}
 

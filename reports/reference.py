@@ -45,7 +45,6 @@ class ReferenceRow:
     name: str
     values: Mapping[str, float | None]
     sources: Mapping[str, str]
-    group: str = ""
     match: Mapping[str, str] = field(default_factory=dict)
     approximate: tuple[str, ...] = ()
     """Columns whose value is derived from other published numbers."""
@@ -94,7 +93,6 @@ class ReferenceTable:
 
     key: str
     """"maskmamba.table3"."""
-    system: str
     citation: str
     where: str
     title: str
@@ -146,7 +144,7 @@ def load_reference(path: Path) -> dict[str, ReferenceTable]:
         UserError: a value without a source, an undeclared column, a malformed claim, or a name used twice.
     """
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    system = Checked(raw, path.name).keys("system", "title", "citation", "sources", "tables")
+    system = Checked(raw, path.name).keys("citation", "sources", "tables")
     return {
         name: _table(Checked(body, f"{path.name}: {name}"), f"{path.stem}.{name}", system.raw)
         for name, body in system.raw["tables"].items()
@@ -183,7 +181,6 @@ def _table(body: Checked, key: str, system: Mapping[str, Any]) -> ReferenceTable
             raise UserError(f"{body.place} has {kind} with the same id.")
     return ReferenceTable(
         key=key,
-        system=system["system"],
         citation=system["citation"],
         where=raw["where"],
         title=raw["title"],
@@ -195,7 +192,7 @@ def _table(body: Checked, key: str, system: Mapping[str, Any]) -> ReferenceTable
 
 
 def _row(body: Checked, columns: Mapping[str, ReferenceColumn], source: str) -> ReferenceRow:
-    body.keys("id", "name", "values", optional=("group", "match", "sources", "approximate"))
+    body.keys("id", "name", "values", optional=("match", "sources", "approximate"))
     raw = body.raw
     place = f"{body.place}, row {raw['id']}"
     sources, approximate = raw.get("sources", {}), tuple(raw.get("approximate", ()))
@@ -210,7 +207,6 @@ def _row(body: Checked, columns: Mapping[str, ReferenceColumn], source: str) -> 
         name=raw["name"],
         values={name: raw["values"].get(name) for name in columns},
         sources={name: sources.get(name, source) for name in columns if raw["values"].get(name) is not None},
-        group=raw.get("group", ""),
         match=_labels(raw.get("match", {})),
         approximate=approximate,
     )

@@ -297,13 +297,16 @@ def make_subject(
     )
 
 
-def check_report(name: str) -> None:
+def check_report(name: str, root: Path | str | None = None) -> None:
     """Read the `report` block of a sweep as its report will, so that a typo comes out before the runs, not after.
+
+    Args:
+        root: the folder of outputs, as `load_sweep` takes it.
 
     Raises:
         UserError: naming the sweep's file.
     """
-    sweep = load_sweep(name)
+    sweep = load_sweep(name, root)
     try:
         parse_layout(sweep.report, {axis.name: axis.labels for axis in sweep.axes})
     except UserError as error:

@@ -91,5 +91,5 @@ class Group:
 
     @property
     def name(self) -> str:
-        """Name of its first cell, which its log is called after."""
+        """Name of its first cell, which it is called by on the terminal."""
         return self.cells[0].name

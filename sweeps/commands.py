@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.table import Table
 
 from experiments.errors import UserError, unknown
+from experiments.files import default_root
 from experiments.provenance import other_code
 from experiments.resolve import check_files
 from experiments.store import RunStore
@@ -41,7 +42,7 @@ def list_sweeps(root: Path | str | None = None, as_json: bool = False) -> int:
     """Named sweeps: what each reproduces, its cells, and how far those are that were begun."""
     started: dict[str, list[str]] = {}
     rows: list[dict[str, Any]] = []
-    folder = Path(root or load_root())
+    folder = Path(root or default_root())
     lost: list[str] = []
     for record in begun(folder, lost):
         if definition_of(record) in sweep_names():
@@ -292,6 +293,7 @@ def logs(
         while follow and planned.states()[found.name].state == "running":
             time.sleep(1.0)
             screen.out(file.read(), end="")
+        screen.out(file.read(), end="")  # what it printed between the last look and its end
     return 0
 
 
@@ -310,13 +312,6 @@ def cancel(
         dry_run: only say which cells would be stopped.
     """
     return cancel_plan(plan(name, scale, overrides, root), confirm, _say, dry_run)
-
-
-def load_root() -> Path:
-    """The folder of outputs where none is named."""
-    from experiments.config import RuntimeConfig
-
-    return Path(RuntimeConfig().root)
 
 
 def _exit_code(states: dict[str, CellState]) -> int:

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.errors import UserError, did_you_mean, unknown
+from experiments.files import default_root
 from sweeps.config import SweepConfig, ValueConfig
 
 DEFINITIONS = Path(__file__).parent / "definitions"
@@ -150,7 +151,7 @@ def load_sweep(name: str, root: Path | str | None = None) -> Sweep:
     if name.endswith((".yaml", ".yml")):
         return read_sweep(Path(name).resolve())
     if name not in (names := sweep_names()):
-        raise _unknown_sweep(name, names, Path(root or os.environ.get("ABLATE_ROOT") or "outputs"))
+        raise _unknown_sweep(name, names, Path(root or default_root()))
     return read_sweep(DEFINITIONS / f"{name}.yaml")
 
 

@@ -1,4 +1,4 @@
-"""Remembers the parameters and FLOPs of what cells train, by content."""
+"""Remembers the parameters and FLOPs of what cells train, by its configuration and the code that builds it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from experiments.files import atomic_write_json
 from experiments.model_facts import ModelFacts, build_facts
 from sweeps.cache import PROJECT
 
+SOURCES = ("lightning_modules/**/*.py", "experiments/benchmarks/cells/*.py", "experiments/model_facts.py")
+"""Facts hold as long as none of these files is touched."""
+
 
 class FactBook:
     """Looks facts up, or builds the generator (which imports torch) and notes them down.
@@ -25,8 +28,9 @@ class FactBook:
     def __init__(self, root: Path):
         self._folder = root / "cache" / "facts"
         self._known: dict[str, ModelFacts] = {}
-        sources = sorted((PROJECT / "lightning_modules").rglob("*.py"))
-        self._sources = [[path.name, path.stat().st_mtime_ns, path.stat().st_size] for path in sources]
+        sources = sorted(path for glob in SOURCES for path in PROJECT.glob(glob))
+        stats = [(path.relative_to(PROJECT), path.stat()) for path in sources]
+        self._sources = [[str(path), stat.st_mtime_ns, stat.st_size] for path, stat in stats]
 
     def facts(self, config: RunConfig) -> ModelFacts:
         """The facts of what the run trains, or of the layer that it times."""

@@ -34,9 +34,9 @@ def failed_cells(plan: Plan, where: Iterable[str]) -> tuple[Cell, ...]:
 def _condition(plan: Plan, word: str) -> Callable[[Cell, CellState], bool]:
     key, equals, value = word.partition("=")
     axes = [axis.name for axis in plan.sweep.axes]
-    if not equals or key not in ("cause", "reason", "seed", "cell", *axes):
+    if not equals or key not in ("cause", "seed", "cell", *axes):
         raise unknown("condition", word, [f"{name}=..." for name in ("cause", "seed", "cell", *axes)])
-    if key in ("cause", "reason"):
+    if key == "cause":
         if value not in CAUSES:
             raise unknown("cause", value, CAUSES)
         return lambda cell, state: state.status.cause == value

@@ -46,6 +46,8 @@ class Worker:
     log: IO[bytes]
     gpus: tuple[str, ...]
     started: float
+    stopped: bool = False
+    """Whether this launcher asked it to end, so that its end is no death to record."""
 
 
 class LocalLauncher:
@@ -125,7 +127,7 @@ class LocalLauncher:
 
     def _spawn(self, group: Group, gpus: tuple[str, ...]) -> Worker:
         configs = [self._write_config(cell) for cell in group.cells]
-        log = open_log(log_path(self.plan, group.cells[0]))
+        log = open_log(log_path(self.plan, group.id))
         process = subprocess.Popen(
             [*self.command, *map(str, configs)],
             stdin=subprocess.DEVNULL,
@@ -164,7 +166,8 @@ class LocalLauncher:
         """Note how a worker ended; queue what it left undone because another of its cells failed."""
         code = worker.process.returncode
         states = self._states(worker.group)
-        if code != 0 and code not in (-signal.SIGINT, -signal.SIGTERM, 130, os.EX_TEMPFAIL) and not _explained(states):
+        in_order = worker.stopped or code in (0, -signal.SIGINT, -signal.SIGTERM, 130, os.EX_TEMPFAIL)
+        if not in_order and not _explained(states):
             self._record_death(worker, code)
             states = self._states(worker.group)
         self.progress.finished(worker.group, states, time.monotonic() - worker.started)
@@ -181,7 +184,7 @@ class LocalLauncher:
             hint = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
             undone.record_failure("killed", f"killed by {signal.Signals(-code).name}{hint}")
         else:
-            line = last_line(log_path(self.plan, worker.group.cells[0])) or f"exit code {code}"
+            line = last_line(log_path(self.plan, worker.group.id)) or f"exit code {code}"
             undone.record_failure("bad_config" if code == 2 else cause_of(line), line)
 
     def _heed_cancel(self) -> None:
@@ -197,6 +200,7 @@ class LocalLauncher:
             return
         self.progress.say(f"Stopping {len(workers)} worker(s); Ctrl-C kills them at once.")
         for worker in workers:
+            worker.stopped = True
             worker.process.send_signal(signal.SIGINT)
         deadline = time.monotonic() + PATIENCE
         with suppress(KeyboardInterrupt):

@@ -11,10 +11,9 @@ from sweeps.planner import Cell, Plan
 from sweeps.submissions import read_submissions
 
 
-def log_path(plan: Plan, cell: Cell) -> Path:
-    """Where the worker that runs this cell prints to; cells that share a training share a log."""
-    first = next(group for group in plan.groups() if group.id == cell.group)
-    return plan.folder / "logs" / f"{first.name}.log"
+def log_path(plan: Plan, group: str) -> Path:
+    """Where the worker that runs this group of cells prints to: the same file whichever of its cells are still open."""
+    return plan.folder / "logs" / f"{group}.log"
 
 
 def open_log(path: Path) -> IO[bytes]:
@@ -37,7 +36,8 @@ def last_line(path: Path) -> str:
 
 def newest_log(plan: Plan, cell: Cell) -> Path | None:
     """The log of the latest attempt at this cell, local or in a job; None if there is none."""
-    paths = [log_path(plan, cell)]
+    paths = [log_path(plan, cell.group)]
+    paths += [plan.folder / "logs" / f"{other.name}.log" for other in plan.cells if other.group == cell.group]  # older
     for item in read_submissions(plan.folder):
         tasks = [index for index, group in enumerate(item.groups) if group == cell.group]
         paths += [plan.folder / "logs" / f"slurm-{item.job}_{index}.log" for index in tasks]

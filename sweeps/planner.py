@@ -14,6 +14,7 @@ import yaml
 
 from experiments.config import RunConfig, build_config, load_config, to_dict
 from experiments.errors import UserError
+from experiments.flat import flatten
 from experiments.identity import benchmark_id, evaluation_id, run_id, search_id
 from experiments.store import RunStore
 from sweeps import cache
@@ -24,7 +25,6 @@ from sweeps.fact_book import FactBook
 from sweeps.request import Request, parse_request
 from sweeps.state import CellState, cell_states, with_queue
 from sweeps.submissions import places, with_accounting
-from sweeps.varied import flatten
 
 LONGEST_NAME = 240
 """Bytes in the name of a cell: with an ending it must fit the 255 that file systems allow."""
@@ -289,7 +289,7 @@ def _files(sweep: Sweep, cells: Iterable[Cell]) -> set[Path]:
         while path:
             files.add(path)
             raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-            settings |= {(key, value) for key, value in flatten(raw) if isinstance(value, str)}
+            settings |= {(key, value) for key, value in flatten(raw).items() if isinstance(value, str)}
             path = path.parent / raw["base"] if raw.get("base") else None
     for value in {value for key, value in settings if not key.startswith("runtime.")}:
         files |= _content(Path(value))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -16,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config import RunConfig, nearest_key, parse_overrides, section_of
 from experiments.errors import UserError, unknown
+from experiments.files import default_root
 from sweeps.config import ResourcesConfig
 from sweeps.definition import Sweep, label_of, load_yaml
 
@@ -77,7 +77,7 @@ def parse_request(sweep: Sweep, scale: str, words: Iterable[str], root: Path | s
             )
         else:
             config[key] = value
-    folder = root or config.get("runtime.root") or os.environ.get("ABLATE_ROOT") or "outputs"
+    folder = root or config.get("runtime.root") or default_root()
     resources = _resources(asdict(sweep.config.scales[scale].resources), _site(Path(folder)), given)
     return Request(Path(folder), config, only, seeds, resources, words)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
-
+from experiments.flat import flatten
 from experiments.presets import preset_path, read_chain
 from sweeps.definition import Sweep
 from sweeps.equal_compute import STEPS
@@ -16,16 +14,7 @@ def varied_keys(sweep: Sweep, scale: str) -> set[str]:
     keys = {key for axis in sweep.axes for choice in axis.choices for key in choice.overrides}
     keys |= {item["key"] for item in sweep.config.search.get("space", [])}
     presets = {config.preset, *(part.preset for part in config.cells if part.preset)}
-    chains = [dict(flatten(read_chain(preset_path(name)))) for name in presets]
+    chains = [flatten(read_chain(preset_path(name))) for name in presets]
     differ = {key for chain in chains for key in chain if any(other.get(key) != chain[key] for other in chains)}
     keys |= (differ - config.overrides.keys()) | {key for part in config.cells for key in part.set}
     return keys | {STEPS} if sweep.config.equal_compute else keys
-
-
-def flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested mappings by dotted key."""
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -6,20 +6,24 @@ import json
 import logging
 import math
 import shutil
+import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from datamodules.files import work_lock
-from datamodules.store_format import StoreMeta
+from datamodules.store_format import StoreMeta, read_meta
 from datamodules.store_writer import StoreWriter
 from datamodules.tokenize.plan import Plan, part_path, parts_folder, read_part, read_plan
 
 log = logging.getLogger(__name__)
 SPARE = 64 << 20
 """Bytes that must stay free beside the store."""
+ABANDONED = 3600.0
+"""Seconds without a change after which an unfinished store is nobody's, where the file system has no locks."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +58,29 @@ def merge(out: Path, split: str) -> Summary:
     """Write the store OUT/SPLIT out of its parts, in the order of the units, and remove the parts.
 
     What a merge that was killed left behind is removed too. Every image that was left out is named, with the reason, in
-    the store's report.json.
+    the store's report.json. A store that is there already stays, such as that of another merge at the same time.
 
     Raises:
-        FileNotFoundError: no parts.
+        FileNotFoundError: no parts, and no store either.
         ValueError: parts are missing or damaged, nothing usable in them, a key that comes twice, no room on the disk,
             other files in the place of the store.
     """
     check_place(out / split)
+    if not out.is_dir():
+        raise FileNotFoundError(f"{out} is not there: nothing was tokenized into it.")
+    with work_lock(_lock_path(out, split)) as locked:
+        _remove_stale(out, split, locked)
+        if (out / split / "meta.json").is_file():
+            shutil.rmtree(parts_folder(out, split), ignore_errors=True)
+            return _summary_of(out / split)
+        return _merge(out, split)
+
+
+def _lock_path(out: Path, split: str) -> Path:
+    return out / f".{split}.lock"
+
+
+def _merge(out: Path, split: str) -> Summary:
     folder = parts_folder(out, split)
     if missing := missing_units(out, split):
         raise ValueError(
@@ -72,20 +91,38 @@ def merge(out: Path, split: str) -> Summary:
     images, refused, notes = _survey(out, paths)
     if not images:
         shutil.rmtree(folder)  # nothing in it that a second attempt could go on from
+        _lock_path(out, split).unlink(missing_ok=True)  # whoever waits for it finds no parts
         if not refused:
             where = f" in {plan.units[0]}{', ..' if len(plan.units) > 1 else ''}" if plan.units else ""
             raise ValueError(f"No images of {split} were found{where}; name the right folder with --source.")
         reasons = "; ".join(f"{key}: {reason}" for key, reason in refused[:3])
         raise ValueError(f"None of the {len(refused):,} images of {split} could be used ({reasons}); no store is made.")
-    summary = Summary(images, dict(Counter(_kind(reason) for _, reason in refused).most_common()), dict(notes))
-    with work_lock(out / f".{split}.lock"):
-        for stale in out.glob(f".{split}.*"):
-            if stale.is_dir():
-                shutil.rmtree(stale, ignore_errors=True)
-        _check_room(out, plan, images)
-        _write(out / split, plan, paths, summary, refused)
-    shutil.rmtree(folder)
+    summary = Summary(images, _count(refused), dict(notes))
+    _check_room(out, plan, images)
+    _write(out / split, plan, paths, summary, refused)
+    shutil.rmtree(folder, ignore_errors=True)
     return summary
+
+
+def _remove_stale(out: Path, split: str, locked: bool) -> None:
+    """Remove the unfinished stores of merges that were killed. Without locks one may be at work: spare the young."""
+    for stale in (path for path in out.glob(f".{split}.*") if path.is_dir()):
+        with suppress(FileNotFoundError):  # finished meanwhile
+            touched = max(path.stat().st_mtime for path in (stale, *stale.iterdir()))
+            if locked or time.time() - touched > ABANDONED:
+                shutil.rmtree(stale, ignore_errors=True)
+
+
+def _summary_of(folder: Path) -> Summary:
+    """What a finished store says of itself."""
+    meta, _ = read_meta(folder)
+    report = folder / "report.json"
+    told = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
+    return Summary(meta.count, _count(told.get("refused", [])), told.get("notes", {}))
+
+
+def _count(refused: list[list[str]]) -> dict[str, int]:
+    return dict(Counter(_kind(reason) for _, reason in refused).most_common())
 
 
 def _write(folder: Path, plan: Plan, paths: list[Path], summary: Summary, refused: list[list[str]]) -> None:

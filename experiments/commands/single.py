@@ -15,7 +15,7 @@ import click
 from experiments.config import RunConfig, build_config, load_config, parse_overrides, read_config, to_dict
 from experiments.errors import CellError, UserError
 from experiments.failures import classify
-from experiments.files import check_root
+from experiments.files import DEFAULT_ROOT, check_root
 from experiments.identity import run_id
 from experiments.lineage import check_start
 from experiments.resolve import check_files
@@ -31,7 +31,7 @@ ROOT_OPTION = click.option(
     "--root",
     envvar="ABLATE_ROOT",
     show_envvar=True,
-    default="outputs",
+    default=DEFAULT_ROOT,
     show_default=True,
     help="Output folder.",
     callback=lambda context, option, root: check_root(root),

@@ -73,7 +73,7 @@ def plan_command(sweep: str, overrides: tuple[str, ...], scale: str, root: str, 
     from reports.subject import check_report
     from sweeps.commands import show_plan
 
-    check_report(sweep)
+    check_report(sweep, root)
     return show_plan(sweep, scale, overrides, root, as_json=as_json)
 
 
@@ -97,7 +97,7 @@ def run_command(
     from reports.subject import check_report
     from sweeps.commands import run
 
-    check_report(sweep)
+    check_report(sweep, root)
     code = run(sweep, scale, overrides, root, launcher, jobs, dry_run=dry_run)
     if with_report and launcher == "local" and not dry_run:
         from reports.commands import report

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.generators.configs.mmamba import CrossScanConfig
+from lightning_modules.layers.config import CrossScanConfig
 from lightning_modules.layers.conv import ShortConv
 from lightning_modules.layers.scan_order import scan_orders
 from lightning_modules.layers.ssm import SelectiveSSM

@@ -7,23 +7,20 @@ Shapes: B batch, L positions, M model width, D inner width, H heads of P channel
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.generators.configs.aim import Mamba2Config
 from lightning_modules.kernels import depthwise_conv1d_update, ssd, ssd_state_update
 from lightning_modules.kernels.dispatch import autocast_dtype
+from lightning_modules.layers.config import Mamba2Config
 from lightning_modules.layers.conv import ShortConv
+from lightning_modules.layers.ssm import NO_TIME, draw_dt_bias
 
 A_RANGE = (1.0, 16.0)
-DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
 NORM_EPS = 1e-5
-NO_TIME = -1e4
-"""dt before the softplus that makes it exactly zero: the state passes such a position untouched."""
 
 
 class Mamba2State(NamedTuple):
@@ -60,9 +57,7 @@ class Mamba2(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """A = -U(1, 16); dt log-uniform in [1e-3, 1e-1] after the softplus."""
-        log_dt = torch.rand_like(self.dt_bias) * (math.log(DT_MAX) - math.log(DT_MIN)) + math.log(DT_MIN)
-        dt = log_dt.exp().clamp(min=DT_FLOOR)
-        self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus(dt_bias) = dt
+        draw_dt_bias(self.dt_bias)
         self.A_log.uniform_(*A_RANGE).log_()
 
     def forward(self, u: Tensor, mask: Tensor | None = None, state: Mamba2State | None = None) -> Tensor:

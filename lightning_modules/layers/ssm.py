@@ -23,12 +23,19 @@ SCANS: dict[str, tuple[Direction, ...]] = {
 }
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
 NO_TIME = -1e4
-"""Before the softplus: dt = 0, whatever the bias."""
+"""dt before the softplus that makes it exactly zero, whatever the bias: the state passes such a position untouched."""
 
 
 def without_padding(x: Tensor, key_mask: Tensor | None) -> Tensor:
     """(B, L, C) with zeros where the mask (B, L) is False, so that convolutions carry nothing out of there."""
     return x if key_mask is None else x * key_mask[..., None]
+
+
+def draw_dt_bias(bias: Tensor) -> None:
+    """Fill `bias` (any shape) in place so that softplus(bias) is log-uniform in [1e-3, 1e-1], Mamba's start of dt."""
+    log_dt = torch.rand_like(bias) * (math.log(DT_MAX) - math.log(DT_MIN)) + math.log(DT_MIN)
+    dt = log_dt.exp().clamp(min=DT_FLOOR)
+    bias.copy_(dt + torch.log(-torch.expm1(-dt)))
 
 
 class SelectiveSSM(nn.Module):
@@ -74,9 +81,7 @@ class SelectiveSSM(nn.Module):
         """Mamba's initialisation: A = -(1..N), dt log-uniform in [1e-3, 1e-1] after the softplus."""
         nn.init.uniform_(self.x_proj, -(self.x_proj.shape[-1] ** -0.5), self.x_proj.shape[-1] ** -0.5)
         nn.init.uniform_(self.dt_proj, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
-        log_dt = torch.rand_like(self.dt_bias) * (math.log(DT_MAX) - math.log(DT_MIN)) + math.log(DT_MIN)
-        dt = log_dt.exp().clamp(min=DT_FLOOR)
-        self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus(dt_bias) = dt
+        draw_dt_bias(self.dt_bias)
         self.A_log.copy_(torch.arange(1, self.d_state + 1).log().expand_as(self.A_log))
 
     def forward(

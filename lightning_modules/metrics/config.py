@@ -97,10 +97,14 @@ METRICS: dict[str, MetricSpec] = {
         "Memorised", "lower", ".3f", "", "Share of samples nearer to a training image than 90 % of held-out images are."
     ),
     "seconds_per_image": MetricSpec(
-        "Time per image", "lower", ".4f", "s", "Sampling and decoding, per image, at the pace of the median batch."
+        "Time per image",
+        "lower",
+        ".4f",
+        "s",
+        "Sampling, per image, at the pace of the median batch; of evaluations with decoding, of benchmarks without.",
     ),
     "train/loss": MetricSpec("Train loss", "lower", ".3f", "nats", "Training objective at the last logged step."),
-    "train/accuracy": MetricSpec("Train accuracy", "higher", ".3f", "", "Share of hidden tokens predicted, training."),
+    "train/accuracy": MetricSpec("Train accuracy", "higher", ".3f", "", "Share of target tokens predicted, training."),
     "val/loss": MetricSpec(
         "Val loss", "lower", ".3f", "nats", "Validation: cross-entropy per token; of diffusion, the squared error."
     ),
@@ -108,11 +112,11 @@ METRICS: dict[str, MetricSpec] = {
         "Val bound", "lower", ".4f", "bit", "Variational bound of a diffusion step, per dimension."
     ),
     "val/bits_per_token": MetricSpec("Bits per token", "lower", ".3f", "bit", "Validation cross-entropy in bits."),
-    "val/accuracy": MetricSpec("Val accuracy", "higher", ".3f", "", "Share of hidden tokens predicted, validation."),
+    "val/accuracy": MetricSpec("Val accuracy", "higher", ".3f", "", "Share of target tokens predicted, validation."),
     "val/psnr": MetricSpec("PSNR", "higher", ".2f", "dB", "Peak signal-to-noise ratio of reconstructions, validation."),
     "val/codebook_usage": MetricSpec("Codebook usage", "higher", ".3f", "", "Share of codes in use, validation."),
     "val/latent_std": MetricSpec("Latent std", "none", ".3g", "", "Standard deviation of latents, before scaling."),
-    "parameters": MetricSpec("Parameters", "none", ".3g", "", "Trainable parameters of the generator."),
+    "parameters": MetricSpec("Parameters", "none", ".3g", "", "All parameters of the generator, tables included."),
     "non_embedding_parameters": MetricSpec(
         "Non-embedding parameters", "none", ".3g", "", "Parameters without the tables of tokens, positions and classes."
     ),

@@ -29,7 +29,7 @@ DIGITS = 5
 
 
 class Measurement(NamedTuple):
-    """What `evaluate_images` finds."""
+    """What `evaluate_images` and `evaluate_against` find."""
 
     metrics: dict[str, float]
     """Name -> value, names as in `lightning_modules.metrics.config.METRICS`."""

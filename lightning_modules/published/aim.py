@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lightning_modules.generators.configs.aim import AiMConfig, Mamba2Config
+from lightning_modules.generators.configs.aim import AiMConfig
+from lightning_modules.layers.config import Mamba2Config
 
 EARLIER_NAMES = {
     "vq_vae.": "vqvae.",

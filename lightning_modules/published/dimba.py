@@ -64,6 +64,8 @@ def read_architecture(state: dict[str, Tensor]) -> dict[str, Any]:
     depth, mamba_depth = (
         len({key.split(".")[1] for key in state if key.startswith(prefix)}) for prefix in ("blocks.", "mamba_blocks.")
     )
+    if not depth:
+        raise _incomplete("blocks.0.scale_shift_table")
     width, channels, patch, _ = embed.shape
     if len(out) not in (patch**2 * channels, 2 * patch**2 * channels):
         raise ValueError(f"These weights predict {len(out)} values a patch, which {channels} channels do not explain.")
@@ -83,8 +85,7 @@ def from_official(model: Dimba, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename an official state dictionary for `model`; the position table, which is recomputed, is left out.
 
     Raises:
-        KeyError: tensors that are missing.
-        ValueError: tensors that Dimba does not have.
+        ValueError: tensors that are missing, or that Dimba does not have.
     """
     own: dict[str, Tensor] = {}
     tables: dict[int, Tensor] = {}
@@ -106,11 +107,20 @@ def from_official(model: Dimba, state: dict[str, Tensor]) -> dict[str, Tensor]:
             own[key] = value
         else:
             own[_rename(key, PREFIXES)] = value
-    own["adaln.table"] = torch.stack([tables[i] for i in range(len(tables))])
+    if lost := [i for i in range(len(model.blocks)) if i not in tables]:
+        raise _incomplete(f"blocks.{lost[0]}.scale_shift_table")
+    own["adaln.table"] = torch.stack([tables[i] for i in range(len(model.blocks))])
     for index, mixer in mixers.items():
-        converted = model.mamba_blocks[index].mixer.from_vim(mixer)
+        try:
+            converted = model.mamba_blocks[index].mixer.from_vim(mixer)
+        except KeyError as error:
+            raise _incomplete(f"mamba_blocks.{index}.mixer.{error.args[0]}") from error
         own |= {f"mamba_blocks.{index}.mixer.{key}": value for key, value in converted.items()}
     return own
+
+
+def _incomplete(key: str) -> ValueError:
+    return ValueError(f"This checkpoint of Dimba or PixArt is incomplete: it has no '{key}'.")
 
 
 def _rename(key: str, prefixes: dict[str, str]) -> str:

@@ -1,7 +1,8 @@
 """Configurations of the text encoders. Torch-free, so that a plan can identify an encoder without loading it.
 
-Every configuration offers `text_tokens` (T, most tokens of a caption), `text_width` (E, width of a token's feature),
-`pooled_width` (P, width of the whole caption's feature; 0 = there is none), `fingerprint` and `resolve()`.
+Every configuration has `resolve()`. All but that of "none" offer `text_tokens` (T, most tokens of a caption),
+`text_width` (E, width of a token's feature), `pooled_width` (P, width of the whole caption's feature; 0 = there is
+none) and `fingerprint`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from lightning_modules.bounds import check_least
 from lightning_modules.hashing import file_sha256, text_sha256
 from lightning_modules.registry import Entry, Registry
 from lightning_modules.text_encoders.checkpoint import model_folder, settings_of, weights_fingerprint
@@ -36,8 +38,7 @@ class _TextEncoderConfig:
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
-        if self.text_tokens < 1:
-            raise ValueError(f"text_encoder.text_tokens={self.text_tokens} must be at least 1.")
+        check_least(self, "text_encoder", text_tokens=1)
 
     @property
     def features_id(self) -> str:

@@ -99,7 +99,7 @@ def test_images(ablate: Ablate, tmp_path: Path) -> None:
         assert f"unusual: {10 if kind == 'wrong file extension' else 2} x {kind}" in out
     assert "left out: 3 x empty file" in out and "left out: 1 x file not found" in out
     store = TokenStore(tmp_path / "out/train", verify=True)
-    for found, label, key in zip(numbers_of(store.tokens), store.labels, map(store.key, range(24)), strict=True):
+    for found, label, key in zip(numbers_of(store.codes), store.labels, map(store.key, range(24)), strict=True):
         assert key == f"c{label}/{found:02d}.jpg" and label == found % 3
     report = json.loads((tmp_path / "out/train/report.json").read_text())
     assert {key for key, _ in report["refused"]} == {*reasons, "c0/98.jpg", "c1/99.jpg"}
@@ -129,7 +129,7 @@ def test_captions_and_shards(ablate: Ablate, tmp_path: Path) -> None:
     code, out, _ = ablate("cc3m", tmp_path / "tars", tmp_path / "out")
     assert code == 0
     store = TokenStore(tmp_path / "out/train", verify=True)
-    found = dict(zip(numbers_of(store.tokens), map(store.caption, range(len(store))), strict=True))
+    found = dict(zip(numbers_of(store.codes), map(store.caption, range(len(store))), strict=True))
     assert found == {
         3: "bell and [31mred",
         4: "😀 日本 𝒳",

@@ -40,7 +40,7 @@ def test_a_store_in_three_lines_of_numpy(tmp_path: Path) -> None:
     tar_shard(tmp_path / "tars/0.tar", [member for number in (3, 5) for member in img2dataset(number)])
     run("cc3m", tmp_path / "tars", tmp_path / "out")
     store = TokenStore(tmp_path / "out/train")
-    for i, number in enumerate(numbers_of(store.tokens)):
+    for i, number in enumerate(numbers_of(store.codes)):
         found = execute(f"i = {i}\n{lines}", store.folder, "[tokens.tolist(), int(label), caption]")
         assert found == [[number] * 4, 0, f"picture {number}"]
 

@@ -26,7 +26,7 @@ def stored(out, split="train"):
     """{image number: (label, captions, key)} of a store."""
     store = TokenStore(out / split, verify=True)
     rows = {}
-    for i, number in enumerate(numbers_of(store.tokens)):
+    for i, number in enumerate(numbers_of(store.codes)):
         captions = [store.caption(i, which) for which in range(store.caption_count(i))]
         rows[number] = (int(store.labels[i]), captions, store.key(i))
     return rows

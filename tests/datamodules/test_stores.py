@@ -191,7 +191,7 @@ def test_the_best_share_of_a_store(classes, tmp_path):
     for split, count in (("train", 40), ("val", 9)):
         scores = np.random.default_rng(0).permutation(count).astype(np.uint8)
         np.save(root / split / "scores.npy", scores)
-        numbers = TokenStore(root / split).tokens[:, 0, 0]
+        numbers = TokenStore(root / split).codes[:, 0, 0]
         best[split] = sorted(numbers[scores >= count - -(-count // 4)].tolist())
 
     def seen(loader):

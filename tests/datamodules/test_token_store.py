@@ -33,8 +33,8 @@ def test_round_trip(tmp_path):
     written = make(tmp_path / "store")
     store = TokenStore(tmp_path / "store", verify=True)
     assert len(store) == 5 and store.meta.vocab_size == 500 and store.meta.source == {"dataset": "toy"}
-    assert store.tokens.dtype == np.uint16 and isinstance(store.tokens, np.memmap)
-    np.testing.assert_array_equal(store.tokens, written["tokens"])
+    assert store.codes.dtype == np.uint16 and isinstance(store.codes, np.memmap)
+    np.testing.assert_array_equal(store.codes, written["tokens"])
     np.testing.assert_array_equal(store.labels, written["labels"])
     assert [store.caption(i) for i in range(5)] == CAPTIONS
     assert [path.name for path in tmp_path.iterdir()] == ["store"]  # no temporary folder left
@@ -64,11 +64,11 @@ def test_fingerprint_is_of_the_content(tmp_path):
 def test_worker_processes_map_the_files_themselves(tmp_path):
     make(tmp_path / "store")
     store = TokenStore(tmp_path / "store")
-    tokens, caption = store.tokens[3].copy(), store.caption(2)
+    tokens, caption = store.codes[3].copy(), store.caption(2)
     sent = pickle.dumps(store)
     assert len(sent) < 2000
     received = pickle.loads(sent)
-    np.testing.assert_array_equal(received.tokens[3], tokens)
+    np.testing.assert_array_equal(received.codes[3], tokens)
     assert received.caption(2) == caption
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules.files import work_lock
 from datamodules.sources.folders import class_folders
 from datamodules.store import TokenStore
 from datamodules.tokenize import merge as merge_module
@@ -72,7 +74,7 @@ def test_what_is_left_out_takes_label_caption_and_key_along(broken, tmp_path, wo
     """No shift between images and their captions, wherever the broken ones stand in units and batches."""
     summary = run("folder", broken, tmp_path / "out", work=Work(batch_size=3, workers=workers))
     store = TokenStore(tmp_path / "out/train", verify=True)
-    numbers = numbers_of(store.tokens)
+    numbers = numbers_of(store.codes)
     assert numbers == [n for n in range(1, 14) if n not in (*BAD, 11)]
     for i, number in enumerate(numbers):
         assert store.caption(i) == caption(number) and store.key(i) == f"{number:02d}.png"
@@ -163,6 +165,46 @@ def test_kill_9_and_again_gives_identical_bytes(tmp_path):
     run("cc3m", tmp_path / "tars", tmp_path / "out", work=Work(batch_size=3))
     assert not (tmp_path / "out/.train.killed").exists()
     assert content(tmp_path / "whole") == content(tmp_path / "out")
+
+
+def test_a_merge_that_another_was_faster_than_finds_the_store(tmp_path, monkeypatch):
+    source = class_tree(tmp_path / "images", range(1, 10))
+    for shard in (0, 1):
+        run("folder", source, tmp_path / "out", work=Work(shard=(shard, 2)))
+
+    @contextmanager
+    def late(path):
+        """The other one has the lock first."""
+        monkeypatch.undo()
+        first.append(merge(tmp_path / "out", "train"))
+        with work_lock(path) as locked:
+            yield locked
+
+    first = []
+    monkeypatch.setattr(merge_module, "work_lock", late)
+    assert merge(tmp_path / "out", "train") == first[0] and first[0].images == 9
+    assert TokenStore(tmp_path / "out/train", verify=True).meta.count == 9
+    assert not (tmp_path / "out/train.parts").exists()
+    assert merge(tmp_path / "out", "train") == first[0], "nor is a third of harm"
+
+
+def test_without_locks_the_folder_of_a_merge_at_work_is_left_alone(tmp_path, monkeypatch):
+    def no_locks(stream, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    source = class_tree(tmp_path / "images", range(1, 10))
+    run("folder", source, tmp_path / "out", work=Work(shard=(0, 2)))
+    at_work, killed = tmp_path / "out/.train.live", tmp_path / "out/.train.dead"
+    for folder in (at_work, killed):
+        folder.mkdir()
+        (folder / "tokens.npy").touch()
+    for path in (killed / "tokens.npy", killed, at_work):  # whose file alone is young
+        os.utime(path, (0, time.time() - 2 * merge_module.ABANDONED))
+    run("folder", source, tmp_path / "out")
+    assert at_work.exists() and not killed.exists()
+    with pytest.raises(FileNotFoundError, match="nothing was tokenized into it"):
+        merge(tmp_path / "nowhere", "train")
 
 
 def test_other_settings_or_another_source_do_not_mix(tmp_path):

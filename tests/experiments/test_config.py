@@ -7,15 +7,22 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import pytest
 
+from experiments.commands.single import ROOT_OPTION
 from experiments.config import SECTIONS, build_config, load_config, preset_names, read_config, save_config
 from experiments.errors import UserError
+from experiments.files import default_root
 from experiments.identity import NOT_SEMANTIC, differences, evaluation_id, run_id, semantic, training_hash
 from lightning_modules.registry import Registry
+from sweeps.definition import load_sweep
+from sweeps.request import parse_request
 
 FIXED = {"tokenizer.weights": "", "data.name": "emoji"}
 """Random tokenizer weights, so that hashes do not depend on the embedded file."""
+
+RECONSTRUCTION = "objective.name=reconstruction"
 
 
 def _load(preset: str = "maskmamba/demo", **overrides):
@@ -131,12 +138,36 @@ def test_bad_overrides_are_one_clear_sentence(overrides: list[str], words: list[
         (["sampler.top_p=2"], "sampler.top_p=2.0 must be in (0, 1]."),
         (["evaluation.batch_size=0"], "evaluation.batch_size=0 must be at least 1."),
         (["benchmark.name=layer", "benchmark.length=0"], "benchmark.length=0 must be at least 1."),
+        (["generator.heads=0"], "generator.heads=0 must be at least 1."),
+        (["generator.name=dimba", "generator.heads=-4"], "generator.heads=-4 must be at least 1."),
+        (["generator.name=dimba", "generator.patch_size=0"], "generator.patch_size=0 must be at least 1."),
+        (["generator.name=uvit", "generator.heads=0"], "generator.heads=0 must be at least 1."),
+        (["generator.name=uvit", "generator.ff_width=0"], "generator.ff_width=0 must be at least 1."),
+        (["generator.name=mmamba", "generator.end_heads=0"], "generator.end_heads=0 must be at least 1."),
+        ([RECONSTRUCTION, "objective.revive_every=-1"], "objective.revive_every=-1 must be at least 0."),
+        ([RECONSTRUCTION, "objective.edge_weight=nan"], "objective.edge_weight=nan must be at least 0."),
+        (["generator.dropout=1"], "generator.dropout=1.0 must be in [0, 1)."),
     ],
 )
 def test_a_number_out_of_range_is_named_alone(overrides: list[str], said: str) -> None:
     with pytest.raises(UserError) as caught:
         load_config("maskmamba/demo", overrides)
     assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(("value", "root"), [(None, "outputs"), ("", "outputs"), ("there", "there")])
+def test_everything_takes_the_same_folder_of_outputs_by_default(
+    monkeypatch: pytest.MonkeyPatch, value: str | None, root: str
+) -> None:
+    """Of runs, of a sweep, and of a command; an empty ABLATE_ROOT names none."""
+    monkeypatch.delenv("ABLATE_ROOT", raising=False)
+    if value is not None:
+        monkeypatch.setenv("ABLATE_ROOT", value)
+    assert default_root() == root
+    assert load_config("maskmamba/demo").runtime.root == root
+    assert parse_request(load_sweep("aim-adaln"), "demo", (), None).root == Path(root)
+    command = click.command()(ROOT_OPTION(lambda root: root))
+    assert command.main([], standalone_mode=False) == root
 
 
 def test_what_a_generator_cannot_take_is_not_proposed() -> None:

@@ -43,6 +43,9 @@ def test_images_to_a_measured_run(ablate, pictures, tmp_path):
     assert "folder/val, adm crop, 32 pixels, 12 images" in ablate(*made)[1]
     again = ("reference", "store", "--source", stores, "--tokenizer", "emoji_vq", "--out", tmp_path / "rec.npz")
     assert "reconstructions of stores/val, 12 images" in ablate(*again)[1]
+    assert "reconstructions of stores/val, 5 images by seed 0, 5 images" in ablate(*again, "--count", 5)[1]
+    code, _, err = ablate(*again, "--count", 13)
+    assert code == 2 and "--count 13 is more than the 12 images of store/val" in err
 
     train = ["train", "maskmamba/demo", "data.name=folder", f"data.root={stores}", f"runtime.root={root}"]
     train += ["generator.width=32", "generator.depth=2", "generator.heads=2", "trainer.max_steps=2"]

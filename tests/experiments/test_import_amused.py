@@ -10,6 +10,7 @@ from diffusers.models.autoencoders.vq_model import VQModel
 from diffusers.models.unets.uvit_2d import UVit2DModel
 
 from experiments.import_amused import import_amused
+from experiments.model_facts import build_facts
 from experiments.run import load_generator
 from experiments.store import RunStore
 from tests.text_encoders.tiny import save_clip_text, transformers
@@ -39,6 +40,9 @@ def test_an_imported_pipeline_gives_diffusers_logits(folder: Path, tmp_path: Pat
     run = RunStore(tmp_path).run(result.run_id)
     assert run.is_done()
     config = run.config()
+    counted = build_facts(config)
+    assert (run.result()["parameters"], run.result()["flops"]) == (counted.parameters, counted.flops)
+    assert (run.folder / "overrides.txt").read_text().endswith(f"imported={config.imported}\n")
     model = load_generator(config, run, torch.device("cpu"))
     theirs = UVit2DModel.from_pretrained(folder / "transformer").eval()
     library = transformers()

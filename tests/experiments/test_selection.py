@@ -16,6 +16,7 @@ from experiments.identity import run_id
 from experiments.run import load_generator, train
 from experiments.store import Run, RunStore
 from lightning_modules.checkpoints import load_safetensors
+from lightning_modules.diffusion import DiffusionModule
 from tests.experiments.configs import tiny_preset
 
 STEPS = 12
@@ -90,6 +91,23 @@ def test_a_run_ends_early_says_so_and_is_done(tmp_path: Path) -> None:
 def test_a_run_that_gets_better_is_trained_to_its_last_step(tmp_path: Path) -> None:
     result = _result(train(_config(tmp_path, lr=1e-3, patience=2, max_steps=4)))
     assert result["step"] == result["kept_step"] == 4 and "stopped_early" not in result
+
+
+@pytest.mark.parametrize("patience", [0, 1])
+def test_a_training_that_ends_in_no_number_fails_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int
+) -> None:
+    """Losses of single batches may be finite while the average of the weights, or the whole split's loss, is not."""
+
+    def log_nothing(module: Any) -> None:
+        module.log("val/loss", torch.tensor(float("nan")))
+
+    monkeypatch.setattr(DiffusionModule, "on_validation_epoch_end", log_nothing)
+    config = _config(tmp_path, lr=1e-3, max_steps=4, patience=patience)
+    with pytest.raises(FloatingPointError, match="The last validation of dimba-.* found val/loss=nan"):
+        train(config)
+    run = RunStore(config.root).run(run_id(config))
+    assert run.inspect().cause == "nan" and not run.result_path.exists()
 
 
 @pytest.mark.parametrize("before", [True, False])

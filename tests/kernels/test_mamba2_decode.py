@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from lightning_modules.generators.aim import AiM
-from lightning_modules.generators.configs.aim import AiMConfig, Mamba2Config
+from lightning_modules.generators.configs.aim import AiMConfig
 from lightning_modules.kernels import available, backends_used, reset_backends_used
+from lightning_modules.layers.config import Mamba2Config
 
 SIZES = {
     "even": AiMConfig(

@@ -11,7 +11,8 @@ from experiments.config import load_config
 from lightning_modules.conditions import TextFeatures
 from lightning_modules.generators.aim import AiM
 from lightning_modules.generators.config import GENERATORS
-from lightning_modules.generators.configs.aim import AiMConfig, Mamba2Config
+from lightning_modules.generators.configs.aim import AiMConfig
+from lightning_modules.layers.config import Mamba2Config
 
 MIXER = Mamba2Config(d_state=8, head_width=16)
 SMALL = AiMConfig(

@@ -17,7 +17,7 @@ from lightning_modules.autoregressive import AutoregressiveModule
 from lightning_modules.conditions import Condition, TextFeatures
 from lightning_modules.config import AutoregressiveConfig, OptimConfig
 from lightning_modules.generators.config import GENERATORS
-from lightning_modules.generators.configs.aim import Mamba2Config
+from lightning_modules.layers.config import Mamba2Config
 from lightning_modules.samplers.autoregressive import AutoregressiveSampler, guidance_scales
 from lightning_modules.samplers.config import SAMPLERS, AutoregressiveSamplerConfig
 from lightning_modules.samplers.draw import draw_tokens

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_modules.generators.configs.aim import Mamba2Config
+from lightning_modules.layers.config import Mamba2Config
 from lightning_modules.layers.mamba2 import Mamba2
 
 

@@ -12,8 +12,9 @@ from diffusers.models.normalization import AdaLayerNormContinuous
 from experiments.conditions import evaluation_conditions
 from experiments.config import load_config
 from lightning_modules.conditions import TextFeatures
-from lightning_modules.generators.configs.mmamba import CrossScanConfig, MMambaConfig
+from lightning_modules.generators.configs.mmamba import MMambaConfig
 from lightning_modules.generators.mmamba import MMamba
+from lightning_modules.layers.config import CrossScanConfig
 from lightning_modules.layers.cross_scan import CrossScan
 from lightning_modules.layers.cross_scan_layer import AdaptiveNorm
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_modules.generators.configs.mmamba import CrossScanConfig
+from lightning_modules.layers.config import CrossScanConfig
 from lightning_modules.layers.cross_scan import CrossScan
 from lightning_modules.layers.scan_order import image_orders
 from tests.parity.fixtures import load

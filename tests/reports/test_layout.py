@@ -74,7 +74,7 @@ def test_claims_can_be_named_across_tables_or_written_out() -> None:
         ({"columns": [{"metric": "fd_efflite0", "scale": "1e3 times"}]}, "must be a number"),
         ({"columns": [{"metric": 5}]}, "metric in report.columns: '5'"),
         ({"samples": "many"}, "must be a number of images"),
-        ({"stages": -1}, "must be a number of images"),
+        ({"stages": -1}, "must be a number of steps of the training"),
         ({"stages": [0.5, 3]}, "must be shares of the training"),
         ({"figure": [{"kind": "bars", "y": "fd_eflite0"}]}, "Did you mean 'fd_efflite0'"),
         ({"figure": [{"kind": "pareto", "x": "second", "y": "fid"}]}, "metric in report.figure: 'second'"),

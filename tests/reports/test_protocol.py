@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from reports.protocol import protocol_notes
 from tests.reports import fakes
 
 
@@ -26,3 +28,11 @@ def test_float32_in_place_of_bfloat16_is_said(
         fakes.write_run(tmp_path, cell, **precisions, config__trainer__precision=asked)
     notes = [text for _, text in fakes.subject(tmp_path).table.notes if "float32" in text]
     assert len(notes) == bool(said) and all(note.startswith(said) for note in notes)
+
+
+@pytest.mark.parametrize(("metric", "said"), [("images_per_s", "random weights, without decoding, on"), ("flops", "")])
+def test_timings_of_sampling_say_that_nothing_was_decoded(metric: str, said: str) -> None:
+    record = SimpleNamespace(run_result={}, protocol={"threads": 2}, benchmark=object(), metrics={metric: 1.0})
+    record.evaluation_result, record.config, record.labels, record.seed = {}, {}, {}, 0
+    (note,) = [note for note in protocol_notes([record], ()) if note.startswith("Medians")]
+    assert said in note and ("decoding" in note) == bool(said)

@@ -88,7 +88,7 @@ def test_unknown_table_is_answered_with_the_closest() -> None:
 )
 def test_malformed_files_are_refused(tmp_path: Path, change: dict, message: str) -> None:
     table = {"where": "T", "title": "t", "source": "paper", "columns": {"fid": {"label": "FID"}}, "rows": [], **change}
-    raw = {"system": "X", "title": "x", "citation": "c", "sources": {"paper": "p"}, "tables": {"t": table}}
+    raw = {"citation": "c", "sources": {"paper": "p"}, "tables": {"t": table}}
     path = tmp_path / "x.yaml"
     path.write_text(yaml.safe_dump(raw))
     with pytest.raises(UserError, match=message):

@@ -2,8 +2,8 @@
 
 FAKE_WORKER (JSON) says how long a step takes ("steps": seconds) and what happens to a hybrid scheme: one of "fail",
 "die", "crash", "fail_evaluation"; after a failure the process lives on for "linger" seconds, and after SIGTERM for
-"heedless" seconds. Every training that begins is noted in the file FAKE_WORKER_LOG. Of a benchmark it writes a result
-without measuring.
+"heedless" seconds; where "deaf" it ignores SIGINT. Every training that begins is noted in the file FAKE_WORKER_LOG. Of
+a benchmark it writes a result without measuring.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ def main() -> None:
     behaviour = json.loads(os.environ.get("FAKE_WORKER", "{}"))
     if seconds := behaviour.get("heedless"):
         signal.signal(signal.SIGTERM, lambda *_: (time.sleep(seconds), os._exit(1)))
+    if behaviour.get("deaf"):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     words = sys.argv[1:]
     part = words.pop(1) if words[0] == "--part" else "all"
     configs = [read_config(Path(path)) for path in words if path != "--part"]

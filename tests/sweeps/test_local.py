@@ -16,12 +16,15 @@ import pytest
 from rich.console import Console
 
 from experiments.errors import UserError
+from experiments.status import Status
 from experiments.store import RunStore
 from sweeps import commands
 from sweeps.definition import read_sweep
-from sweeps.planner import plan
+from sweeps.logs import log_path
+from sweeps.planner import Plan, plan
 from sweeps.progress import Progress
 from sweeps.registry import begun, needed_elsewhere
+from sweeps.state import CellState
 from tests.sweeps.conftest import WORKER
 from tests.sweeps.steps import run, states
 
@@ -308,6 +311,54 @@ def test_logs_and_status(make_sweep: Make, behave: Callable, capsys) -> None:
     answer = json.loads(capsys.readouterr().out)
     assert [cell["state"] for cell in answer["cells"]] == ["done", "failed", "done"]
     assert answer["failures"] == {"other": {"ImportError: no module named spam": ["scheme=serial_v1"]}}
+
+
+def test_logs_after_a_retry_are_of_that_cell(make_sweep: Make, behave: Callable, capsys) -> None:
+    """A worker of a later launch may have other cells than the first, and prints to the same file."""
+    path = make_sweep(axes=[GUIDED[0], {**GUIDED[1], "values": [1.0, 3.0]}], report={})
+    behave(serial_v1="fail_evaluation")
+    run(path)
+    cell = "scheme=serial_v1,guidance=3.0"
+    assert commands.retry(path, worker=WORKER) == 1
+    capsys.readouterr()
+    commands.logs(path, cell)
+    shown = capsys.readouterr().out
+    assert shown.count("FloatingPointError: The samples are not finite.") == 2, shown
+    commands.logs(path, "scheme=serial_v1,guidance=1.0")
+    assert capsys.readouterr().out == shown, "they share a training, and so a worker"
+
+
+def test_followed_logs_end_with_the_last_line(make_sweep: Make, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_sweep()
+    planned = plan(path)
+    log = log_path(planned, planned.cells[0].group)
+    log.parent.mkdir(parents=True)
+    log.write_text("first\n")
+    answers = [CellState(Status(state), "training") for state in ("running", "done")]
+
+    def look(self: Plan) -> dict[str, CellState]:
+        with open(log, "a") as file:
+            file.write("more\n")
+        return {cell.name: answers[0] if len(answers) == 1 else answers.pop(0) for cell in planned.cells[:1]}
+
+    monkeypatch.setattr(Plan, "states", look)
+    monkeypatch.setattr(commands.time, "sleep", lambda seconds: None)
+    commands.logs(path, "group", follow=True)
+    assert capsys.readouterr().out == "first\nmore\nmore\n"
+
+
+def test_a_worker_that_does_not_heed_a_cancel_is_killed_and_not_called_dead(
+    make_sweep: Make, behave: Callable, trainings: Callable, tmp_path: Path, capsys
+) -> None:
+    path = make_sweep(axes=[{**GUIDED[0], "values": ["serial_v2"]}], report={})
+    behave(steps=5.0, deaf=True)
+    code = LAUNCH.replace("from sweeps import commands;", "from sweeps import commands, local; local.PATIENCE = 0.5;")
+    process = subprocess.Popen([sys.executable, "-c", code, path, *WORKER])
+    wait_for(lambda: len(trainings()) == 1)
+    assert commands.cancel(path, confirm=lambda question: True) == 0
+    assert process.wait(timeout=60) == 1
+    wait_for(lambda: all(gone(pid) for pid in worker_pids(tmp_path)))
+    assert states(path) == {"scheme=serial_v2": "interrupted 0 %"}
 
 
 def test_list_names_sweeps_and_what_was_begun(capsys, root: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.cli import main
 from experiments.errors import UserError
 from experiments.identity import evaluation_id, run_id
 from sweeps.definition import load_sweep, sweep_names
@@ -243,7 +244,7 @@ def test_wrong_definitions_are_explained(make_sweep: Make, changes: dict, messag
 
 
 def test_the_name_of_a_file_of_ones_own_is_told_from_a_mistyped_one(
-    make_sweep: Make, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_sweep: Make, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = make_sweep("mymix")
     with pytest.raises(
@@ -255,6 +256,11 @@ def test_the_name_of_a_file_of_ones_own_is_told_from_a_mistyped_one(
         UserError, match=r"'mymix' was begun in .*/sweeps/mymix-demo from a file of its own.*mymix.yaml"
     ):
         plan("mymix", root=root)
+    monkeypatch.delenv("ABLATE_ROOT")
+    with pytest.raises(SystemExit):
+        main(["plan", "mymix", "--root", str(root)])
+    assert "'mymix' was begun in" in capsys.readouterr().err
+    monkeypatch.setenv("ABLATE_ROOT", str(root))
     (root / "sweeps" / "mymix-demo" / "plan.json").write_text("[")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"For the file here, write mymix.yaml"):

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from experiments.config import load_config
-from experiments.model_facts import build_facts
+from experiments.model_facts import ModelFacts, build_facts
 from experiments.store import RunStore
 from lightning_modules.generators.config import GENERATORS
 from sweeps import commands
@@ -41,6 +41,22 @@ def test_facts_are_remembered(root: Path, monkeypatch: pytest.MonkeyPatch) -> No
     first = FactBook(root).facts(small_config())
     monkeypatch.setattr("sweeps.fact_book.build_facts", lambda config: pytest.fail("built again"))
     assert FactBook(root).facts(small_config(seed=3, optim__lr=1.0)) == first
+
+
+@pytest.mark.parametrize("source", ["lightning_modules/layers/ssm.py", "experiments/benchmarks/cells/layer.py"])
+def test_facts_are_built_again_after_an_edit(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    file = tmp_path / source
+    file.parent.mkdir(parents=True)
+    file.touch()
+    monkeypatch.setattr("sweeps.fact_book.PROJECT", tmp_path)
+    built = [ModelFacts(1, 1), ModelFacts(2, 2)]
+    monkeypatch.setattr("sweeps.fact_book.build_facts", lambda config: built.pop(0))
+    for parameters in (1, 1, 2, 2):
+        if len(built) == 1 and parameters == 2:
+            file.write_text("edited")
+        assert FactBook(root).facts(small_config()).parameters == parameters
 
 
 def test_plan_lists_cells_exclusions_and_duplicates(make_sweep: Make, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,7 +70,7 @@ def test_failed_cell_has_its_reason_and_can_be_retried(
     with pytest.raises(UserError, match=r"serial_v1 failed, but its job \d+_1 is still at work"):
         wait_for_ends(planned, failed_cells(planned, []), print, patience=0)
     behave()
-    assert commands.retry(path, where=["reason=oom"], launcher="slurm", worker=WORKER) == 0
+    assert commands.retry(path, where=["cause=oom"], launcher="slurm", worker=WORKER) == 0
     wait_done(cluster, path)
     assert len(trainings()) == 4
 

@@ -5,33 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from lightning_modules.bounds import check_least
+from lightning_modules.bounds import check_least, check_share
 from lightning_modules.generators.configs.base import TokenGeneratorConfig
-
-
-@dataclass
-class Mamba2Config:
-    """The mixer `mamba2` (arXiv 2405.21060, section 7), with the defaults of its reference implementation."""
-
-    d_state: int = 128
-    """SSM states N per channel, shared by all heads."""
-    d_conv: int = 4
-    """Kernel length of the causal depthwise convolution over x, B and C."""
-    expand: int = 2
-    """Inner width over the model width."""
-    head_width: int = 64
-    """Channels P of a head; decay and step size are one number per head."""
-
-    def __post_init__(self) -> None:
-        check_least(self, "mamba2", d_state=1, d_conv=2, expand=1, head_width=1)
-
-    def heads(self, width: int) -> int:
-        """Heads of a mixer of this model width. Raises ValueError where they do not come out even."""
-        if width * self.expand % self.head_width:
-            raise ValueError(
-                f"mamba2.head_width={self.head_width} does not divide the inner width {width} x {self.expand}."
-            )
-        return width * self.expand // self.head_width
+from lightning_modules.layers.config import Mamba2Config
 
 
 @dataclass
@@ -74,8 +50,7 @@ class AiMConfig(TokenGeneratorConfig):
             raise ValueError(
                 f"generator.adaln_groups={self.adaln_groups} must lie in 1 .. {self.depth}, the number of layers."
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"generator.dropout={self.dropout} must be in [0, 1).")
+        check_share(self, "generator", "dropout")
 
     @property
     def groups(self) -> int:

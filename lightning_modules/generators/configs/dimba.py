@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from lightning_modules.bounds import check_least
 from lightning_modules.layers.config import BiMambaConfig
 
 
@@ -67,6 +68,7 @@ class DimbaConfig:
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
+        check_least(self, "generator", patch_size=1, width=1, depth=1, heads=1)
         if not re.fullmatch(r"[1-9]\d*:\d+", self.attention_mamba_ratio):
             raise ValueError(
                 f"generator.attention_mamba_ratio={self.attention_mamba_ratio} is not of the form A:M, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from lightning_modules.bounds import check_least
+from lightning_modules.bounds import check_least, check_share
 from lightning_modules.generators.configs.base import TokenGeneratorConfig
 
 
@@ -40,8 +40,7 @@ class LlamaGenConfig(TokenGeneratorConfig):
             )
         if self.rope_base <= 0:
             raise ValueError(f"generator.rope_base={self.rope_base} must be positive.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"generator.dropout={self.dropout} must be in [0, 1).")
+        check_share(self, "generator", "dropout")
 
     @property
     def mlp_width(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from lightning_modules.bounds import check_least, check_share
 from lightning_modules.generators.configs.base import MaskedGeneratorConfig
 from lightning_modules.layers.config import MIXERS, MixerSettings
 
@@ -43,6 +44,7 @@ class MaskMambaConfig(MixerSettings, MaskedGeneratorConfig):
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
+        check_least(self, "generator", width=1, depth=1, heads=1, mamba_mlp_ratio=0, attention_mlp_ratio=0)
         if self.mixer not in (mixers := ("attention", *MIXERS.names())):
             raise ValueError(f"generator.mixer={self.mixer} is unknown; valid: {', '.join(mixers)}.")
         if self.width % self.heads:
@@ -53,10 +55,6 @@ class MaskMambaConfig(MixerSettings, MaskedGeneratorConfig):
                 f"generator.hybrid_scheme={self.hybrid_scheme} splits width {self.width} in {groups} groups of "
                 f"{self.heads} heads: the width must be a multiple of {groups * self.heads}."
             )
-        if self.depth < 1 or (self.hybrid_scheme.startswith("serial") and self.depth % 2):
-            raise ValueError(
-                f"generator.depth={self.depth}: {self.hybrid_scheme} needs a positive"
-                f"{' even' if self.hybrid_scheme.startswith('serial') else ''} number of layers."
-            )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"generator.dropout={self.dropout} must be in [0, 1).")
+        if self.hybrid_scheme.startswith("serial") and self.depth % 2:
+            raise ValueError(f"generator.depth={self.depth}: {self.hybrid_scheme} needs an even number of layers.")
+        check_share(self, "generator", "dropout")

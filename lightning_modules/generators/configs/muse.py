@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from lightning_modules.bounds import check_least
+from lightning_modules.bounds import check_least, check_share
 from lightning_modules.hashing import file_sha256
 from lightning_modules.published.folders import part_weights
 
@@ -60,15 +60,15 @@ class MuseConfig:
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
+        check_least(self, "generator", width=1, depth=1, heads=1, embed_width=1, micro_width=2)
+        check_least(self, "generator", end_width=1, end_blocks=1, end_heads=1)
         for heads, width in (("heads", "width"), ("end_heads", "end_width")):
             if getattr(self, width) % getattr(self, heads):
                 raise ValueError(
                     f"generator.{width}={getattr(self, width)} is not a multiple of "
                     f"generator.{heads}={getattr(self, heads)}."
                 )
-        check_least(self, "generator", depth=1, end_blocks=1)
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"generator.dropout={self.dropout} must be in [0, 1).")
+        check_share(self, "generator", "dropout")
         if self.resample and self.grid_size % 2:
             raise ValueError(f"generator.resample=true halves the grid, but generator.grid_size={self.grid_size}.")
 
@@ -96,3 +96,7 @@ class UViTConfig(MuseConfig):
     name: str = "uvit"
     ff_width: int = 2816
     """Inner width of the gated feed-forward layers."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, "generator", ff_width=1)
