@@ -48,3 +48,10 @@ def register(
 
     Derivative.__name__ = Derivative.__qualname__ = operator._opname
     library.impl(operator._opname, call, "Autograd", with_keyset=True)
+
+
+def refuse_double_backward(ctx, *_):
+    """The derivative of an operator that is itself one."""
+    raise RuntimeError(
+        "The kernels have no second derivative (double backward, create_graph=True); use backend='reference' for that."
+    )

@@ -6,7 +6,6 @@ from torch.utils.flop_counter import register_flop_formula
 
 from lightning_modules.kernels import autograd, dispatch, flops
 from lightning_modules.kernels.implementation import implementation
-from lightning_modules.kernels.scan_op import refuse_double_backward
 
 _library = torch.library.Library("ablate", "FRAGMENT")
 _library.define(
@@ -54,7 +53,7 @@ _library.impl("depthwise_conv1d_backward", _backward, "CompositeExplicitAutograd
 torch.library.register_fake("ablate::depthwise_conv1d", lambda x, *_: x.new_empty(x.shape), lib=_library)
 torch.library.register_fake("ablate::depthwise_conv1d_backward", _backward_fake, lib=_library)
 autograd.register(_library, depthwise_conv1d, _differentiate, _save)
-autograd.register(_library, depthwise_conv1d_backward, refuse_double_backward)
+autograd.register(_library, depthwise_conv1d_backward, autograd.refuse_double_backward)
 
 
 @register_flop_formula(torch.ops.ablate.depthwise_conv1d)

@@ -26,7 +26,27 @@ def selective_state_update(batch: int, channels: int, states: int, *, gate: bool
     return selective_scan(batch, 1, 1, channels, states, gate=gate)
 
 
-def ssd(batch: int, length: int, heads: int, width: int, states: int, *, chunk: int = 64) -> int:
-    """Matrix products of the chunked form: C B^T, weights times x, states left behind and seen (2 per multiply-add)."""
+def ssd(batch: int, length: int, heads: int, width: int, states: int, *, chunk: int, from_zero: bool = True) -> int:
+    """Matrix products over whole chunks: C B^T, weights times x, states left behind and seen (2 per multiply-add).
+
+    Where a single chunk starts from a zero state there is nothing to be seen.
+    """
+    chunk, positions, alone = _chunks(batch, length, chunk)
+    exchanges = 1 if alone and from_zero else 2
+    return 2 * positions * (chunk * states + heads * width * (chunk + exchanges * states))
+
+
+def ssd_backward(
+    batch: int, length: int, heads: int, width: int, states: int, *, chunk: int, from_zero: bool = True
+) -> int:
+    """C B^T once more, and of each product the gradients of both factors; none of a final state without gradient."""
+    chunk, positions, alone = _chunks(batch, length, chunk)
+    exchanges = 0 if alone and from_zero else 4
+    return 2 * positions * (3 * chunk * states + heads * width * (2 * chunk + exchanges * states))
+
+
+def _chunks(batch: int, length: int, chunk: int) -> tuple[int, int, bool]:
+    """Positions of a chunk and of all chunks of the batch, and whether a sequence is one chunk."""
     chunk = min(chunk, length)
-    return 2 * batch * length * (chunk * states + heads * width * (chunk + 2 * states))
+    count = -(-length // chunk)
+    return chunk, batch * count * chunk, count == 1

@@ -92,14 +92,6 @@ def _differentiate(ctx, grad_y, grad_final_state, *_):
     return *(None if t is None else g for t, g in zip(tensors, grads, strict=True)), *(None,) * 7
 
 
-def refuse_double_backward(ctx, *_):
-    """The backward of a backward operator."""
-    raise RuntimeError(
-        "The scan and convolution kernels have no second derivative (double backward, create_graph=True); "
-        "use backend='reference' for that."
-    )
-
-
 def _scan_flops(delta: Sequence[int], A: Sequence[int], z: Sequence[int] | None, backward: bool) -> int:
     batch, directions, length, channels = delta
     count = flops.selective_scan(batch, directions, length, channels, A[2], gate=z is not None)
@@ -111,7 +103,7 @@ _library.impl("selective_scan_backward", _backward, "CompositeExplicitAutograd")
 torch.library.register_fake("ablate::selective_scan", _forward_fake, lib=_library)
 torch.library.register_fake("ablate::selective_scan_backward", _backward_fake, lib=_library)
 autograd.register(_library, selective_scan, _differentiate, _save)
-autograd.register(_library, selective_scan_backward, refuse_double_backward)
+autograd.register(_library, selective_scan_backward, autograd.refuse_double_backward)
 
 
 @register_flop_formula(torch.ops.ablate.selective_scan)

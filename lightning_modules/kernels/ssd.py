@@ -8,13 +8,13 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from lightning_modules.kernels import dispatch
-from lightning_modules.kernels.pytorch import ssd as pytorch
+from lightning_modules.kernels import dispatch, ssd_op
 from lightning_modules.kernels.reference import ssd as reference
 from lightning_modules.kernels.reference.selective_scan import softplus as stable_softplus
 from lightning_modules.kernels.stock import ssd as stock
 
-BACKENDS = {"mamba_ssm": stock.ssd, "torch": pytorch.ssd, "reference": reference.ssd}
+DIRECT = {"mamba_ssm": stock.ssd, "reference": reference.ssd}
+"""Back ends that bring their own derivatives; `torch` runs behind an operator."""
 
 
 @overload
@@ -70,7 +70,7 @@ def ssd(
     Tensors are indexed by storage position; "reverse" visits the last position first.
     Returns y (B, L, H, P) in x's dtype (under autocast: the autocast dtype), and with return_final_state the state
     after the last visited position, float32 or float64. Computed in float32 (on a GPU that may round the factors of its
-    products to TensorFloat-32, if the process allows that), or float64 for float64 inputs.
+    products to TensorFloat-32, if the process allows that), or float64 for float64 inputs. Differentiable once.
     Raises ValueError on shapes that do not fit, an empty batch or sequence, or an unknown direction.
     """
     _check(x, delta, A, B, C, D, delta_bias, initial_state)
@@ -79,7 +79,6 @@ def ssd(
     dtype = dispatch.working_dtype(x.device.type, x.dtype)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     name = dispatch.choose(dispatch.SSD, backend, x.device, dtype)
-    dispatch.record(dispatch.SSD, name)
     with dispatch.without_autocast(x.device.type):
         narrow = dtype if name == "mamba_ssm" else wide  # its matrix products run on tensor cores
         x, B, C = (t.to(narrow) for t in (x, B, C))
@@ -89,7 +88,13 @@ def ssd(
         dt = stable_softplus(dt) if softplus else dt
         if direction == "reverse":
             x, dt, B, C = (t.flip(1) for t in (x, dt, B, C))
-        y, state = BACKENDS[name](x, dt, A, B, C, D, state)
+        if name in DIRECT:
+            dispatch.record(dispatch.SSD, name)
+            y, state = DIRECT[name](x, dt, A, B, C, D, state)
+        else:
+            given = (x, dt, A, B, C, D, state)
+            training = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
+            y, state, *_ = ssd_op.ssd(*given, training)
         y = (y.flip(1) if direction == "reverse" else y).to(dtype)
     return (y, state) if return_final_state else y
 

@@ -4,7 +4,18 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_modules.kernels import conv_op, depthwise_conv1d, flops, scan_op, selective_scan
+from lightning_modules.kernels import (
+    backends_used,
+    conv_op,
+    depthwise_conv1d,
+    flops,
+    reset_backends_used,
+    scan_op,
+    selective_scan,
+    ssd,
+    ssd_op,
+)
+from lightning_modules.kernels.pytorch import ssd as pytorch_ssd
 from tests.kernels.problems import small_scan
 
 FAST = ["cpp", "torch"]
@@ -28,6 +39,25 @@ def test_scan_passes_opcheck(backend: str, training: bool) -> None:
 def test_convolution_passes_opcheck(backend: str) -> None:
     leaves = (torch.randn(shape, requires_grad=True) for shape in ((2, 9, 5), (5, 3), (5,)))
     torch.library.opcheck(conv_op.depthwise_conv1d, (*leaves, 1, True, backend))
+
+
+def ssd_arguments(length: int, started: bool, skip: bool) -> list[torch.Tensor | None]:
+    """x, dt, A, B, C, D and the initial state of ssd_op, 3 heads of 4 channels, 5 states."""
+    shapes = [(2, length, 3, 4), (2, length, 3), (3,), (2, length, 5), (2, length, 5), (3,), (2, 3, 4, 5)]
+    generator = torch.Generator().manual_seed(0)
+    x, dt, A, *others, D, state = (torch.randn(shape, generator=generator) for shape in shapes)
+    return [x, dt.abs(), -A.abs(), *others, D if skip else None, state if started else None]
+
+
+SSD_CASES = [(9, False, True), (70, False, False), (9, True, False), (70, True, True)]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("length", "started", "skip"), SSD_CASES)
+def test_ssd_passes_opcheck(length: int, started: bool, skip: bool, training: bool) -> None:
+    given = ssd_arguments(length, started, skip)
+    arguments = [t if t is None else t.requires_grad_(training) for t in given]
+    torch.library.opcheck(ssd_op.ssd, (*arguments, training))
 
 
 @pytest.mark.parametrize("backend", FAST)
@@ -54,6 +84,25 @@ def test_compiles_into_one_graph(backend: str | None) -> None:
     y.sum().backward()
     for name in eager:
         torch.testing.assert_close(compiled[name].grad, eager[name].grad)
+
+
+def test_ssd_compiles_into_one_graph_that_records_its_back_end() -> None:
+    x, dt, A, B, C, D, _ = ssd_arguments(70, started=False, skip=True)
+
+    def block(*tensors: torch.Tensor) -> torch.Tensor:
+        return ssd(*tensors, direction="reverse") * 2
+
+    eager, compiled = ([t.clone().requires_grad_() for t in (x, dt, A, B, C, D)] for _ in range(2))
+    graph = torch.compile(block, fullgraph=True, backend="aot_eager")
+    expected, y = block(*eager), graph(*compiled)
+    torch.testing.assert_close(y, expected)
+    expected.square().sum().backward()
+    y.square().sum().backward()
+    for ours, theirs in zip(compiled, eager, strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+    reset_backends_used()
+    graph(*compiled)
+    assert backends_used() == {"ssd": "torch"}
 
 
 def test_meta_tensors_give_shapes_only() -> None:
@@ -99,6 +148,18 @@ def test_flops_are_counted_by_the_shared_formula(backend: str) -> None:
         depthwise_conv1d(x, weight, backend=backend).sum().backward()
     scan, conv = flops.selective_scan(2, 2, 9, 5, 4, gate=True), flops.depthwise_conv1d(2, 9, 5, 3)
     assert counter.get_total_flops() == (scan + conv) * (1 + flops.BACKWARD_FACTOR)
+
+
+@pytest.mark.parametrize(("length", "started", "skip"), SSD_CASES)
+def test_ssd_flops_are_those_of_its_matrix_products(length: int, started: bool, skip: bool) -> None:
+    inputs = [t if t is None else t.requires_grad_() for t in ssd_arguments(length, started, skip)]
+    with FlopCounterMode(display=False) as operators:
+        y, *_ = ssd_op.ssd(*inputs, True)
+        y.sum().backward()
+    with torch.no_grad(), FlopCounterMode(display=False) as products:
+        y, _, *saved = pytorch_ssd.forward(*inputs, training=True)
+        pytorch_ssd.backward(*inputs, *saved, torch.ones_like(y), None)
+    assert operators.get_total_flops() == products.get_total_flops() > 0
 
 
 def test_only_what_is_wanted_is_computed() -> None:

@@ -87,3 +87,49 @@ def test_bfloat16_and_wrong_shapes() -> None:
         ssd(**{**tensors, "delta": torch.zeros(2, 9, 2)})
     with pytest.raises(ValueError, match="choose 'forward' or 'reverse'"):
         ssd(**tensors, direction="up")
+
+
+@pytest.mark.parametrize("length", [9, 64, 130])
+@pytest.mark.parametrize("started", [False, True])
+@pytest.mark.parametrize("output", [0, 1])
+def test_either_output_alone_has_its_gradients(length: int, started: bool, output: int) -> None:
+    tensors = problem(1, length, 2, 3, 4)
+    if not started:
+        del tensors["initial_state"]
+    grads = []
+    for backend in ("torch", "reference"):
+        leaves = {name: t.double().requires_grad_() for name, t in tensors.items()}
+        result = ssd(**leaves, return_final_state=True, backend=backend)[output]
+        weights = torch.linspace(-1, 1, result.numel(), dtype=torch.float64).view_as(result)
+        grads.append(
+            torch.autograd.grad(
+                (result * weights).sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
+            )
+        )
+    for ours, exact in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, exact)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("name", ["x", "delta", "B", "C"])
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_what_is_not_finite_stays_out_of_positions_before(name: str, bad: float, direction: str) -> None:
+    """In the chunk of the bad position too, and out of other channels and heads."""
+    tensors = problem(1, 70, 2, 3, 4)
+    tensors[name].view(1, 70, -1)[0, 40, 0] = bad
+    finite = [
+        torch.cat([result.isfinite().flatten() for result in ssd(**tensors, return_final_state=True, **options)])
+        for options in ({"backend": name, "direction": direction} for name in ("torch", "reference"))
+    ]
+    assert not finite[1].all() and torch.equal(*finite)
+
+
+def test_double_backward_is_refused() -> None:
+    """Also where the first derivative depends on an input only through what the kernel kept."""
+    tensors = {name: t.requires_grad_() for name, t in problem().items()}
+    (grad,) = torch.autograd.grad(ssd(**tensors, backend="torch").sum(), tensors["x"], create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(grad.square().sum(), tensors["A"])
+    exact = {name: t.detach().double().requires_grad_() for name, t in tensors.items()}
+    (grad,) = torch.autograd.grad(ssd(**exact, backend="reference").sum(), exact["x"], create_graph=True)
+    assert torch.autograd.grad(grad.square().sum(), exact["A"])[0].abs().sum() > 0

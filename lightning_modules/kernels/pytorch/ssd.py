@@ -1,71 +1,211 @@
 """State space duality in plain PyTorch: matrix products inside chunks, a recurrence between them.
 
+Dao & Gu 2024, Section 6 and Listing 1. Stable: exponentials are of sums of dt A only. The backward pass is written out:
+most of the time goes into passes over (B, c, H, q, q), of which autograd would make more.
+
 Shapes: B batch, L positions, H heads, P channels of a head, N states; c chunks of q positions.
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
 
 CHUNK = 64
 
+Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
 
-def ssd(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, initial_state: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """See reference.ssd; Dao & Gu 2024, Section 6 and Listing 1. Stable: exponentials are of sums of dt A only."""
+
+class Outputs(NamedTuple):
+    """What `forward` returns; the last three are for the backward, and empty where it is not wanted or needs none."""
+
+    y: Tensor  # (B, L, H, P)
+    final_state: Tensor  # (B, H, P, N)
+    decay: Tensor  # (B, c, H, q, q) from position to position inside a chunk, zero from later ones
+    before: Tensor  # (B, c, H, P, N) states before each chunk
+    between: Tensor  # (B, c, q, H, P) what each position sees of them
+
+
+def saved_shapes(
+    x: Tensor, B: Tensor, initial_state: Tensor | None, training: bool
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Shapes of Outputs.decay, .before and .between."""
     batch, length, heads, width = x.shape
     chunk = min(CHUNK, length)
-    missing = -length % chunk  # steps of length zero change nothing
-    x_c, dt_c, B_c, C_c = (
-        F.pad(t, (0, 0) * (t.ndim - 2) + (0, missing)).unflatten(1, (-1, chunk)) for t in (x, dt, B, C)
-    )
-    # Decays are differences of sums, which cancel: in float64 they are exact enough for float32.
-    log_decay = (dt_c * A).mT.double().cumsum(-1)  # (B, c, H, q), since the chunk's start
-    scaled = (x_c * dt_c[..., None]).transpose(2, 3).contiguous()  # (B, c, H, q, P)
+    chunks = -(-length // chunk)
+    if not training:
+        return (0,), (0,), (0,)
+    decay = (batch, chunks, heads, chunk, chunk)
+    if chunks == 1 and initial_state is None:
+        return decay, (0,), (0,)
+    return decay, (batch, chunks, heads, width, B.shape[2]), (batch, chunks, chunk, heads, width)
 
+
+def forward(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    initial_state: Tensor | None,
+    *,
+    training: bool,
+) -> Outputs:
+    """See reference.ssd."""
+    cut = _Chunks(x, dt, A, B, C)
     # Inside the chunks: y_i = sum over j <= i of (C_i B_j) decay(j -> i) dt_j x_j.
-    y = _Inside.apply(log_decay, C_c @ B_c.mT, scaled)
+    decay = cut.decay()
+    scores = cut.scores()[:, :, None]
+    y = _causal_product(decay * scores if training else decay.mul_(scores), cut.values()).transpose(2, 3)
 
     # Between the chunks: the state each leaves behind, and what the next one sees of it.
-    until_end = torch.exp((log_decay[..., -1:] - log_decay).to(x.dtype))  # (B, c, H, q)
-    left_behind = (scaled * until_end[..., None]).mT @ B_c[:, :, None]  # (B, c, H, P, N)
-    since_start = torch.exp(log_decay.to(x.dtype))
-    whole = since_start[..., -1, None, None]
-    state = x.new_zeros(batch, heads, width, B.shape[-1]) if initial_state is None else initial_state
-    before = []
-    for index in range(x_c.shape[1]):
-        before.append(state)
+    left_behind = (cut.faded().flatten(3).mT @ cut.B).unflatten(2, x.shape[2:])
+    whole = cut.since_start[:, :, -1, :, None, None]
+    state = left_behind[:, 0]
+    if initial_state is None:
+        states = [torch.zeros_like(state)]
+    else:
+        states = [initial_state]
+        state = whole[:, 0] * initial_state + state
+    for index in range(1, left_behind.shape[1]):
+        states.append(state)
         state = whole[:, index] * state + left_behind[:, index]
-    if initial_state is not None or len(before) > 1:  # else the states before are all zero
-        y = y + since_start[..., None] * (C_c[:, :, None] @ torch.stack(before, 1).mT)
-    y = y.transpose(2, 3).flatten(1, 2)[:, :length]
-    return (y if D is None else y + D[:, None] * x), state
+    before, between = x.new_empty(0), x.new_empty(0)
+    if initial_state is not None or len(states) > 1:  # else the states before are all zero
+        before = torch.stack(states, 1)
+        between = (cut.C @ before.flatten(2, 3).mT).unflatten(3, x.shape[2:]).mul_(cut.since_start[..., None])
+        y = between + y
+    y = y.flatten(1, 2)[:, : x.shape[1]]
+    y = (y if D is None else y + D[:, None] * x).contiguous()
+    if training:
+        return Outputs(y, state, decay, before, between)
+    return Outputs(y, state, *(x.new_empty(0) for _ in range(3)))
 
 
-class _Inside(torch.autograd.Function):
-    """Attention without softmax, its scores faded by the decay between two positions, by head.
+def backward(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    initial_state: Tensor | None,
+    decay: Tensor,
+    before: Tensor,
+    between: Tensor,
+    grad_y: Tensor,
+    grad_final_state: Tensor | None,
+) -> Gradients:
+    """Gradients of x, dt, A, B, C, D and initial_state; None where there is no such input."""
+    cut, length = _Chunks(x, dt, A, B, C), x.shape[1]
+    received = _chunked(grad_y)
+    by_head = received.transpose(2, 3).contiguous()
+    scores = cut.scores()
+    grad_values = ((decay * scores[:, :, None]).mT @ by_head).transpose(2, 3)
+    grad_weights = (by_head @ cut.values().mT).mul_(decay)
+    grad_scores = grad_weights.sum(2)
+    pairs = grad_weights.mul_(scores[:, :, None])  # gradient of the log decay from j to i, a difference of two sums
+    grad_log = (pairs.sum(-1, dtype=torch.float64) - pairs.sum(-2, dtype=torch.float64)).mT
+    grad_B, grad_C = grad_scores.mT @ cut.C, grad_scores @ cut.B
 
-    (B, c, H, q) float64 sums of log decays, (B, c, q, q) scores, (B, c, H, q, P) values -> (B, c, H, q, P). The
-    backward pass is written out: most of the time goes into passes over (B, c, H, q, q); autograd makes more of them.
+    seen = None
+    if before.numel():
+        grad_log += (received * between).sum(-1)
+        arrived = (received * cut.since_start[..., None]).flatten(3)
+        grad_C += arrived @ before.flatten(2, 3)
+        seen = (arrived.mT @ cut.C).unflatten(2, x.shape[2:])
+    if before.numel() or grad_final_state is not None:
+        whole = cut.since_start[:, :, -1, :, None, None]
+        carry = torch.zeros_like(decay[:, 0, :, :1, :1]) if grad_final_state is None else grad_final_state
+        carry = carry.expand(x.shape[0], *x.shape[2:], B.shape[2])
+        carries = []
+        for index in reversed(range(decay.shape[1])):
+            carries.append(carry)
+            carry = carry * whole[:, index]
+            if seen is not None:
+                carry = carry + seen[:, index]
+        grad_left = torch.stack(carries[::-1], 1)
+        faded = cut.faded()
+        grad_faded = (cut.B @ grad_left.flatten(2, 3).mT).unflatten(3, x.shape[2:])
+        grad_B += faded.flatten(3) @ grad_left.flatten(2, 3)
+        grad_values = grad_values + grad_faded * cut.until_end[..., None]
+        fading = (grad_faded * faded).sum(-1).double()
+        grad_log -= fading
+        grad_log[:, :, -1] += fading.sum(2)
+        if before.numel():
+            grad_log[:, :, -1] += (grad_left * before).sum((-1, -2)) * cut.since_start[:, :, -1]
+    grad_exponent = grad_log.flip(2).cumsum(2).flip(2).to(x.dtype)  # of dt A
+
+    grad_x, grad_dt, grad_B, grad_C = (
+        t.flatten(1, 2)[:, :length]
+        for t in (
+            grad_values * cut.dt[..., None],
+            grad_exponent * A + (grad_values * cut.x).sum(-1),
+            grad_B,
+            grad_C,
+        )
+    )
+    return (
+        (grad_x if D is None else grad_x + D[:, None] * grad_y).contiguous(),
+        grad_dt.contiguous(),
+        (grad_exponent * cut.dt).sum((0, 1, 2)),
+        grad_B.contiguous(),
+        grad_C.contiguous(),
+        None if D is None else (grad_y * x).sum((0, 1, 3)),
+        None if initial_state is None else carry.contiguous(),
+    )
+
+
+class _Chunks:
+    """The inputs cut into chunks, (B, c, q, ...), and the decays to their borders."""
+
+    def __init__(self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> None:
+        self.x, self.dt, self.B, self.C = (_chunked(t) for t in (x, dt, B, C))
+        # Decays are differences of sums, which cancel: in float64 they are exact enough for float32.
+        self._log = (self.dt * A).double().cumsum(2)
+        self.since_start = torch.exp(self._log.to(x.dtype))  # (B, c, q, H)
+        self.until_end = torch.exp((self._log[:, :, -1:] - self._log).to(x.dtype))  # (B, c, q, H)
+        self._inputs = self.x * self.dt[..., None]
+
+    def decay(self) -> Tensor:
+        """See Outputs."""
+        log = self._log.mT.contiguous()
+        decay = (log[..., :, None] - log[..., None, :]).to(self.x.dtype)
+        later = torch.ones(decay.shape[-2:], dtype=torch.bool, device=decay.device).triu_(1)
+        return decay.masked_fill_(later, -torch.inf).exp_()
+
+    def scores(self) -> Tensor:
+        """C_i B_j: (B, c, q, q), zero where j is later, since not even a zero decay would keep NaN away."""
+        return (self.C @ self.B.mT).tril_()
+
+    def values(self) -> Tensor:
+        """dt x by head: (B, c, H, q, P)."""
+        return self._inputs.transpose(2, 3).contiguous()
+
+    def faded(self) -> Tensor:
+        """dt x as far as it is left at the end of its chunk: (B, c, q, H, P)."""
+        return self._inputs * self.until_end[..., None]
+
+
+def _chunked(tensor: Tensor) -> Tensor:
+    """(B, L, ...) -> (B, c, q, ...); steps of length zero, which change nothing, fill the last chunk."""
+    length = tensor.shape[1]
+    chunk = min(CHUNK, length)
+    if missing := -length % chunk:
+        tensor = F.pad(tensor, (0, 0) * (tensor.ndim - 2) + (0, missing))
+    return tensor.unflatten(1, (-1, chunk))
+
+
+def _causal_product(weights: Tensor, values: Tensor) -> Tensor:
+    """weights (.., q, q), lower triangular, times values (.., q, P): NaN and infinities stay out of earlier positions.
+
+    A product with them is NaN even where the weight is zero. On a CPU a look at the result says whether there are any;
+    elsewhere that look would have to wait for the device.
     """
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, log_decay: Tensor, scores: Tensor, values: Tensor) -> Tensor:
-        decay = (log_decay[..., :, None] - log_decay[..., None, :]).to(scores.dtype)
-        later = torch.ones(decay.shape[-2:], dtype=torch.bool, device=decay.device).triu(1)
-        decay.masked_fill_(later, -torch.inf).exp_()
-        ctx.save_for_backward(decay, scores, values)
-        return (decay * scores[:, :, None]) @ values
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, received: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        decay, scores, values = ctx.saved_tensors  # type: ignore[attr-defined]  # torch's stub lacks it
-        to_values = (decay * scores[:, :, None]).mT @ received
-        to_weights = (received @ values.mT).mul_(decay)
-        to_scores = to_weights.sum(2)
-        pairs = to_weights.mul_(scores[:, :, None])  # gradient of the log decay from j to i, a difference of two sums
-        to_log = pairs.sum(-1, dtype=torch.float64) - pairs.sum(-2, dtype=torch.float64)
-        return to_log, to_scores, to_values
+    product = weights @ values
+    if product.device.type == "cpu" and product.sum().isfinite():
+        return product
+    reached = (values * 0).cumsum(-2)  # NaN from the first on, else zero
+    return (weights @ values.nan_to_num(0, 0, 0)).add_(reached)

@@ -1,0 +1,83 @@
+"""State space duality as an operator of torch.library; see scan_op. Its one back end is `torch`.
+
+Shapes: B batch, L positions, H heads, P channels of a head, N states.
+"""
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from lightning_modules.kernels import autograd, dispatch, flops
+from lightning_modules.kernels.pytorch import ssd as pytorch
+
+_INPUTS = "Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? initial_state"
+_INPUT_COUNT = 7
+_library = torch.library.Library("ablate", "FRAGMENT")
+_library.define(
+    f"ssd({_INPUTS}, bool training) -> (Tensor y, Tensor final_state, Tensor decay, Tensor before, Tensor between)"
+)
+_library.define(
+    f"ssd_backward({_INPUTS}, Tensor decay, Tensor before, Tensor between, Tensor grad_y, Tensor? grad_final_state)"
+    f" -> ({', '.join(['Tensor'] * _INPUT_COUNT)})"
+)
+ssd = torch.ops.ablate.ssd.default
+ssd_backward = torch.ops.ablate.ssd_backward.default
+
+
+def _forward(x, dt, A, B, C, D, initial_state, training) -> tuple[Tensor, ...]:
+    dispatch.record(dispatch.SSD, "torch")
+    with dispatch.without_autocast(x.device.type):
+        return tuple(pytorch.forward(x, dt, A, B, C, D, initial_state, training=training))
+
+
+def _forward_fake(x, dt, A, B, C, D, initial_state, training) -> tuple[Tensor, ...]:
+    state = x.new_empty(x.shape[0], *x.shape[2:], B.shape[2])
+    saved = (x.new_empty(shape) for shape in pytorch.saved_shapes(x, B, initial_state, training))
+    return x.new_empty(x.shape), state, *saved
+
+
+def _backward(*arguments) -> tuple[Tensor, ...]:
+    """Gradients of x, dt, A, B, C, D and initial_state; an empty tensor where the input is None."""
+    x = arguments[0]
+    with dispatch.without_autocast(x.device.type):
+        grads = pytorch.backward(*arguments)
+    return tuple(x.new_empty(0) if grad is None else grad for grad in grads)
+
+
+def _backward_fake(x, *arguments) -> tuple[Tensor, ...]:
+    inputs = (x, *arguments[: _INPUT_COUNT - 1])
+    return tuple(x.new_empty(0 if t is None else t.shape) for t in inputs)
+
+
+def _save(ctx, inputs, output) -> None:
+    _, _, *saved = output
+    ctx.save_for_backward(*inputs[:_INPUT_COUNT], *saved)
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx, grad_y, grad_final_state, *_):
+    tensors = ctx.saved_tensors
+    if grad_y is None and grad_final_state is None:
+        return (None,) * (_INPUT_COUNT + 1)
+    if grad_y is None:
+        grad_y = tensors[0].new_zeros(tensors[0].shape)
+    grads = ssd_backward(*tensors, grad_y, grad_final_state)
+    return *(None if t is None else g for t, g in zip(tensors, grads, strict=False)), None
+
+
+_library.impl("ssd", _forward, "CompositeExplicitAutograd")
+_library.impl("ssd_backward", _backward, "CompositeExplicitAutograd")
+torch.library.register_fake("ablate::ssd", _forward_fake, lib=_library)
+torch.library.register_fake("ablate::ssd_backward", _backward_fake, lib=_library)
+autograd.register(_library, ssd, _differentiate, _save)
+autograd.register(_library, ssd_backward, autograd.refuse_double_backward)
+
+
+@register_flop_formula(torch.ops.ablate.ssd)
+def _forward_flops(x, dt, A, B, C, D, initial_state, training, out_shape=None, **_) -> int:
+    return flops.ssd(*x, B[2], chunk=pytorch.CHUNK, from_zero=initial_state is None)
+
+
+@register_flop_formula(torch.ops.ablate.ssd_backward)
+def _backward_flops(x, dt, A, B, C, D, initial_state, *_, out_shape=None, **__) -> int:
+    return flops.ssd_backward(*x, B[2], chunk=pytorch.CHUNK, from_zero=initial_state is None)
