@@ -35,10 +35,11 @@ def scan(
     shapes: Sequence[tuple[int, int, int]] = SHAPES,
     seconds: float = 12.0,
     backends: Sequence[str] = OURS,
-    peers: Sequence[Package] = PEERS,
+    peers: Sequence[Package] = ("mambapy", "mamba-ssm"),
 ) -> Bench:
     """shapes: (B, C, L) each, float32, N = 16. seconds: time spent per shape and phase. backends: ours to compare.
-    peers: other packages to compare, where they are installed and run on this device."""
+    peers: other packages to compare, where they are installed and run on this device; transformers, whose loop over
+    positions takes up to minutes for a backward pass here, only if it is named."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     ours = competing(SELECTIVE_SCAN, backends, device)
     others = scans(device, peers)
