@@ -1,8 +1,8 @@
 """The operations Mamba image generators spend their time in, one dispatch function each.
 
-Every operation runs on several back ends (`available()` says which, and why the others do not); the fastest one that
-fits the tensors is chosen unless the call (`backend=`) or the environment (`ABLATE_KERNELS`) names another.
-`backends_used()` tells what really ran, and belongs into every result.
+Every operation runs on several back ends (`available()` says which, and why the others do not); the first of
+`dispatch.BACKENDS` that fits the tensors is chosen unless the call (`backend=`) or the environment (`ABLATE_KERNELS`)
+names another. `backends_used()` tells what really ran, and belongs into every result.
 """
 
 from lightning_modules.kernels.attention import attend

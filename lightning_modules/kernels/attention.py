@@ -22,12 +22,15 @@ def attend(
 ) -> Tensor:
     """softmax(q k^T / sqrt(E)) v.
 
-    q: (B, H, L, E); k, v: (B, H, S, E); mask: bool, broadcasts to (B, H, L, S), False where a key is not seen.
+    q: (B, H, L, E); k, v: (B, H, S, E); mask: bool, broadcasts to (B, H, L, S), False where a key is not seen; a query
+    that sees none gets zeros.
     causal: a position sees itself and those before it; instead of a mask, so that the flash kernels can be used.
     backend: `torch` (PyTorch's fused function, which picks flash, cuDNN, memory-efficient or plain), `flash_attn`,
         `reference`; None: choose.
-    Raises ValueError where both a mask and causal are asked for.
+    Raises ValueError where both a mask and causal are asked for, and where a mask is not bool.
     """
+    if mask is not None and mask.dtype != torch.bool:
+        raise ValueError(f"mask must be bool, False where a key is not seen, not {mask.dtype}: compare it first.")
     if causal and mask is not None:
         raise ValueError("attend takes a mask or causal=True, not both: put the causal part into the mask.")
     excluded = {} if mask is None else {"flash_attn": "it takes no mask"}
@@ -50,9 +53,11 @@ def _explicit(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool
     if causal:
         mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    return scores.softmax(-1) @ v
+    if mask is None:
+        return scores.softmax(-1) @ v
+    # A finite value, since the softmax of nothing but -inf, and its gradient, are NaN.
+    y = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1) @ v
+    return y.masked_fill(~mask.any(-1, keepdim=True), 0)
 
 
 @torch.compiler.disable  # the package's autograd function cannot be traced

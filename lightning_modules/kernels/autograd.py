@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
+from torch.autograd import forward_ad
 
 
 def register(
@@ -42,12 +43,23 @@ def register(
             return operator.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
 
     def call(keyset, *arguments):
+        if forward_ad._current_level >= 0:  # set while torch.autograd.forward_ad or torch.func.jvp is in use
+            _refuse_tangents(arguments)
         if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments):
             return Derivative.apply(keyset, *arguments)
         return below(keyset, arguments)
 
     Derivative.__name__ = Derivative.__qualname__ = operator._opname
     library.impl(operator._opname, call, "Autograd", with_keyset=True)
+
+
+def _refuse_tangents(arguments: tuple[Any, ...]) -> None:
+    """An operator would drop them, and forward-mode derivatives be zero."""
+    if any(isinstance(a, Tensor) and forward_ad.unpack_dual(a).tangent is not None for a in arguments):
+        raise RuntimeError(
+            "The kernels have no forward-mode derivative (torch.func.jvp, torch.autograd.forward_ad); "
+            "use backend='reference' for that."
+        )
 
 
 def refuse_double_backward(ctx, *_):

@@ -70,7 +70,8 @@ BACKENDS: dict[str, Backend] = {
             devices=frozenset({"cpu"}),
             dtypes=frozenset({torch.float32, torch.bfloat16}),
         ),
-        # Ahead of the suite's own GPU kernels: who installs the packages wants them to run.
+        # Ahead of the suite's own GPU kernels: who installs the packages wants them to run, unless they would have to
+        # run several times (`behind` of `choose`).
         Backend(
             "mamba_ssm",
             frozenset({SELECTIVE_SCAN, SSD}),
@@ -140,7 +141,12 @@ def autocast_dtype(device_type: str) -> torch.dtype | None:
 
 
 def working_dtype(device_type: str, dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which an operation takes activations: what autocast asks for; float64 stays, as in torch."""
+    """The dtype in which an operation takes activations: what autocast asks for; float64 stays, as in torch.
+
+    Raises ValueError where they are not floating-point numbers.
+    """
+    if not dtype.is_floating_point:
+        raise ValueError(f"Activations must be floating-point numbers, not {_dtype_name(dtype)}: convert them first.")
     return dtype if dtype == torch.float64 else autocast_dtype(device_type) or dtype
 
 
@@ -157,19 +163,23 @@ def choose(
     device: torch.device,
     dtype: torch.dtype,
     excluded: Mapping[str, str] = MappingProxyType({}),
+    behind: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """The back end for `operation` on tensors of this device and dtype.
 
     requested: a name, or None / "auto" to let ABLATE_KERNELS and then the order of preference decide.
     excluded: back ends that cannot take this call for its own reasons -> the reason.
+    behind: back ends that are no gain for this call -> the one that runs instead where it fits and none is named.
     Raises ValueError where a named back end is unknown or cannot run this.
     """
     name, source = requested, "backend"
     if name in (None, "auto"):
         name, source = _forced(operation, os.environ.get(ENVIRONMENT_VARIABLE, "")), ENVIRONMENT_VARIABLE
     if name is None:
-        fitting = (b.name for b in BACKENDS.values() if b.name not in excluded)
-        return next(name for name in fitting if BACKENDS[name].unfit(operation, device, dtype) is None)
+        names = (name for name in BACKENDS if name not in excluded)
+        fitting = (name for name in names if BACKENDS[name].unfit(operation, device, dtype) is None)
+        first = next(fitting)
+        return behind[first] if first in behind and behind[first] in fitting else first
     if name not in BACKENDS:
         raise ValueError(f"{source}={name!r} is no back end: choose one of auto, {', '.join(BACKENDS)}.")
     reason = excluded.get(name) or BACKENDS[name].unfit(operation, device, dtype)

@@ -7,13 +7,14 @@ A multiplication, an addition and an exponential count one each.
 BACKWARD_FACTOR = 3
 
 
-def selective_scan(batch: int, directions: int, length: int, channels: int, states: int, *, gate: bool = False) -> int:
+def selective_scan(batch: int, directions: int, length: int, channels: int, states: int, *, gates: int = 0) -> int:
     """Per state and position 7: dt A, exp, decay times state, input times B, their sum, times C, sum over states.
 
-    Per channel and position 5 (dt u, D u and its addition, bias, softplus), and 5 more for a SiLU gate per output.
+    Per channel and position 5 (dt u, D u and its addition, bias, softplus), and 5 more for each output
+    that a SiLU gate multiplies: `gates` of them, 1 for the sum of the directions, `directions` where they stay apart.
     """
     positions = batch * directions * length * channels
-    return positions * (7 * states + 5) + (5 * batch * length * channels if gate else 0)
+    return positions * (7 * states + 5) + 5 * gates * batch * length * channels
 
 
 def depthwise_conv1d(batch: int, length: int, channels: int, taps: int, *, silu: bool = True) -> int:
@@ -23,7 +24,7 @@ def depthwise_conv1d(batch: int, length: int, channels: int, taps: int, *, silu:
 
 def selective_state_update(batch: int, channels: int, states: int, *, gate: bool = False) -> int:
     """One position of a selective scan."""
-    return selective_scan(batch, 1, 1, channels, states, gate=gate)
+    return selective_scan(batch, 1, 1, channels, states, gates=int(gate))
 
 
 def ssd(batch: int, length: int, heads: int, width: int, states: int, *, chunk: int, from_zero: bool = True) -> int:

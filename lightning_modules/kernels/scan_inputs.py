@@ -25,7 +25,7 @@ class ScanInputs(NamedTuple):
     z: Tensor | None  # (B, L, C)
     delta_bias: Tensor | None  # (K, C)
     initial_state: Tensor | None  # (B, K, C, N)
-    order: Tensor | None  # int32 (K, L); None: see reverse
+    order: Tensor | None  # int32 or int64 (K, L); None: see reverse
     reverse: list[bool]  # per direction, read where order is None
     softplus: bool
     stack: bool  # y is (B, K, L, C) rather than summed to (B, L, C)
@@ -54,7 +54,7 @@ class ScanInputs(NamedTuple):
 
     def check_order(self) -> None:
         """Raises ValueError where `order` is no permutation of the positions."""
-        if self.order is None:
+        if self.order is None or self.order.is_meta:
             return
         written = None if self.order.is_inference() else self.order._version
         if written is not None and _checked.get(self.order) == written:

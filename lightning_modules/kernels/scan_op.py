@@ -92,9 +92,10 @@ def _differentiate(ctx, grad_y, grad_final_state, *_):
     return *(None if t is None else g for t, g in zip(tensors, grads, strict=True)), *(None,) * 7
 
 
-def _scan_flops(delta: Sequence[int], A: Sequence[int], z: Sequence[int] | None, backward: bool) -> int:
+def _scan_flops(delta: Sequence[int], A: Sequence[int], z: Sequence[int] | None, stack: bool, backward: bool) -> int:
     batch, directions, length, channels = delta
-    count = flops.selective_scan(batch, directions, length, channels, A[2], gate=z is not None)
+    gates = 0 if z is None else directions if stack else 1
+    count = flops.selective_scan(batch, directions, length, channels, A[2], gates=gates)
     return count * flops.BACKWARD_FACTOR if backward else count
 
 
@@ -107,10 +108,10 @@ autograd.register(_library, selective_scan_backward, autograd.refuse_double_back
 
 
 @register_flop_formula(torch.ops.ablate.selective_scan)
-def _forward_flops(u, delta, A, B, C, D, z, *_, out_shape=None, **__) -> int:
-    return _scan_flops(delta, A, z, backward=False)
+def _forward_flops(u, delta, A, B, C, D, z, bias, state, order, reverse, softplus, stack, *_, **__) -> int:
+    return _scan_flops(delta, A, z, stack, backward=False)
 
 
 @register_flop_formula(torch.ops.ablate.selective_scan_backward)
-def _backward_flops(u, delta, A, B, C, D, z, *_, out_shape=None, **__) -> int:
-    return _scan_flops(delta, A, z, backward=True)
+def _backward_flops(u, delta, A, B, C, D, z, bias, state, order, reverse, softplus, stack, *_, **__) -> int:
+    return _scan_flops(delta, A, z, stack, backward=True)

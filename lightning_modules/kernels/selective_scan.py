@@ -88,7 +88,8 @@ def selective_scan(
     D, delta_bias: (K, C); z: (B, L, C), whose gate multiplies every direction's output.
     With K = 1 the K axis may be left out.
     directions: "forward" or "reverse" per direction; a single entry holds for all.
-    order: int32 (K, L), one permutation of the positions per direction, instead of `directions`.
+    order: int32 or int64 (K, L), on the device of the other tensors, one permutation of the positions per direction,
+    instead of `directions`.
     merge: "sum" adds the directions, y (B, L, C); "stack" keeps them, y (B, K, L, C).
     initial_state: (B, K, C, N); return_final_state adds the state after the last visited position.
     Returns y in the common dtype of u, delta, B, C and z (under autocast: the autocast dtype); states are float32, or
@@ -112,7 +113,9 @@ def selective_scan(
         excluded = {"mamba_ssm": "it always starts from a zero state"}
     if A.shape[2] > stock.MOST_STATES:
         excluded = {"mamba_ssm": f"it takes up to {stock.MOST_STATES} states, not {A.shape[2]}"}
-    name = dispatch.choose(dispatch.SELECTIVE_SCAN, backend, u.device, dtype, excluded)
+    # The package takes one call per direction, over flipped or gathered copies; the suite's kernel does without.
+    behind = {"mamba_ssm": "triton"} if order is not None or delta.shape[1] > 1 or any(reverse) else {}
+    name = dispatch.choose(dispatch.SELECTIVE_SCAN, backend, u.device, dtype, excluded, behind)
     if name in DIRECT:
         dispatch.record(dispatch.SELECTIVE_SCAN, name)
         y, state = DIRECT[name](ScanInputs(*tensors, order, reverse, softplus, merge == "stack"))
@@ -149,6 +152,12 @@ def _reversals(directions: Sequence[str], order: Tensor | None, delta: Tensor) -
             raise ValueError("Give either directions or order, not both: order says itself how each direction runs.")
         if order.shape != (count, length):
             raise ValueError(f"order must be (directions={count}, length={length}), not {tuple(order.shape)}.")
+        if order.dtype not in (torch.int32, torch.int64):
+            raise ValueError(f"order must be int32 or int64, not {order.dtype}.")
+        if order.device.type != delta.device.type:
+            raise ValueError(
+                f"order is on {order.device.type}, delta on {delta.device.type}: move it there once, before the scans."
+            )
     unknown = [d for d in directions if d not in ("forward", "reverse")]
     if unknown:
         raise ValueError(f"directions has {unknown[0]!r}: choose from 'forward' and 'reverse'.")

@@ -75,9 +75,12 @@ autograd.register(_library, ssd_backward, autograd.refuse_double_backward)
 
 @register_flop_formula(torch.ops.ablate.ssd)
 def _forward_flops(x, dt, A, B, C, D, initial_state, training, out_shape=None, **_) -> int:
-    return flops.ssd(*x, B[2], chunk=pytorch.CHUNK, from_zero=initial_state is None)
+    batch, length, heads, width = x
+    return flops.ssd(batch, length, heads, width, B[2], chunk=pytorch.CHUNK, from_zero=initial_state is None)
 
 
 @register_flop_formula(torch.ops.ablate.ssd_backward)
 def _backward_flops(x, dt, A, B, C, D, initial_state, *_, out_shape=None, **__) -> int:
-    return flops.ssd_backward(*x, B[2], chunk=pytorch.CHUNK, from_zero=initial_state is None)
+    batch, length, heads, width = x
+    from_zero = initial_state is None
+    return flops.ssd_backward(batch, length, heads, width, B[2], chunk=pytorch.CHUNK, from_zero=from_zero)

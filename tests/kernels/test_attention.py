@@ -68,3 +68,21 @@ def test_flash_attn_gets_its_layout_and_no_masks(monkeypatch: pytest.MonkeyPatch
         attend(q, k, v, torch.ones(9, dtype=torch.bool), backend="flash_attn")
     with pytest.raises(ValueError, match="up to 256 channels, not 264"):
         attend(*torch.zeros(3, 1, 1, 2, 264).bfloat16().unbind(), backend="flash_attn")
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_query_that_sees_no_key_gets_zeros_and_zero_gradients(backend: str, dtype: torch.dtype) -> None:
+    leaves = [torch.randn(1, 2, 3, 4).to(dtype).requires_grad_() for _ in range(3)]
+    mask = torch.tensor([[True, False, True], [False, False, False], [True, True, True]])
+    y = attend(*leaves, mask, backend=backend)
+    y.float().square().sum().backward()
+    assert y.isfinite().all() and not y[:, :, 1].any() and y[:, :, [0, 2]].all()
+    assert all(t.grad.isfinite().all() for t in leaves) and not leaves[0].grad[:, :, 1].any()
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_an_additive_mask_is_refused(backend: str) -> None:
+    q = torch.zeros(1, 1, 2, 4)
+    with pytest.raises(ValueError, match="mask must be bool"):
+        attend(q, q, q, torch.zeros(2, 2), backend=backend)

@@ -1,5 +1,7 @@
 """Choice of back ends: preference, force, refusal, record."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from lightning_modules.kernels import (
     available,
     backends_used,
     depthwise_conv1d,
+    dispatch,
     reset_backends_used,
     selective_scan,
 )
@@ -79,3 +82,25 @@ def test_available_names_every_operation_and_reason() -> None:
     assert set(found) >= {"selective_scan", "depthwise_conv1d"}
     assert all(found[operation]["reference"] is None for operation in found)
     assert all(reason is None or reason for backends in found.values() for reason in backends.values())
+
+
+def test_a_package_that_would_run_once_per_direction_stands_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the kernel that runs all directions at once, where that can run; unless it is named."""
+    ran: list[str] = []
+    choose = dispatch.choose
+    monkeypatch.setattr(dispatch, "choose", lambda *given: ran.append(choose(*given)) or "reference")
+    here = {"missing": lambda operation: None, "devices": frozenset({"cpu"})}
+    monkeypatch.delitem(dispatch.BACKENDS, "cpp")
+    for name in ("mamba_ssm", "triton"):
+        monkeypatch.setitem(dispatch.BACKENDS, name, dataclasses.replace(dispatch.BACKENDS[name], **here))
+    one, several = ({n: t for n, t in small_scan(count=k).items() if n != "initial_state"} for k in (1, 2))
+    selective_scan(**one)
+    selective_scan(**one, directions=("reverse",))
+    selective_scan(**one, order=torch.arange(9).flip(0)[None])
+    selective_scan(**several)
+    selective_scan(**several, backend="mamba_ssm")
+    assert ran == ["mamba_ssm", "triton", "triton", "triton", "mamba_ssm"]
+    absent = dataclasses.replace(dispatch.BACKENDS["triton"], missing=lambda operation: "no compiler")
+    monkeypatch.setitem(dispatch.BACKENDS, "triton", absent)
+    selective_scan(**several)
+    assert ran[-1] == "mamba_ssm"

@@ -146,7 +146,7 @@ def test_flops_are_counted_by_the_shared_formula(backend: str) -> None:
     with FlopCounterMode(display=False) as counter:
         selective_scan(**scan_leaves(), backend=backend).sum().backward()
         depthwise_conv1d(x, weight, backend=backend).sum().backward()
-    scan, conv = flops.selective_scan(2, 2, 9, 5, 4, gate=True), flops.depthwise_conv1d(2, 9, 5, 3)
+    scan, conv = flops.selective_scan(2, 2, 9, 5, 4, gates=1), flops.depthwise_conv1d(2, 9, 5, 3)
     assert counter.get_total_flops() == (scan + conv) * (1 + flops.BACKWARD_FACTOR)
 
 
@@ -160,6 +160,82 @@ def test_ssd_flops_are_those_of_its_matrix_products(length: int, started: bool, 
         y, _, *saved = pytorch_ssd.forward(*inputs, training=True)
         pytorch_ssd.backward(*inputs, *saved, torch.ones_like(y), None)
     assert operators.get_total_flops() == products.get_total_flops() > 0
+
+
+@pytest.mark.parametrize(("merge", "gates"), [("sum", 1), ("stack", 2)])
+def test_flops_of_a_gate_are_those_of_every_output_it_multiplies(merge: str, gates: int) -> None:
+    with FlopCounterMode(display=False) as counter:
+        selective_scan(**small_scan(), merge=merge)
+    assert counter.get_total_flops() == 2 * 2 * 9 * 5 * (7 * 4 + 5) + 5 * gates * 2 * 9 * 5
+
+
+def laid_out(tensor: torch.Tensor | None, layout: str) -> torch.Tensor | None:
+    """The same shape in other memory: two axes exchanged, every other element of a wider tensor, or all the same."""
+    if tensor is None or tensor.ndim < 2:
+        return tensor
+    if layout == "permuted":
+        return tensor.transpose(0, 1).contiguous().transpose(0, 1)
+    if layout == "sliced":
+        return torch.cat([tensor, tensor], -1).unflatten(-1, (2, -1)).mT.flatten(-2)[..., ::2]
+    return tensor[:1].expand(tensor.shape)
+
+
+LAYOUTS = ["permuted", "sliced", "expanded"]
+BACKWARD_CHECKS = ("test_schema", "test_faketensor")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("stack", [False, True])
+def test_scan_and_its_backward_pass_opcheck_in_any_layout(backend: str, stack: bool, layout: str) -> None:
+    tensors = small_scan()
+    tensors["u"] = tensors["u"].unsqueeze(1)
+    inputs = [laid_out(t, layout) for t in tensors.values()]
+    options = (None, [False, True], True, stack)
+    torch.library.opcheck(scan_op.selective_scan, (*inputs, *options, True, True, backend), test_utils=BACKWARD_CHECKS)
+    y, state, ungated, checkpoints = scan_op.selective_scan(*inputs, *options, True, True, backend)
+    received = (laid_out(torch.randn(t.shape), layout) for t in (y, state))
+    arguments = (*inputs, *options, ungated, checkpoints, *received, backend)
+    torch.library.opcheck(scan_op.selective_scan_backward, arguments, test_utils=BACKWARD_CHECKS)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("backend", FAST)
+def test_convolution_and_its_backward_pass_opcheck_in_any_layout(backend: str, layout: str) -> None:
+    x, weight, received = (laid_out(torch.randn(shape), layout) for shape in ((2, 9, 5), (5, 3), (2, 9, 5)))
+    bias = torch.randn(5)
+    torch.library.opcheck(conv_op.depthwise_conv1d, (x, weight, bias, 1, True, backend), test_utils=BACKWARD_CHECKS)
+    arguments = (x, weight, bias, received, 1, True, backend)
+    torch.library.opcheck(conv_op.depthwise_conv1d_backward, arguments, test_utils=BACKWARD_CHECKS)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("length", "started", "skip"), SSD_CASES)
+def test_ssd_and_its_backward_pass_opcheck_in_any_layout(length: int, started: bool, skip: bool, layout: str) -> None:
+    inputs = [laid_out(t, layout) for t in ssd_arguments(length, started, skip)]
+    torch.library.opcheck(ssd_op.ssd, (*inputs, True), test_utils=BACKWARD_CHECKS)
+    y, state, *saved = ssd_op.ssd(*inputs, True)
+    received = (laid_out(torch.randn(t.shape), layout) for t in (y, state))
+    torch.library.opcheck(ssd_op.ssd_backward, (*inputs, *saved, *received), test_utils=BACKWARD_CHECKS)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_forward_mode_is_refused(backend: str) -> None:
+    """Its derivatives would be zero; without a tangent there is nothing to refuse."""
+    tensors, weight = small_scan(), torch.randn(5, 3)
+    x, *others, _, _ = ssd_arguments(9, started=False, skip=False)
+    functions = [
+        (lambda u: selective_scan(**{**tensors, "u": u}, backend=backend), tensors["u"]),
+        (lambda u: depthwise_conv1d(u, weight, backend=backend), tensors["u"]),
+        (lambda v: ssd(v, *others, backend="torch"), x),
+    ]
+    for function, value in functions:
+        with pytest.raises(RuntimeError, match="no forward-mode derivative"):
+            torch.func.jvp(function, (value,), (value,))
+        with torch.autograd.forward_ad.dual_level():
+            assert torch.equal(function(value), function(value))
+            with pytest.raises(RuntimeError, match="no forward-mode derivative"):
+                function(torch.autograd.forward_ad.make_dual(value, value))
 
 
 def test_only_what_is_wanted_is_computed() -> None:

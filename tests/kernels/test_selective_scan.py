@@ -7,7 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 
-from lightning_modules.kernels import selective_scan
+from lightning_modules.kernels import depthwise_conv1d, selective_scan
 from lightning_modules.kernels.pytorch import selective_scan as pytorch
 from tests.kernels.problems import Problem, relative_errors, run_scan, scan_problems, small_scan
 
@@ -237,6 +237,9 @@ def test_gradients_do_not_depend_on_the_number_of_threads() -> None:
         ({"order": torch.zeros(2, 8, dtype=torch.int32)}, "order must be"),
         ({"order": torch.zeros(2, 9, dtype=torch.int32), "directions": ("reverse",)}, "not both"),
         ({"backend": "fortran"}, "is no back end"),
+        ({"order": torch.arange(9.0).repeat(2, 1)}, "order must be int32 or int64, not torch.float32"),
+        ({"order": torch.zeros(2, 9, dtype=torch.bool)}, "order must be int32 or int64, not torch.bool"),
+        ({"order": torch.zeros(2, 9, dtype=torch.int32, device="meta")}, "order is on meta, delta on cpu"),
     ],
 )
 def test_wrong_requests_are_refused_in_one_sentence(change: dict, message: str) -> None:
@@ -244,13 +247,30 @@ def test_wrong_requests_are_refused_in_one_sentence(change: dict, message: str) 
         selective_scan(**{**small_scan(), **change})
 
 
-@pytest.mark.parametrize("backend", FAST)
-@pytest.mark.parametrize("bad", [0, -1, 9])
+@pytest.mark.parametrize("backend", [*FAST, "reference"])
+@pytest.mark.parametrize("bad", [0, -1, 9, 2**32 + 4])
 def test_an_order_that_is_no_permutation_is_refused(backend: str, bad: int) -> None:
-    order = torch.arange(9, dtype=torch.int32).repeat(2, 1)
+    order = torch.arange(9, dtype=torch.int32 if bad < 2**31 else torch.int64).repeat(2, 1)
     order[1, 4] = bad
     with pytest.raises(ValueError, match="exactly once"):
         selective_scan(**small_scan(), order=order, backend=backend)
+
+
+@pytest.mark.parametrize("backend", [*FAST, "reference"])
+def test_an_order_may_be_of_either_width(backend: str) -> None:
+    order = torch.tensor([[2, 0, 1]])
+    wide, narrow = (run_scan(small_scan(1, 1, 3, 2, 2), {"order": o}, backend) for o in (order, order.int()))
+    assert all(torch.equal(wide[name], narrow[name]) for name in wide)
+
+
+@pytest.mark.parametrize("backend", [*FAST, "reference"])
+def test_integers_are_refused(backend: str) -> None:
+    tensors = {name: small_scan()[name] for name in ("u", "delta", "A", "B", "C")}
+    tensors |= {name: tensors[name].long() for name in ("u", "delta", "B", "C")}
+    with pytest.raises(ValueError, match="must be floating-point numbers, not int64"):
+        selective_scan(**tensors, backend=backend)
+    with pytest.raises(ValueError, match="must be floating-point numbers, not int64"):
+        depthwise_conv1d(tensors["u"], torch.zeros(5, 3), backend=backend)
 
 
 @pytest.mark.parametrize("backend", FAST)

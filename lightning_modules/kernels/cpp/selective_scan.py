@@ -43,6 +43,8 @@ def _prepare(inputs: ScanInputs) -> ScanInputs:
 
 def forward(inputs: ScanInputs, *, training: bool, want_state: bool) -> ScanOutputs:
     """See ScanOutputs. Raises ValueError where `order` is no permutation of the positions."""
+    if inputs.order is not None and inputs.order.dtype != torch.int32:
+        inputs.check_order()  # before values beyond int32 are cut off
     ungated_shape, checkpoint_shape = saved_shapes(inputs, training)
     outputs = ScanOutputs(
         y=inputs.u.new_empty(inputs.output_shape),

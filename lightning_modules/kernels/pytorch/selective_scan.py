@@ -97,7 +97,8 @@ def backward(
         None if inputs.delta_bias is None else grad_delta.sum((0, 2)),
         None if inputs.initial_state is None else carry,
     )
-    return in_dtypes(grads, inputs)
+    # Some follow the strides of an input; the operator promises contiguous ones.
+    return tuple(None if grad is None else grad.contiguous() for grad in in_dtypes(grads, inputs))
 
 
 class _Visited:

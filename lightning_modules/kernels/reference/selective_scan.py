@@ -14,7 +14,9 @@ def selective_scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """h <- exp(dt A) h + dt u B; y = <C, h> + D u, position after position (Mamba, Gu & Dao 2023, Algorithm 2).
 
     Returns y, (B, L, C) or stacked (B, K, L, C), and the final state (B, K, C, N), in the wider precision of A and u.
+    Raises ValueError where `order` is no permutation of the positions.
     """
+    inputs.check_order()
     wide = torch.promote_types(inputs.A.dtype, inputs.u.dtype)
     inputs = inputs._replace(
         **{
@@ -24,7 +26,7 @@ def selective_scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
         }
     )
     batch, directions, length, channels = inputs.delta.shape
-    order = inputs.visiting_order().to(inputs.delta.device)[None, :, :, None]
+    order = inputs.visiting_order()[None, :, :, None]
     dt = inputs.delta if inputs.delta_bias is None else inputs.delta + inputs.delta_bias[:, None, :]
     dt = softplus(dt) if inputs.softplus else dt
     u = inputs.u.expand(batch, directions, length, channels)

@@ -20,6 +20,7 @@ def selective_scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """y (B, L, C), or (B, K, L, C) with `stack`, and the final state (B, K, C, N), which carries no gradient."""
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
+    inputs.check_order()
     outputs, states = [], []
     for k in range(inputs.delta.shape[1]):
         visit, back = _permutation(inputs, k)
