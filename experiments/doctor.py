@@ -90,7 +90,21 @@ def _kernels() -> list[Finding]:
         for backend, reason in backends.items():
             state: Literal["ok", "optional"] = "optional" if reason else "ok"
             findings.append(Finding(state, f"{operation}: {backend}", "works" if reason is None else f"no: {reason}"))
-    return findings
+    return [*findings, *_cpp_library()]
+
+
+def _cpp_library() -> list[Finding]:
+    """What the C++ kernels were compiled with, where they are."""
+    from lightning_modules.kernels.cpp import library
+
+    if library.missing() is not None:
+        return []
+    made = library.build()
+    threads = "threads" if made.threads else "no threads"
+    found = f"compiler {made.compiler}, {made.flags or 'no further flags'}: {made.lanes} numbers at once, {threads}"
+    if losses := made.losses():
+        return [Finding("optional", "C++ library", f"{found}; {', and '.join(losses)}", library.way_out(made))]
+    return [Finding("ok", "C++ library", found)]
 
 
 def _embedded() -> list[Finding]:

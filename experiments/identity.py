@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -108,7 +109,10 @@ def evaluation_id(config: RunConfig) -> str:
 
 
 def benchmark_id(config: RunConfig) -> str:
-    """Folder name of a benchmark: its kind and eight digits of the hash of everything that changes what is timed."""
+    """Folder name of a benchmark: its kind and eight digits of the hash of everything that changes what is timed, back
+    ends that the environment forces among it."""
+    if config.runtime.kernels == "auto" and (forced := os.environ.get("ABLATE_KERNELS", "auto")) not in ("", "auto"):
+        config = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, kernels=forced))
     wanted = ("seed", "benchmark", "runtime.kernels", *config.benchmark.measures)
     values = semantic(config, dict.fromkeys(key.partition(".")[0] for key in wanted))
     kept = {k: v for k, v in values.items() if any(k == key or k.startswith(f"{key}.") for key in wanted)}

@@ -48,13 +48,29 @@ def prepare_process(config: RunConfig) -> None:
     for message in EXPECTED:
         warnings.filterwarnings("ignore", message=message)
     keep_freed_memory()
-    if config.runtime.kernels != "auto":
-        os.environ["ABLATE_KERNELS"] = config.runtime.kernels
+    _force_kernels(config.runtime.kernels)
     if config.runtime.threads:
         torch.set_num_threads(config.runtime.threads)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     torch.set_float32_matmul_precision("high")
+
+
+_forced: list[tuple[str, str | None]] = []
+"""The back ends that a run of this process forces, and what the environment named before."""
+
+
+def _force_kernels(name: str) -> None:
+    """As ABLATE_KERNELS; what an earlier run of this process forced is taken back. "auto": as the user has it."""
+    if _forced:
+        named, before = _forced.pop()
+        if os.environ.get("ABLATE_KERNELS") == named:
+            del os.environ["ABLATE_KERNELS"]
+            if before is not None:
+                os.environ["ABLATE_KERNELS"] = before
+    if name != "auto":
+        _forced.append((name, os.environ.get("ABLATE_KERNELS")))
+        os.environ["ABLATE_KERNELS"] = name
 
 
 @cache

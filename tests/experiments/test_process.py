@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,13 @@ def test_torchrun_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) ->
         check_world(2)
     monkeypatch.setenv("WORLD_SIZE", "1")
     check_world(1)
+
+
+@pytest.mark.parametrize("given", [None, "cpp"])
+def test_back_ends_are_forced_for_one_run(given: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ABLATE_KERNELS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("ABLATE_KERNELS", given)
+    for kernels, expected in [("torch", "torch"), ("reference", "reference"), ("auto", given), ("auto", given)]:
+        prepare_process(_config(kernels=kernels, device="cpu"))
+        assert os.environ.get("ABLATE_KERNELS") == expected

@@ -1,9 +1,11 @@
 """Compiling on first use: caching, two processes at once, no writable cache, no compiler, sanitizers."""
 
+import functools
 import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -183,6 +185,100 @@ def test_a_compiler_that_fails_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setenv("ABLATE_CACHE", str(tmp_path / "cache"))
     with pytest.raises(library.CompilerMissing, match="failed: .*error"):
         library.load.__wrapped__()
+
+
+@pytest.fixture
+def compiler(tmp_path: Path) -> Path:
+    """One without OpenMP."""
+    script = tmp_path / "compiler"
+    script.write_text('#!/bin/sh\ncase "$*" in *-fopenmp*) echo unknown option >&2; exit 1;; esac\nexec g++ "$@"\n')
+    script.chmod(0o700)
+    return script
+
+
+def test_a_library_without_threads_or_wide_vectors_says_so_also_when_it_is_found_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, compiler: Path
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("machine.cpp", "parallel.h", "simd.h"):
+        shutil.copy(library.SOURCES / name, source)
+    load = library.load.__wrapped__
+    monkeypatch.setattr(library, "SOURCES", source)
+    monkeypatch.setattr(library, "LANES", {64: set()})
+    monkeypatch.setenv("ABLATE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CXX", str(compiler))
+    for path in (os.environ["PATH"], ""):
+        monkeypatch.setenv("PATH", path)
+        monkeypatch.setattr(library, "load", functools.cache(load))
+        with pytest.warns(UserWarning, match="one thread.* numbers at once, where this processor can 64.*remove .*so"):
+            assert library.missing.__wrapped__() is None
+        made = library.build()
+        assert not made.threads and made.flags in ("-march=native", "-mcpu=native")
+        assert made.lanes in (4, 8, 16) and made.compiler[0].isdigit()
+
+
+def test_a_whole_library_is_no_reason_to_warn(recwarn: pytest.WarningsRecorder) -> None:
+    made = library.Build("12", "-march=native -fopenmp", 64, True, "kernels.so")
+    assert made.losses() == [] and library.missing.__wrapped__() is None
+    assert not [warning for warning in recwarn if "library is slow" in str(warning.message)]
+
+
+def test_a_compiler_that_hangs_is_killed_and_not_asked_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: Path
+) -> None:
+    started, script = tmp_path / "started", tmp_path / "compiler"
+    script.write_text(f"#!/bin/sh\nsleep 600 &\necho $! >> {started}\nwait\n")
+    script.chmod(0o700)
+    monkeypatch.setattr(library, "SOURCES", source)
+    monkeypatch.setattr(library, "COMPILE_SECONDS", 2)
+    monkeypatch.setattr(library.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
+    monkeypatch.setenv("ABLATE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(library, "_compilers", lambda: [[str(script)]])
+    with pytest.raises(library.CompilerMissing, match="did not end in 2 s; set CXX"):
+        library.load.__wrapped__()
+    (child,) = started.read_text().split()
+    state = Path(f"/proc/{child}/stat")
+    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_library_that_is_there_stays_unless_it_is_broken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: Path
+) -> None:
+    def publish(name: str) -> int:
+        built = tmp_path / "built.so"
+        assert not library._build(["g++", *library.BASE_FLAGS], built)
+        published = library._publish(built, tmp_path / name)
+        assert published is not None and published.answer() == 42
+        built.unlink(missing_ok=True)
+        return (tmp_path / name).stat().st_ino
+
+    monkeypatch.setattr(library, "SOURCES", source)
+    assert publish("first.so") == publish("first.so")
+    for name in ("broken.so", "bad.so"):  # names of their own: a process does not load a name twice
+        (tmp_path / name).write_text("half a library")
+    broken = (tmp_path / "broken.so").stat().st_ino
+    assert publish("broken.so") != broken
+    assert library._publish(tmp_path / "bad.so", tmp_path / "none.so") is None and not (tmp_path / "none.so").exists()
+    monkeypatch.setattr(library.os, "link", lambda *_: (_ for _ in ()).throw(PermissionError("no links here")))
+    publish("moved.so")
+
+
+def test_old_leftovers_are_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: Path) -> None:
+    folder = tmp_path / "cache" / "kernels"
+    ages = {".building-1": 2, ".building-2": 0.5, "kernels-1.so": 100, "kernels-2.so": 80, "notes": 100}
+    for name, days in ages.items():
+        path = folder / name
+        path.mkdir(parents=True) if name.startswith(".") else path.write_text("")
+        os.utime(path, (time.time() - days * 24 * 3600,) * 2)
+    monkeypatch.setattr(library, "SOURCES", source)
+    monkeypatch.setenv("ABLATE_CACHE", str(folder.parent))
+    library.load.__wrapped__()
+    (made,) = {path.name for path in folder.iterdir()} - ages.keys()
+    assert {path.name for path in folder.iterdir()} == {".building-2", "kernels-2.so", "notes", made}
+    os.utime(folder / made, (0, 0))
+    library.load.__wrapped__()
+    assert (folder / made).stat().st_mtime > time.time() - 60  # whoever loads a library keeps it
 
 
 @pytest.mark.slow

@@ -7,12 +7,16 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import tempfile
+import time
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +28,11 @@ OPENMP = "-fopenmp"
 BASE_FLAGS = ("-O3", "-std=c++17", "-fPIC", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 TARGETS = (("-march=native", OPENMP), ("-mcpu=native", OPENMP), ("-march=native",), ("-mcpu=native",), ())
 COMPILE_SECONDS = 300
+DAY = 24 * 3600
+BUILD_KEPT, LIBRARY_KEPT = DAY, 90 * DAY
+"""Seconds after which folders of builds that were killed, and libraries that nobody loads any more, are removed."""
+LANES = {16: {"avx512f", "avx512dq", "avx512bw", "avx512vl"}, 8: {"avx2"}}
+"""float32 numbers in a vector -> what the processor must have for it; 4 otherwise. As in simd.h."""
 _SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
@@ -31,15 +40,53 @@ class CompilerMissing(RuntimeError):
     """No C++ compiler, or it failed; the message says which."""
 
 
+class CompilerHangs(CompilerMissing):
+    """A compiler that did not end in `COMPILE_SECONDS`."""
+
+
+class Build(NamedTuple):
+    """What a library was compiled with."""
+
+    compiler: str
+    flags: str  # beside BASE_FLAGS
+    lanes: int  # float32 numbers in a vector
+    threads: bool
+    file: str
+
+    def losses(self) -> list[str]:
+        """What it does without, though other builds would have it here."""
+        words = set(_processor().split())
+        possible = next((lanes for lanes, features in LANES.items() if features <= words), 4)
+        losses = [] if self.threads else ["it runs on one thread, since the compiler has no OpenMP"]
+        if self.lanes < possible:
+            losses.append(f"it computes {self.lanes} numbers at once, where this processor can {possible}")
+        return losses
+
+
 @functools.cache
 def missing() -> str | None:
     """None where the C++ back end works here, else why not; the first call may compile for some seconds."""
     try:
-        load()
+        made = build()
     except CompilerMissing as error:
         warnings.warn(f"The C++ kernels are off, the slower torch back end stands in: {error}", stacklevel=2)
         return str(error)
+    if losses := made.losses():
+        warnings.warn(f"The C++ library is slow: {', and '.join(losses)}. {way_out(made)}", stacklevel=2)
     return None
+
+
+def build() -> Build:
+    """What the library, new or cached, was compiled with. Raises CompilerMissing."""
+    library = load()
+    library.build_compiler.restype = library.build_flags.restype = ctypes.c_char_p
+    compiler, flags = library.build_compiler().decode(), library.build_flags().decode()
+    return Build(compiler, flags, library.simd_lanes(), bool(library.build_has_threads()), library._name)
+
+
+def way_out(made: Build) -> str:
+    """How to get a library without losses."""
+    return f"Install a recent g++ with libgomp or clang++ with libomp, or set CXX to one, and remove {made.file}."
 
 
 @functools.cache
@@ -51,12 +98,18 @@ def load() -> ctypes.CDLL:
     name = f"kernels-{_fingerprint()}.so"
     for folder in _cache_folders():
         if _trusted(folder) and (folder / name).is_file() and (library := _open(folder / name)) is not None:
+            with suppress(OSError):
+                os.utime(folder / name)  # in use
             return library
-    complaints = []
+    complaints, hanging = [], []
     for folder in filter(_writable, _cache_folders()):
-        for compiler in _compilers():
+        _clean(folder)
+        for compiler in (command for command in _compilers() if command not in hanging):
             try:
                 return _compile(folder / name, compiler)
+            except CompilerHangs as error:
+                complaints.append(str(error))
+                hanging.append(compiler)
             except (CompilerMissing, OSError) as error:  # also a full disk, or one from which nothing may be loaded
                 complaints.append(str(error))
     raise CompilerMissing(
@@ -84,34 +137,71 @@ def address(tensor: Tensor | None) -> int:
 
 def _compile(target: Path, compiler: list[str]) -> ctypes.CDLL:
     message = ""
-    # Each process compiles in its own folder and moves the result into place: whoever comes last replaces an equal one.
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as folder:
+    # Each process compiles in its own folder.
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-", ignore_cleanup_errors=True) as folder:
         for target_flags in TARGETS:
             built = Path(folder) / target.name
-            errors = _build([*compiler, *BASE_FLAGS, *target_flags], built)
-            if not errors and (library := _open(built)) is not None:
-                os.replace(built, target)
+            named = f'-DBUILD_FLAGS="{" ".join(target_flags)}"'
+            errors = _build([*compiler, *BASE_FLAGS, *target_flags, named], built)
+            if not errors and (library := _publish(built, target)) is not None:
                 return library
             message = message or errors
     raise CompilerMissing(f"{compiler[0]} failed: {message[:500] or 'the library it made does not load'}")
 
 
+def _publish(built: Path, target: Path) -> ctypes.CDLL | None:
+    """Put a library in its place and load it from there; None where it does not load.
+
+    One that another process put there stays, for processes of other machines may have its pages mapped over a network.
+    """
+    try:
+        os.link(built, target)
+    except FileExistsError:
+        if (library := _open(target)) is not None:
+            return library
+        os.replace(built, target)
+    except OSError:  # a file system without links
+        os.replace(built, target)
+    if (library := _open(target)) is None:
+        target.unlink(missing_ok=True)
+    return library
+
+
+def _clean(folder: Path) -> None:
+    """Remove what builds that were killed have left, and libraries that nobody has loaded for long."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            age = time.time() - path.stat().st_mtime
+            if path.name.startswith(".building-") and age > BUILD_KEPT:
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.match("kernels-*.so") and age > LIBRARY_KEPT:
+                path.unlink(missing_ok=True)
+
+
 def _build(command: list[str], built: Path) -> str:
     """Compiles the sources side by side and links them; the compiler's complaints, empty where all went well."""
     objects = {source: built.with_name(f"{source.stem}.o") for source in sorted(SOURCES.glob("*.cpp"))}
+    jobs: list[subprocess.Popen[str]] = []
     try:
-        jobs = [
-            subprocess.Popen([*command, "-c", source, "-o", to], stderr=subprocess.PIPE, text=True)
-            for source, to in objects.items()
-        ]
+        for source, to in objects.items():
+            compile_one: list[str | Path] = [*command, "-c", source, "-o", to]
+            # A group of its own, for a compiler starts other programs.
+            jobs.append(subprocess.Popen(compile_one, stderr=subprocess.PIPE, text=True, start_new_session=True))
         errors = [job.communicate(timeout=COMPILE_SECONDS)[1] for job in jobs]
         if any(job.returncode for job in jobs):
             return "\n".join(errors).strip() or "no message"
         link: list[str | Path] = [*command, "-shared", *objects.values(), "-o", built]
         run = subprocess.run(link, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False)
         return run.stderr.strip() or "no message" if run.returncode else ""
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired as error:
+        raise CompilerHangs(f"{command[0]} did not end in {COMPILE_SECONDS} s; set CXX to another compiler") from error
+    except OSError as error:
         raise CompilerMissing(f"{command[0]} could not run: {error}") from error
+    finally:
+        for job in jobs:
+            if job.poll() is None:
+                os.killpg(job.pid, signal.SIGKILL)
+            job.communicate()
 
 
 def _compilers() -> list[list[str]]:

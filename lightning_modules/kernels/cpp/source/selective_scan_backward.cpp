@@ -304,4 +304,3 @@ int backward(const Arguments& p) {
 extern "C" int selective_scan_backward_float32(const scan::Arguments* p) { return scan::backward<float>(*p); }
 extern "C" int selective_scan_backward_bfloat16(const scan::Arguments* p) { return scan::backward<simd::BFloat16>(*p); }
 extern "C" int selective_scan_chunk() { return scan::kChunk; }
-extern "C" int simd_lanes() { return simd::kLanes; }
