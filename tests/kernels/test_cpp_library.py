@@ -201,7 +201,7 @@ def test_a_library_without_threads_or_wide_vectors_says_so_also_when_it_is_found
 ) -> None:
     source = tmp_path / "source"
     source.mkdir()
-    for name in ("machine.cpp", "parallel.h", "simd.h"):
+    for name in ("build.cpp", "simd.h"):
         shutil.copy(library.SOURCES / name, source)
     load = library.load.__wrapped__
     monkeypatch.setattr(library, "SOURCES", source)

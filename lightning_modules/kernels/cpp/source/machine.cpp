@@ -1,4 +1,4 @@
-// What this library was built with, and what the processor can do at best: the yardsticks of the benchmarks.
+// What this processor can do at best: the yardsticks the benchmarks measure the kernels against.
 #include "parallel.h"
 #include "simd.h"
 
@@ -11,27 +11,6 @@ using simd::Vec;
 constexpr int kChains = 12;
 
 }  // namespace
-
-extern "C" const char* build_compiler() { return __VERSION__; }
-
-// The flags that not every compiler takes.
-extern "C" const char* build_flags() {
-#if defined(BUILD_FLAGS)
-  return BUILD_FLAGS;
-#else
-  return "";
-#endif
-}
-
-extern "C" int simd_lanes() { return kLanes; }
-
-extern "C" int build_has_threads() {
-#if defined(_OPENMP)
-  return 1;
-#else
-  return 0;
-#endif
-}
 
 // Runs `repeats` rounds of kChains vector multiply-adds on each thread; returns a value that depends on all of them, so that
 // none is optimised away.
