@@ -12,11 +12,11 @@ GROWTH_BYTES = 64 * 2**20
 
 
 def keep_freed_memory() -> bool:
-    """Have large freed blocks reused rather than unmapped; whether the C library could be told so.
+    """Make malloc reuse large freed blocks instead of unmapping them; returns whether the C library took the setting.
 
-    By default glibc maps every block of megabytes anew, and the kernel clears each of its pages at the first touch:
-    activations come and go every step, so that a fifth of a small model's step can be page faults. Numbers do not
-    change. What the process holds at most does not either, but it holds on to it.
+    By default glibc maps every block of some megabytes anew, and the kernel clears each page at the first touch.
+    Activations are allocated and freed in every step, so page faults can take a fifth of a small model's step. Results
+    do not change, nor does the peak memory, but the process keeps that peak until it ends.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -51,5 +51,5 @@ def check_attempt(status: Status, most: int) -> None:
         cause = CAUSES.get(status.failed_as, status.failed_as)
         raise GivenUp(
             f"given up: failed {status.repeats} times in the same way ({cause}) and never got beyond step "
-            f"{status.failed_at}; mend the reason, then: ablate retry"
+            f"{status.failed_at}; fix the reason, then: ablate retry"
         )

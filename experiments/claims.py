@@ -188,8 +188,8 @@ def acquire(folder: Path, heartbeat: Path) -> Claim:
 
 @contextmanager
 def pulse(claim: Claim, heartbeat: Path) -> Iterator[None]:
-    """Inside the block, renew the time of the file `heartbeat` every `PULSE` seconds for as long as the claim holds:
-    who measures, validates or waits for another run is silent for long, and alive."""
+    """Inside the block, touch the file `heartbeat` every `PULSE` seconds for as long as the claim holds: a process that
+    measures, validates or waits for another run reports nothing for a long time and is alive all the same."""
     ended = threading.Event()
 
     def beat() -> None:

@@ -58,7 +58,7 @@ HELP = {
     "tokenize": "Turn ImageNet, CC3M, COCO or any folder of images into a token store.",
     "reference": "Statistics of real images, once, that FID is measured against.",
     "bench": "Measure kernels, layers and samplers; ratios in one run.",
-    "doctor": "What works on this machine, what does not, and what mends it.",
+    "doctor": "What works on this machine, what does not, and what fixes it.",
 }
 HIDDEN = {"execute"}
 

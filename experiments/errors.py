@@ -1,4 +1,4 @@
-"""Errors that a person caused or can mend: shown as one sentence, without a traceback."""
+"""Errors that a person caused or can fix: shown as one sentence, without a traceback."""
 
 from __future__ import annotations
 

@@ -29,14 +29,6 @@ RECORD = "samples.json"
 """What the samples in a folder are of; written last."""
 
 
-def parse_share(word: str) -> tuple[int, int]:
-    """ "2/8" -> (2, 8): the third of eight shares. Raises UserError for anything else."""
-    first, _, second = word.partition("/")
-    if first.isdecimal() and second.isdecimal() and int(first) < int(second):
-        return int(first), int(second)
-    raise UserError(f"--shard '{word}' is not I/K with I from 0 to K - 1, for example 0/8 for the first of eight.")
-
-
 def share_of_evaluation(config: RunConfig, run: Run, share: tuple[int, int]) -> None:
     """Draw one share of the images that `ablate evaluate` measures; it finds them when it comes to sampling."""
     prepare_process(config)

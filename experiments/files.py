@@ -33,7 +33,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         with files.atomic_path(path) as temporary:
             yield temporary
-    except (OSError, SafetensorError) as error:  # which tells of a full disk in words of its own
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk by an error of its own
         raise _unwritable(path, error) from error
 
 

@@ -15,11 +15,20 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.errors import UserError
 from experiments.files import atomic_path
 
 SHARD = 1024
 Draw = Callable[[range], tuple[np.ndarray, float]]
 """Indices -> images (len, H, W, 3) uint8, and the seconds that drawing them took."""
+
+
+def parse_share(word: str) -> tuple[int, int]:
+    """ "2/8" -> (2, 8): the third of eight shares. Raises UserError for anything else."""
+    first, _, second = word.partition("/")
+    if first.isdecimal() and second.isdecimal() and int(first) < int(second):
+        return int(first), int(second)
+    raise UserError(f"--shard '{word}' is not I/K with I from 0 to K - 1, for example 0/8 for the first of eight.")
 
 
 class Shards:

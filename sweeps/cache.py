@@ -38,7 +38,7 @@ def read_plan(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
         if entry["key"] == key and all(_stamp(Path(name)) == stamp for name, stamp in entry["files"].items()):
             return entry
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass  # no entry, or one of another version: expanding again mends it
+        pass  # no entry, or one of another version: expanding again repairs it
     return None
 
 
@@ -82,7 +82,7 @@ def read_amendments(folder: Path) -> dict[str, dict[str, Any]]:
     except FileNotFoundError:
         return {}
     if not isinstance(found, dict) or not all(isinstance(changes, dict) for changes in found.values()):
-        raise UserError(f'{path} is damaged: it must hold {{"cell": {{"key": value}}}}; mend it, or remove it.')
+        raise UserError(f'{path} is damaged: it must hold {{"cell": {{"key": value}}}}; fix it, or remove it.')
     return found
 
 

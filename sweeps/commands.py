@@ -200,7 +200,7 @@ def _launch(planned: Plan, launcher: str, jobs: int, worker: tuple[str, ...], dr
     if any(state.state == "failed" for state in states.values()):
         words = [part for word in planned.request.words for part in ("--of", word)]
         command = shlex.join([planned.name_or_path, "--scale", planned.scale, *words])
-        _say(f"Mend the reason, then: ablate retry {command}")
+        _say(f"Fix the reason, then: ablate retry {command}")
     if launcher == "slurm":  # what is at work goes on by itself
         return _exit_code(states)
     return 0 if all(state.state == "done" or state.is_queued for state in states.values()) else 1

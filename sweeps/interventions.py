@@ -107,7 +107,7 @@ def clear_failures(plan: Plan, cells: Iterable[Cell]) -> None:
     for cell in cells:
         works, status = cell.works(store), states[cell.name].status
         if status.cause == "oom":  # of which only Slurm may know
-            with suppress(UserError, StopIteration):  # damaged, which is mended below; or done meanwhile
+            with suppress(UserError, StopIteration):  # damaged, which is repaired below; or done meanwhile
                 next(work for work in works if not work.is_done()).record_failure(status.cause, status.reason)
         for work in works:
             work.clear_failure()

@@ -124,7 +124,7 @@ def _encode_unit(
             waiting.append(image)
         elif work.on_error == "stop":
             raise ValueError(
-                f"{image.key}: {image.reason}. What is done is kept: the same command goes on once that is mended, or "
+                f"{image.key}: {image.reason}. What is done is kept: the same command goes on once that is fixed, or "
                 "with --on-error skip, which leaves such images out."
             )
         else:

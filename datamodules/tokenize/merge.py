@@ -67,7 +67,7 @@ def merge(out: Path, split: str) -> Summary:
     """
     check_place(out / split)
     if not out.is_dir():
-        raise FileNotFoundError(f"{out} is not there: nothing was tokenized into it.")
+        raise FileNotFoundError(f"{parts_folder(out, split)} holds no tokenization to go on with.")
     with work_lock(_lock_path(out, split)) as locked:
         _remove_stale(out, split, locked)
         if (out / split / "meta.json").is_file():

@@ -69,7 +69,7 @@ class Preparation:
             image, notes = decode_image(content, record.key, self.exif)
         except ValueError as error:
             return Refused(record.key, str(error))
-        # After the image: a broken one that lacks its caption too must not pass for one that a caption would mend.
+        # After the image: a broken one that lacks its caption too must not pass for one that a caption would fix.
         cleaned = [clean_caption(text) for text in record.captions]
         captions = tuple(text for text, _ in cleaned if text)
         if self.captioned and not captions:

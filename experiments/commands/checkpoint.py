@@ -26,7 +26,7 @@ def import_command(kind: str, file: Path, overrides: tuple[str, ...], preset: st
     \b
     aim          a checkpoint of AiM, with or without its tokenizer; KEY=VALUE overrides go into the run
     amused       the folder of a published aMUSEd pipeline (amused-256, amused-512): becomes a run of UViT
-    dimba        a checkpoint of Dimba, PixArt-alpha or PixArt-Sigma, as the official codes write it
+    dimba        a checkpoint of Dimba, PixArt-alpha or PixArt-Sigma, as the official code writes it
     llamagen-vq  LlamaGen's vq_ds16_c2i.pt or vq_ds8_c2i.pt: becomes a file for tokenizer.weights=FILE
     """
     if not file.exists():

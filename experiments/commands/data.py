@@ -166,16 +166,15 @@ def reference_command(dataset: str, settings: tuple[str, ...], **options: Any) -
 
 def parse_shard(text: str) -> tuple[int, int]:
     """ "3/16", or "slurm": the number of this task of a job array, counted from 0, and their count."""
+    from experiments.shards import parse_share
+
     if text == "slurm":
         try:
             task, first, tasks = (int(os.environ[f"SLURM_ARRAY_TASK_{name}"]) for name in ("ID", "MIN", "COUNT"))
         except (KeyError, ValueError) as error:
             raise UserError("--shard slurm works in a Slurm job array only (sbatch --array=0-15).") from error
         return task - first, tasks
-    number, slash, count = text.partition("/")
-    if not (slash and number.isdigit() and count.isdigit()):
-        raise UserError(f"--shard {text}: write I/N, for example 0/16, or slurm.")
-    return int(number), int(count)
+    return parse_share(text)
 
 
 def tokenizer_config(name: str, settings: tuple[str, ...]) -> Any:

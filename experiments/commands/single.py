@@ -282,7 +282,8 @@ def _sample_share(
     config: RunConfig, run: Run, export: tuple[Kind, Path] | None, count: int | None, seed: int, shard: str | None
 ) -> None:
     """--export and --shard of `sample`."""
-    from experiments.export import export_samples, parse_share, share_of_evaluation
+    from experiments.export import export_samples, share_of_evaluation
+    from experiments.shards import parse_share
 
     share = parse_share(shard) if shard else None
     if export is None:

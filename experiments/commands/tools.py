@@ -16,7 +16,7 @@ from experiments.terminal import console
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @ROOT_OPTION
 def doctor_command(data: Path | None, as_json: bool, root: str) -> None:
-    """What works on this machine, what does not, and the command that mends it. Exits with 1 if something is broken.
+    """What works on this machine, what does not, and the command that fixes it. Exits with 1 if something is broken.
 
     With DATA, a folder of images or of token stores: what is there and what is missing.
     """

@@ -257,7 +257,7 @@ class VQAutoencoder(nn.Module):
 
 
 class PublishedVQ(VQAutoencoder):
-    """One with published weights: images <-> tokens in float32 also under autocast, as the published codes decode."""
+    """One with published weights: images <-> tokens in float32 also under autocast, as the published code decodes."""
 
     @torch.inference_mode()
     def encode_uint8(self, images: Tensor) -> Tensor:

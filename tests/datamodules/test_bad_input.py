@@ -162,7 +162,7 @@ def test_what_is_refused_as_a_whole_leaves_nothing(ablate: Ablate, tmp_path: Pat
     assert code == 2 and "None of the 3 images" in err and not any(out.iterdir())
     for number, path in enumerate(images):
         path.write_bytes(encoded(picture(number)))
-    assert ablate("folder", source, out)[0] == 0  # once they are mended, nothing stands in the way
+    assert ablate("folder", source, out)[0] == 0  # once they are fixed, nothing stands in the way
 
 
 @pytest.fixture

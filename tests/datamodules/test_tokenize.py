@@ -203,7 +203,7 @@ def test_without_locks_the_folder_of_a_merge_at_work_is_left_alone(tmp_path, mon
         os.utime(path, (0, time.time() - 2 * merge_module.ABANDONED))
     run("folder", source, tmp_path / "out")
     assert at_work.exists() and not killed.exists()
-    with pytest.raises(FileNotFoundError, match="nothing was tokenized into it"):
+    with pytest.raises(FileNotFoundError, match="no tokenization to go on with"):
         merge(tmp_path / "nowhere", "train")
 
 

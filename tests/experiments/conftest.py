@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from experiments.claims import Owner
 from experiments.cli import main
 
 Ablate = Callable[..., tuple[int, str, str]]
@@ -64,3 +66,8 @@ def ablate(capsys: pytest.CaptureFixture[str]) -> Ablate:
         return int(caught.value.code or 0), output.out, output.err
 
     return call
+
+
+def elsewhere(**changes: object) -> Owner:
+    """This process as another host would have it."""
+    return replace(Owner.here(), host="another-host", boot="another-boot", **changes)

@@ -19,6 +19,7 @@ import pytest
 from experiments import claims, slurm
 from experiments.claims import STALE_AFTER, Busy, Owner, acquire, newest_claim, process_start
 from experiments.errors import UserError
+from tests.experiments.conftest import elsewhere
 
 HOLDER = """
 import sys, time
@@ -52,10 +53,6 @@ def claim_of(folder: Path, owner: Owner, age: float = 0.0) -> None:
     path = folder / "claims" / "000001.json"
     path.write_text(json.dumps(asdict(owner)))
     os.utime(path, (time.time() - age,) * 2)
-
-
-def elsewhere(**changes: object) -> Owner:
-    return replace(Owner.here(), host="another-host", boot="another-boot", **changes)
 
 
 def test_release_hands_over_and_counts_attempts(tmp_path: Path) -> None:

@@ -24,6 +24,15 @@ def git(folder: Path, *words: str) -> str:
     return subprocess.run(["git", "-C", folder, *who, *words], capture_output=True, text=True, check=True).stdout
 
 
+def committed(folder: Path, ignored: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commit what is in the folder, in a repository of its own whose version no environment variable tells."""
+    (folder / ".gitignore").write_text(f"{ignored}\n")
+    git(folder, "init", "--quiet")
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "--message", "code")
+    monkeypatch.delenv("ABLATE_CODE_VERSION", raising=False)
+
+
 def test_a_command_is_recorded_as_it_can_be_typed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provenance.sys, "argv", ["/code/experiments/cli.py", "execute", "a b.yaml"])
     assert provenance.provenance(load_config("maskmamba/demo"), {}, 0.0, 1)["command"] == "ablate execute 'a b.yaml'"
@@ -35,11 +44,7 @@ def test_another_projects_checkout_is_not_this_codes(tmp_path: Path, monkeypatch
     for file in files:
         file.parent.mkdir(parents=True)
         file.write_text("")
-    (tmp_path / ".gitignore").write_text(".venv/\n")
-    git(tmp_path, "init", "--quiet")
-    git(tmp_path, "add", ".")
-    git(tmp_path, "commit", "--quiet", "--message", "code")
-    monkeypatch.delenv("ABLATE_CODE_VERSION", raising=False)
+    committed(tmp_path, ".venv/", monkeypatch)
     found = []
     for file in files:
         monkeypatch.setattr(provenance, "__file__", str(file))
@@ -58,11 +63,7 @@ def test_a_new_file_that_is_not_committed_is_part_of_the_code(tmp_path: Path, mo
     file = tmp_path / "experiments" / "provenance.py"
     file.parent.mkdir()
     file.write_text("")
-    (tmp_path / ".gitignore").write_text("__pycache__/\n")
-    git(tmp_path, "init", "--quiet")
-    git(tmp_path, "add", ".")
-    git(tmp_path, "commit", "--quiet", "--message", "code")
-    monkeypatch.delenv("ABLATE_CODE_VERSION", raising=False)
+    committed(tmp_path, "__pycache__/", monkeypatch)
     monkeypatch.setattr(provenance, "__file__", str(file))
     version = provenance.code_version.__wrapped__
     clean = version()

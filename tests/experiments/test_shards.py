@@ -16,9 +16,9 @@ from experiments.cli import main
 from experiments.config import RunConfig, build_config
 from experiments.errors import UserError
 from experiments.evaluation import evaluate, evaluation_shards
-from experiments.export import export_samples, parse_share, share_of_evaluation
+from experiments.export import export_samples, share_of_evaluation
 from experiments.run import build_network
-from experiments.shards import Shards
+from experiments.shards import Shards, parse_share
 from experiments.store import Evaluation, Run, RunStore
 from lightning_modules.checkpoints import save_safetensors
 from lightning_modules.metrics.evaluate import Measurement

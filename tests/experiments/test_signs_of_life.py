@@ -6,14 +6,15 @@ import json
 import os
 import threading
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from experiments import claims, slurm
-from experiments.claims import STALE_AFTER, Busy, Owner, acquire, pulse
+from experiments.claims import STALE_AFTER, Busy, acquire, pulse
 from experiments.work import Work
+from tests.experiments.conftest import elsewhere
 
 SQUEUE = """#!/bin/sh
 echo "$@" >> {asked}
@@ -32,10 +33,6 @@ def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{command.parent}:/usr/bin:/bin")
     monkeypatch.setattr(slurm, "_cache", (-1e9, None))
     return answer
-
-
-def elsewhere(**changes: object) -> Owner:
-    return replace(Owner.here(), host="another-host", boot="another-boot", **changes)
 
 
 def test_jobs_in_hidden_partitions_are_asked_for(queue: Path) -> None:
