@@ -39,7 +39,7 @@ STEPS = "sampler.steps"
 MISSING = "not recorded"
 CODE, EVALUATED, SAME = "code version", "code version of the evaluation", "that of the training"
 START = "trainer.init_fingerprint"
-DECODING = frozenset({"selective_state_update", "depthwise_conv1d_update", "mamba2_decode"})
+DECODING = frozenset({"selective_state_update", "depthwise_conv1d_update", "mamba2_decode", "transformer_decode"})
 """Operations that a training runs for its sample grids alone."""
 
 

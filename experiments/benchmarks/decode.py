@@ -33,7 +33,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PHASE = "one token"
 CHECKED = 8
 """Tokens of the check against the whole sequence in float64."""
-LAYER_BY_LAYER = "mamba2_decode=torch,depthwise_conv1d_update=torch"
+LAYER_BY_LAYER = "mamba2_decode=torch,transformer_decode=torch,depthwise_conv1d_update=torch"
 
 
 def decode(
@@ -42,7 +42,7 @@ def decode(
     precisions: Sequence[str] = ("fp32", "bf16"),
     seconds: float = 8.0,
 ) -> Bench:
-    """seconds: time spent per batch size and precision. The first preset is also measured eagerly, layer by layer."""
+    """seconds: time spent per batch size and precision. Every preset is also measured eagerly, layer by layer."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with exact_float32(device):  # reading the weights is what takes the time, so fp32 may as well be fp32
         return _decode({preset: _build(preset, device) for preset in presets}, batches, precisions, seconds)
@@ -144,12 +144,11 @@ class Decoder:
 
 
 def _contenders(models: dict[str, Generator], batch: int, precision: str) -> Iterator[tuple[str, Decoder]]:
-    """Every preset as it is sampled from, and the first one step by step in plain PyTorch."""
+    """Every preset as it is sampled from, and step by step in plain PyTorch."""
     graph = torch.cuda.is_available()
-    for index, (preset, model) in enumerate(models.items()):
+    for preset, model in models.items():
         yield preset, Decoder(preset, model, batch, precision, graph=graph)
-        if index == 0:
-            yield f"{preset} eager", Decoder(preset, model, batch, precision, forced=LAYER_BY_LAYER)
+        yield f"{preset} eager", Decoder(preset, model, batch, precision, forced=LAYER_BY_LAYER)
 
 
 def _build(preset: str, device: torch.device) -> Generator:
@@ -169,11 +168,13 @@ def _weights_read(model: Generator) -> int:
 
 
 def _memory_moved(state: Any) -> int:
-    """Bytes: AiM's state, read and written, or LlamaGen's cache, read, half full on average."""
+    """Bytes: AiM's state, read and written, or LlamaGen's cache, read: in one call as far as it is filled, half on
+    average, layer by layer all of it, masked."""
     layers = state.layers
     if hasattr(layers[0], "mixer"):
         return 2 * sum(layer.mixer.window.nbytes + layer.mixer.ssm.nbytes for layer in layers)
-    return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers) // 2
+    cache = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+    return cache if state.decode is None else cache // 2
 
 
 def _error(decoder: Decoder, batch: int) -> float:

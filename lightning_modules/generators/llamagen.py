@@ -11,6 +11,7 @@ V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.generators.base import TokenGenerator
 from lightning_modules.generators.configs.llamagen import LlamaGenConfig
+from lightning_modules.kernels import transformer_decoder
 from lightning_modules.kernels.dispatch import autocast_dtype
 from lightning_modules.layers.attention import attend
 from lightning_modules.layers.condition import Context, condition_tokens
@@ -48,6 +50,8 @@ class State(NamedTuple):
     head: Tensor  # (V, C), in the dtype of decoding
     cursor: Tensor  # (1,) int64: the position that is written next
     visible: Tensor  # (B, 1, 1, S) bool: positions written so far, padding left out
+    decode: Callable[[Tensor, Tensor, int], Tensor] | None
+    """Embedded token (B, C), its rotation (E/2, 2), its position -> logits (B, V); None: layer by layer."""
 
 
 class CausalAttention(nn.Module):
@@ -194,14 +198,19 @@ class LlamaGen(TokenGenerator):
         it).
         """
         with torch.autocast(tokens.device.type, enabled=False):
-            x = F.embedding(tokens, self.token_embedding.weight)[:, None]
+            x = F.embedding(tokens, self.token_embedding.weight)
             state.visible.index_fill_(-1, state.cursor, True)
             row = torch.as_tensor(position, device=tokens.device).reshape(1) + self.condition.tokens
             turn = self.rotation.index_select(0, row)
-            for layer, layer_state in zip(self.layers, state.layers, strict=True):
-                x = layer.step(x, turn, layer_state, state)
+            if state.decode is not None:
+                logits = state.decode(x, turn[0], int(state.cursor))
+            else:
+                x = x[:, None]
+                for layer, layer_state in zip(self.layers, state.layers, strict=True):
+                    x = layer.step(x, turn, layer_state, state)
+                logits = F.linear(self.norm(x[:, 0]).to(state.head.dtype), state.head)
             state.cursor.add_(1)
-            return F.linear(self.norm(x[:, 0]).to(state.head.dtype), state.head)
+            return logits
 
     def _new_state(self, positions: int, batch: int) -> State:
         weight = self.head.weight
@@ -212,9 +221,20 @@ class LlamaGen(TokenGenerator):
             parts = (layer.attention.qkv, layer.attention.out_proj, layer.mlp.gate_up, layer.mlp.down)
             weights = (part.weight.detach().to(dtype) for part in parts)
             layers.append(LayerState(*weight.new_zeros(shape, dtype=dtype).unbind(), *weights))
+        head = weight.detach().to(dtype)
         cursor = torch.zeros(1, dtype=torch.long, device=weight.device)
         visible = torch.zeros(batch, 1, 1, positions, dtype=torch.bool, device=weight.device)
-        return State(layers, weight.detach().to(dtype), cursor, visible)
+        tensors = [
+            state._asdict() | {"norm": _wide(layer.norm), "mlp_norm": _wide(layer.mlp_norm)}
+            for layer, state in zip(self.layers, layers, strict=True)
+        ]
+        decode = transformer_decoder(tensors, _wide(self.norm), head, visible, NORM_EPS)
+        return State(layers, head, cursor, visible, decode)
+
+
+def _wide(norm: nn.RMSNorm) -> Tensor:
+    """Its weight, in float32 at least."""
+    return norm.weight.detach().to(torch.promote_types(norm.weight.dtype, torch.float32))
 
 
 def caption_mask(context: Context, positions: int) -> Tensor | None:

@@ -12,6 +12,7 @@ from lightning_modules.kernels.mamba2_decode import mamba2_decoder
 from lightning_modules.kernels.selective_scan import selective_scan
 from lightning_modules.kernels.ssd import ssd, ssd_state_update
 from lightning_modules.kernels.state_update import depthwise_conv1d_update, selective_state_update
+from lightning_modules.kernels.transformer_decode import transformer_decoder
 
 __all__ = [
     "attend",
@@ -25,4 +26,5 @@ __all__ = [
     "selective_state_update",
     "ssd",
     "ssd_state_update",
+    "transformer_decoder",
 ]

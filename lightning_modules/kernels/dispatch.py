@@ -22,6 +22,7 @@ DEPTHWISE_CONV1D_UPDATE = "depthwise_conv1d_update"
 SSD = "ssd"
 ATTENTION = "attention"
 MAMBA2_DECODE = "mamba2_decode"
+TRANSFORMER_DECODE = "transformer_decode"
 OPERATIONS = (
     SELECTIVE_SCAN,
     DEPTHWISE_CONV1D,
@@ -30,6 +31,7 @@ OPERATIONS = (
     SSD,
     ATTENTION,
     MAMBA2_DECODE,
+    TRANSFORMER_DECODE,
 )
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from lightning_modules.kernels import dispatch
-from lightning_modules.kernels.cpp.mamba2_decode import MAX_BATCH, Mamba2Decoder
+from lightning_modules.kernels.cpp.decode import MAX_BATCH
+from lightning_modules.kernels.cpp.mamba2_decode import Mamba2Decoder
 
 
 def mamba2_decoder(

@@ -1,10 +1,13 @@
 // Runs every entry point of the C++ kernels on heap buffers of exactly the size they need, for the sanitizers to watch.
+#include <algorithm>
 #include <cstdio>
 #include <vector>
 
 #include "depthwise_conv.h"
+#include "mamba2_decode.h"
 #include "selective_scan.h"
 #include "state_update.h"
+#include "transformer_decode.h"
 
 extern "C" int selective_scan_forward_float32(const scan::Arguments*);
 extern "C" int selective_scan_forward_bfloat16(const scan::Arguments*);
@@ -19,6 +22,11 @@ extern "C" void selective_state_update_float32(const step::Arguments*);
 extern "C" void selective_state_update_bfloat16(const step::Arguments*);
 extern "C" void depthwise_conv_update_float32(const step::ConvArguments*);
 extern "C" void depthwise_conv_update_bfloat16(const step::ConvArguments*);
+
+extern "C" void mamba2_decode_float32(const mamba2::Arguments*);
+extern "C" void mamba2_decode_bfloat16(const mamba2::Arguments*);
+extern "C" void transformer_decode_float32(const transformer::Arguments*);
+extern "C" void transformer_decode_bfloat16(const transformer::Arguments*);
 
 namespace {
 
@@ -95,10 +103,48 @@ void step_case(int64_t B, int64_t C, int64_t N, int64_t taps, int bytes) {
   (bytes == 4 ? depthwise_conv_update_float32 : depthwise_conv_update_bfloat16)(&q);
 }
 
+void mamba2_decode_case(int64_t B, int64_t M, int64_t H, int64_t P, int64_t N, int64_t taps, int64_t V, int bytes) {
+  const int64_t D = H * P, W = D + 2 * N, R = D + W + H;
+  Tensor in_proj(R * M, bytes), out_proj(M * D, bytes), weight(taps * W, 4), conv_bias(W, 4), dt_bias(H, 4), A(H, 4);
+  Tensor skip(H, 4), norm(D, 4), shift(B * M, 4), scale(B * M, 4), gate(B * M, 4);
+  Tensor window(B * (taps - 1) * W, bytes), state(B * H * P * N, 4);
+  Tensor last_norm(M, 4), final_shift(B * M, 4), final_scale(B * M, 4), head(V * M, bytes);
+  Tensor residual(B * M, 4), logits(B * V, 4), scratch(B * (R + W + D) + 2 * (B + 1) * std::max(M, D), 4);
+  const mamba2::Layer layer{in_proj.data(), out_proj.data(), weight.data(), conv_bias.data(), dt_bias.data(),
+                            A.data(), skip.data(), norm.data(), shift.data(), scale.data(),
+                            gate.data(), window.data(), state.data()};
+  const mamba2::Layer layers[] = {layer, layer};
+  const mamba2::Arguments p{B, M, D, H, N, taps, V, 2, 2, 1e-5f, layers, last_norm.data(), final_shift.data(),
+                            final_scale.data(), head.data(), residual.data(), scratch.data(), logits.data()};
+  (bytes == 4 ? mamba2_decode_float32 : mamba2_decode_bfloat16)(&p);
+}
+
+void transformer_decode_case(int64_t B, int64_t H, int64_t E, int64_t F, int64_t S, int64_t V, int bytes) {
+  const int64_t M = H * E;
+  Tensor qkv(3 * M * M, bytes), out_proj(M * M, bytes), gate_up(2 * F * M, bytes), down(M * F, bytes);
+  Tensor norm(M, 4), mlp_norm(M, 4), keys(B * S * M, bytes), values(B * S * M, bytes);
+  Tensor last_norm(M, 4), head(V * M, bytes), rotation(E, 4), residual(B * M, 4), logits(B * V, 4);
+  Tensor scratch(B * (std::max(3 * M, 2 * F) + std::max(M, F)) + 2 * (B * M + (S + 15) / 16 * 16), 4);
+  const std::vector<uint8_t> visible(B * S, 1);
+  const transformer::Layer layer{qkv.data(), out_proj.data(), gate_up.data(), down.data(),
+                                 norm.data(), mlp_norm.data(), keys.data(), values.data()};
+  const transformer::Layer layers[] = {layer, layer};
+  for (int64_t position = 0; position < S; ++position) {
+    const transformer::Arguments p{B, M, H, F, S, V, 2, 2, position, 1e-5f, layers, last_norm.data(), head.data(),
+                                   visible.data(), rotation.data(), residual.data(), scratch.data(), logits.data()};
+    (bytes == 4 ? transformer_decode_float32 : transformer_decode_bfloat16)(&p);
+  }
+}
+
 }  // namespace
 
 int main() {
   int passed = 0;
+  for (int bytes : {4, 2})
+    for (int64_t batch : {1, 2, 5, 9}) {
+      for (int64_t states : {1, 13, 16}) mamba2_decode_case(batch, 21, 3, 7, states, 3, 37, bytes), ++passed;
+      for (int64_t channels : {4, 12, 32, 84}) transformer_decode_case(batch, 3, channels, 37, 19, 33, bytes), ++passed;
+    }
   for (int bytes : {4, 2})
     for (bool extras : {false, true}) {
       for (int64_t channels : {1, 19, 33})

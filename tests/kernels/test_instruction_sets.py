@@ -12,9 +12,10 @@ import torch
 
 from lightning_modules.kernels.cpp import library
 from tests.kernels import test_depthwise_conv as convolutions
-from tests.kernels import test_mamba2_decode as decoding
+from tests.kernels import test_mamba2_decode as mamba2_decoding
 from tests.kernels import test_selective_scan as scans
 from tests.kernels import test_state_update as updates
+from tests.kernels import test_transformer_decode as transformer_decoding
 from tests.kernels.problems import relative_errors, run_scan, small_scan
 
 EMULATION = Path(__file__).with_name("emulated_avx512.h")
@@ -97,5 +98,8 @@ def test_what_this_processors_kernels_pass(test: Callable[..., None], arguments:
 
 
 def test_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    decoding.test_equal_to_the_layers_one_by_one("odd", 3, monkeypatch)
-    decoding.test_in_bfloat16("even", monkeypatch)
+    mamba2_decoding.test_equal_to_the_layers_one_by_one("odd", 3, monkeypatch)
+    mamba2_decoding.test_in_bfloat16("even", monkeypatch)
+    for size in ("even", "odd"):
+        transformer_decoding.test_equal_to_the_layers_one_by_one(size, 3, monkeypatch)
+        transformer_decoding.test_in_bfloat16(size, monkeypatch)

@@ -80,7 +80,8 @@ def test_cached_decoding_is_the_full_forward(config: LlamaGenConfig) -> None:
 
 
 def _places(state: State) -> list[int]:
-    return [t.data_ptr() for layer in state.layers for t in layer] + [t.data_ptr() for t in state[1:]]
+    others = (state.head, state.cursor, state.visible)
+    return [t.data_ptr() for t in (*(t for layer in state.layers for t in layer), *others)]
 
 
 @pytest.mark.parametrize("config", [SMALL, CAPTION])

@@ -9,26 +9,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_modules.kernels.cpp import library
+from lightning_modules.kernels.cpp.decode import check_batch, check_tensor, entry_point
 
-MAX_BATCH = 64
-"""Beyond this, matrix products of many samples are computation, which PyTorch's library does better."""
-_KERNEL_SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 LAYER_TENSORS = (
     "in_proj out_proj taps conv_bias dt_bias A skip norm shift scale gate window state".split()
-)  # decode::Layer, in order
+)  # mamba2::Layer, in order
 _IN_DECODING_TYPE = frozenset({"in_proj", "out_proj", "window", "head"})
 _SIZES = ("batch", "width", "inner", "heads", "states", "taps", "vocabulary", "layers", "threads")
 
 
 class _Layer(ctypes.Structure):
-    """decode::Layer."""
+    """mamba2::Layer."""
 
     _fields_ = [(name, ctypes.c_void_p) for name in LAYER_TENSORS]
 
 
 class _Arguments(ctypes.Structure):
-    """decode::Arguments."""
+    """mamba2::Arguments."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in _SIZES),
@@ -68,12 +65,11 @@ class Mamba2Decoder:
         first = layers[0]
         batch, heads, channels, states = first["state"].shape
         (rows, width), inner, taps = first["in_proj"].shape, heads * channels, len(first["taps"])
-        if batch > MAX_BATCH:
-            raise ValueError(f"The C++ decoder takes up to {MAX_BATCH} samples, not {batch}.")
+        check_batch(batch)
         self._tensors = [*layers, {"norm": norm, "final_shift": final_shift, "final_scale": final_scale, "head": head}]
         for tensors in self._tensors:
             for name, tensor in tensors.items():
-                _check(name, tensor, head.dtype if name in _IN_DECODING_TYPE else torch.float32)
+                check_tensor(name, tensor, head.dtype if name in _IN_DECODING_TYPE else torch.float32)
         self._threads = threads = torch.get_num_threads()
         shared, own = rows + inner + 2 * states + inner, max(width, inner)
         self._scratch = torch.empty(batch * shared + threads * (batch + 1) * own)
@@ -85,7 +81,7 @@ class Mamba2Decoder:
         kept = (norm, final_shift, final_scale, head, self._residual, self._scratch, self._logits)
         sizes = (batch, width, inner, heads, states, taps, len(head), len(layers), threads)
         self._arguments = _Arguments(*sizes, epsilon, self._layers, *(t.data_ptr() for t in kept))
-        self._run = getattr(library.load(), f"mamba2_decode_{_KERNEL_SUFFIX[head.dtype]}")
+        self._run = entry_point("mamba2_decode", head.dtype)
 
     def __call__(self, residual: Tensor) -> Tensor:
         """residual: (B, M) float32 -> logits (B, V) float32."""
@@ -93,9 +89,3 @@ class Mamba2Decoder:
         self._arguments.threads = min(self._threads, torch.get_num_threads())  # scratch was cut for so many
         self._run(ctypes.byref(self._arguments))
         return self._logits.clone()
-
-
-def _check(name: str, tensor: Tensor, dtype: torch.dtype) -> None:
-    if tensor.dtype != dtype or not tensor.is_contiguous() or tensor.device.type != "cpu":
-        found = tensor.dtype if tensor.is_contiguous() else f"strided {tensor.dtype}"
-        raise ValueError(f"{name} must be contiguous {dtype} on the CPU, not {found} on {tensor.device.type}.")

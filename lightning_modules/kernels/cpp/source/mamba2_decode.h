@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-namespace decode {
+namespace mamba2 {
 
 struct Layer {
   const void* in_proj;     // (R, M), like all matrices in the type of decoding
@@ -34,4 +34,4 @@ struct Arguments {
   float* logits;                            // (B, V)
 };
 
-}  // namespace decode
+}  // namespace mamba2
