@@ -60,7 +60,7 @@ def selective_state_update(
         "z": (z, (batch, channels)),
         "delta_bias": (delta_bias, (channels,)),
     }
-    _check(expected, "state")
+    _check(expected, "state", state)
     dtype = dispatch.working_dtype(u.device.type, u.dtype)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     _check_kept("state", state, wide)
@@ -88,7 +88,7 @@ def depthwise_conv1d_update(
     """
     batch, before, channels = window.shape
     expected = {"x": (x, (batch, channels)), "weight": (weight, (channels, before + 1)), "bias": (bias, (channels,))}
-    _check(expected, "window")
+    _check(expected, "window", window)
     if activation not in ("silu", None):
         raise ValueError(f"activation={activation!r} is not valid: choose 'silu' or None.")
     dtype = dispatch.working_dtype(x.device.type, x.dtype)
@@ -99,10 +99,14 @@ def depthwise_conv1d_update(
     return torch.ops.ablate.depthwise_conv1d_update(window, x, weight, bias, activation == "silu", name)
 
 
-def _check(expected: dict[str, tuple[Tensor | None, tuple[int, ...]]], kept: str) -> None:
+def _check(expected: dict[str, tuple[Tensor | None, tuple[int, ...]]], kept: str, state: Tensor) -> None:
+    if state.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{kept} wants a gradient, but single-step updates have none: use torch.no_grad().")
     for name, (tensor, shape) in expected.items():
         if tensor is not None and tuple(tensor.shape) != shape:
             raise ValueError(f"{name} must have shape {shape} to go with {kept}, not {tuple(tensor.shape)}.")
+        if 0 in shape:
+            raise ValueError(f"{name} must not be empty, but has shape {shape}.")
         if tensor is not None and tensor.requires_grad and torch.is_grad_enabled():
             raise ValueError(f"{name} wants a gradient, but single-step updates have none: use torch.no_grad().")
 

@@ -68,6 +68,14 @@ def test_unfit_requests_are_refused() -> None:
     state, u, A, B = torch.zeros(2, 5, 4), torch.zeros(2, 5), torch.zeros(5, 4), torch.zeros(2, 4)
     with pytest.raises(ValueError, match="wants a gradient"):
         selective_state_update(state, u.clone().requires_grad_(), u, A, B, B)
+    with pytest.raises(ValueError, match="state wants a gradient"):
+        selective_state_update(state.clone().requires_grad_(), u, u, A, B, B)
+    with pytest.raises(ValueError, match="u must not be empty"):
+        selective_state_update(state[:0], u[:0], u[:0], A, B[:0], B[:0])
+    with pytest.raises(ValueError, match="window wants a gradient"):
+        depthwise_conv1d_update(torch.zeros(2, 3, 5).requires_grad_(), u, torch.zeros(5, 4))
+    with pytest.raises(ValueError, match="x must not be empty"):
+        depthwise_conv1d_update(torch.zeros(0, 3, 5), u[:0], torch.zeros(5, 4))
     with pytest.raises(ValueError, match="u must have shape"):
         selective_state_update(state, u[:1], u, A, B, B)
     with pytest.raises(ValueError, match="state must be contiguous"):
