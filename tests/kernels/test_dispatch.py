@@ -90,7 +90,8 @@ def test_a_package_that_would_run_once_per_direction_stands_back(monkeypatch: py
     choose = dispatch.choose
     monkeypatch.setattr(dispatch, "choose", lambda *given: ran.append(choose(*given)) or "reference")
     here = {"missing": lambda operation: None, "devices": frozenset({"cpu"})}
-    monkeypatch.delitem(dispatch.BACKENDS, "cpp")
+    cpp = dataclasses.replace(dispatch.BACKENDS["cpp"], devices=frozenset({"cuda"}))
+    monkeypatch.setitem(dispatch.BACKENDS, "cpp", cpp)  # not taken out: it would come back behind all others
     for name in ("mamba_ssm", "triton"):
         monkeypatch.setitem(dispatch.BACKENDS, name, dataclasses.replace(dispatch.BACKENDS[name], **here))
     one, several = ({n: t for n, t in small_scan(count=k).items() if n != "initial_state"} for k in (1, 2))
