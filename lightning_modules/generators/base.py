@@ -31,3 +31,8 @@ class TokenGenerator(nn.Module):
     def embed_condition(self, condition: Condition, drop: Tensor) -> Context:
         """Labels (B,), or text features, and who goes without (B,) -> the context of `forward`."""
         return self.condition(condition, drop)
+
+    def sampling_context(self, condition: Condition, drop: Tensor) -> Context:
+        """As `embed_condition`, with all that `forward` would compute from the condition alone in every step: nothing,
+        where the tokens beside it change what the layers make of it."""
+        return self.embed_condition(condition, drop)

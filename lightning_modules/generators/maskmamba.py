@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lightning_modules.conditions import Condition
 from lightning_modules.generators.base import TokenGenerator
 from lightning_modules.generators.configs.maskmamba import MaskMambaConfig
 from lightning_modules.layers.block import NORM_EPS
@@ -62,10 +61,6 @@ class MaskMamba(TokenGenerator):
         for name, parameter in self.named_parameters():
             if name.startswith("position_"):
                 nn.init.normal_(parameter, std=INIT_STD)
-
-    def sampling_context(self, condition: Condition, drop: Tensor) -> Context:
-        """`embed_condition`: what the layers make of the condition changes with the tokens beside it in every step."""
-        return self.embed_condition(condition, drop)
 
     def forward(self, tokens: Tensor, context: Context) -> Tensor:
         """tokens: (B, L) int64, `mask_token` where hidden -> logits (B, L, V)."""

@@ -261,10 +261,11 @@ def test_what_fails_in_another_process_is_one_sentence(process: OwnProcess) -> N
 
 
 PARENT = """
-import os, sys, time
+import os, signal, sys, time
 from functools import partial
 from experiments.benchmarks.apart import OwnProcess
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which tests in the background of a shell ignore
     with OwnProcess("peer") as process:
         process.prepare(partial(partial, time.sleep, 60))
         print(process._process.pid, flush=True)
