@@ -76,7 +76,7 @@ def test_a_finished_run_is_not_trained_again(undisturbed: Path) -> None:
     assert (_run_folder(undisturbed) / "result.json").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize(("workers", "number"), [(0, signal.SIGKILL), (2, signal.SIGKILL), (0, signal.SIGTERM)])
+@pytest.mark.parametrize(("workers", "number"), [(0, signal.SIGKILL), (2, signal.SIGTERM)])
 def test_killed_and_resumed_is_bit_identical(undisturbed: Path, tmp_path: Path, workers: int, number: int) -> None:
     shutil.copytree(undisturbed / "cache", tmp_path / "cache")
     extra = f"runtime.num_workers={workers}"
