@@ -6,13 +6,12 @@ names another. `backends_used()` tells what really ran, and belongs into every r
 """
 
 from lightning_modules.kernels.attention import attend
+from lightning_modules.kernels.decode import mamba2_decoder, transformer_decoder
 from lightning_modules.kernels.depthwise_conv import depthwise_conv1d
 from lightning_modules.kernels.dispatch import available, backends_used, reset_backends_used
-from lightning_modules.kernels.mamba2_decode import mamba2_decoder
 from lightning_modules.kernels.selective_scan import selective_scan
 from lightning_modules.kernels.ssd import ssd, ssd_state_update
 from lightning_modules.kernels.state_update import depthwise_conv1d_update, selective_state_update
-from lightning_modules.kernels.transformer_decode import transformer_decoder
 
 __all__ = [
     "attend",

@@ -1,0 +1,63 @@
+"""Generation token by token through a whole network: all layers in one call where a back end has that.
+
+The other back ends run the layers one by one, as `layers.mamba2.Mamba2.step` and `generators.llamagen.Layer.step` write
+them down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_modules.kernels import dispatch
+from lightning_modules.kernels.cpp.decode import MAX_BATCH
+from lightning_modules.kernels.cpp.mamba2_decode import Mamba2Decoder
+from lightning_modules.kernels.cpp.transformer_decode import TransformerDecoder
+
+
+def mamba2_decoder(
+    layers: Sequence[dict[str, Tensor]],
+    norm: Tensor,
+    final_shift: Tensor,
+    final_scale: Tensor,
+    head: Tensor,
+    epsilon: float,
+    backend: str | None = None,
+) -> Callable[[Tensor], Tensor] | None:
+    """A function from the newest token's residual stream (B, M) to logits (B, V), or None: run layer by layer.
+
+    Arguments are those of `Mamba2Decoder`. Raises ValueError where a named back end cannot run this.
+    """
+    if not _in_one_call(dispatch.MAMBA2_DECODE, backend, len(final_shift), final_shift, head):
+        return None
+    return Mamba2Decoder(layers, norm, final_shift, final_scale, head, epsilon)
+
+
+def transformer_decoder(
+    layers: Sequence[dict[str, Tensor]],
+    norm: Tensor,
+    head: Tensor,
+    visible: Tensor,
+    epsilon: float,
+    backend: str | None = None,
+) -> Callable[[Tensor, Tensor, int], Tensor] | None:
+    """A function from the newest token's residual stream (B, M), rotation and position to logits (B, V), or None: run
+    layer by layer.
+
+    Arguments are those of `TransformerDecoder`. Raises ValueError where a named back end cannot run this.
+    """
+    if not _in_one_call(dispatch.TRANSFORMER_DECODE, backend, len(visible), norm, head):
+        return None
+    return TransformerDecoder(layers, norm, head, visible, epsilon)
+
+
+def _in_one_call(operation: str, backend: str | None, batch: int, wide: Tensor, head: Tensor) -> bool:
+    """Whether `operation` runs so for B samples; `wide` has the dtype of what is not multiplied by matrices."""
+    excluded = {"cpp": f"it takes up to {MAX_BATCH} samples, not {batch}"} if batch > MAX_BATCH else {}
+    if wide.dtype != torch.float32:
+        excluded = {"cpp": "its residual stream is float32"}
+    name = dispatch.choose(operation, backend, head.device, head.dtype, excluded)
+    dispatch.record(operation, name)
+    return name == "cpp"
