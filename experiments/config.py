@@ -23,6 +23,7 @@ from experiments.files import atomic_write_text, default_root
 from experiments.presets import preset_names, preset_path, read_chain
 from experiments.resolve import resolve
 from experiments.search.config import SearchConfig
+from lightning_modules.backends import forced_backends
 from lightning_modules.bounds import check_least, check_share
 from lightning_modules.config import OBJECTIVES, MaskedConfig, OptimConfig
 from lightning_modules.generators.config import GENERATORS
@@ -107,6 +108,7 @@ class RuntimeConfig:
     def __post_init__(self) -> None:
         check_least(self, "runtime", devices=1, num_nodes=1, log_every=1, val_every=1, checkpoint_every=1)
         check_least(self, "runtime", num_workers=0, threads=0, sample_every=0, most_equal_failures=0)
+        forced_backends(self.kernels, "runtime.kernels")
 
 
 @dataclass

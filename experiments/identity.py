@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from experiments.config import RunConfig
+from lightning_modules.backends import ENVIRONMENT_VARIABLE
 
 TRAINING = ("imported", "seed", "data", "tokenizer", "text_encoder", "generator", "objective", "optim", "trainer")
 EVALUATION = ("sampler", "evaluation")
@@ -111,7 +112,10 @@ def evaluation_id(config: RunConfig) -> str:
 def benchmark_id(config: RunConfig) -> str:
     """Folder name of a benchmark: its kind and eight digits of the hash of everything that changes what is timed, back
     ends that the environment forces among it."""
-    if config.runtime.kernels == "auto" and (forced := os.environ.get("ABLATE_KERNELS", "auto")) not in ("", "auto"):
+    if config.runtime.kernels == "auto" and (forced := os.environ.get(ENVIRONMENT_VARIABLE, "auto")) not in (
+        "",
+        "auto",
+    ):
         config = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, kernels=forced))
     wanted = ("seed", "benchmark", "runtime.kernels", *config.benchmark.measures)
     values = semantic(config, dict.fromkeys(key.partition(".")[0] for key in wanted))

@@ -15,6 +15,7 @@ from experiments.allocator import keep_freed_memory
 from experiments.config import RunConfig
 from experiments.errors import UserError
 from experiments.ranks import local_rank
+from lightning_modules.backends import ENVIRONMENT_VARIABLE
 from lightning_modules.precision import computes_bfloat16
 
 log = logging.getLogger(__name__)
@@ -64,13 +65,13 @@ def _force_kernels(name: str) -> None:
     """As ABLATE_KERNELS; what an earlier run of this process forced is taken back. "auto": as the user has it."""
     if _forced:
         named, before = _forced.pop()
-        if os.environ.get("ABLATE_KERNELS") == named:
-            del os.environ["ABLATE_KERNELS"]
+        if os.environ.get(ENVIRONMENT_VARIABLE) == named:
+            del os.environ[ENVIRONMENT_VARIABLE]
             if before is not None:
-                os.environ["ABLATE_KERNELS"] = before
+                os.environ[ENVIRONMENT_VARIABLE] = before
     if name != "auto":
-        _forced.append((name, os.environ.get("ABLATE_KERNELS")))
-        os.environ["ABLATE_KERNELS"] = name
+        _forced.append((name, os.environ.get(ENVIRONMENT_VARIABLE)))
+        os.environ[ENVIRONMENT_VARIABLE] = name
 
 
 @cache

@@ -16,13 +16,13 @@ from reports.reference import Checked
 
 @dataclass(frozen=True)
 class Crossing:
-    """What is asked: where on axis `along` does `of` begin to beat `against`, both labels of axis `between`?"""
+    """What is asked: where on axis `along` does `of` begin to beat the best of `against`, labels of axis `between`?"""
 
     metric: str
     along: str
     between: str
     of: str
-    against: str
+    against: tuple[str, ...]
 
 
 def parse_crossing(item: Any, axes: Mapping[str, Sequence[str]]) -> Crossing:
@@ -33,12 +33,15 @@ def parse_crossing(item: Any, axes: Mapping[str, Sequence[str]]) -> Crossing:
     for axis in (body["along"], body["between"]):
         if axis not in axes:
             raise unknown("axis in report.crossing:", str(axis), axes)
-    for label in (body["of"], body["against"]):
+    against = body["against"] if isinstance(body["against"], list) else [body["against"]]
+    if not against or body["of"] in against:
+        raise UserError(f"report.crossing: against must name one or more labels of {body['between']} other than of.")
+    for label in (body["of"], *against):
         if label not in axes[body["between"]]:
             raise unknown(f"label of {body['between']} in report.crossing:", str(label), axes[body["between"]])
     if not all(_is_number(label) for label in axes[body["along"]]):
         raise UserError(f"report.crossing: the labels of {body['along']} must be numbers.")
-    return Crossing(**body)
+    return Crossing(**{**body, "against": tuple(against)})
 
 
 def crossing_notes(crossing: Crossing, rows: Sequence[Row]) -> list[str]:
@@ -46,22 +49,25 @@ def crossing_notes(crossing: Crossing, rows: Sequence[Row]) -> list[str]:
     contexts: dict[tuple[tuple[str, str], ...], dict[float, dict[str, float]]] = {}
     for row in rows:
         label, mean = row.labels.get(crossing.between), row.value(crossing.metric).mean
-        if label not in (crossing.of, crossing.against) or mean is None or crossing.along not in row.labels:
+        if label not in (crossing.of, *crossing.against) or mean is None or crossing.along not in row.labels:
             continue
         rest = tuple((k, v) for k, v in row.labels.items() if k not in (crossing.along, crossing.between))
         place = contexts.setdefault(rest, {}).setdefault(float(row.labels[crossing.along]), {})
         place[label] = mean
     notes = []
     for rest, places in contexts.items():
-        both = {x: place for x, place in sorted(places.items()) if len(place) == 2}
+        both = {x: dict(place) for x, place in sorted(places.items()) if crossing.of in place and len(place) > 1}
         if len(both) > 1:
-            ratios = {x: place[crossing.of] / place[crossing.against] for x, place in both.items()}
-            notes.append(_sentence(crossing, rest, ratios))
+            own = {x: place.pop(crossing.of) for x, place in both.items()}
+            ratios = {x: own[x] / min(place.values()) for x, place in both.items()}
+            measured = [label for label in crossing.against if any(label in place for place in both.values())]
+            rivals = measured[0] if len(measured) == 1 else f"the best of {', '.join(measured)}"
+            notes.append(_sentence(crossing, rivals, rest, ratios))
     return notes
 
 
-def _sentence(crossing: Crossing, rest: tuple[tuple[str, str], ...], ratios: Mapping[float, float]) -> str:
-    """ratios: place -> of / against, in order of the places."""
+def _sentence(crossing: Crossing, rivals: str, rest: tuple[tuple[str, str], ...], ratios: Mapping[float, float]) -> str:
+    """ratios: place -> of / the best of the rivals, in order of the places."""
     where = "".join(f", {axis} {label}" for axis, label in rest)
     first, last = min(ratios), max(ratios)
     subject = f"{quantity(crossing.metric).plain}{where}: {crossing.of} "
@@ -70,9 +76,9 @@ def _sentence(crossing: Crossing, rest: tuple[tuple[str, str], ...], ratios: Map
     found = list(_crossings(ratios))
     if not found:
         word = "less" if ratios[last] < 1 else "more"
-        return f"{subject}needs {word} than {crossing.against} at every {span} ({ends} of its speed)."
+        return f"{subject}needs {word} than {rivals} at every {span} ({ends} of its speed)."
     points = " and again at ".join(f"{x:.3g}" for x in found)
-    return f"{subject}crosses {crossing.against} at {crossing.along} {points} (interpolated; {ends} of its speed)."
+    return f"{subject}crosses {rivals} at {crossing.along} {points} (interpolated; {ends} of its speed)."
 
 
 def _crossings(ratios: Mapping[float, float]) -> Iterator[float]:

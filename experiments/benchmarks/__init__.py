@@ -9,6 +9,7 @@ import importlib
 import os
 import shlex
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,17 +64,22 @@ def run(name: str, root: Path, *, out: Path | None = None, as_json: bool = False
     from experiments.benchmarks.figure import draw
     from experiments.benchmarks.table import markdown, show
     from experiments.files import atomic_path, atomic_write_json, atomic_write_text, make_folder
+    from lightning_modules.backends import ENVIRONMENT_VARIABLE
     from lightning_modules.kernels import backends_used, reset_backends_used
-    from lightning_modules.kernels.dispatch import ENVIRONMENT_VARIABLE
 
     out = out or root / "benchmarks" / name
     make_folder(out)
     keep_freed_memory()  # as in a training, and so is
     torch.set_float32_matmul_precision("high")
-    with alone(root):
-        load = load_average()
-        reset_backends_used()
-        bench = function(**options)
+    try:
+        with alone(root):
+            load = load_average()
+            reset_backends_used()
+            bench = function(**options)
+    except BaseException:
+        with suppress(OSError):  # it holds an earlier result
+            out.rmdir()
+        raise
     bench.command = shlex.join(["ablate", "bench", name, *words_of(options)])
     forced = os.environ.get(ENVIRONMENT_VARIABLE, "")
     bench.machine |= {"backends": backends_used(), "forced_kernels": forced, "load_before": load}

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from experiments.benchmarks.apart import OwnProcess
-from experiments.benchmarks.bench import FORWARD, TRAINING, Bench
-from experiments.benchmarks.measure import floor_ms, machine
+from experiments.benchmarks.bench import Bench
+from experiments.benchmarks.measure import machine
 from experiments.benchmarks.peers import KEPT, KEPT_NOTE, causal_convs, torch_conv
 from experiments.benchmarks.problem import OURS, competing, phase_of, phases, relative_errors, verify
+from experiments.benchmarks.work import NOTE, conv_work, floors
+from lightning_modules.backends import DEPTHWISE_CONV1D
 from lightning_modules.kernels import depthwise_conv1d, reset_backends_used
-from lightning_modules.kernels.dispatch import DEPTHWISE_CONV1D
 
 SHAPES = ((8, 1536, 257), (2, 1024, 1025), (1, 512, 1024))
 TAPS = 4
-# Vector multiply-adds per channel of a position: taps, SiLU 8; backward the same again, then slope 4 and 2 per tap.
-FORWARD_WORK, BACKWARD_WORK = TAPS + 8, 3 * TAPS + 12
+# Activations read or written per channel of a position, in numbers: x, y; then x, dy, dx.
 FORWARD_MOVES, BACKWARD_MOVES = 2, 3
 PEER = f"F.conv1d + SiLU (torch {torch.__version__.split('+')[0]})"
 
@@ -44,17 +44,20 @@ def conv(
     small, definition = _inputs(2, 24, 33, device), _ours("reference")
     verify(bench, relative_errors(contenders, definition, small))
     reset_backends_used()
+    bench.notes.append(NOTE)
     if on_cpu:
         bench.notes.append(KEPT_NOTE)
     with ExitStack() as stack:
         processes = {PEER: stack.enter_context(OwnProcess(PEER))} if on_cpu else {}
         for batch, channels, length in shapes:
             inputs = _inputs(batch, channels, length, device)
-            floors = _floors(bench.machine, batch * channels * length)
+            positions = batch * channels * length
+            work = (conv_work(positions, TAPS), conv_work(positions, TAPS, backward=True))
+            moves = (positions * FORWARD_MOVES, positions * BACKWARD_MOVES)
             make = partial(_peer_phase, (batch, channels, length))
             apart = {name: (process, make) for name, process in processes.items()}
             case = f"B={batch} C={channels} L={length}"
-            bench.rows += phases(case, contenders, inputs, ours, floors, seconds, apart)
+            bench.rows += phases(case, contenders, inputs, ours, floors(bench.machine, work, moves), seconds, apart)
     return bench
 
 
@@ -74,12 +77,3 @@ def _inputs(batch: int, channels: int, length: int, device: str) -> list[Tensor]
 
 def _ours(backend: str) -> Callable[..., Tensor]:
     return lambda x, weight, bias: depthwise_conv1d(x, weight, bias, padding="causal", backend=backend)
-
-
-def _floors(limits: dict, elements: int) -> dict[str, float | None]:
-    forward = (elements * FORWARD_WORK, elements * 4 * FORWARD_MOVES)
-    both = (elements * (FORWARD_WORK + BACKWARD_WORK), elements * 4 * (FORWARD_MOVES + BACKWARD_MOVES))
-    return {
-        FORWARD: floor_ms(limits, multiply_adds=forward[0], bytes_moved=forward[1]),
-        TRAINING: floor_ms(limits, multiply_adds=both[0], bytes_moved=both[1]),
-    }

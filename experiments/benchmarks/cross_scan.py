@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from experiments.benchmarks.bench import FORWARD, TRAINING, Bench
+from experiments.benchmarks.cells.base import count_parameters
 from experiments.benchmarks.measure import interleave, machine
 from experiments.benchmarks.problem import Call, phase_of, relative_errors, verify
+from experiments.benchmarks.work import NOTE, floor_of, layer_moves
 from lightning_modules.kernels import reset_backends_used
 from lightning_modules.layers.scan_order import scan_orders
 from lightning_modules.layers.ssm import SelectiveSSM
@@ -33,17 +35,21 @@ def cross_scan(shapes: Sequence[tuple[int, int, int, int]] = SHAPES, seconds: fl
     device = "cuda" if torch.cuda.is_available() else "cpu"
     title = "Selective SSM along four paths, float32, 16 states"
     bench = Bench("cross-scan", title, baseline=BASELINE, machine=machine(torch.get_num_threads()))
+    bench.notes.append(NOTE)
     small = _paths(8, 3, 4, device)
     x = torch.randn(2, 3 + 4 * 4, 8, device=device)
     verify(bench, relative_errors(_contenders(*small), _definition(*small), [x]))
     reset_backends_used()
     for batch, width, words, side in shapes:
         x = torch.randn(batch, words + side**2, width, device=device)
-        calls = _contenders(*_paths(width, words, side, device))
+        ssm, order = _paths(width, words, side, device)
+        calls, parameters = _contenders(ssm, order), count_parameters(ssm)
         for phase in (FORWARD, TRAINING):
             timed = {name: phase_of(phase, call, [x]) for name, call in calls.items()}
             case = f"B={batch} D={width} words={words} image={side}x{side}"
-            bench.rows += interleave(case, phase, timed, baseline=BASELINE, seconds=seconds)
+            floor = floor_of(bench.machine, timed[BASELINE], layer_moves(parameters, x.numel())[phase])
+            floors_ms = dict.fromkeys(timed, floor)
+            bench.rows += interleave(case, phase, timed, baseline=BASELINE, seconds=seconds, floors_ms=floors_ms)
     return bench
 
 

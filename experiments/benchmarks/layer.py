@@ -18,8 +18,9 @@ from experiments.benchmarks.cells.layer import build_layer
 from experiments.benchmarks.config import LayerBenchmarkConfig
 from experiments.benchmarks.measure import interleave, machine
 from experiments.benchmarks.problem import FLOAT32, fitting, forced, relative_errors, verify
+from experiments.benchmarks.work import NOTE, floor_of, layer_moves
+from lightning_modules.backends import SELECTIVE_SCAN
 from lightning_modules.kernels import reset_backends_used
-from lightning_modules.kernels.dispatch import SELECTIVE_SCAN
 
 LENGTHS = (64, 256, 1024, 4096, 16384)
 LONGEST_TRAINED = 4096
@@ -55,6 +56,7 @@ def layer(
     bench.notes.append(
         "parameters: " + ", ".join(f"{name} {count_parameters(module):,}" for name, module in layers.items())
     )
+    bench.notes.append(NOTE)
     kernels = dict.fromkeys(layers, "")
     if fitting(SELECTIVE_SCAN, ["mamba_ssm"], device):
         layers[FLIPS] = layers[BASELINE]
@@ -68,7 +70,13 @@ def layer(
         trained = device != "cpu" or length <= LONGEST_TRAINED
         for phase in (FORWARD, TRAINING) if trained else (FORWARD,):
             calls = {name: _phase(phase, module, x, precision, kernels[name]) for name, module in layers.items()}
-            bench.rows += interleave(f"L={length}", phase, calls, baseline=BASELINE, seconds=seconds)
+            floors_ms = {
+                name: floor_of(bench.machine, call, layer_moves(count_parameters(layers[name]), x.numel())[phase])
+                for name, call in calls.items()
+            }
+            bench.rows += interleave(
+                f"L={length}", phase, calls, baseline=BASELINE, seconds=seconds, floors_ms=floors_ms
+            )
     return bench
 
 
@@ -92,9 +100,11 @@ def _phase(phase: str, module: nn.Module, x: Tensor, precision: torch.autocast, 
         with torch.inference_mode(), precision, forced(kernels):
             module(x)
 
+    leaf = x.clone().requires_grad_()
+
     def training() -> None:
         with precision, forced(kernels):
-            y = module(x)
-        torch.autograd.grad(y, list(module.parameters()), torch.ones_like(y))
+            y = module(leaf.view_as(leaf))  # FlopCounterMode cannot watch a module whose input is a leaf
+        torch.autograd.grad(y, [leaf, *module.parameters()], torch.ones_like(y))
 
     return forward if phase == FORWARD else training

@@ -36,7 +36,7 @@ from experiments.benchmarks.loader_contenders import (
     write_store_of,
     write_webdataset,
 )
-from experiments.benchmarks.measure import machine, rotated, row
+from experiments.benchmarks.measure import floor_ms, machine, rotated, row
 from experiments.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -44,13 +44,16 @@ VOCAB = 16384
 BINS = 1000
 COLD: Final = "cold"
 WARM: Final = "warm"
+STORED_BYTES, GIVEN_BYTES = 2, 8
+"""Of a token in a store, and in a batch."""
 ROUNDS = 3
 """Times that every contender is opened; each round begins with another."""
 EXPLAINED = (
     "ms and samples/s: mean over a round's batches after the first; the median of the rounds, as of all columns. From "
     f"opening: over the first {OPENING} batches, with all that comes before the first. Peak and growth: private memory "
     "of all processes, at the end and since an eighth of the time. Shuffle: distinct thousandths of the data in a "
-    "batch, over those of an exact permutation."
+    "batch, over those of an exact permutation. Floor: a batch's tokens read as stored and written as int64, at the "
+    "measured bandwidth."
 )
 
 
@@ -74,6 +77,7 @@ def loader(
             names[package] = f"{package} {version(package)}"
         except PackageNotFoundError:
             bench.notes.append(f"{package} is not installed: pip install {package}")
+    floor = floor_ms(bench.machine, multiply_adds=0, bytes_moved=batch * length * (STORED_BYTES + GIVEN_BYTES))
     folder = Path(tempfile.mkdtemp(prefix="ablate-loader-", dir=scratch or None))
     try:
         folders = _write(folder, list(names), samples, length)
@@ -84,7 +88,7 @@ def loader(
                     for contender in rotated(list(folders), first):
                         result = _run(contender, folders[contender], batch, count, seconds / ROUNDS, phase)
                         found[names[contender]].append(result)
-                bench.rows += _rows(f"{count} workers", phase, found, samples, batch)
+                bench.rows += _rows(f"{count} workers", phase, found, samples, batch, floor)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return bench
@@ -134,7 +138,9 @@ def _drop(path: Path) -> None:
         os.close(handle)
 
 
-def _rows(case: str, phase: str, found: dict[str, list[dict[str, Any]]], samples: int, batch: int) -> list[Row]:
+def _rows(
+    case: str, phase: str, found: dict[str, list[dict[str, Any]]], samples: int, batch: int, floor: float | None
+) -> list[Row]:
     """Time per batch over a whole round; single batches say little where workers run ahead."""
     times = {name: [1e3 * statistics.fmean(result["batch_s"]) for result in rounds] for name, rounds in found.items()}
     rows = []
@@ -149,7 +155,8 @@ def _rows(case: str, phase: str, found: dict[str, list[dict[str, Any]]], samples
             "growth MiB": _median(rounds, lambda r: (r["memory_late"] - r["memory_early"]) / 2**20),
             "of an epoch %": _median(rounds, lambda r: 100 * batch * (1 + len(r["batch_s"])) / samples),
         }
-        rows.append(replace(row(case, phase, name, times[name], ratios=ratios, peak_bytes=peak), extra=extra))
+        measured = row(case, phase, name, times[name], ratios=ratios, peak_bytes=peak, floor_ms=floor)
+        rows.append(replace(measured, extra=extra))
     return rows
 
 

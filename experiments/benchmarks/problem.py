@@ -15,7 +15,8 @@ from experiments.benchmarks.apart import OwnProcess
 from experiments.benchmarks.bench import FORWARD, TRAINING, Bench, Row
 from experiments.benchmarks.measure import Contender, interleave
 from experiments.errors import UserError, unknown
-from lightning_modules.kernels.dispatch import BACKENDS, ENVIRONMENT_VARIABLE
+from lightning_modules.backends import ENVIRONMENT_VARIABLE
+from lightning_modules.kernels.dispatch import BACKENDS
 from lightning_modules.precision import exact_float32
 
 Call = Callable[..., Tensor]
@@ -85,7 +86,8 @@ def phase_of(phase: str, call: Call, inputs: Sequence[Tensor]) -> Callable[[], N
             call(*inputs)
 
     def training() -> None:
-        torch.autograd.grad(call(*leaves), leaves, received)
+        views = (leaf.view_as(leaf) for leaf in leaves)  # FlopCounterMode cannot watch a module whose input is a leaf
+        torch.autograd.grad(call(*views), leaves, received)
 
     return forward if phase == FORWARD else training
 

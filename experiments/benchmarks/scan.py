@@ -13,20 +13,16 @@ import torch
 from torch import Tensor
 
 from experiments.benchmarks.apart import OwnProcess
-from experiments.benchmarks.bench import FORWARD, TRAINING, Bench
-from experiments.benchmarks.measure import floor_ms, machine
+from experiments.benchmarks.bench import Bench
+from experiments.benchmarks.measure import machine
 from experiments.benchmarks.peers import KEPT, KEPT_NOTE, PEERS, Package, scans
 from experiments.benchmarks.problem import OURS, competing, phase_of, phases, relative_errors, verify
+from experiments.benchmarks.work import NOTE, floors, scan_work
+from lightning_modules.backends import SELECTIVE_SCAN
 from lightning_modules.kernels import reset_backends_used, selective_scan
-from lightning_modules.kernels.dispatch import SELECTIVE_SCAN
 
 SHAPES = ((8, 768, 257), (2, 1024, 1025), (1, 512, 4097))
 STATES = 16
-# Vector multiply-add instructions that any kernel of this recurrence needs, per state and per channel of a position.
-# Forward, state: dt A, 5 for the exponential's polynomial, input times B, state, output. Channel: softplus 16, dt u,
-# D u. Backward, state: 7 to recompute, then state gradient, dC, dB, du, carry, decay gradient, d dt, dA. Channel:
-# softplus and its slope 18, dt u, du 2, d dt 2, dD.
-FORWARD_WORK, BACKWARD_WORK = (9, 18), (15, 24)
 # Activations read or written per channel of a position, in numbers: u, delta, y; then u, delta, dy, du, d delta.
 FORWARD_MOVES, BACKWARD_MOVES = 3, 5
 
@@ -52,22 +48,22 @@ def scan(
     small, definition = _inputs(1, 24, 65, device), _ours("reference")
     verify(bench, relative_errors(contenders, definition, small))
     reset_backends_used()
-    bench.notes.append(
-        "floor: multiply-adds at the measured peak or bytes at the measured bandwidth, whichever is longer"
-    )
+    bench.notes.append(NOTE)
     if apart_too:
         bench.notes.append(KEPT_NOTE)
     with ExitStack() as stack:
         processes = {name: stack.enter_context(OwnProcess(name)) for name in apart_too}
         for batch, channels, length in shapes:
             inputs = _inputs(batch, channels, length, device)
-            floors = _floors(bench.machine, batch * channels * length)
+            positions = batch * channels * length
+            work = (scan_work(positions, STATES), scan_work(positions, STATES, backward=True))
+            moves = (positions * FORWARD_MOVES, positions * BACKWARD_MOVES)
             apart = {
                 name: (process, partial(_peer_phase, name, (batch, channels, length)))
                 for name, process in processes.items()
             }
             case = f"B={batch} C={channels} L={length}"
-            bench.rows += phases(case, contenders, inputs, ours, floors, seconds, apart)
+            bench.rows += phases(case, contenders, inputs, ours, floors(bench.machine, work, moves), seconds, apart)
     return bench
 
 
@@ -102,13 +98,3 @@ def _ours(backend: str) -> Callable[..., Tensor]:
         return selective_scan(u, delta, A, B, C, D, delta_bias=bias, backend=backend)
 
     return call
-
-
-def _floors(limits: dict, elements: int) -> dict[str, float | None]:
-    """Phase -> floor in milliseconds for `elements` = B C L."""
-    work = [elements * (per_state * STATES + per_channel) for per_state, per_channel in (FORWARD_WORK, BACKWARD_WORK)]
-    moves = [elements * 4 * count for count in (FORWARD_MOVES, BACKWARD_MOVES)]
-    return {
-        FORWARD: floor_ms(limits, multiply_adds=work[0], bytes_moved=moves[0]),
-        TRAINING: floor_ms(limits, multiply_adds=sum(work), bytes_moved=sum(moves)),
-    }

@@ -1,7 +1,6 @@
 """`ablate bench train-step`: a training step of each preset in float32, and in bfloat16 where the device has it.
 
-Notes tell which operations take the time. The floor is the step's multiply-adds (forward, and twice that backward) at
-the rate measured in the same run.
+Notes tell which operations take the time.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.benchmarks.bench import Bench
 from experiments.benchmarks.cells.training import TrainingCell
-from experiments.benchmarks.measure import floor_ms, interleave, machine
+from experiments.benchmarks.measure import interleave, machine
 from experiments.benchmarks.problem import forced, verify
+from experiments.benchmarks.work import NOTE, floor_of
 from experiments.config import load_config
 from lightning_modules.kernels import reset_backends_used
 from lightning_modules.precision import computes_bfloat16, exact_float32
@@ -32,6 +31,9 @@ LEAST = 1e-3
 """Gradients below this share of the largest one are compared with that share of it."""
 MOST_PARAMETERS = 50_000_000
 """Beyond, the definition would hold gigabytes of states."""
+UPDATE_MOVES = 3 + 7
+"""Numbers moved per parameter: read forward and backward, gradient written; AdamW reads weight, gradient and moments,
+and writes all but the gradient."""
 SHOWN = 8
 """Operations that a note names."""
 
@@ -46,7 +48,7 @@ def train_step(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     title = f"A training step of {batch} samples, without loading and logging"
     bench = Bench("train-step", title, baseline=BASELINE, machine=machine(torch.get_num_threads()))
-    bench.notes.append("floor: multiply-adds of forward and backward at the measured rate, for float32")
+    bench.notes.append(f"{NOTE}, of a step in float32")
     precisions = [BASELINE, *(["bf16"] if computes_bfloat16(device.type) else [])]
     if len(precisions) == 1:
         bench.notes.append(f"bf16 left out: this {device.type} device does not compute in bfloat16")
@@ -62,13 +64,9 @@ def train_step(
         for precision in precisions:
             timed = {"benchmark.name": "training", "benchmark.batch_size": str(batch), "trainer.precision": precision}
             cells[precision] = TrainingCell(load_config(preset, {**overrides, **timed}), device)
-        with FlopCounterMode(display=False) as counter:
-            cells[BASELINE].step()
-        floor = floor_ms(bench.machine, multiply_adds=counter.get_total_flops() // 2, bytes_moved=0)
+        floor = floor_of(bench.machine, cells[BASELINE].step, numbers=UPDATE_MOVES * cells[BASELINE].parameters)
         calls = {name: cell.step for name, cell in cells.items()}
-        # On a GPU tensor cores multiply, at another rate than the one that was measured.
-        floors = {} if floor is None or device.type == "cuda" else {BASELINE: floor}
-        bench.rows += interleave(preset, "step", calls, baseline=BASELINE, seconds=seconds, floors_ms=floors)
+        bench.rows += interleave(preset, "step", calls, baseline=BASELINE, seconds=seconds, floors_ms={BASELINE: floor})
         bench.notes += [f"{preset}, {name}: {_split(cell)}" for name, cell in cells.items()]
     return bench
 

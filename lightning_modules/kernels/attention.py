@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_modules import backends
 from lightning_modules.kernels import dispatch
 
 EXPLICIT_LENGTH = 1024
@@ -36,8 +37,8 @@ def attend(
     excluded = {} if mask is None else {"flash_attn": "it takes no mask"}
     if q.shape[-1] > FLASH_WIDTH:
         excluded = {"flash_attn": f"it takes heads of up to {FLASH_WIDTH} channels, not {q.shape[-1]}"}
-    name = dispatch.choose(dispatch.ATTENTION, backend, q.device, q.dtype, excluded)
-    dispatch.record(dispatch.ATTENTION, name)
+    name = dispatch.choose(backends.ATTENTION, backend, q.device, q.dtype, excluded)
+    dispatch.record(backends.ATTENTION, name)
     if name == "flash_attn":
         return _flash(q, k, v, causal)
     # When training on a CPU in bfloat16 the two products are written out: the backward pass of PyTorch's fused kernel

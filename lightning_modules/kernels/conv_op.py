@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from lightning_modules import backends
 from lightning_modules.kernels import autograd, dispatch, flops
 from lightning_modules.kernels.implementation import implementation
 
@@ -20,7 +21,7 @@ depthwise_conv1d_backward = torch.ops.ablate.depthwise_conv1d_backward.default
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, pad_left: int, silu: bool, backend: str) -> Tensor:
-    dispatch.record(dispatch.DEPTHWISE_CONV1D, backend)
+    dispatch.record(backends.DEPTHWISE_CONV1D, backend)
     with dispatch.without_autocast(x.device.type):
         return implementation(backend, "depthwise_conv").forward(x, weight, bias, pad_left, silu)
 

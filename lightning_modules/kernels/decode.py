@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from lightning_modules import backends
 from lightning_modules.kernels import dispatch
 from lightning_modules.kernels.cpp.decode import MAX_BATCH
 from lightning_modules.kernels.cpp.mamba2_decode import Mamba2Decoder
@@ -30,7 +31,7 @@ def mamba2_decoder(
 
     Arguments are those of `Mamba2Decoder`. Raises ValueError where a named back end cannot run this.
     """
-    if not _in_one_call(dispatch.MAMBA2_DECODE, backend, len(final_shift), final_shift, head):
+    if not _in_one_call(backends.MAMBA2_DECODE, backend, len(final_shift), final_shift, head):
         return None
     return Mamba2Decoder(layers, norm, final_shift, final_scale, head, epsilon)
 
@@ -48,7 +49,7 @@ def transformer_decoder(
 
     Arguments are those of `TransformerDecoder`. Raises ValueError where a named back end cannot run this.
     """
-    if not _in_one_call(dispatch.TRANSFORMER_DECODE, backend, len(visible), norm, head):
+    if not _in_one_call(backends.TRANSFORMER_DECODE, backend, len(visible), norm, head):
         return None
     return TransformerDecoder(layers, norm, head, visible, epsilon)
 

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lightning_modules import backends
 from lightning_modules.kernels import conv_op, dispatch
 from lightning_modules.kernels.cpp import depthwise_conv as cpp
 from lightning_modules.kernels.layout import in_dtype
@@ -40,13 +41,13 @@ def depthwise_conv1d(
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     channels, taps = weight.shape
     excluded = _excluded(channels, taps, pad_left)
-    name = dispatch.choose(dispatch.DEPTHWISE_CONV1D, backend, x.device, x.dtype, excluded)
+    name = dispatch.choose(backends.DEPTHWISE_CONV1D, backend, x.device, x.dtype, excluded)
     weight, bias, silu = in_dtype(weight, wide), in_dtype(bias, wide), activation == "silu"
     if name == "reference":
-        dispatch.record(dispatch.DEPTHWISE_CONV1D, name)
+        dispatch.record(backends.DEPTHWISE_CONV1D, name)
         return reference.depthwise_conv1d(x, weight, bias, pad_left, silu).to(x.dtype)
     if name == "causal_conv1d":
-        dispatch.record(dispatch.DEPTHWISE_CONV1D, name)
+        dispatch.record(backends.DEPTHWISE_CONV1D, name)
         return stock.depthwise_conv1d(x, weight, bias, silu)
     return conv_op.depthwise_conv1d(x, weight, bias, pad_left, silu, name)
 

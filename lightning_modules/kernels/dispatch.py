@@ -1,6 +1,5 @@
 """Which back end runs an operation: what exists here, what fits the tensors, what the user forces, what really ran."""
 
-import functools
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -10,29 +9,15 @@ from typing import Any
 
 import torch
 
+from lightning_modules.backends import (
+    ENVIRONMENT_VARIABLE,
+    IMPLEMENTED,
+    OPERATIONS,
+    forced_backends,
+)
 from lightning_modules.kernels.cpp import library as cpp
 from lightning_modules.kernels.stock import availability as stock
 from lightning_modules.kernels.triton import availability as triton
-
-ENVIRONMENT_VARIABLE = "ABLATE_KERNELS"
-SELECTIVE_SCAN = "selective_scan"
-DEPTHWISE_CONV1D = "depthwise_conv1d"
-SELECTIVE_STATE_UPDATE = "selective_state_update"
-DEPTHWISE_CONV1D_UPDATE = "depthwise_conv1d_update"
-SSD = "ssd"
-ATTENTION = "attention"
-MAMBA2_DECODE = "mamba2_decode"
-TRANSFORMER_DECODE = "transformer_decode"
-OPERATIONS = (
-    SELECTIVE_SCAN,
-    DEPTHWISE_CONV1D,
-    SELECTIVE_STATE_UPDATE,
-    DEPTHWISE_CONV1D_UPDATE,
-    SSD,
-    ATTENTION,
-    MAMBA2_DECODE,
-    TRANSFORMER_DECODE,
-)
 
 
 @dataclass(frozen=True)
@@ -61,51 +46,22 @@ class Backend:
         return self.missing(operation)
 
 
-# In order of preference: the first that fits runs.
-BACKENDS: dict[str, Backend] = {
-    backend.name: backend
-    for backend in (
-        Backend(
-            "cpp",
-            frozenset(OPERATIONS) - {SSD, ATTENTION},
-            missing=lambda operation: cpp.missing(),
-            devices=frozenset({"cpu"}),
-            dtypes=frozenset({torch.float32, torch.bfloat16}),
-        ),
-        # Ahead of the suite's own GPU kernels: who installs the packages wants them to run, unless they would have to
-        # run several times (`behind` of `choose`).
-        Backend(
-            "mamba_ssm",
-            frozenset({SELECTIVE_SCAN, SSD}),
-            missing=stock.missing,
-            devices=frozenset({"cuda"}),
-            dtypes=frozenset({torch.float32, torch.bfloat16, torch.float16}),
-        ),
-        Backend(
-            "causal_conv1d",
-            frozenset({DEPTHWISE_CONV1D}),
-            missing=stock.missing,
-            devices=frozenset({"cuda"}),
-            dtypes=frozenset({torch.float32, torch.bfloat16, torch.float16}),
-        ),
-        Backend(
-            "flash_attn",
-            frozenset({ATTENTION}),
-            missing=stock.missing,
-            devices=frozenset({"cuda"}),
-            dtypes=frozenset({torch.bfloat16, torch.float16}),
-        ),
-        Backend(
-            "triton",
-            frozenset({SELECTIVE_SCAN, DEPTHWISE_CONV1D}),
-            missing=lambda operation: triton.missing(),
-            devices=triton.devices(),
-            dtypes=frozenset({torch.float32, torch.bfloat16, torch.float16}),
-        ),
-        Backend("torch", frozenset(OPERATIONS)),
-        Backend("reference", frozenset(OPERATIONS)),
-    )
+_HALVES = frozenset({torch.bfloat16, torch.float16})
+_CUDA = frozenset({"cuda"})
+_ON_GPU = {"missing": stock.missing, "devices": _CUDA, "dtypes": _HALVES | {torch.float32}}
+_LIMITS: dict[str, dict[str, Any]] = {
+    "cpp": {
+        "missing": lambda operation: cpp.missing(),
+        "devices": frozenset({"cpu"}),
+        "dtypes": frozenset({torch.float32, torch.bfloat16}),
+    },
+    "mamba_ssm": _ON_GPU,
+    "causal_conv1d": _ON_GPU,
+    "flash_attn": _ON_GPU | {"dtypes": _HALVES},
+    "triton": _ON_GPU | {"missing": lambda operation: triton.missing(), "devices": triton.devices()},
 }
+BACKENDS = {name: Backend(name, operations, **_LIMITS.get(name, {})) for name, operations in IMPLEMENTED.items()}
+"""In order of preference."""
 
 _used: dict[str, set[str]] = {}
 
@@ -176,7 +132,8 @@ def choose(
     """
     name, source = requested, "backend"
     if name in (None, "auto"):
-        name, source = _forced(operation, os.environ.get(ENVIRONMENT_VARIABLE, "")), ENVIRONMENT_VARIABLE
+        source = ENVIRONMENT_VARIABLE
+        name = forced_backends(os.environ.get(source, ""), source).get(operation)
     if name is None:
         names = (name for name in BACKENDS if name not in excluded)
         fitting = (name for name in names if BACKENDS[name].unfit(operation, device, dtype) is None)
@@ -194,22 +151,6 @@ def choose(
 # given devices and dtypes, so the choice is a constant of it. `record` notes while tracing.
 for _constant in (choose, record):
     vars(_constant)["_dynamo_marked_constant"] = True
-
-
-@functools.lru_cache(maxsize=64)
-def _forced(operation: str, value: str) -> str | None:
-    """Back end that the variable's value asks for: "cpp", which holds for the operations that it implements, or
-    "selective_scan=cpp,depthwise_conv1d=torch"."""
-    forced = None
-    for entry in filter(None, (part.strip() for part in value.split(","))):
-        key, separator, name = entry.partition("=")
-        if separator and key not in OPERATIONS:
-            raise ValueError(f"{ENVIRONMENT_VARIABLE} names no operation {key!r}: choose from {', '.join(OPERATIONS)}.")
-        if separator and key == operation:
-            forced = name
-        elif not separator and (entry not in BACKENDS or operation in BACKENDS[entry].operations):
-            forced = entry
-    return None if forced == "auto" else forced
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

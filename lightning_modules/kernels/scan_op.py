@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from lightning_modules import backends
 from lightning_modules.kernels import autograd, dispatch, flops
 from lightning_modules.kernels.implementation import implementation
 from lightning_modules.kernels.scan_inputs import ScanInputs
@@ -39,7 +40,7 @@ def _backend(name: str) -> ModuleType:
 
 def _forward(*arguments) -> tuple[Tensor, ...]:
     inputs, (training, want_state, backend) = ScanInputs(*arguments[:_INPUT_COUNT]), arguments[_INPUT_COUNT:]
-    dispatch.record(dispatch.SELECTIVE_SCAN, backend)
+    dispatch.record(backends.SELECTIVE_SCAN, backend)
     with dispatch.without_autocast(inputs.u.device.type):
         return tuple(_backend(backend).forward(inputs, training=training, want_state=want_state))
 

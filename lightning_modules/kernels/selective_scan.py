@@ -10,6 +10,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
+from lightning_modules import backends
 from lightning_modules.kernels import dispatch, scan_op
 from lightning_modules.kernels.layout import in_dtype
 from lightning_modules.kernels.reference import selective_scan as reference
@@ -115,9 +116,9 @@ def selective_scan(
         excluded = {"mamba_ssm": f"it takes up to {stock.MOST_STATES} states, not {A.shape[2]}"}
     # The package takes one call per direction, over flipped or gathered copies; the suite's kernel does without.
     behind = {"mamba_ssm": "triton"} if order is not None or delta.shape[1] > 1 or any(reverse) else {}
-    name = dispatch.choose(dispatch.SELECTIVE_SCAN, backend, u.device, dtype, excluded, behind)
+    name = dispatch.choose(backends.SELECTIVE_SCAN, backend, u.device, dtype, excluded, behind)
     if name in DIRECT:
-        dispatch.record(dispatch.SELECTIVE_SCAN, name)
+        dispatch.record(backends.SELECTIVE_SCAN, name)
         y, state = DIRECT[name](ScanInputs(*tensors, order, reverse, softplus, merge == "stack"))
         return (y.to(dtype), state) if return_final_state else y.to(dtype)
     y, state, _, _ = scan_op.selective_scan(

@@ -8,6 +8,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
+from lightning_modules import backends
 from lightning_modules.kernels import dispatch, ssd_op
 from lightning_modules.kernels.reference import ssd as reference
 from lightning_modules.kernels.reference.selective_scan import softplus as stable_softplus
@@ -78,7 +79,7 @@ def ssd(
         raise ValueError(f"direction={direction!r} is not valid: choose 'forward' or 'reverse'.")
     dtype = dispatch.working_dtype(x.device.type, x.dtype)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    name = dispatch.choose(dispatch.SSD, backend, x.device, dtype)
+    name = dispatch.choose(backends.SSD, backend, x.device, dtype)
     with dispatch.without_autocast(x.device.type):
         narrow = dtype if name == "mamba_ssm" else wide  # its matrix products run on tensor cores
         x, B, C = (t.to(narrow) for t in (x, B, C))
@@ -89,7 +90,7 @@ def ssd(
         if direction == "reverse":
             x, dt, B, C = (t.flip(1) for t in (x, dt, B, C))
         if name in DIRECT:
-            dispatch.record(dispatch.SSD, name)
+            dispatch.record(backends.SSD, name)
             y, state = DIRECT[name](x, dt, A, B, C, D, state)
         else:
             given = (x, dt, A, B, C, D, state)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from lightning_modules import backends
 from lightning_modules.kernels import autograd, dispatch, flops
 from lightning_modules.kernels.pytorch import ssd as pytorch
 
@@ -25,7 +26,7 @@ ssd_backward = torch.ops.ablate.ssd_backward.default
 
 
 def _forward(x, dt, A, B, C, D, initial_state, training) -> tuple[Tensor, ...]:
-    dispatch.record(dispatch.SSD, "torch")
+    dispatch.record(backends.SSD, "torch")
     with dispatch.without_autocast(x.device.type):
         return tuple(pytorch.forward(x, dt, A, B, C, D, initial_state, training=training))
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from lightning_modules import backends
 from lightning_modules.kernels import dispatch, flops
 from lightning_modules.kernels.cpp import state_update as cpp
 from lightning_modules.kernels.layout import in_dtype
@@ -64,7 +65,7 @@ def selective_state_update(
     dtype = dispatch.working_dtype(u.device.type, u.dtype)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     _check_kept("state", state, wide)
-    name = dispatch.choose(dispatch.SELECTIVE_STATE_UPDATE, backend, u.device, dtype)
+    name = dispatch.choose(backends.SELECTIVE_STATE_UPDATE, backend, u.device, dtype)
     u, delta, B, C = (in_dtype(t, dtype) for t in (u, delta, B, C))
     A, z = in_dtype(A, wide), in_dtype(z, dtype)
     D, delta_bias = in_dtype(D, wide), in_dtype(delta_bias, wide)
@@ -94,7 +95,7 @@ def depthwise_conv1d_update(
     dtype = dispatch.working_dtype(x.device.type, x.dtype)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     _check_kept("window", window, dtype)
-    name = dispatch.choose(dispatch.DEPTHWISE_CONV1D_UPDATE, backend, x.device, dtype)
+    name = dispatch.choose(backends.DEPTHWISE_CONV1D_UPDATE, backend, x.device, dtype)
     x, weight, bias = in_dtype(x, dtype), in_dtype(weight, wide), in_dtype(bias, wide)
     return torch.ops.ablate.depthwise_conv1d_update(window, x, weight, bias, activation == "silu", name)
 
@@ -118,12 +119,12 @@ def _check_kept(name: str, tensor: Tensor, dtype: torch.dtype) -> None:
 
 
 def _update(state: Tensor, *arguments) -> Tensor:
-    dispatch.record(dispatch.SELECTIVE_STATE_UPDATE, arguments[-1])
+    dispatch.record(backends.SELECTIVE_STATE_UPDATE, arguments[-1])
     return BACKENDS[arguments[-1]].selective_state_update(state, *arguments[:-1])
 
 
 def _update_conv(window: Tensor, *arguments) -> Tensor:
-    dispatch.record(dispatch.DEPTHWISE_CONV1D_UPDATE, arguments[-1])
+    dispatch.record(backends.DEPTHWISE_CONV1D_UPDATE, arguments[-1])
     return BACKENDS[arguments[-1]].depthwise_conv1d_update(window, *arguments[:-1])
 
 

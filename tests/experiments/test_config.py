@@ -155,6 +155,21 @@ def test_a_number_out_of_range_is_named_alone(overrides: list[str], said: str) -
     assert str(caught.value) == said
 
 
+@pytest.mark.parametrize(
+    ("kernels", "said"),
+    [
+        ("gpu", "runtime.kernels='gpu' is no back end: choose one of auto, cpp, mamba_ssm"),
+        ("scan=cpp", "runtime.kernels names no operation 'scan': choose from selective_scan"),
+        ("ssd=cpp", "runtime.kernels: cpp does not implement ssd; mamba_ssm, torch, reference do."),
+    ],
+)
+def test_kernels_that_nobody_has_are_refused_before_anything_runs(kernels: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config("maskmamba/demo", [f"runtime.kernels={kernels}"])
+    assert str(caught.value).startswith(said)
+    assert load_config("maskmamba/demo", ["runtime.kernels=cpp,ssd=torch"]).runtime.kernels == "cpp,ssd=torch"
+
+
 @pytest.mark.parametrize(("value", "root"), [(None, "outputs"), ("", "outputs"), ("there", "there")])
 def test_everything_takes_the_same_folder_of_outputs_by_default(
     monkeypatch: pytest.MonkeyPatch, value: str | None, root: str

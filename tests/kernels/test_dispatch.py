@@ -48,6 +48,13 @@ def test_the_environment_forces_all_or_some(monkeypatch: pytest.MonkeyPatch) -> 
     assert backends_used() == {"depthwise_conv1d": "cpp", "selective_scan": "reference"}
 
 
+def test_of_several_entries_the_last_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ABLATE_KERNELS", "selective_scan=reference, torch, depthwise_conv1d=auto")
+    convolve()
+    selective_scan(**small_scan())
+    assert backends_used() == {"depthwise_conv1d": "cpp", "selective_scan": "torch"}
+
+
 def test_a_forced_back_end_leaves_what_it_does_not_implement_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ABLATE_KERNELS", "cpp")
     query = torch.zeros(1, 1, 2, 4)
@@ -64,7 +71,11 @@ def test_the_call_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [("gpu", "ABLATE_KERNELS='gpu' is no back end"), ("scan=cpp", "names no operation 'scan'")],
+    [
+        ("gpu", "ABLATE_KERNELS='gpu' is no back end"),
+        ("torch,scan=cpp", "names no operation 'scan'"),
+        ("ssd=cpp", "ABLATE_KERNELS: cpp does not implement ssd"),
+    ],
 )
 def test_a_misspelt_environment_is_refused(monkeypatch: pytest.MonkeyPatch, value: str, message: str) -> None:
     monkeypatch.setenv("ABLATE_KERNELS", value)

@@ -11,13 +11,15 @@ from reports.layout import parse_layout
 from reports.quantities import is_cost, quantity
 from reports.records import Record
 
-AXES = {"layer": ["ours", "theirs"], "length": ["64", "256", "1024"], "batch": ["1", "8"]}
+AXES = {"layer": ["ours", "theirs", "others"], "length": ["64", "256", "1024"], "batch": ["1", "8"]}
 ASKED = {"metric": "forward_seconds", "along": "length", "between": "layer", "of": "ours", "against": "theirs"}
 
 
-def rows(ours: dict[str, float], theirs: dict[str, float], batch: str = "1") -> list:
+def rows(
+    ours: dict[str, float], theirs: dict[str, float], batch: str = "1", others: dict[str, float] | None = None
+) -> list:
     records = []
-    for layer, times in (("ours", ours), ("theirs", theirs)):
+    for layer, times in (("ours", ours), ("theirs", theirs), ("others", others or {})):
         for length, seconds in times.items():
             labels = {"layer": layer, "length": length, "batch": batch}
             name = f"{layer}{length}"
@@ -46,12 +48,24 @@ def test_one_place_is_too_few_and_other_axes_are_kept_apart() -> None:
     assert [note.partition(":")[0] for note in crossing_notes(crossing, both)] == ["Forward, batch 1"]
 
 
+def test_of_several_rivals_the_best_counts_at_every_place() -> None:
+    crossing = parse_crossing({**ASKED, "against": ["theirs", "others"]}, AXES)
+    measured = rows({"64": 2.0, "256": 2.0}, {"64": 1.0, "256": 9.0}, others={"64": 9.0, "256": 4.0})
+    (note,) = crossing_notes(crossing, measured)
+    assert "ours crosses the best of theirs, others at length 128 (interpolated; 0.50x at 64, 2.00x at 256" in note
+    (alone,) = crossing_notes(crossing, rows({"64": 1.0, "256": 1.0}, {"64": 2.0, "256": 3.0}))
+    assert "ours needs less than theirs at every" in alone  # those without a measurement are not named
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"metric": "forward_second"}, "Did you mean 'forward_seconds'"),
         ({"along": "lenght"}, "Did you mean 'length'"),
         ({"of": "our"}, "Did you mean 'ours'"),
+        ({"against": ["theirs", "other"]}, "Did you mean 'others'"),
+        ({"against": ["theirs", "ours"]}, "other than of"),
+        ({"against": []}, "one or more labels"),
         ({"along": "layer", "between": "length", "of": "64", "against": "256"}, "must be numbers"),
     ],
 )

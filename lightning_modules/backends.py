@@ -1,0 +1,71 @@
+"""Names of operations and back ends, and how a user forces them. Torch-free; kernels/dispatch.py tells what exists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
+
+ENVIRONMENT_VARIABLE = "ABLATE_KERNELS"
+AUTO = "auto"
+SELECTIVE_SCAN = "selective_scan"
+DEPTHWISE_CONV1D = "depthwise_conv1d"
+SELECTIVE_STATE_UPDATE = "selective_state_update"
+DEPTHWISE_CONV1D_UPDATE = "depthwise_conv1d_update"
+SSD = "ssd"
+ATTENTION = "attention"
+MAMBA2_DECODE = "mamba2_decode"
+TRANSFORMER_DECODE = "transformer_decode"
+OPERATIONS = (
+    SELECTIVE_SCAN,
+    DEPTHWISE_CONV1D,
+    SELECTIVE_STATE_UPDATE,
+    DEPTHWISE_CONV1D_UPDATE,
+    SSD,
+    ATTENTION,
+    MAMBA2_DECODE,
+    TRANSFORMER_DECODE,
+)
+# In order of preference: the first that fits runs. Packages stand ahead of the suite's own GPU kernels: who installs
+# them wants them to run, unless they would have to run several times (`behind` of dispatch.choose).
+IMPLEMENTED: dict[str, frozenset[str]] = {
+    "cpp": frozenset(OPERATIONS) - {SSD, ATTENTION},
+    "mamba_ssm": frozenset({SELECTIVE_SCAN, SSD}),
+    "causal_conv1d": frozenset({DEPTHWISE_CONV1D}),
+    "flash_attn": frozenset({ATTENTION}),
+    "triton": frozenset({SELECTIVE_SCAN, DEPTHWISE_CONV1D}),
+    "torch": frozenset(OPERATIONS),
+    "reference": frozenset(OPERATIONS),
+}
+"""Back end -> the operations that it implements."""
+
+
+@lru_cache(maxsize=64)
+def forced_backends(value: str, source: str) -> Mapping[str, str]:
+    """Operation -> the back end that a value asks for: "cpp", which holds for the operations that it implements, or
+    "selective_scan=cpp,depthwise_conv1d=torch"; a later entry wins, and "auto" leaves the choice to the suite.
+
+    Args:
+        source: where the value stands, for messages.
+
+    Raises:
+        ValueError: a name that does not exist, or a back end that does not implement the operation.
+    """
+    forced: dict[str, str] = {}
+    for entry in filter(None, (part.strip() for part in value.split(","))):
+        operation, separator, name = entry.partition("=")
+        if not separator:
+            operation, name = "", entry
+        elif operation not in OPERATIONS:
+            raise ValueError(f"{source} names no operation {operation!r}: choose from {', '.join(OPERATIONS)}.")
+        if name not in (AUTO, *IMPLEMENTED):
+            raise ValueError(f"{source}={name!r} is no back end: choose one of {AUTO}, {', '.join(IMPLEMENTED)}.")
+        implemented = OPERATIONS if name == AUTO else IMPLEMENTED[name]
+        if operation and operation not in implemented:
+            raise ValueError(f"{source}: {name} does not implement {operation}; {_who_does(operation)} do.")
+        forced |= dict.fromkeys([operation] if operation else implemented, name)
+    return MappingProxyType({operation: name for operation, name in forced.items() if name != AUTO})
+
+
+def _who_does(operation: str) -> str:
+    return ", ".join(name for name, operations in IMPLEMENTED.items() if operation in operations)
