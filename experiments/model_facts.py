@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from experiments.config import RunConfig
 
@@ -34,21 +36,28 @@ def build_facts(config: RunConfig) -> ModelFacts:
 
     import lightning_modules.kernels  # noqa: F401  (a counter knows the operations registered before it was made)
 
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        if config.benchmark.name == "layer":
-            from experiments.benchmarks.cells.layer import build_layer
-
-            model = build_layer(config.benchmark).eval()
-            model(torch.zeros(1, config.benchmark.length, config.benchmark.width))
-        elif config.objective.name == "reconstruction":
-            from lightning_modules.tokenizers.config import TOKENIZERS
-
-            model = TOKENIZERS.build(replace(config.tokenizer, weights="")).eval()
-            side = config.tokenizer.image_size
-            model(torch.zeros(1, 3, side, side))
-        else:
-            from lightning_modules.generators.config import GENERATORS
-
-            model = GENERATORS.build(config.generator).eval()
-            model(*model.example_inputs())
+    # Building stays outside the counter, which would take apart every initialisation.
+    with torch.device("meta"), torch.no_grad():
+        model, inputs = _build(config)
+        with FlopCounterMode(display=False) as counter:
+            model.eval()(*inputs())
     return ModelFacts(sum(p.numel() for p in model.parameters()), counter.get_total_flops())
+
+
+def _build(config: RunConfig) -> tuple[Any, Callable[[], Sequence[Any]]]:
+    """What the run trains or times, and what makes one sample of its inputs, conditions embedded."""
+    import torch
+
+    if config.benchmark.name == "layer":
+        from experiments.benchmarks.cells.layer import build_layer
+
+        return build_layer(config.benchmark), lambda: [torch.zeros(1, config.benchmark.length, config.benchmark.width)]
+    if config.objective.name == "reconstruction":
+        from lightning_modules.tokenizers.config import TOKENIZERS
+
+        side = config.tokenizer.image_size
+        return TOKENIZERS.build(replace(config.tokenizer, weights="")), lambda: [torch.zeros(1, 3, side, side)]
+    from lightning_modules.generators.config import GENERATORS
+
+    model = GENERATORS.build(config.generator)
+    return model, model.example_inputs

@@ -16,6 +16,8 @@ from sweeps.cache import PROJECT
 
 SOURCES = ("lightning_modules/**/*.py", "experiments/benchmarks/cells/*.py", "experiments/model_facts.py")
 """Facts hold as long as none of these files is touched."""
+_KNOWN: dict[str, ModelFacts] = {}
+"""Of this process: a plan, its preview and its launch ask in turn."""
 
 
 class FactBook:
@@ -27,7 +29,6 @@ class FactBook:
 
     def __init__(self, root: Path):
         self._folder = root / "cache" / "facts"
-        self._known: dict[str, ModelFacts] = {}
         sources = sorted(path for glob in SOURCES for path in PROJECT.glob(glob))
         stats = [(path.relative_to(PROJECT), path.stat()) for path in sources]
         self._sources = [[str(path), stat.st_mtime_ns, stat.st_size] for path, stat in stats]
@@ -38,9 +39,9 @@ class FactBook:
         part = config.benchmark if config.benchmark.name == "layer" else part
         text = json.dumps([asdict(part), self._sources], sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
-        if key not in self._known:
-            self._known[key] = self._read(key) or self._build(key, config)
-        return self._known[key]
+        if key not in _KNOWN:
+            _KNOWN[key] = self._read(key) or self._build(key, config)
+        return _KNOWN[key]
 
     def _read(self, key: str) -> ModelFacts | None:
         with suppress(OSError, ValueError, TypeError):
