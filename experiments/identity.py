@@ -12,12 +12,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from typing import Any
 
 from experiments.config import RunConfig
-from lightning_modules.backends import ENVIRONMENT_VARIABLE
+from lightning_modules.backends import forced_backends
 
 TRAINING = ("imported", "seed", "data", "tokenizer", "text_encoder", "generator", "objective", "optim", "trainer")
 EVALUATION = ("sampler", "evaluation")
@@ -111,15 +110,12 @@ def evaluation_id(config: RunConfig) -> str:
 
 def benchmark_id(config: RunConfig) -> str:
     """Folder name of a benchmark: its kind and eight digits of the hash of everything that changes what is timed, back
-    ends that the environment forces among it."""
-    if config.runtime.kernels == "auto" and (forced := os.environ.get(ENVIRONMENT_VARIABLE, "auto")) not in (
-        "",
-        "auto",
-    ):
-        config = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, kernels=forced))
-    wanted = ("seed", "benchmark", "runtime.kernels", *config.benchmark.measures)
+    ends that the configuration forces among it."""
+    wanted = ("seed", "benchmark", *config.benchmark.measures)
     values = semantic(config, dict.fromkeys(key.partition(".")[0] for key in wanted))
     kept = {k: v for k, v in values.items() if any(k == key or k.startswith(f"{key}.") for key in wanted)}
+    if forced := forced_backends(config.runtime.kernels, "runtime.kernels"):
+        kept["runtime.kernels"] = dict(forced)
     return f"{config.benchmark.name}-{_digest(kept)[:8]}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Collection, Iterable, Mapping
@@ -17,6 +18,7 @@ from experiments.errors import UserError
 from experiments.flat import flatten
 from experiments.identity import benchmark_id, evaluation_id, run_id, search_id
 from experiments.store import RunStore
+from lightning_modules.backends import AUTO, ENVIRONMENT_VARIABLE
 from sweeps import cache
 from sweeps.cell import Cell, Excluded, Group
 from sweeps.definition import DEFINITIONS, Choice, Sweep, load_sweep, matches
@@ -132,6 +134,7 @@ def plan(name: str, scale: str = "", overrides: Iterable[str] = (), root: Path |
     folder = sweep_folder(request.root, sweep.name, scale, request)
     amendments = cache.read_amendments(folder)
     key = {"sweep": str(sweep.path), "scale": scale, "request": request.key(), "amendments": amendments}
+    key["kernels"] = _environment_kernels(sweep)
     path = cache.plan_path(request.root, sweep.name, scale, key)
     if (stored := cache.read_plan(path, key)) is not None:
         cells = tuple(Cell(**item) for item in stored["cells"])
@@ -158,6 +161,7 @@ def _expand(
     cells: list[Cell] = []
     excluded: list[Excluded] = []
     named: dict[str, Mapping[str, str]] = {}
+    kernels = _environment_kernels(sweep)
     for choices in sweep.combinations({**config.only, **request.only}):
         labels = labels_of(choices)
         if reasons := [reason for when, reason in sweep.exclude if matches(labels, when)]:
@@ -176,6 +180,9 @@ def _expand(
             amended = amendments.get(name)
             if built is None or amended or built.trainer.init_from:  # which may be trained with the same seed
                 built = _build(preset, {**base, **(amended or {}), "seed": seed}, name)
+                if kernels != AUTO and built.runtime.kernels == AUTO:
+                    base["runtime.kernels"] = kernels  # a job on another machine does not see this environment
+                    built = _build(preset, {**base, **(amended or {}), "seed": seed}, name)
             built = replace(built, seed=seed)  # nothing else follows from it
             cells.append(
                 Cell(
@@ -203,6 +210,11 @@ def _settings(sweep: Sweep, scale: str, request: Request, choices: Mapping[str, 
         raise UserError(f"{clash[0]} is what sweep {sweep.name} varies; take a part of it with AXIS=LABEL instead.")
     searched = {f"search.{key}": value for key, value in sweep.config.search.items()}
     return preset, {**searched, **base, **request.config, **varied, "runtime.root": str(request.root)}
+
+
+def _environment_kernels(sweep: Sweep) -> str:
+    """The back ends that the environment forces, where they make another result: of timings. "auto" if none."""
+    return (os.environ.get(ENVIRONMENT_VARIABLE) or AUTO) if sweep.config.measure == "benchmark" else AUTO
 
 
 def _identity(sweep: Sweep, request: Request, labels: Mapping[str, str], config: RunConfig) -> dict[str, Any]:

@@ -154,21 +154,14 @@ def test_identity_is_what_is_timed_and_nothing_else(tmp_path: Path) -> None:
     assert run_id(layer) == run_id(config(tmp_path, **{"benchmark.name": "none"})), "a training knows no benchmark"
 
 
-def test_back_ends_that_the_environment_forces_make_another_result(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_forced_back_ends_make_another_result(tmp_path: Path) -> None:
+    def named(kernels: str) -> str:
+        return benchmark_id(config(tmp_path, **LAYER, **{"runtime.kernels": kernels}))
+
+    assert named("auto") == named("") == named("ssd=auto") != named("torch") != named("cpp")
+    assert named("ssd=torch,attention=reference") == named("attention=reference,ssd=torch"), "in any order"
     free, forced = (config(tmp_path, **LAYER, **{"runtime.kernels": kernels}) for kernels in ("auto", "torch"))
-    training = run_id(free)
-    monkeypatch.delenv("ABLATE_KERNELS", raising=False)
-    default = benchmark_id(free)
-    for kernels in ("", "auto"):
-        monkeypatch.setenv("ABLATE_KERNELS", kernels)
-        assert benchmark_id(free) == default
-    monkeypatch.setenv("ABLATE_KERNELS", "torch")
-    assert benchmark_id(free) == benchmark_id(forced) != default
-    monkeypatch.setenv("ABLATE_KERNELS", "cpp")
-    assert benchmark_id(forced) != benchmark_id(free), "the configuration goes before the environment"
-    assert run_id(free) == training
+    assert run_id(free) == run_id(forced), "of a training they are no part"
 
 
 @pytest.mark.parametrize("name", ["bi_mamba", "bi_mamba_v2"])

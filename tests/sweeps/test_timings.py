@@ -46,6 +46,23 @@ def test_contenders_form_a_group_each_length_its_own(timings: str, trainings: Ca
     assert commands.run(timings, worker=WORKER) == 0 and len(trainings()) == 2
 
 
+def test_back_ends_that_the_environment_forces_are_other_cells(
+    timings: str, trainings: Callable, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ABLATE_KERNELS", raising=False)
+    root.mkdir(exist_ok=True)  # where plans are remembered
+    free = plan(timings)
+    monkeypatch.setenv("ABLATE_KERNELS", "torch")
+    forced = plan(timings)
+    assert not {cell.eval_id for cell in free.cells} & {cell.eval_id for cell in forced.cells}
+    assert forced.cells[0].config.runtime.kernels == "torch", "whatever the environment where it runs"
+    assert commands.run(timings, worker=WORKER) == 0 and len(trainings()) == 2
+    assert {state.describe() for state in plan(timings).states().values()} == {"done"}
+    monkeypatch.delenv("ABLATE_KERNELS")
+    assert [cell.eval_id for cell in plan(timings).cells] == [cell.eval_id for cell in free.cells]
+    assert {state.describe() for state in plan(timings).states().values()} == {"missing"}
+
+
 def test_seeds_are_repetitions(timings: str) -> None:
     planned = plan(timings, "demo", ["seeds=0,1"])
     assert len(planned.groups()) == 4 and len({cell.eval_id for cell in planned.cells}) == 8
