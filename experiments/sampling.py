@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,9 @@ from experiments.process import autocast
 from lightning_modules.samplers.config import SAMPLERS
 from lightning_modules.samplers.noise import Noise
 
+FEWEST_SPANS = 5
+"""Of which the median is one that holds one sampling and one decoding, even if the last batch is small."""
+
 
 @dataclass
 class Samples:
@@ -31,8 +34,7 @@ class Samples:
     conditions: Conditions
     seconds: float
     """Wall time of sampling and decoding all of them at the pace of the median batch, so that neither one that warms up
-    nor one in a busy moment of the machine counts for more than itself. A batch takes from the last one's images to its
-    own."""
+    nor one in a busy moment of the machine counts for more than itself."""
 
 
 @torch.inference_mode()
@@ -75,18 +77,33 @@ def sample_images(
         with autocast(config, device):
             return tokenizer.decode_uint8(codes)
 
-    parts, paces, done = [], [], 0  # pace: seconds per image
+    parts, spans, done = [], [], 0
     began = time.perf_counter()
     try:
         for images in decoded(map(draw, range(span.start, span.stop, batch_size)), decode, device):
             parts.append(images)
-            paces.append((time.perf_counter() - began) / len(images))
+            spans.append(time.perf_counter() - began)
             done += len(images)
             progress(done)
             began = time.perf_counter()
     finally:
         generator.train(was_training)
-    return Samples(np.concatenate(parts), conditions, statistics.median(paces) * len(span))
+    seconds = typical_seconds(spans, [len(images) for images in parts], overlapped=device.type == "cuda")
+    return Samples(np.concatenate(parts), conditions, seconds)
+
+
+def typical_seconds(spans: Sequence[float], sizes: Sequence[int], overlapped: bool) -> float:
+    """Of all batches, at the pace of the median one.
+
+    Args:
+        spans: seconds from the last batch's images to its own.
+        sizes: images of each batch.
+        overlapped: a batch is decoded while the next is sampled: the first span holds two samplings and the last none,
+            so that few batches have no typical one, and what they took together is told.
+    """
+    if overlapped and len(spans) < FEWEST_SPANS:
+        return sum(spans)
+    return statistics.median(span / size for span, size in zip(spans, sizes, strict=True)) * sum(sizes)
 
 
 def decoded(

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from experiments import sampling
-from experiments.sampling import decoded
+from experiments.sampling import decoded, typical_seconds
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 BATCHES = 4
@@ -131,3 +131,18 @@ def test_an_exception_comes_out_as_it_is(part: str, streams: Streams, monkeypatc
 
 def test_none_is_decoded_where_none_is_sampled(streams: Streams) -> None:
     assert not list(decoded([], streams.decode, GPU)) and not list(decoded([], streams.decode, CPU))
+
+
+@pytest.mark.parametrize(
+    "sizes", [[500, 500, 24], [400, 400, 224], [128, 128, 68], [64] * 16, [256] * 4, [300] * 5 + [7]]
+)
+def test_a_gpu_s_time_is_what_it_takes_also_where_a_last_batch_is_small(sizes: list[int]) -> None:
+    sampled, decoded_in = [size * 1e-3 for size in sizes], [size * 1e-4 for size in sizes]
+    # Images come when theirs are decoded, and then the batch after them has been sampled too.
+    ends = [sum(sampled[: k + 2]) + (decoded_in[k] if k == len(sizes) - 1 else 0) for k in range(len(sizes))]
+    spans = [end - begin for begin, end in zip([0.0, *ends], ends, strict=False)]
+    assert typical_seconds(spans, sizes, overlapped=True) == pytest.approx(ends[-1], rel=0.05)
+
+
+def test_one_slow_batch_counts_once() -> None:
+    assert typical_seconds([9.0, 1.0, 1.0, 0.5], [10, 10, 10, 5], overlapped=False) == 3.5
