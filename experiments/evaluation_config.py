@@ -36,6 +36,7 @@ class EvaluationConfig:
     seed: int = 0
     """Image i depends on (seed, i) alone, whatever the batch size."""
     batch_size: int = 128
+    """Images that are sampled at once; on a GPU those before them are decoded meanwhile, and memory must hold both."""
     inception_weights: str = ""
     """Local file of the 2015-12-05 Inception weights; without it there is no FID and no IS."""
     inception_fingerprint: str = ""

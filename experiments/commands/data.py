@@ -82,7 +82,7 @@ def tokenize_command(
     without --source work on a store that is there already.
     """
     configure_logging()
-    device = _device(device)
+    device, share = _device(device), parse_shard(shard)
     of_text = tuple(word for word in settings if word.startswith("text_encoder."))
     text = text_encoder_config(text_encoder, of_text)
     if dataset == "merge":
@@ -103,7 +103,7 @@ def tokenize_command(
         from datamodules.tokenize.encode import Work
         from datamodules.tokenize.job import Job, tokenize
 
-        work = Work(batch_size, workers, device, "stop" if on_error == "stop" else "skip", parse_shard(shard))
+        work = Work(batch_size, workers, device, "stop" if on_error == "stop" else "skip", share)
         views = tuple(crops.replace(" ", "").split(","))
         for part in splits:
             job = Job(dataset, source, out, part, views, flip, exif, classes, divide)
