@@ -29,7 +29,7 @@ OPERATIONS = (
 # In order of preference: the first that fits runs. Packages stand ahead of the suite's own GPU kernels: who installs
 # them wants them to run, unless they would have to run several times (`behind` of dispatch.choose).
 IMPLEMENTED: dict[str, frozenset[str]] = {
-    "cpp": frozenset(OPERATIONS) - {SSD, ATTENTION},
+    "cpp": frozenset(OPERATIONS) - {ATTENTION},
     "mamba_ssm": frozenset({SELECTIVE_SCAN, SSD}),
     "causal_conv1d": frozenset({DEPTHWISE_CONV1D}),
     "flash_attn": frozenset({ATTENTION}),

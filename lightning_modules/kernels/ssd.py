@@ -15,7 +15,7 @@ from lightning_modules.kernels.reference.selective_scan import softplus as stabl
 from lightning_modules.kernels.stock import ssd as stock
 
 DIRECT = {"mamba_ssm": stock.ssd, "reference": reference.ssd}
-"""Back ends that bring their own derivatives; `torch` runs behind an operator."""
+"""Back ends that bring their own derivatives; the others run behind an operator."""
 
 
 @overload
@@ -95,7 +95,7 @@ def ssd(
         else:
             given = (x, dt, A, B, C, D, state)
             training = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
-            y, state, *_ = ssd_op.ssd(*given, training)
+            y, state, *_ = ssd_op.ssd(*given, training, return_final_state, name)
         y = (y.flip(1) if direction == "reverse" else y).to(dtype)
     return (y, state) if return_final_state else y
 

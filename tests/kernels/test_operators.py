@@ -52,12 +52,13 @@ def ssd_arguments(length: int, started: bool, skip: bool) -> list[torch.Tensor |
 SSD_CASES = [(9, False, True), (70, False, False), (9, True, False), (70, True, True)]
 
 
+@pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("length", "started", "skip"), SSD_CASES)
-def test_ssd_passes_opcheck(length: int, started: bool, skip: bool, training: bool) -> None:
+def test_ssd_passes_opcheck(length: int, started: bool, skip: bool, training: bool, backend: str) -> None:
     given = ssd_arguments(length, started, skip)
     arguments = [t if t is None else t.requires_grad_(training) for t in given]
-    torch.library.opcheck(ssd_op.ssd, (*arguments, training))
+    torch.library.opcheck(ssd_op.ssd, (*arguments, training, training, backend))
 
 
 @pytest.mark.parametrize("backend", FAST)
@@ -102,7 +103,7 @@ def test_ssd_compiles_into_one_graph_that_records_its_back_end() -> None:
         torch.testing.assert_close(ours.grad, theirs.grad)
     reset_backends_used()
     graph(*compiled)
-    assert backends_used() == {"ssd": "torch"}
+    assert backends_used() == {"ssd": "cpp"}
 
 
 def test_meta_tensors_give_shapes_only() -> None:
@@ -154,10 +155,10 @@ def test_flops_are_counted_by_the_shared_formula(backend: str) -> None:
 def test_ssd_flops_are_those_of_its_matrix_products(length: int, started: bool, skip: bool) -> None:
     inputs = [t if t is None else t.requires_grad_() for t in ssd_arguments(length, started, skip)]
     with FlopCounterMode(display=False) as operators:
-        y, *_ = ssd_op.ssd(*inputs, True)
+        y, *_ = ssd_op.ssd(*inputs, True, True, "torch")
         y.sum().backward()
     with torch.no_grad(), FlopCounterMode(display=False) as products:
-        y, _, *saved = pytorch_ssd.forward(*inputs, training=True)
+        y, _, *saved = pytorch_ssd.forward(*inputs, training=True, want_state=True)
         pytorch_ssd.backward(*inputs, *saved, torch.ones_like(y), None)
     assert operators.get_total_flops() == products.get_total_flops() > 0
 
@@ -210,13 +211,16 @@ def test_convolution_and_its_backward_pass_opcheck_in_any_layout(backend: str, l
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize(("length", "started", "skip"), SSD_CASES)
-def test_ssd_and_its_backward_pass_opcheck_in_any_layout(length: int, started: bool, skip: bool, layout: str) -> None:
+def test_ssd_and_its_backward_pass_opcheck_in_any_layout(
+    length: int, started: bool, skip: bool, backend: str, layout: str
+) -> None:
     inputs = [laid_out(t, layout) for t in ssd_arguments(length, started, skip)]
-    torch.library.opcheck(ssd_op.ssd, (*inputs, True), test_utils=BACKWARD_CHECKS)
-    y, state, *saved = ssd_op.ssd(*inputs, True)
+    torch.library.opcheck(ssd_op.ssd, (*inputs, True, True, backend), test_utils=BACKWARD_CHECKS)
+    y, state, *saved = ssd_op.ssd(*inputs, True, True, backend)
     received = (laid_out(torch.randn(t.shape), layout) for t in (y, state))
-    torch.library.opcheck(ssd_op.ssd_backward, (*inputs, *saved, *received), test_utils=BACKWARD_CHECKS)
+    torch.library.opcheck(ssd_op.ssd_backward, (*inputs, *saved, *received, backend), test_utils=BACKWARD_CHECKS)
 
 
 @pytest.mark.parametrize("backend", FAST)
@@ -227,7 +231,7 @@ def test_forward_mode_is_refused(backend: str) -> None:
     functions = [
         (lambda u: selective_scan(**{**tensors, "u": u}, backend=backend), tensors["u"]),
         (lambda u: depthwise_conv1d(u, weight, backend=backend), tensors["u"]),
-        (lambda v: ssd(v, *others, backend="torch"), x),
+        (lambda v: ssd(v, *others, backend=backend), x),
     ]
     for function, value in functions:
         with pytest.raises(RuntimeError, match="no forward-mode derivative"):

@@ -52,8 +52,9 @@ def forward(
     initial_state: Tensor | None,
     *,
     training: bool,
+    want_state: bool,
 ) -> Outputs:
-    """See reference.ssd."""
+    """See reference.ssd. want_state: else the final state is left out, an empty tensor."""
     cut = _Chunks(x, dt, A, B, C)
     # Inside the chunks: y_i = sum over j <= i of (C_i B_j) decay(j -> i) dt_j x_j.
     decay = cut.decay()
@@ -61,24 +62,26 @@ def forward(
     y = _causal_product(decay * scores if training else decay.mul_(scores), cut.values()).transpose(2, 3)
 
     # Between the chunks: the state each leaves behind, and what the next one sees of it.
-    left_behind = (cut.faded().flatten(3).mT @ cut.B).unflatten(2, x.shape[2:])
-    whole = cut.since_start[:, :, -1, :, None, None]
-    state = left_behind[:, 0]
-    if initial_state is None:
-        states = [torch.zeros_like(state)]
-    else:
+    before, between, state = x.new_empty(0), x.new_empty(0), x.new_empty(0)
+    chunks = decay.shape[1]
+    if want_state or chunks > 1:
+        left_behind = (cut.faded().flatten(3).mT @ cut.B).unflatten(2, x.shape[2:])
+        whole = cut.since_start[:, :, -1, :, None, None]
+        state = torch.zeros_like(left_behind[:, 0]) if initial_state is None else initial_state
+        states = []
+        for index in range(chunks):
+            states.append(state)
+            fresh = index == 0 and initial_state is None  # zero, even where the decay is infinite
+            state = left_behind[:, 0] if fresh else whole[:, index] * state + left_behind[:, index]
+    elif initial_state is not None:
         states = [initial_state]
-        state = whole[:, 0] * initial_state + state
-    for index in range(1, left_behind.shape[1]):
-        states.append(state)
-        state = whole[:, index] * state + left_behind[:, index]
-    before, between = x.new_empty(0), x.new_empty(0)
-    if initial_state is not None or len(states) > 1:  # else the states before are all zero
+    if initial_state is not None or chunks > 1:  # else the states before are all zero
         before = torch.stack(states, 1)
         between = (cut.C @ before.flatten(2, 3).mT).unflatten(3, x.shape[2:]).mul_(cut.since_start[..., None])
         y = between + y
     y = y.flatten(1, 2)[:, : x.shape[1]]
     y = (y if D is None else y + D[:, None] * x).contiguous()
+    state = state if want_state else x.new_empty(0)
     if training:
         return Outputs(y, state, decay, before, between)
     return Outputs(y, state, *(x.new_empty(0) for _ in range(3)))

@@ -40,6 +40,11 @@ typedef float UnalignedVec __attribute__((vector_size(kLanes * 4), aligned(4), m
 typedef int32_t IntVec __attribute__((vector_size(kLanes * 4)));
 typedef uint32_t UintVec __attribute__((vector_size(kLanes * 4)));
 typedef uint16_t HalfVec __attribute__((vector_size(kLanes * 2)));
+// Half as many lanes, for sums that must not round.
+typedef double DoubleVec __attribute__((vector_size(kLanes * 4)));
+typedef double UnalignedDoubleVec __attribute__((vector_size(kLanes * 4), aligned(8), may_alias));
+typedef float HalfOfVec __attribute__((vector_size(kLanes * 2), aligned(4), may_alias));
+constexpr int kDoubleLanes = kLanes / 2;
 
 // Lanes in use by the block that starts at `channel`.
 inline int lanes_at(int64_t channels, int64_t channel) {
@@ -67,6 +72,13 @@ KERNEL_INLINE To convert(From value) {
   return result;
 #endif
 }
+
+// kDoubleLanes numbers.
+KERNEL_INLINE DoubleVec load_doubles(const float* from) {
+  return convert<DoubleVec>(*reinterpret_cast<const HalfOfVec*>(from));
+}
+KERNEL_INLINE DoubleVec load(const double* from) { return *reinterpret_cast<const UnalignedDoubleVec*>(from); }
+KERNEL_INLINE void store(double* to, DoubleVec value) { *reinterpret_cast<UnalignedDoubleVec*>(to) = value; }
 
 KERNEL_INLINE Vec widen(HalfVec bits) { return reinterpret_cast<Vec>(convert<UintVec>(bits) << 16); }
 

@@ -1,0 +1,94 @@
+"""State space duality in C++.
+
+Shapes: B batch, L positions, H heads, P channels of a head, N states; c chunks.
+"""
+
+import torch
+from torch import Tensor
+
+from lightning_modules.kernels.cpp import library
+from lightning_modules.kernels.layout import empty_like
+
+CHUNK = 64
+_OUT_OF_MEMORY = 2  # kOutOfMemory of source/parallel.h
+
+
+def saved_shapes(
+    x: Tensor, B: Tensor, initial_state: Tensor | None, training: bool
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Shapes of Outputs.decay and .between, which are empty, and of the states before each chunk (B, c, H, P, N)."""
+    batch, length, heads, width = x.shape
+    chunks = -(-length // _chunk(length, B.shape[2]))
+    if not training or (chunks == 1 and initial_state is None):
+        return (0,), (0,), (0,)
+    return (0,), (batch, chunks, heads, width, B.shape[2]), (0,)
+
+
+def _chunk(length: int, states: int) -> int:
+    """Positions of a chunk. A state between chunks costs two products of `states` columns, one chunk for all positions
+    half of `length`: a single one is faster until it is about three times as long as there are states."""
+    return length if length <= CHUNK + 3 * states else CHUNK
+
+
+def forward(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    initial_state: Tensor | None,
+    *,
+    training: bool,
+    want_state: bool,
+) -> tuple[Tensor, ...]:
+    """float32 tensors -> y, final state (empty if not wanted) and what the backward needs; see pytorch.ssd.Outputs."""
+    y = empty_like(x)
+    state = x.new_empty((x.shape[0], *x.shape[2:], B.shape[2]) if want_state else 0)
+    saved = tuple(x.new_empty(shape) for shape in saved_shapes(x, B, initial_state, training))
+    _call("forward", (x, dt, A, B, C, D, initial_state), (y, state, saved[1]))
+    return y, state, *saved
+
+
+def backward(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    initial_state: Tensor | None,
+    decay: Tensor,
+    before: Tensor,
+    between: Tensor,
+    grad_y: Tensor,
+    grad_final_state: Tensor | None,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the inputs; bitwise the same for any number of threads."""
+    inputs = (x, dt, A, B, C, D, initial_state)
+    grads = [None if t is None else empty_like(t) for t in inputs]
+    parts = [x.new_empty(x.shape[0], x.shape[2]) for _ in range(2)]  # of A and D, by batch element
+    grads[2], grads[5] = parts[0], None if D is None else parts[1]
+    received = (grad_y.contiguous(), None if grad_final_state is None else grad_final_state.contiguous())
+    _call("backward", inputs, (None, None, before), received, grads)
+    for index in (2, 5):
+        if (part := grads[index]) is not None:
+            grads[index] = part.sum(0)
+    return tuple(grads)
+
+
+def _call(
+    kernel: str,
+    inputs: tuple[Tensor | None, ...],
+    outputs: tuple[Tensor | None, ...],
+    received: tuple[Tensor | None, ...] = (None, None),
+    grads: list[Tensor | None] | None = None,
+) -> None:
+    """Fills ssd::Arguments of source/ssd.h, field by field."""
+    whole = [None if t is None else t.contiguous() for t in inputs]
+    x, B = inputs[0], inputs[3]
+    assert x is not None and B is not None
+    sizes = (*x.shape, B.shape[2], _chunk(x.shape[1], B.shape[2]), torch.get_num_threads())
+    pointers = map(library.address, (*whole, *outputs, *received, *(grads or [None] * 7)))
+    if library.call(f"ssd_{kernel}", x.dtype, (*sizes, *pointers)) == _OUT_OF_MEMORY:
+        raise MemoryError("The C++ state space duality could not allocate its work space.")
