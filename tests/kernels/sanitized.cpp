@@ -6,6 +6,7 @@
 #include "depthwise_conv.h"
 #include "mamba2_decode.h"
 #include "selective_scan.h"
+#include "ssd.h"
 #include "state_update.h"
 #include "transformer_decode.h"
 
@@ -22,6 +23,9 @@ extern "C" void selective_state_update_float32(const step::Arguments*);
 extern "C" void selective_state_update_bfloat16(const step::Arguments*);
 extern "C" void depthwise_conv_update_float32(const step::ConvArguments*);
 extern "C" void depthwise_conv_update_bfloat16(const step::ConvArguments*);
+
+extern "C" int ssd_forward_float32(const ssd::Arguments*);
+extern "C" int ssd_backward_float32(const ssd::Arguments*);
 
 extern "C" void mamba2_decode_float32(const mamba2::Arguments*);
 extern "C" void mamba2_decode_bfloat16(const mamba2::Arguments*);
@@ -136,10 +140,38 @@ void transformer_decode_case(int64_t B, int64_t H, int64_t E, int64_t F, int64_t
   }
 }
 
+bool ssd_case(int64_t B, int64_t L, int64_t H, int64_t P, int64_t N, int64_t chunk, bool extras) {
+  const int64_t chunks = (L + chunk - 1) / chunk, states = B * H * P * N;
+  Tensor x(B * L * H * P, 4), dt(B * L * H, 4), A(H, 4), Bm(B * L * N, 4), Cm(B * L * N, 4), D(H, 4), initial(states, 4);
+  Tensor y(B * L * H * P, 4), last(states, 4), before(chunks * states, 4), grad_y(B * L * H * P, 4), grad_last(states, 4);
+  Tensor grad_x(B * L * H * P, 4), grad_dt(B * L * H, 4), grad_A(B * H, 4), grad_B(B * L * N, 4), grad_C(B * L * N, 4);
+  Tensor grad_D(B * H, 4), grad_initial(states, 4);
+  ssd::Arguments p{B, L, H, P, N, chunk, 2};
+  p.x = x.data(), p.dt = dt.data(), p.A = A.data(), p.B = Bm.data(), p.C = Cm.data();
+  p.y = y.data();
+  if (extras) p.D = D.data(), p.initial_state = initial.data(), p.final_state = last.data();
+  if (extras || chunks > 1) p.before = before.data();
+  if (ssd_forward_float32(&p) != 0) return false;
+  p.grad_y = grad_y.data(), p.grad_x = grad_x.data(), p.grad_dt = grad_dt.data(), p.grad_A = grad_A.data();
+  p.grad_B = grad_B.data(), p.grad_C = grad_C.data();
+  if (extras) {
+    p.grad_D = grad_D.data(), p.grad_initial_state = grad_initial.data(), p.grad_final_state = grad_last.data();
+  }
+  return ssd_backward_float32(&p) == 0;
+}
+
 }  // namespace
 
 int main() {
   int passed = 0;
+  for (int64_t length : {1, 9, 34})
+    for (int64_t chunk : {int64_t{5}, length})
+      for (int64_t width : {1, 7, 16})
+        for (int64_t states : {3, 17})
+          for (bool extras : {false, true}) {
+            if (!ssd_case(2, length, 3, width, states, std::min(chunk, length), extras)) return 1;
+            ++passed;
+          }
   for (int bytes : {4, 2})
     for (int64_t batch : {1, 2, 5, 9}) {
       for (int64_t states : {1, 13, 16}) mamba2_decode_case(batch, 21, 3, 7, states, 3, 37, bytes), ++passed;

@@ -14,6 +14,7 @@ from lightning_modules.kernels.cpp import library
 from tests.kernels import test_depthwise_conv as convolutions
 from tests.kernels import test_mamba2_decode as mamba2_decoding
 from tests.kernels import test_selective_scan as scans
+from tests.kernels import test_ssd as dualities
 from tests.kernels import test_state_update as updates
 from tests.kernels import test_transformer_decode as transformer_decoding
 from tests.kernels.problems import relative_errors, run_scan, small_scan
@@ -88,6 +89,14 @@ def test_convolutions_match_the_definition(sizes: tuple[int, ...]) -> None:
         ),
         (convolutions.test_bfloat16_in_bfloat16_out, ("cpp",)),
         (convolutions.test_strides_and_nan, ("cpp",)),
+        *(
+            (dualities.check, (sizes, "cpp", "forward"))
+            for sizes in ((2, 9, 3, 4, 5), (1, 70, 2, 17, 1), (1, 130, 2, 4, 8))
+        ),
+        *(
+            (dualities.test_what_is_not_finite_stays_out_of_positions_before, (name, torch.inf, "forward", "cpp"))
+            for name in ("x", "delta")
+        ),
         (updates.test_steps_make_up_the_causal_convolution, ("cpp", torch.bfloat16, 4)),
         (updates.test_bfloat16_inputs_keep_a_float32_state, ("cpp",)),
     ],

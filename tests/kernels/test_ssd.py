@@ -36,19 +36,9 @@ def run(tensors: dict[str, Tensor], dtype: torch.dtype, **options: object) -> li
     return [y, state, *torch.autograd.grad(loss, list(leaves.values()))]
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
-@given(
-    batch=st.integers(1, 2),
-    length=st.sampled_from([1, 5, 63, 64, 65, 130]),
-    heads=st.integers(1, 3),
-    states=st.sampled_from([1, 8]),
-    direction=st.sampled_from(["forward", "reverse"]),
-    backend=st.sampled_from(FAST),
-)
-def test_chunks_match_the_recurrence(
-    batch: int, length: int, heads: int, states: int, direction: str, backend: str
-) -> None:
-    tensors = problem(batch, length, heads, 4, states)
+def check(sizes: tuple[int, ...], backend: str, direction: str) -> None:
+    """Outputs and gradients against the recurrence. sizes: as `problem` takes them."""
+    tensors = problem(*sizes)
     exact = run(tensors, torch.float64, backend="reference", direction=direction)
     for value, target in zip(run(tensors, torch.float32, backend=backend, direction=direction), exact, strict=True):
         assert (value - target).abs().max() < 1e-5 * max(1.0, target.abs().max().item())
@@ -56,6 +46,36 @@ def test_chunks_match_the_recurrence(
         return
     for value, target in zip(run(tensors, torch.float64, backend=backend, direction=direction), exact, strict=True):
         torch.testing.assert_close(value, target)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    batch=st.integers(1, 2),
+    length=st.sampled_from([1, 5, 63, 64, 65, 130]),
+    heads=st.integers(1, 3),
+    width=st.sampled_from([1, 4, 9, 33]),
+    states=st.sampled_from([1, 3, 8, 20]),
+    direction=st.sampled_from(["forward", "reverse"]),
+    backend=st.sampled_from(FAST),
+)
+def test_chunks_match_the_recurrence(
+    batch: int, length: int, heads: int, width: int, states: int, direction: str, backend: str
+) -> None:
+    check((batch, length, heads, width, states), backend, direction)
+
+
+def test_any_number_of_threads_gives_the_same_bits() -> None:
+    """Heads share the gradients of B and C, and are summed in an order of their own."""
+    tensors, threads = problem(2, 130, 5, 8, 4), torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            found.append(run(tensors, torch.float32, backend="cpp"))
+    finally:
+        torch.set_num_threads(threads)
+    for results in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results, found[0], strict=True))
 
 
 def test_it_is_a_selective_scan_with_one_decay_per_head() -> None:
