@@ -1,5 +1,7 @@
 """The operators as torch sees them: opcheck, torch.compile, meta tensors, autocast, FLOP counts."""
 
+import random
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -105,6 +107,18 @@ def test_ssd_compiles_into_one_graph_that_records_its_back_end() -> None:
     assert backends_used() == {"ssd": "torch"}
 
 
+def test_compiled_ssd_takes_a_state_in_any_layout() -> None:
+    """The graph is traced with the strides that the operator promises."""
+    *inputs, state = ssd_arguments(9, started=True, skip=True)
+
+    def flat_state(*tensors: torch.Tensor) -> torch.Tensor:
+        return ssd(*tensors[:-1], initial_state=tensors[-1], return_final_state=True)[1].flatten(1)
+
+    inputs.append(state.mT.contiguous().mT)
+    compiled = torch.compile(flat_state, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*inputs), flat_state(*inputs))
+
+
 def test_meta_tensors_give_shapes_only() -> None:
     tensors = {name: t.to("meta") for name, t in small_scan().items()}
     y, state = selective_scan(**tensors, merge="stack", return_final_state=True)
@@ -170,17 +184,20 @@ def test_flops_of_a_gate_are_those_of_every_output_it_multiplies(merge: str, gat
 
 
 def laid_out(tensor: torch.Tensor | None, layout: str) -> torch.Tensor | None:
-    """The same shape in other memory: two axes exchanged, every other element of a wider tensor, or all the same."""
+    """The same shape in other memory: axes in another order, every other element of a wider tensor, or all the same."""
     if tensor is None or tensor.ndim < 2:
         return tensor
-    if layout == "permuted":
-        return tensor.transpose(0, 1).contiguous().transpose(0, 1)
+    if layout.startswith(("permuted", "channels last")):
+        axes = random.Random(f"{layout} {list(tensor.shape)}").sample(range(tensor.ndim), tensor.ndim)
+        if layout == "channels last":  # which torch's own functions carry over to their results
+            axes = [0, *range(2, tensor.ndim), 1]
+        return tensor.permute(axes).contiguous().permute([axes.index(axis) for axis in range(tensor.ndim)])
     if layout == "sliced":
         return torch.cat([tensor, tensor], -1).unflatten(-1, (2, -1)).mT.flatten(-2)[..., ::2]
     return tensor[:1].expand(tensor.shape)
 
 
-LAYOUTS = ["permuted", "sliced", "expanded"]
+LAYOUTS = [*(f"permuted {seed}" for seed in range(4)), "channels last", "sliced", "expanded"]
 BACKWARD_CHECKS = ("test_schema", "test_faketensor")
 
 

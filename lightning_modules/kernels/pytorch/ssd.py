@@ -67,8 +67,8 @@ def forward(
     if initial_state is None:
         states = [torch.zeros_like(state)]
     else:
-        states = [initial_state]
-        state = whole[:, 0] * initial_state + state
+        states = [initial_state.contiguous()]  # its strides would become those of the results
+        state = whole[:, 0] * states[0] + state
     for index in range(1, left_behind.shape[1]):
         states.append(state)
         state = whole[:, index] * state + left_behind[:, index]
