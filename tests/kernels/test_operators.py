@@ -164,9 +164,10 @@ def test_flops_are_counted_by_the_shared_formula(backend: str) -> None:
     assert counter.get_total_flops() == (scan + conv) * (1 + flops.BACKWARD_FACTOR)
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])  # "meta": as on a GPU, where the product is made another way
 @pytest.mark.parametrize(("length", "started", "skip"), SSD_CASES)
-def test_ssd_flops_are_those_of_its_matrix_products(length: int, started: bool, skip: bool) -> None:
-    inputs = [t if t is None else t.requires_grad_() for t in ssd_arguments(length, started, skip)]
+def test_ssd_flops_are_those_of_its_matrix_products(length: int, started: bool, skip: bool, device: str) -> None:
+    inputs = [t if t is None else t.to(device).requires_grad_() for t in ssd_arguments(length, started, skip)]
     with FlopCounterMode(display=False) as operators:
         y, *_ = ssd_op.ssd(*inputs, True)
         y.sum().backward()

@@ -204,8 +204,7 @@ def _causal_product(weights: Tensor, values: Tensor) -> Tensor:
     A product with them is NaN even where the weight is zero. On a CPU a look at the result says whether there are any;
     elsewhere that look would have to wait for the device.
     """
-    product = weights @ values
-    if product.device.type == "cpu" and product.sum().isfinite():
+    if weights.device.type == "cpu" and (product := weights @ values).sum().isfinite():
         return product
     reached = (values * 0).cumsum(-2)  # NaN from the first on, else zero
     return (weights @ values.nan_to_num(0, 0, 0)).add_(reached)
