@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_modules.kernels import (
@@ -86,6 +87,22 @@ def test_compiles_into_one_graph(backend: str | None) -> None:
     y.sum().backward()
     for name in eager:
         torch.testing.assert_close(compiled[name].grad, eager[name].grad)
+
+
+@pytest.mark.parametrize("backend", [*FAST, "reference"])
+def test_a_scan_in_a_given_order_is_traced_without_its_values(backend: str) -> None:
+    """Fake tensors have none, and a compiled graph cannot ask for them."""
+    tensors, order = small_scan(), torch.stack([torch.arange(9), torch.arange(9).flip(0)])
+
+    def scan(order: torch.Tensor, **tensors: torch.Tensor) -> torch.Tensor:
+        return selective_scan(**tensors, order=order, backend=backend)
+
+    expected = scan(order, **tensors)
+    compiled = torch.compile(scan, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(order, **tensors), expected)
+    with FakeTensorMode() as mode:
+        fake = {name: mode.from_tensor(tensor) for name, tensor in tensors.items()}
+        assert scan(mode.from_tensor(order), **fake).shape == expected.shape
 
 
 def test_ssd_compiles_into_one_graph_that_records_its_back_end() -> None:
