@@ -98,7 +98,11 @@ def backward(
     grad_y: Tensor,
     grad_final_state: Tensor | None,
 ) -> Gradients:
-    """Gradients of x, dt, A, B, C, D and initial_state; None where there is no such input."""
+    """Gradients of x, dt, A, B, C, D and initial_state; None where there is no such input.
+
+    Unlike in the forward, what is not finite reaches earlier positions of its chunk: the gradient of dt is a difference
+    of sums over them. That of A is lost to it by any way of computing.
+    """
     cut, length = _Chunks(x, dt, A, B, C), x.shape[1]
     received = _chunked(grad_y)
     by_head = received.transpose(2, 3).contiguous()
