@@ -33,6 +33,7 @@ def depthwise_conv1d(
     x: (B, L, C), weight: (C, k), bias: (C,) -> (B, L, C) in x's dtype.
     padding: "same" is symmetric (left = (k - 1) / 2, odd k), "causal" looks back (left = k - 1), "anticausal" ahead
     (left = 0).
+    Differentiable once in all three; none may then come out of torch.inference_mode(), since the backward keeps them.
     Raises ValueError on shapes that do not fit, an empty batch or sequence, or an even k with padding="same".
     """
     _check(x, weight, bias, activation)

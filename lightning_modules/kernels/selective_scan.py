@@ -94,7 +94,8 @@ def selective_scan(
     merge: "sum" adds the directions, y (B, L, C); "stack" keeps them, y (B, K, L, C).
     initial_state: (B, K, C, N); return_final_state adds the state after the last visited position.
     Returns y in the common dtype of u, delta, B, C and z (under autocast: the autocast dtype); states are float32, or
-    float64 for float64 inputs. Differentiable once in every floating tensor.
+    float64 for float64 inputs. Differentiable once in every floating tensor; none may then come out of
+    torch.inference_mode(), since the backward keeps them all.
     Raises ValueError on shapes that do not fit, an empty batch or sequence, and unknown names.
     """
     u, delta, A, B, C, D, delta_bias, initial_state = _with_directions(u, delta, A, B, C, D, delta_bias, initial_state)

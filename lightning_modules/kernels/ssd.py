@@ -71,8 +71,9 @@ def ssd(
     Tensors are indexed by storage position; "reverse" visits the last position first.
     Returns y (B, L, H, P) in x's dtype (under autocast: the autocast dtype), and with return_final_state the state
     after the last visited position, float32 or float64. Computed in float32 (on a GPU that may round the factors of its
-    products to TensorFloat-32, if the process allows that), or float64 for float64 inputs. Differentiable once.
-    Raises ValueError on shapes that do not fit, an empty batch or sequence, or an unknown direction.
+    products to TensorFloat-32, if the process allows that), or float64 for float64 inputs. Differentiable once;
+    no input may then come out of torch.inference_mode(), since the backward keeps them all.
+    Raises ValueError on shapes that do not fit or are empty, or an unknown direction.
     """
     _check(x, delta, A, B, C, D, delta_bias, initial_state)
     if direction not in ("forward", "reverse"):
@@ -116,8 +117,13 @@ def ssd_state_update(
 
     state: (B, H, P, N), float32, updated in place; x: (B, H, P); delta: (B, H); A, D, delta_bias: (H,); B, C: (B, N).
     Returns y (B, H, P) in x's dtype.
+    Raises ValueError on shapes that do not fit, or inputs that want a gradient.
     """
     _check(x.unsqueeze(1), delta.unsqueeze(1), A, B.unsqueeze(1), C.unsqueeze(1), D, delta_bias, state)
+    given = (state, x, delta, A, B, C, D, delta_bias)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given):
+        raise ValueError("An input wants a gradient, but single-step updates have none: use torch.no_grad().")
+    dispatch.record(backends.SSD, "torch")
     dt = delta.to(state.dtype) if delta_bias is None else delta.to(state.dtype) + delta_bias
     dt = stable_softplus(dt) if softplus else dt
     wide = x.to(state.dtype)
@@ -132,7 +138,7 @@ def _check(x, delta, A, B, C, D, delta_bias, initial_state) -> None:
     if x.ndim != 4 or 0 in x.shape:
         raise ValueError(f"x must be (batch, length, heads, channels of a head), none empty, not {tuple(x.shape)}.")
     batch, length, heads, width = x.shape
-    if B.ndim != 3 or B.shape[:2] != (batch, length):
+    if B.ndim != 3 or B.shape[:2] != (batch, length) or B.shape[2] < 1:
         raise ValueError(f"B must be (batch={batch}, length={length}, states), not {tuple(B.shape)}.")
     states = B.shape[2]
     expected = {

@@ -40,7 +40,7 @@ class CrossAttention(nn.Module):
         return KeysValues(*self.kv(condition).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4))
 
     def forward(self, x: Tensor, condition: Tensor | KeysValues, mask: Tensor | None = None) -> Tensor:
-        """mask: (B, T) bool, False at padding; at least one token of every sample must be True."""
+        """mask: (B, T) bool, False at padding; where a sample has nothing else, its positions get out_proj's bias."""
         q = self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = self.keys_values(condition) if isinstance(condition, Tensor) else condition
         y = attend(q, k, v, None if mask is None else mask[:, None, None, :])

@@ -32,6 +32,16 @@ def test_equal_to_pytorch(dtype: torch.dtype, masked: bool) -> None:
         torch.testing.assert_close(a.grad.double(), b.grad, **tolerance)
 
 
+def test_causal_attention_is_that_of_a_lower_triangular_mask() -> None:
+    """Whose rows are never empty, so that nothing need look for such rows."""
+    q, k, v = torch.randn(3, 2, 3, 9, 4, generator=torch.Generator().manual_seed(0)).unbind()
+    expected = attend(q, k, v, torch.ones(9, 9, dtype=torch.bool).tril(), backend="reference")
+    with patch.object(torch.Tensor, "any", side_effect=AssertionError):
+        causal = attend(q, k, v, causal=True, backend="reference")
+    torch.testing.assert_close(causal, expected)
+    torch.testing.assert_close(attend(q, k, v, causal=True, backend="torch"), expected)
+
+
 def test_a_named_back_end_is_the_one_that_runs() -> None:
     """In bfloat16 too, where the products are written out for training unless PyTorch's own are asked for."""
     q = torch.randn(1, 2, 9, 4, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
@@ -70,11 +80,18 @@ def test_flash_attn_gets_its_layout_and_no_masks(monkeypatch: pytest.MonkeyPatch
         attend(*torch.zeros(3, 1, 1, 2, 264).bfloat16().unbind(), backend="flash_attn")
 
 
+ON_A_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+# On a GPU PyTorch has several kernels, between which it chooses by dtype and head width.
+@pytest.mark.parametrize(("device", "width"), [("cpu", 4), *(pytest.param("cuda", w, marks=ON_A_GPU) for w in (4, 64))])
 @pytest.mark.parametrize("backend", ["torch", "reference"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_a_query_that_sees_no_key_gets_zeros_and_zero_gradients(backend: str, dtype: torch.dtype) -> None:
-    leaves = [torch.randn(1, 2, 3, 4).to(dtype).requires_grad_() for _ in range(3)]
-    mask = torch.tensor([[True, False, True], [False, False, False], [True, True, True]])
+def test_a_query_that_sees_no_key_gets_zeros_and_zero_gradients(
+    backend: str, dtype: torch.dtype, device: str, width: int
+) -> None:
+    leaves = [torch.randn(1, 2, 3, width, device=device).to(dtype).requires_grad_() for _ in range(3)]
+    mask = torch.tensor([[True, False, True], [False, False, False], [True, True, True]], device=device)
     y = attend(*leaves, mask, backend=backend)
     y.float().square().sum().backward()
     assert y.isfinite().all() and not y[:, :, 1].any() and y[:, :, [0, 2]].all()

@@ -1,7 +1,10 @@
 """The operators as torch sees them: opcheck, torch.compile, meta tensors, autocast, FLOP counts."""
 
+import random
+
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_modules.kernels import (
@@ -87,6 +90,22 @@ def test_compiles_into_one_graph(backend: str | None) -> None:
         torch.testing.assert_close(compiled[name].grad, eager[name].grad)
 
 
+@pytest.mark.parametrize("backend", [*FAST, "reference"])
+def test_a_scan_in_a_given_order_is_traced_without_its_values(backend: str) -> None:
+    """Fake tensors have none, and a compiled graph cannot ask for them."""
+    tensors, order = small_scan(), torch.stack([torch.arange(9), torch.arange(9).flip(0)])
+
+    def scan(order: torch.Tensor, **tensors: torch.Tensor) -> torch.Tensor:
+        return selective_scan(**tensors, order=order, backend=backend)
+
+    expected = scan(order, **tensors)
+    compiled = torch.compile(scan, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(order, **tensors), expected)
+    with FakeTensorMode() as mode:
+        fake = {name: mode.from_tensor(tensor) for name, tensor in tensors.items()}
+        assert scan(mode.from_tensor(order), **fake).shape == expected.shape
+
+
 def test_ssd_compiles_into_one_graph_that_records_its_back_end() -> None:
     x, dt, A, B, C, D, _ = ssd_arguments(70, started=False, skip=True)
 
@@ -104,6 +123,18 @@ def test_ssd_compiles_into_one_graph_that_records_its_back_end() -> None:
     reset_backends_used()
     graph(*compiled)
     assert backends_used() == {"ssd": "cpp"}
+
+
+def test_compiled_ssd_takes_a_state_in_any_layout() -> None:
+    """The graph is traced with the strides that the operator promises."""
+    *inputs, state = ssd_arguments(9, started=True, skip=True)
+
+    def flat_state(*tensors: torch.Tensor) -> torch.Tensor:
+        return ssd(*tensors[:-1], initial_state=tensors[-1], return_final_state=True)[1].flatten(1)
+
+    inputs.append(state.mT.contiguous().mT)
+    compiled = torch.compile(flat_state, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*inputs), flat_state(*inputs))
 
 
 def test_meta_tensors_give_shapes_only() -> None:
@@ -151,9 +182,10 @@ def test_flops_are_counted_by_the_shared_formula(backend: str) -> None:
     assert counter.get_total_flops() == (scan + conv) * (1 + flops.BACKWARD_FACTOR)
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])  # "meta": as on a GPU, where the product is made another way
 @pytest.mark.parametrize(("length", "started", "skip"), SSD_CASES)
-def test_ssd_flops_are_those_of_its_matrix_products(length: int, started: bool, skip: bool) -> None:
-    inputs = [t if t is None else t.requires_grad_() for t in ssd_arguments(length, started, skip)]
+def test_ssd_flops_are_those_of_its_matrix_products(length: int, started: bool, skip: bool, device: str) -> None:
+    inputs = [t if t is None else t.to(device).requires_grad_() for t in ssd_arguments(length, started, skip)]
     with FlopCounterMode(display=False) as operators:
         y, *_ = ssd_op.ssd(*inputs, True, True, "torch")
         y.sum().backward()
@@ -171,17 +203,20 @@ def test_flops_of_a_gate_are_those_of_every_output_it_multiplies(merge: str, gat
 
 
 def laid_out(tensor: torch.Tensor | None, layout: str) -> torch.Tensor | None:
-    """The same shape in other memory: two axes exchanged, every other element of a wider tensor, or all the same."""
+    """The same shape in other memory: axes in another order, every other element of a wider tensor, or all the same."""
     if tensor is None or tensor.ndim < 2:
         return tensor
-    if layout == "permuted":
-        return tensor.transpose(0, 1).contiguous().transpose(0, 1)
+    if layout.startswith(("permuted", "channels last")):
+        axes = random.Random(f"{layout} {list(tensor.shape)}").sample(range(tensor.ndim), tensor.ndim)
+        if layout == "channels last":  # which torch's own functions carry over to their results
+            axes = [0, *range(2, tensor.ndim), 1]
+        return tensor.permute(axes).contiguous().permute([axes.index(axis) for axis in range(tensor.ndim)])
     if layout == "sliced":
         return torch.cat([tensor, tensor], -1).unflatten(-1, (2, -1)).mT.flatten(-2)[..., ::2]
     return tensor[:1].expand(tensor.shape)
 
 
-LAYOUTS = ["permuted", "sliced", "expanded"]
+LAYOUTS = [*(f"permuted {seed}" for seed in range(4)), "channels last", "sliced", "expanded"]
 BACKWARD_CHECKS = ("test_schema", "test_faketensor")
 
 

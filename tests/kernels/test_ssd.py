@@ -4,9 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
-from lightning_modules.kernels import selective_scan, ssd, ssd_state_update
+from lightning_modules.kernels import backends_used, reset_backends_used, selective_scan, ssd, ssd_state_update
 
 FAST = ["cpp", "torch"]
 
@@ -105,6 +105,22 @@ def test_steps_make_up_the_sequence() -> None:
     torch.testing.assert_close(state, final, atol=1e-5, rtol=1e-4)
 
 
+def test_a_step_is_recorded_and_refuses_gradients() -> None:
+    tensors = problem(length=1)
+    state = tensors.pop("initial_state")
+    step = {name: t[:, 0] if name in ("x", "delta", "B", "C") else t for name, t in tensors.items()}
+    reset_backends_used()
+    ssd_state_update(state, **step)
+    assert backends_used() == {"ssd": "torch"}
+    with pytest.raises(ValueError, match="wants a gradient"):
+        ssd_state_update(state.clone().requires_grad_(), **step)
+    step["D"] = nn.Parameter(step["D"])
+    with pytest.raises(ValueError, match="wants a gradient"):
+        ssd_state_update(state, **step)
+    with torch.no_grad():
+        ssd_state_update(state, **step)
+
+
 def test_bfloat16_and_wrong_shapes() -> None:
     tensors = problem()
     assert ssd(**{**tensors, "x": tensors["x"].bfloat16()}).dtype == torch.bfloat16
@@ -112,6 +128,8 @@ def test_bfloat16_and_wrong_shapes() -> None:
         ssd(**{**tensors, "x": torch.zeros(2, 0, 3, 4)})
     with pytest.raises(ValueError, match="delta must have shape"):
         ssd(**{**tensors, "delta": torch.zeros(2, 9, 2)})
+    with pytest.raises(ValueError, match=r"B must be \(batch=2, length=9, states\), not \(2, 9, 0\)"):
+        ssd(**{**tensors, "B": torch.zeros(2, 9, 0)})
     with pytest.raises(ValueError, match="choose 'forward' or 'reverse'"):
         ssd(**tensors, direction="up")
 

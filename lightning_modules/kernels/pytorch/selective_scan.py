@@ -52,7 +52,7 @@ def forward(inputs: ScanInputs, *, training: bool, want_state: bool) -> ScanOutp
         y.to(dtype),
         state if want_state else empty,
         ungated.to(dtype, copy=True) if training and inputs.z is not None else inputs.u.new_empty(0),
-        torch.stack(checkpoints) if training else empty.clone(),
+        torch.stack(checkpoints).contiguous() if training else empty.clone(),
     )
 
 

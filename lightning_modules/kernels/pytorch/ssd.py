@@ -64,18 +64,19 @@ def forward(
     # Between the chunks: the state each leaves behind, and what the next one sees of it.
     before, between, state = x.new_empty(0), x.new_empty(0), x.new_empty(0)
     chunks = decay.shape[1]
+    start = (
+        None if initial_state is None else initial_state.contiguous()
+    )  # its strides would become those of the results
+    states = [] if start is None else [start]
     if want_state or chunks > 1:
         left_behind = (cut.faded().flatten(3).mT @ cut.B).unflatten(2, x.shape[2:])
         whole = cut.since_start[:, :, -1, :, None, None]
-        state = torch.zeros_like(left_behind[:, 0]) if initial_state is None else initial_state
-        states = []
-        for index in range(chunks):
+        state = left_behind[:, 0] if start is None else whole[:, 0] * start + left_behind[:, 0]
+        states = [torch.zeros_like(state) if start is None else start]
+        for index in range(1, chunks):
             states.append(state)
-            fresh = index == 0 and initial_state is None  # zero, even where the decay is infinite
-            state = left_behind[:, 0] if fresh else whole[:, index] * state + left_behind[:, index]
-    elif initial_state is not None:
-        states = [initial_state]
-    if initial_state is not None or chunks > 1:  # else the states before are all zero
+            state = whole[:, index] * state + left_behind[:, index]
+    if start is not None or chunks > 1:  # else the states before are all zero
         before = torch.stack(states, 1)
         between = (cut.C @ before.flatten(2, 3).mT).unflatten(3, x.shape[2:]).mul_(cut.since_start[..., None])
         y = between + y
@@ -101,7 +102,11 @@ def backward(
     grad_y: Tensor,
     grad_final_state: Tensor | None,
 ) -> Gradients:
-    """Gradients of x, dt, A, B, C, D and initial_state; None where there is no such input."""
+    """Gradients of x, dt, A, B, C, D and initial_state; None where there is no such input.
+
+    Unlike in the forward, what is not finite reaches earlier positions of its chunk: the gradient of dt is a difference
+    of sums over them. That of A is lost to it by any way of computing.
+    """
     cut, length = _Chunks(x, dt, A, B, C), x.shape[1]
     received = _chunked(grad_y)
     by_head = received.transpose(2, 3).contiguous()
@@ -207,8 +212,7 @@ def _causal_product(weights: Tensor, values: Tensor) -> Tensor:
     A product with them is NaN even where the weight is zero. On a CPU a look at the result says whether there are any;
     elsewhere that look would have to wait for the device.
     """
-    product = weights @ values
-    if product.device.type == "cpu" and product.sum().isfinite():
+    if weights.device.type == "cpu" and (product := weights @ values).sum().isfinite():
         return product
     reached = (values * 0).cumsum(-2)  # NaN from the first on, else zero
     return (weights @ values.nan_to_num(0, 0, 0)).add_(reached)

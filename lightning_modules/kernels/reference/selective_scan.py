@@ -14,7 +14,7 @@ def selective_scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """h <- exp(dt A) h + dt u B; y = <C, h> + D u, position after position (Mamba, Gu & Dao 2023, Algorithm 2).
 
     Returns y, (B, L, C) or stacked (B, K, L, C), and the final state (B, K, C, N), in the wider precision of A and u.
-    Raises ValueError where `order` is no permutation of the positions.
+    Raises ValueError where `order` is no permutation of the positions (a compiled graph does not look).
     """
     inputs.check_order()
     wide = torch.promote_types(inputs.A.dtype, inputs.u.dtype)
