@@ -38,6 +38,7 @@ def test_options_are_typed_as_they_are_printed(name: str) -> None:
         ("scan", "seconds=long", "'long' is not a number of at least 0; the default is seconds=12"),
         ("scan", "generator.depth=2", "no option 'generator.depth'"),
         ("train-step", "preset=aim/demo", r"Did you mean 'presets'\?.* any key of its presets"),
+        ("train-step", "overrides=foo", "no option 'overrides'. It has presets, batch, seconds, and any key"),
         ("sampler", "batches=1,", "'' is not a whole number of at least 1"),
         ("loader", "phases=hot", "'hot' is none of cold, warm"),
     ],
