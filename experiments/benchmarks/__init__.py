@@ -5,7 +5,10 @@ Importing this package imports nothing heavy; `run` loads the one benchmark it i
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.util
+import inspect
 import os
 import shlex
 from collections.abc import Callable
@@ -13,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.errors import unknown
+from experiments.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from experiments.benchmarks.bench import Bench
@@ -40,6 +43,14 @@ def function_of(name: str) -> Callable[..., Bench]:
     return getattr(importlib.import_module(module), function_name)
 
 
+def summary_of(name: str) -> str:
+    """What benchmark `name` measures, read without importing it: the first line of its module, behind the command."""
+    spec = importlib.util.find_spec(BENCHMARKS[name].partition(":")[0])
+    assert spec and spec.origin
+    text = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
+    return text.splitlines()[0].partition(": ")[2]
+
+
 def run(name: str, root: Path, *, out: Path | None = None, as_json: bool = False, **options: Any) -> Bench:
     """Run benchmark `name` once no other one measures here; write result.json, table.md and figure.png; print a table
     or the JSON.
@@ -50,21 +61,22 @@ def run(name: str, root: Path, *, out: Path | None = None, as_json: bool = False
         options: of the benchmark's function.
 
     Raises:
-        UserError: no such benchmark or option, a contender whose results are wrong, or a folder that cannot be written.
+        UserError: no such benchmark or option, back ends that cannot be forced, a baseline whose results are wrong, or
+            a folder that cannot be written.
     """
     from experiments.benchmarks.options import check_option, words_of
 
     function = function_of(name)
     for option in options:
         check_option(function, option)
+    kernels = _forced_kernels(function)
     import torch
 
     from experiments.allocator import keep_freed_memory
-    from experiments.benchmarks.alone import alone, load_average, signs_of_other_work
+    from experiments.benchmarks.alone import alone, signs_of_other_work
     from experiments.benchmarks.figure import draw
     from experiments.benchmarks.table import markdown, show
     from experiments.files import atomic_path, atomic_write_json, atomic_write_text, make_folder
-    from lightning_modules.backends import ENVIRONMENT_VARIABLE
     from lightning_modules.kernels import backends_used, reset_backends_used
 
     out = out or root / "benchmarks" / name
@@ -72,8 +84,7 @@ def run(name: str, root: Path, *, out: Path | None = None, as_json: bool = False
     keep_freed_memory()  # as in a training, and so is
     torch.set_float32_matmul_precision("high")
     try:
-        with alone(root):
-            load = load_average()
+        with alone(root) as load:
             reset_backends_used()
             bench = function(**options)
     except BaseException:
@@ -81,8 +92,7 @@ def run(name: str, root: Path, *, out: Path | None = None, as_json: bool = False
             out.rmdir()
         raise
     bench.command = shlex.join(["ablate", "bench", name, *words_of(options)])
-    forced = os.environ.get(ENVIRONMENT_VARIABLE, "")
-    bench.machine |= {"backends": backends_used(), "forced_kernels": forced, "load_before": load}
+    bench.machine |= {"backends": backends_used(), "forced_kernels": kernels, "load_before": load}
     baselines = [row for row in bench.rows if row.contender == bench.baseline]
     bench.notes += signs_of_other_work(load, bench.machine["threads"], baselines)
     show(bench, as_json=as_json)  # first: minutes of measuring are not lost to a full disk
@@ -91,3 +101,21 @@ def run(name: str, root: Path, *, out: Path | None = None, as_json: bool = False
     with atomic_path(out / "figure.png") as path:
         draw(bench, path)
     return bench
+
+
+def _forced_kernels(function: Callable[..., Bench]) -> str:
+    """What the environment asks for, empty where it leaves the choice; raises UserError where it cannot be had."""
+    from experiments.benchmarks.options import BACKENDS
+    from lightning_modules.backends import ENVIRONMENT_VARIABLE, forced_backends
+
+    value = os.environ.get(ENVIRONMENT_VARIABLE, "")
+    try:
+        forced = forced_backends(value, ENVIRONMENT_VARIABLE)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if forced and BACKENDS in inspect.signature(function).parameters:
+        raise UserError(
+            f"{ENVIRONMENT_VARIABLE}={value} chooses nothing in this benchmark, which compares back ends: unset it and "
+            f"name them with {BACKENDS}=cpp,torch."
+        )
+    return value if forced else ""

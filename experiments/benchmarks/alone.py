@@ -8,32 +8,40 @@ import platform
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from experiments.benchmarks.bench import Row
-from experiments.claims import Busy, Claim, acquire, pulse
+from experiments.claims import Busy, Claim, acquire, mtime, pulse
 
 log = logging.getLogger("ablate")
 STEADY = 0.3
 """Most that a baseline's times spread (interquartile range over median) where nothing else runs."""
+LATELY_S = 300.0
+"""So long after a benchmark the load average still holds its threads."""
 
 
 @contextmanager
-def alone(root: Path) -> Iterator[None]:
+def alone(root: Path) -> Iterator[float | None]:
     """Wait until no other benchmark under this root measures on this machine, then keep others out.
 
     Jobs that see different GPUs of one machine do not wait for each other.
+
+    Yields:
+        The load average before; None where it cannot tell other work from a benchmark that ended just now.
     """
     places = re.sub(r"[^\w.-]", "_", "-".join(filter(None, (platform.node(), os.environ.get("CUDA_VISIBLE_DEVICES")))))
     folder = root / "benchmarks" / ".machines" / places
     heartbeat = folder / "heartbeat"
     claim = _wait_for(folder, heartbeat)
     try:
+        load = None if time.time() - mtime(heartbeat) < LATELY_S else load_average()
         heartbeat.touch()
         with pulse(claim, heartbeat):  # a container of the same host name cannot look up this process
-            yield
+            yield load
     finally:
+        with suppress(OSError):
+            heartbeat.touch()  # for the next one's `load`
         claim.release()
 
 
@@ -46,7 +54,8 @@ def signs_of_other_work(load: float | None, threads: int, baselines: list[Row]) 
     """Sentences that warn of times that other work may have lengthened; none where all was quiet.
 
     Args:
-        load: the load average just before; with the benchmark's threads it should not exceed the machine's processors.
+        load: the load average just before, None where it is not known; with the benchmark's threads it should not
+            exceed the machine's processors.
         baselines: rows that ratios are relative to.
     """
     warnings, processors = [], os.cpu_count() or 1

@@ -31,7 +31,7 @@ class _BenchmarkConfig:
 
     batch_size: int = 1
     seconds: float = 4.0
-    """Time for the repetitions of each phase, after one untimed call; at least 3 and at most 41 are taken."""
+    """Time for the repetitions of each phase, after one untimed call; at least 6 and at most 41 are taken."""
 
     def __post_init__(self) -> None:
         check_least(self, "benchmark", batch_size=1, seconds=0)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from experiments.benchmarks.alone import alone, load_average
+from experiments.benchmarks.alone import alone
 from experiments.benchmarks.cells.base import BenchmarkCell, Phase
 from experiments.benchmarks.config import BENCHMARK_CELLS
 from experiments.benchmarks.measure import in_turns, median_interval, memory_held, peak_memory
@@ -60,8 +60,8 @@ def measure(configs: Sequence[RunConfig], wait: bool = True) -> None:
     prepare_process(replace(configs[0], runtime=replace(configs[0].runtime, kernels="auto")))
     store = RunStore(configs[0].root)
     works = [(config, store.prepare_benchmark(config)) for config in configs]
-    with alone(store.root):
-        failed = _claim_all(works, [], wait)
+    with alone(store.root) as load:
+        failed = _claim_all(works, [], wait, load)
     if failed:
         raise CellError("; ".join(f"{contender.work.id}: {contender.error}" for contender in failed))
 
@@ -78,18 +78,18 @@ def _check(configs: Sequence[RunConfig]) -> None:
 
 
 def _claim_all(
-    works: Sequence[tuple[RunConfig, Benchmark]], contenders: list[Contender], wait: bool
+    works: Sequence[tuple[RunConfig, Benchmark]], contenders: list[Contender], wait: bool, load: float | None
 ) -> list[Contender]:
     """Claim the first, then the rest, measure all in the innermost call; returns those that failed."""
     if not works:
-        _measure(contenders)
+        _measure(contenders, load)
         return []
     (config, work), *rest = works
     failed: list[Contender] = []
     contender = Contender(config, work)
     try:
         with work.claim(wait=wait) as mine:
-            failed += _claim_all(rest, [*contenders, contender] if mine else contenders, wait)
+            failed += _claim_all(rest, [*contenders, contender] if mine else contenders, wait, load)
             if mine and contender.error:
                 raise contender.error
     except Exception as error:
@@ -99,9 +99,8 @@ def _claim_all(
     return failed
 
 
-def _measure(contenders: list[Contender]) -> None:
+def _measure(contenders: list[Contender], load: float | None) -> None:
     started = time.time()
-    load = load_average()
     for device in {device_of(contender.config) for contender in contenders}:
         # What libraries allocate once must not count as the first contender's.
         square = torch.randn(512, 512, device=device, requires_grad=True)

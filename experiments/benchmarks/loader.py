@@ -69,6 +69,11 @@ def loader(
 ) -> Bench:
     """seconds: time spent per contender, number of workers and phase, in three rounds of at least 100 batches. scratch:
     folder for 4 GB, for a while."""
+    if samples < 2 * batch:
+        raise UserError(
+            f"samples={samples} are fewer than two batches of {batch}, and the first only opens the loader: choose "
+            f"samples={2 * batch} or more, or a smaller batch."
+        )
     title = f"Loading {samples:,} x {length} tokens, shuffled, batches of {batch}"
     bench = Bench("loader", title, baseline=STORE, machine=machine(torch.get_num_threads()), notes=[EXPLAINED])
     names = {STORE: STORE}

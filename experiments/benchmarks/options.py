@@ -7,6 +7,7 @@ A number or name is written as it is, several with commas between (batches=1,16)
 from __future__ import annotations
 
 import inspect
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import NoneType
@@ -16,6 +17,8 @@ from experiments.config import parse_overrides
 from experiments.errors import UserError, did_you_mean
 
 OVERRIDES = "overrides"
+BACKENDS = "backends"
+"""Option of those that compare the suite's own back ends."""
 
 
 def parse_options(function: Callable[..., Any], words: Iterable[str]) -> dict[str, Any]:
@@ -33,6 +36,8 @@ def parse_options(function: Callable[..., Any], words: Iterable[str]) -> dict[st
         if "." in key and OVERRIDES in defaults:
             options.setdefault(OVERRIDES, {}).update(parse_overrides([word]))
             continue
+        if key == OVERRIDES:  # an argument, but no word
+            raise _no_option(function, key)
         check_option(function, key)
         default = defaults[key].default
         try:
@@ -44,12 +49,17 @@ def parse_options(function: Callable[..., Any], words: Iterable[str]) -> dict[st
 
 def check_option(function: Callable[..., Any], key: str) -> None:
     """Raise UserError unless the function takes this option."""
+    if key not in inspect.signature(function).parameters:
+        raise _no_option(function, key)
+
+
+def _no_option(function: Callable[..., Any], key: str) -> UserError:
     valid = list(inspect.signature(function).parameters)
-    if key in valid:
-        return
     named = [name for name in valid if name != OVERRIDES]
     more = ", and any key of its presets, such as generator.depth" if OVERRIDES in valid else ""
-    raise UserError(f"This benchmark has no option '{key}'.{did_you_mean(key, named)} It has {', '.join(named)}{more}.")
+    return UserError(
+        f"This benchmark has no option '{key}'.{did_you_mean(key, named)} It has {', '.join(named)}{more}."
+    )
 
 
 def defaults_of(function: Callable[..., Any]) -> list[str]:
@@ -60,14 +70,19 @@ def defaults_of(function: Callable[..., Any]) -> list[str]:
 
 def words_of(options: Mapping[str, Any]) -> list[str]:
     """Keyword arguments as the words that give them."""
-    flat = {**options, **options.get(OVERRIDES, {})}
-    return [f"{key}={written(value)}" for key, value in flat.items() if key != OVERRIDES]
+    words = [f"{key}={written(value)}" for key, value in options.items() if key != OVERRIDES]
+    return words + [f"{key}={_typed(value)}" for key, value in options.get(OVERRIDES, {}).items()]
+
+
+def _typed(value: Any) -> str:
+    """A value of a preset's key as `parse_overrides` reads it."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ": "))
 
 
 def written(value: Any) -> str:
     """A value as it would be typed."""
     if isinstance(value, str) or not isinstance(value, Sequence):
-        return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+        return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
     return ",".join("x".join(map(str, item)) if isinstance(item, tuple) else str(item) for item in value)
 
 

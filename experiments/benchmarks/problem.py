@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import MappingProxyType
@@ -110,24 +110,40 @@ def relative_errors(contenders: Mapping[str, Call], definition: Call, inputs: Se
     return errors
 
 
-def verify(bench: Bench, errors: Mapping[str, float], tolerances: Mapping[str, float] = FLOAT32) -> None:
+def verify(
+    bench: Bench,
+    errors: Mapping[str, float],
+    tolerances: Mapping[str, float] = FLOAT32,
+    optional: Collection[str] = (),
+) -> set[str]:
     """Put errors into a benchmark's checks before anything is timed.
 
     Args:
         errors: "contender, what" -> error, NaN included.
         tolerances: what -> the largest error.
+        optional: contenders that the others can be timed without.
+
+    Returns:
+        Optional contenders with a larger error, which are not to be timed: a note tells of each.
 
     Raises:
-        UserError: an error is larger; times of a wrong result mean nothing.
+        UserError: the error of another contender is larger; times of a wrong result mean nothing.
     """
     bench.checks |= errors
+    wrong = set()
     for name, error in errors.items():
-        tolerance = tolerances[name.rpartition(", ")[2]]
-        if not error <= tolerance:
+        contender, _, what = name.rpartition(", ")
+        if error <= tolerances[what]:
+            continue
+        found = f"{name}: an error of {error:.1e}, where {tolerances[what]:.0e} is the most"
+        if contender not in optional:
             raise UserError(
-                f"Nothing was timed: {name}: an error of {error:.1e}, where {tolerance:.0e} is the most. Leave this "
-                "contender out, or mend it (`ablate doctor` shows the back ends)."
+                f"Nothing was timed: {found}. Choose other kernels, or fix these (`ablate doctor` shows what there is)."
             )
+        if contender not in wrong:
+            bench.notes.append(f"{contender} left out: {found.removeprefix(f'{contender}, ')}")
+        wrong.add(contender)
+    return wrong
 
 
 def _results(call: Call, inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -48,10 +48,11 @@ def sampler(
     title = f"Sampling {config.generator.grid_size**2} tokens in {steps} steps, {preset}, float32, without decoding"
     bench = Bench("sampler", title, baseline=BASELINE, machine=machine(torch.get_num_threads()))
     bench.notes.append("floor: the forward passes of the doubled batch alone, fastest of the same run")
-    for batch in batches:
-        calls = _contenders(config, network, batch, device)
+    cases = {batch: _contenders(config, network, batch, device) for batch in batches}
+    for batch, calls in cases.items():
         same = (calls[BASELINE]() == calls[NAIVE]()).float().mean()
         verify(bench, {f"{NAIVE}, B={batch}, tokens that differ": 1 - same.item()}, TOLERANCES)
+    for batch, calls in cases.items():
         rows = interleave(f"B={batch}", "sampling", calls, baseline=BASELINE, seconds=seconds)
         floor = next(row.fastest_ms for row in rows if row.contender == ALONE)
         bench.rows += [row if row.contender == ALONE else replace(row, floor_ms=floor) for row in rows]

@@ -56,7 +56,7 @@ def _notes(bench: Bench) -> list[str]:
     notes = [f"relative error, checked before timing: {checks}"] if checks else []
     if ran := bench.machine.get("backends"):
         forced = bench.machine.get("forced_kernels")
-        by = f", as ABLATE_KERNELS={forced} asks" if forced else ""
+        by = f", under ABLATE_KERNELS={forced}" if forced else ""
         notes.append(f"kernels that ran: {', '.join(f'{operation} {names}' for operation, names in ran.items())}{by}")
     return [*notes, *bench.notes]
 

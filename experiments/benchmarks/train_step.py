@@ -21,6 +21,7 @@ from experiments.benchmarks.measure import interleave, machine
 from experiments.benchmarks.problem import forced, verify
 from experiments.benchmarks.work import NOTE, floor_of
 from experiments.config import load_config
+from experiments.errors import UserError
 from lightning_modules.kernels import reset_backends_used
 from lightning_modules.precision import computes_bfloat16, exact_float32
 
@@ -34,6 +35,8 @@ MOST_PARAMETERS = 50_000_000
 UPDATE_MOVES = 3 + 7
 """Numbers moved per parameter: read forward and backward, gradient written; AdamW reads weight, gradient and moments,
 and writes all but the gradient."""
+READ = ("generator", "objective", "optim", "tokenizer", "data", "trainer.compile", "trainer.ema_decay")
+"""Sections and keys that change a training step."""
 SHOWN = 8
 """Operations that a note names."""
 
@@ -45,6 +48,7 @@ def train_step(
     overrides: Mapping[str, Any] = MappingProxyType({}),
 ) -> Bench:
     """seconds: time spent per preset. overrides: of every preset, by key. Data and weights are random."""
+    _check(presets, overrides)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     title = f"A training step of {batch} samples, without loading and logging"
     bench = Bench("train-step", title, baseline=BASELINE, machine=machine(torch.get_num_threads()))
@@ -69,6 +73,19 @@ def train_step(
         bench.rows += interleave(preset, "step", calls, baseline=BASELINE, seconds=seconds, floors_ms={BASELINE: floor})
         bench.notes += [f"{preset}, {name}: {_split(cell)}" for name, cell in cells.items()]
     return bench
+
+
+def _check(presets: Sequence[str], overrides: Mapping[str, Any]) -> None:
+    """Raise UserError for a preset that cannot be measured, and for a key that changes nothing here."""
+    for preset in presets:
+        if load_config(preset, {**overrides, "benchmark.name": "training"}).objective.name == "reconstruction":
+            raise UserError(f"The benchmark trains generators, and {preset} trains a tokenizer.")
+    for key in overrides:
+        if not any(f"{key}.".startswith(f"{name}.") for name in READ):
+            raise UserError(
+                f"{key} changes nothing in this benchmark, which reads {', '.join(READ)} and measures every precision "
+                "that the device has; batch= is the batch size, and ABLATE_KERNELS names back ends."
+            )
 
 
 def _gradient_error(preset: str, overrides: Mapping[str, Any], device: torch.device) -> float | None:

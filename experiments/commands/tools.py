@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 
@@ -49,19 +50,27 @@ def doctor_command(data: Path | None, as_json: bool, root: str) -> None:
 @click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for JSON and figure.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--options", "list_options", is_flag=True, help="List the options of NAME, and run nothing.")
 @ROOT_OPTION
-def bench_command(name: str | None, options: tuple[str, ...], out: Path | None, as_json: bool, root: str) -> None:
-    """Run benchmark NAME; without a name, list all with their options. Ratios are measured side by side in one run.
+def bench_command(
+    name: str | None, options: tuple[str, ...], out: Path | None, as_json: bool, list_options: bool, root: str
+) -> None:
+    """Run benchmark NAME; without a name, list all. Ratios are measured side by side in one run.
 
     KEY=VALUE changes an option: seconds=20, presets=aim/demo,dimba/demo, batches=1,16, shapes=8x768x257. Where the
     options have presets, KEY may also be any key of a preset: generator.depth=2.
     """
-    from experiments.benchmarks import BENCHMARKS, function_of, run
+    from experiments.benchmarks import BENCHMARKS, function_of, run, summary_of
     from experiments.benchmarks.options import defaults_of, parse_options
 
     if name is None:
         for known in sorted(BENCHMARKS):
-            click.echo(" ".join([known, *defaults_of(function_of(known))]))
+            click.echo(f"{known:<{max(map(len, BENCHMARKS))}}  {summary_of(known)}")
+        click.echo("ablate bench NAME --options lists the options of one.")
+        return
+    if list_options:
+        function = function_of(name)
+        click.echo("\n".join([*defaults_of(function), "", inspect.getdoc(function) or ""]))
         return
     chosen = parse_options(function_of(name), options)
     configure_logging()
