@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 BENCHMARKS: dict[str, str] = {
     "scan": "experiments.benchmarks.scan:scan",
     "cross-scan": "experiments.benchmarks.cross_scan:cross_scan",
+    "ssd": "experiments.benchmarks.ssd:duality",
     "conv": "experiments.benchmarks.conv:conv",
     "layer": "experiments.benchmarks.layer:layer",
     "sampler": "experiments.benchmarks.sampler:sampler",

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.benchmarks.bench import FORWARD, TRAINING
 from experiments.benchmarks.measure import floor_ms
-from lightning_modules.kernels import conv_op, scan_op
+from lightning_modules.kernels import conv_op, scan_op, ssd_op
 
 FLOAT_BYTES = 4
 NOTE = "floor: multiply-adds at the measured peak or bytes at the measured bandwidth, whichever is longer"
@@ -38,8 +38,17 @@ def conv_work(positions: int, taps: int, silu: bool = True, backward: bool = Fal
     return positions * (forward + 2 * taps + (4 if silu else 0) if backward else forward)
 
 
+def ssd_work(batch: int, length: int, heads: int, width: int, states: int, backward: bool = False) -> int:
+    """Multiply-adds of state space duality, by the cheaper of its forms: products with all earlier positions, or with a
+    state. Backward as many again for each factor, and the scores once more."""
+    seen = (length + 1) / 2
+    if backward:
+        return round(batch * length * min(seen * (2 * heads * width + 3 * states), 4 * heads * width * states))
+    return round(batch * length * min(seen * (heads * width + states), 2 * heads * width * states))
+
+
 def multiply_adds(call: Callable[[], object]) -> int:
-    """Of one call: those of its matrix products and attention, and the work of the suite's scans and convolutions."""
+    """Of one call: those of its matrix products and attention, and the work of the suite's kernels."""
     with FlopCounterMode(display=False, custom_mapping=_KERNELS) as counter:
         call()
     return counter.get_total_flops() // 2
@@ -97,7 +106,19 @@ def _conv_backward(x, weight, bias, grad_y, pad_left, silu, *_, **__) -> int:
     return 2 * conv_work(math.prod(x), weight[-1], silu, backward=True)
 
 
+def _ssd(x, dt, A, B, *_, **__) -> int:
+    batch, length, heads, width = x
+    return 2 * ssd_work(batch, length, heads, width, B[-1])
+
+
+def _ssd_backward(x, dt, A, B, *_, **__) -> int:
+    batch, length, heads, width = x
+    return 2 * ssd_work(batch, length, heads, width, B[-1], backward=True)
+
+
 _KERNELS = {
+    ssd_op.ssd.overloadpacket: _ssd,
+    ssd_op.ssd_backward.overloadpacket: _ssd_backward,
     scan_op.selective_scan.overloadpacket: _scan,
     scan_op.selective_scan_backward.overloadpacket: _scan_backward,
     conv_op.depthwise_conv1d.overloadpacket: _conv,

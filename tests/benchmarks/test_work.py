@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from experiments.benchmarks.bench import FORWARD, TRAINING
-from experiments.benchmarks.work import conv_work, floor_of, floors, layer_moves, multiply_adds, scan_work
-from lightning_modules.kernels import depthwise_conv1d, selective_scan
+from experiments.benchmarks.work import conv_work, floor_of, floors, layer_moves, multiply_adds, scan_work, ssd_work
+from lightning_modules.kernels import depthwise_conv1d, selective_scan, ssd
 from tests.kernels.problems import small_scan
 
 MACHINE = {"multiply_adds_per_s": 1e9, "bytes_per_s": 4e9}
@@ -36,6 +36,18 @@ def test_convolutions_count_as_in_their_own_benchmark(silu: bool) -> None:
     call = lambda: depthwise_conv1d(x, weight, activation="silu" if silu else None).sum().backward()  # noqa: E731
     assert multiply_adds(call) == conv_work(positions, 3, silu) + conv_work(positions, 3, silu, backward=True)
     assert conv_work(positions, 3, silu=False) == 3 * positions
+
+
+@pytest.mark.parametrize("length", [6, 60])
+def test_ssd_takes_the_cheaper_form(length: int) -> None:
+    batch, heads, width, states = 2, 3, 4, 5
+    shapes = (batch, length, heads, width), (batch, length, heads), (heads,), *[(batch, length, states)] * 2
+    inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
+    sizes = (batch, length, heads, width, states)
+    both = ssd_work(*sizes) + ssd_work(*sizes, backward=True)
+    assert multiply_adds(lambda: ssd(*inputs).sum().backward()) == both
+    earlier, state = batch * length * (length + 1) // 2 * (12 + 5), batch * length * 2 * 12 * 5
+    assert ssd_work(*sizes) == min(earlier, state) == (earlier if length == 6 else state)
 
 
 def test_the_floor_is_the_longer_of_computing_and_moving() -> None:
