@@ -132,9 +132,11 @@ def test_many_samples_go_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None
     model = _build(SIZES["narrow"])
     with pytest.raises(ValueError, match="takes up to 64 samples, not 65"):
         _decode(model, 65, "cpp", monkeypatch)
-    monkeypatch.setenv("ABLATE_KERNELS", "auto")
     context = model.embed_condition(torch.zeros(65, dtype=torch.long), torch.zeros(65, dtype=torch.bool))
-    assert model.start(context, LENGTH, 65)[0].decode is None
+    for forced in ("auto", "cpp", "transformer_decode=cpp,cpp"):
+        monkeypatch.setenv("ABLATE_KERNELS", forced)
+        assert model.start(context, LENGTH, 65)[0].decode is None
+    monkeypatch.setenv("ABLATE_KERNELS", "auto")
     context = model.double().embed_condition(torch.zeros(2, dtype=torch.long), torch.zeros(2, dtype=torch.bool))
     assert model.start(context, LENGTH, 2)[0].decode is None
 
