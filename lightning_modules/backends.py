@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
+from typing import NamedTuple
 
 ENVIRONMENT_VARIABLE = "ABLATE_KERNELS"
 AUTO = "auto"
@@ -26,6 +27,8 @@ OPERATIONS = (
     MAMBA2_DECODE,
     TRANSFORMER_DECODE,
 )
+WHOLE_NETWORKS = frozenset({MAMBA2_DECODE, TRANSFORMER_DECODE})
+"""Steps of whole networks, which layers take one by one where a back end has no step for the call."""
 # In order of preference: the first that fits runs. Packages stand ahead of the suite's own GPU kernels: who installs
 # them wants them to run, unless they would have to run several times (`behind` of dispatch.choose).
 IMPLEMENTED: dict[str, frozenset[str]] = {
@@ -40,8 +43,16 @@ IMPLEMENTED: dict[str, frozenset[str]] = {
 """Back end -> the operations that it implements."""
 
 
+class Forced(NamedTuple):
+    """What the user asks for."""
+
+    backend: str
+    by_operation: bool
+    """As `operation=backend`, not as a back end for all that it implements."""
+
+
 @lru_cache(maxsize=64)
-def forced_backends(value: str, source: str) -> Mapping[str, str]:
+def forced_backends(value: str, source: str) -> Mapping[str, Forced]:
     """Operation -> the back end that a value asks for: "cpp", which holds for the operations that it implements, or
     "selective_scan=cpp,depthwise_conv1d=torch"; a later entry wins, and "auto" leaves the choice to the suite.
 
@@ -51,7 +62,7 @@ def forced_backends(value: str, source: str) -> Mapping[str, str]:
     Raises:
         ValueError: a name that does not exist, or a back end that does not implement the operation.
     """
-    forced: dict[str, str] = {}
+    forced: dict[str, Forced] = {}
     for entry in filter(None, (part.strip() for part in value.split(","))):
         operation, separator, name = entry.partition("=")
         if not separator:
@@ -63,8 +74,8 @@ def forced_backends(value: str, source: str) -> Mapping[str, str]:
         implemented = OPERATIONS if name == AUTO else IMPLEMENTED[name]
         if operation and operation not in implemented:
             raise ValueError(f"{source}: {name} does not implement {operation}; {_who_does(operation)} do.")
-        forced |= dict.fromkeys([operation] if operation else implemented, name)
-    return MappingProxyType({operation: name for operation, name in forced.items() if name != AUTO})
+        forced |= dict.fromkeys([operation] if operation else implemented, Forced(name, bool(operation)))
+    return MappingProxyType({operation: entry for operation, entry in forced.items() if entry.backend != AUTO})
 
 
 def _who_does(operation: str) -> str:

@@ -27,12 +27,16 @@ def shard(network: nn.Module, mesh: Any) -> None:
     """Split the parameters of a generator among the processes of `mesh`, in place. Collective.
 
     Every layer (element of an outermost ModuleList) is gathered by itself, what is left around the layers together.
+    Outside `forward`, `embed_condition` and `sampling_context` a method finds shares of weights: whoever decodes token
+    by token needs a `whole_network`.
     """
     for layer in _layers(network):
         fully_shard(layer, mesh=mesh)
     # The average moves between forward and backward, so nothing may be whole then.
     fully_shard(network, mesh=mesh, reshard_after_forward=True)
     register_fsdp_forward_method(network, "embed_condition")  # computes with weights, outside `forward`
+    # A layer's weights are gathered for its `forward` alone, so nothing of a layer is computed ahead of the steps.
+    vars(network)["sampling_context"] = network.embed_condition
 
 
 def is_sharded(network: nn.Module) -> bool:

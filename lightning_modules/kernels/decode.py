@@ -29,7 +29,7 @@ def mamba2_decoder(
 ) -> Callable[[Tensor], Tensor] | None:
     """A function from the newest token's residual stream (B, M) to logits (B, V), or None: run layer by layer.
 
-    Arguments are those of `Mamba2Decoder`. Raises ValueError where a named back end cannot run this.
+    Arguments are those of `Mamba2Decoder`. Raises ValueError where a back end named for this cannot run it.
     """
     if not _in_one_call(backends.MAMBA2_DECODE, backend, len(final_shift), final_shift, head):
         return None
@@ -47,7 +47,7 @@ def transformer_decoder(
     """A function from the newest token's residual stream (B, M), rotation and position to logits (B, V), or None: run
     layer by layer.
 
-    Arguments are those of `TransformerDecoder`. Raises ValueError where a named back end cannot run this.
+    Arguments are those of `TransformerDecoder`. Raises ValueError where a back end named for this cannot run it.
     """
     if not _in_one_call(backends.TRANSFORMER_DECODE, backend, len(visible), norm, head):
         return None

@@ -13,6 +13,7 @@ from lightning_modules.backends import (
     ENVIRONMENT_VARIABLE,
     IMPLEMENTED,
     OPERATIONS,
+    WHOLE_NETWORKS,
     forced_backends,
 )
 from lightning_modules.kernels.cpp import library as cpp
@@ -128,12 +129,16 @@ def choose(
     requested: a name, or None / "auto" to let ABLATE_KERNELS and then the order of preference decide.
     excluded: back ends that cannot take this call for its own reasons -> the reason.
     behind: back ends that are no gain for this call -> the one that runs instead where it fits and none is named.
-    Raises ValueError where a named back end is unknown or cannot run this.
+    Raises ValueError where a named back end is unknown or cannot run this; of `WHOLE_NETWORKS`, one that is `excluded`
+    is passed over unless it is named for the operation itself.
     """
     name, source = requested, "backend"
     if name in (None, "auto"):
         source = ENVIRONMENT_VARIABLE
-        name = forced_backends(os.environ.get(source, ""), source).get(operation)
+        forced = forced_backends(os.environ.get(source, ""), source).get(operation)
+        name = None if forced is None else forced.backend
+        if forced is not None and not forced.by_operation and operation in WHOLE_NETWORKS and name in excluded:
+            name = None  # the layers' operations run on the forced back end then
     if name is None:
         names = (name for name in BACKENDS if name not in excluded)
         fitting = (name for name in names if BACKENDS[name].unfit(operation, device, dtype) is None)

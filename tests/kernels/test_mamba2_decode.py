@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import Tensor
 
 from lightning_modules.generators.aim import AiM
 from lightning_modules.generators.configs.aim import AiMConfig
-from lightning_modules.kernels import available, backends_used, reset_backends_used
+from lightning_modules.kernels import available, backends_used, mamba2_decoder, reset_backends_used
 from lightning_modules.layers.config import Mamba2Config
 
 SIZES = {
@@ -97,6 +99,52 @@ def test_many_samples_go_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None
     model = AiM(SIZES["plain"]).eval()
     with pytest.raises(ValueError, match="takes up to 64 samples, not 65"):
         _decode(model, 65, "cpp", monkeypatch)
-    monkeypatch.setenv("ABLATE_KERNELS", "auto")
     context = model.embed_condition(torch.zeros(65, dtype=torch.long), torch.zeros(65, dtype=torch.bool))
-    assert model.start(context, 16, 65)[0].decode is None
+    for forced in ("auto", "cpp"):
+        monkeypatch.setenv("ABLATE_KERNELS", forced)
+        reset_backends_used()
+        state, _ = model.start(context, 16, 65)
+        model.step(torch.zeros(65, dtype=torch.long), state, 0)
+        assert state.decode is None and backends_used()["depthwise_conv1d_update"] == "cpp"
+
+
+SHAPES = {
+    "in_proj": (24, 8), "out_proj": (8, 8), "taps": (4, 14), "conv_bias": (14,), "dt_bias": (2,), "A": (2,),
+    "skip": (2,), "norm": (8,), "shift": (2, 8), "scale": (2, 8), "gate": (2, 8), "window": (2, 3, 14),
+    "state": (2, 2, 4, 3),
+}  # fmt: skip
+"""Of a layer of width 8 with 2 heads of 4 channels, 3 states and 4 taps, for 2 samples."""
+ENDS = {"norm": (8,), "final_shift": (2, 8), "final_scale": (2, 8), "head": (5, 8)}
+
+
+@pytest.mark.parametrize(
+    ("layer", "ends", "message"),
+    [
+        ({"out_proj": (5, 8)}, {}, "out_proj must be (8, 8), not (5, 8)"),
+        ({"conv_bias": (2,)}, {}, "conv_bias must be (14,), not (2,)"),
+        ({"in_proj": (23, 8)}, {}, "in_proj must be (24, 8), not (23, 8)"),
+        ({"gate": (1, 8)}, {}, "gate must be (2, 8), not (1, 8)"),
+        ({"window": (2, 4, 14)}, {}, "window must be (2, 3, 14), not (2, 4, 14)"),
+        ({"skip": (2, 1)}, {}, "skip must be (2,), not (2, 1)"),
+        ({}, {"norm": (7,)}, "norm must be (8,), not (7,)"),
+        ({}, {"final_scale": (1, 8)}, "final_scale must be (2, 8), not (1, 8)"),
+        ({}, {"head": (5, 7)}, "head must be (5, 8), not (5, 7)"),
+    ],
+    ids=lambda value: next(iter(value), "-") if isinstance(value, dict) else "",
+)
+def test_tensors_that_do_not_fit_are_refused(layer: dict, ends: dict, message: str) -> None:
+    layers = [{name: torch.zeros(shape) for name, shape in shapes.items()} for shapes in (SHAPES, SHAPES | layer)]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        mamba2_decoder(layers, *(torch.zeros(shape) for shape in (ENDS | ends).values()), 1e-5, backend="cpp")
+
+
+def test_inputs_that_do_not_fit_are_refused() -> None:
+    layer = {name: torch.zeros(shape) for name, shape in SHAPES.items()}
+    decode = mamba2_decoder([layer], *map(torch.zeros, ENDS.values()), 1e-5, backend="cpp")
+    assert decode is not None and torch.equal(decode(torch.ones(2, 8)), torch.zeros(2, 5))
+    with pytest.raises(ValueError, match=re.escape("residual must be (2, 8), not (8,)")):
+        decode(torch.ones(8))
+    with pytest.raises(ValueError, match="residual wants a gradient, but decoding has none"):
+        decode(torch.ones(2, 8, requires_grad=True))
+    with torch.no_grad():
+        assert not decode(torch.ones(2, 8, requires_grad=True)).requires_grad

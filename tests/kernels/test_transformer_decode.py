@@ -132,9 +132,11 @@ def test_many_samples_go_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None
     model = _build(SIZES["narrow"])
     with pytest.raises(ValueError, match="takes up to 64 samples, not 65"):
         _decode(model, 65, "cpp", monkeypatch)
-    monkeypatch.setenv("ABLATE_KERNELS", "auto")
     context = model.embed_condition(torch.zeros(65, dtype=torch.long), torch.zeros(65, dtype=torch.bool))
-    assert model.start(context, LENGTH, 65)[0].decode is None
+    for forced in ("auto", "cpp", "transformer_decode=cpp,cpp"):
+        monkeypatch.setenv("ABLATE_KERNELS", forced)
+        assert model.start(context, LENGTH, 65)[0].decode is None
+    monkeypatch.setenv("ABLATE_KERNELS", "auto")
     context = model.double().embed_condition(torch.zeros(2, dtype=torch.long), torch.zeros(2, dtype=torch.bool))
     assert model.start(context, LENGTH, 2)[0].decode is None
 
@@ -160,6 +162,32 @@ def test_tensors_that_do_not_fit_are_refused(name: str, wrong: Tensor, message: 
     others = torch.ones(8), torch.zeros(6, 8), torch.ones(2, 1, 1, 5, dtype=torch.bool), 1e-5
     with pytest.raises(ValueError, match=re.escape(message)):
         transformer_decoder([_tensors() | {name: wrong}], *others)
+
+
+def test_heads_of_odd_width_are_refused() -> None:
+    odd = _tensors() | {name: torch.zeros(2, 2, 5, 3) for name in ("keys", "values")}
+    others = torch.ones(6), torch.zeros(6, 6), torch.ones(2, 1, 1, 5, dtype=torch.bool), 1e-5
+    with pytest.raises(ValueError, match="Heads must be of even width, .* not of 3"):
+        transformer_decoder([odd], *others, backend="cpp")
+
+
+@pytest.mark.parametrize(
+    ("residual", "rotation", "message"),
+    [
+        (torch.ones(8), torch.ones(2, 2), "residual must be (2, 8), not (8,)"),
+        (torch.ones(2, 8), torch.ones(2), "rotation must be (2, 2), not (2,)"),
+        (torch.ones(2, 8, requires_grad=True), torch.ones(2, 2), "residual wants a gradient, but decoding has none"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(residual: Tensor, rotation: Tensor, message: str) -> None:
+    others = torch.ones(8), torch.zeros(6, 8), torch.ones(2, 1, 1, 5, dtype=torch.bool), 1e-5
+    decode = transformer_decoder([_tensors()], *others, backend="cpp")
+    assert decode is not None
+    with pytest.raises(ValueError, match=re.escape(message)):
+        decode(residual, rotation, 0)
+    with torch.no_grad():
+        logits = decode(torch.ones(2, 8, requires_grad=True), torch.ones(2, 2), 0)
+    assert not logits.requires_grad
 
 
 def test_a_position_beyond_the_cache_is_refused() -> None:

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
 from experiments.config import load_config
+from lightning_modules.conditions import condition_of
 from lightning_modules.config import OBJECTIVES
 from lightning_modules.generators.config import GENERATORS
 from lightning_modules.sharding import is_sharded, load_whole_state, shard, whole, whole_network, whole_state
@@ -27,7 +29,8 @@ PRESETS = ("maskmamba/demo", "aim/demo", "aim/llamagen-demo", "dimba/demo", "mma
 
 
 def train(preset: str, mesh: object) -> float:
-    """Two steps whole and sharded, the second of them after writing and reading the sharded weights."""
+    """Two steps of training whole and sharded, the second of them after writing and reading the sharded weights, and a
+    step of sampling, sharded and by a whole copy."""
     fields = load_config(preset).generator.__dict__.keys()
     config = load_config(preset, {f"generator.{key}": TINY[key] for key in TINY.keys() & fields})
     torch.manual_seed(0)
@@ -43,10 +46,12 @@ def train(preset: str, mesh: object) -> float:
             step(model, config, batch)
         load_whole_state(sharded, broadcast(whole_state(sharded)))
     assert is_sharded(sharded)
+    sampled = sampling_step(sharded, batch)
     copied = whole_network(sharded, lambda: GENERATORS.build(config.generator), torch.device("cpu"))
     if copied is None:
         assert dist.get_rank() == 1
         return 0.0
+    torch.testing.assert_close(sampled, sampling_step(copied, batch))
     moved = max((p - q).detach().abs().max() for p, q in zip(plain.parameters(), start.parameters(), strict=True))
     apart = max((p - q).detach().abs().max() for p, q in zip(plain.parameters(), copied.parameters(), strict=True))
     return float(apart / moved)
@@ -63,6 +68,15 @@ def step(model: torch.nn.Module, config: object, batch: dict) -> None:
     assert norm > 0
     torch.optim.SGD(model.parameters(), lr=0.1).step()
     model.zero_grad()
+
+
+@torch.inference_mode()
+def sampling_step(model: torch.nn.Module, batch: dict) -> Tensor:
+    """What a network gives under the context that samplers compute once and use in every step."""
+    inputs = batch["tokens"] if "tokens" in batch else batch["latents"]
+    context = model.sampling_context(condition_of(batch), torch.arange(len(inputs)) % 2 == 0)
+    times = () if "tokens" in batch else (torch.linspace(0, 999, len(inputs)),)
+    return model(inputs, context, *times)
 
 
 def broadcast(state: dict) -> dict:

@@ -1,4 +1,4 @@
-"""Fully sharded training in two processes gives what whole networks give, for every generator."""
+"""Fully sharded networks in two processes train and sample as whole ones do, for every generator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lightning_modules.generators.config import GENERATORS
 from tests.lightning_modules.sharding_worker import PRESETS
 
 
-def test_every_generator_trains_alike_whole_and_sharded(tmp_path: Path) -> None:
+def test_every_generator_trains_and_samples_alike_whole_and_sharded(tmp_path: Path) -> None:
     assert {load_config(preset).generator.name for preset in PRESETS} == set(GENERATORS.names())
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -13,10 +13,10 @@ import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -117,6 +117,11 @@ def load() -> ctypes.CDLL:
     )
 
 
+def variant(function: str, dtype: torch.dtype) -> Callable[[Any], int]:
+    """The C++ function for tensors of this dtype; it takes a structure of arguments by reference."""
+    return getattr(load(), f"{function}_{_SUFFIX[dtype]}")
+
+
 def call(function: str, dtype: torch.dtype, fields: Iterable[int]) -> int:
     """Call a kernel for tensors of this dtype, with an argument structure that is made of 64-bit numbers alone.
 
@@ -127,7 +132,7 @@ def call(function: str, dtype: torch.dtype, fields: Iterable[int]) -> int:
         The kernel's status, 0 for success; of one without a status, any number.
     """
     values = list(fields)
-    return getattr(load(), f"{function}_{_SUFFIX[dtype]}")((ctypes.c_int64 * len(values))(*values))
+    return variant(function, dtype)((ctypes.c_int64 * len(values))(*values))
 
 
 def address(tensor: Tensor | None) -> int:
@@ -179,29 +184,36 @@ def _clean(folder: Path) -> None:
 
 
 def _build(command: list[str], built: Path) -> str:
-    """Compiles the sources side by side and links them; the compiler's complaints, empty where all went well."""
-    objects = {source: built.with_name(f"{source.stem}.o") for source in sorted(SOURCES.glob("*.cpp"))}
+    """Compiles the sources side by side and links them; the compiler's complaints, empty where all went well.
+
+    Raises CompilerHangs if that is not done after `COMPILE_SECONDS`.
+    """
+    deadline = time.monotonic() + COMPILE_SECONDS
+    objects = {str(source): str(built.with_name(f"{source.stem}.o")) for source in sorted(SOURCES.glob("*.cpp"))}
+    compile_each = [[*command, "-c", source, "-o", to] for source, to in objects.items()]
+    link = [*command, "-shared", *objects.values(), "-o", str(built)]
+    return _run(compile_each, deadline) or _run([link], deadline)
+
+
+def _run(commands: list[list[str]], deadline: float) -> str:
+    """Runs compilers side by side until a time of the monotonic clock; complaints, empty where none failed."""
     jobs: list[subprocess.Popen[str]] = []
     try:
-        for source, to in objects.items():
-            compile_one: list[str | Path] = [*command, "-c", source, "-o", to]
+        for command in commands:
             # A group of its own, for a compiler starts other programs.
-            jobs.append(subprocess.Popen(compile_one, stderr=subprocess.PIPE, text=True, start_new_session=True))
-        errors = [job.communicate(timeout=COMPILE_SECONDS)[1] for job in jobs]
-        if any(job.returncode for job in jobs):
-            return "\n".join(errors).strip() or "no message"
-        link: list[str | Path] = [*command, "-shared", *objects.values(), "-o", built]
-        run = subprocess.run(link, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False)
-        return run.stderr.strip() or "no message" if run.returncode else ""
+            jobs.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True))
+        errors = [job.communicate(timeout=max(0.0, deadline - time.monotonic()))[1] for job in jobs]
     except subprocess.TimeoutExpired as error:
-        raise CompilerHangs(f"{command[0]} did not end in {COMPILE_SECONDS} s; set CXX to another compiler") from error
+        message = f"{commands[0][0]} did not end in {COMPILE_SECONDS} s; set CXX to another compiler"
+        raise CompilerHangs(message) from error
     except OSError as error:
-        raise CompilerMissing(f"{command[0]} could not run: {error}") from error
+        raise CompilerMissing(f"{commands[0][0]} could not run: {error}") from error
     finally:
         for job in jobs:
             if job.poll() is None:
                 os.killpg(job.pid, signal.SIGKILL)
             job.communicate()
+    return ("\n".join(errors).strip() or "no message") if any(job.returncode for job in jobs) else ""
 
 
 def _compilers() -> list[list[str]]:

@@ -3,45 +3,23 @@
 Shapes: see source/mamba2_decode.h.
 """
 
-import ctypes
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from lightning_modules.kernels.cpp.decode import check_batch, check_tensor, entry_point
-
-LAYER_TENSORS = (
-    "in_proj out_proj taps conv_bias dt_bias A skip norm shift scale gate window state".split()
-)  # mamba2::Layer, in order
-_IN_DECODING_TYPE = frozenset({"in_proj", "out_proj", "window", "head"})
-_SIZES = ("batch", "width", "inner", "heads", "states", "taps", "vocabulary", "layers", "threads")
-
-
-class _Layer(ctypes.Structure):
-    """mamba2::Layer."""
-
-    _fields_ = [(name, ctypes.c_void_p) for name in LAYER_TENSORS]
-
-
-class _Arguments(ctypes.Structure):
-    """mamba2::Arguments."""
-
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in _SIZES),
-        ("epsilon", ctypes.c_float),
-        ("layer", ctypes.POINTER(_Layer)),
-        *((n, ctypes.c_void_p) for n in "norm final_shift final_scale head residual scratch logits".split()),
-    ]
+from lightning_modules.kernels.cpp.decode import Step, check_batch, check_layers, check_tensor, take
 
 
 class Mamba2Decoder:
     """Residual stream (B, M) of the newest token -> logits (B, V); the layers' windows and states move on in place.
 
     Args:
-        layers: for every layer, `LAYER_TENSORS` by name: in_proj (R, M), out_proj (M, D), window (B, k - 1, W) in the
-            type of decoding (float32 or bfloat16); taps (k, W), conv_bias (W,), dt_bias, A, skip (H,), norm (D,),
-            shift, scale, gate (B, M), state (B, H, P, N) in float32.
+        layers: for every layer, by name: in_proj (R, M), out_proj (M, D), window (B, k - 1, W) in the type of decoding
+            (float32 or bfloat16); taps (k, W), conv_bias (W,), dt_bias, A, skip (H,), norm (D,), shift, scale, gate
+            (B, M), state (B, H, P, N) in float32.
         norm, final_shift, final_scale: (M,), (B, M), (B, M) float32.
         head: (V, M) in the type of decoding.
         epsilon: of every RMS norm.
@@ -50,7 +28,8 @@ class Mamba2Decoder:
     changes the next step.
 
     Raises:
-        ValueError: a tensor that is not contiguous or not of the type above, or more than `MAX_BATCH` samples.
+        ValueError: a tensor that is not contiguous or not of the type and shape above, or more samples than
+            `decode.MAX_BATCH`.
     """
 
     def __init__(
@@ -64,28 +43,57 @@ class Mamba2Decoder:
     ):
         first = layers[0]
         batch, heads, channels, states = first["state"].shape
-        (rows, width), inner, taps = first["in_proj"].shape, heads * channels, len(first["taps"])
+        width, taps = first["in_proj"].shape[1], len(first["taps"])
+        inner = heads * channels
+        convolved = inner + 2 * states
+        rows = inner + convolved + heads
         check_batch(batch)
-        self._tensors = [*layers, {"norm": norm, "final_shift": final_shift, "final_scale": final_scale, "head": head}]
-        for tensors in self._tensors:
-            for name, tensor in tensors.items():
-                check_tensor(name, tensor, head.dtype if name in _IN_DECODING_TYPE else torch.float32)
-        self._threads = threads = torch.get_num_threads()
-        shared, own = rows + inner + 2 * states + inner, max(width, inner)
-        self._scratch = torch.empty(batch * shared + threads * (batch + 1) * own)
-        self._residual = torch.empty(batch, width)
-        self._logits = torch.empty(batch, len(head))
-        self._layers = (_Layer * len(layers))(
-            *(_Layer(*(layer[name].data_ptr() for name in LAYER_TENSORS)) for layer in layers)
-        )
-        kept = (norm, final_shift, final_scale, head, self._residual, self._scratch, self._logits)
-        sizes = (batch, width, inner, heads, states, taps, len(head), len(layers), threads)
-        self._arguments = _Arguments(*sizes, epsilon, self._layers, *(t.data_ptr() for t in kept))
-        self._run = entry_point("mamba2_decode", head.dtype)
+        shapes: dict[str, tuple[int, ...]] = {  # mamba2::Layer, in order
+            "in_proj": (rows, width),
+            "out_proj": (width, inner),
+            "taps": (taps, convolved),
+            "conv_bias": (convolved,),
+            **dict.fromkeys(("dt_bias", "A", "skip"), (heads,)),
+            "norm": (inner,),
+            **dict.fromkeys(("shift", "scale", "gate"), (batch, width)),
+            "window": (batch, taps - 1, convolved),
+            "state": (batch, heads, channels, states),
+        }
+        check_layers(layers, shapes, dict.fromkeys(("in_proj", "out_proj", "window"), head.dtype))
+        check_tensor("norm", norm, torch.float32, (width,))
+        check_tensor("final_shift", final_shift, torch.float32, (batch, width))
+        check_tensor("final_scale", final_scale, torch.float32, (batch, width))
+        check_tensor("head", head, head.dtype, (len(head), width))
+        threads = torch.get_num_threads()
+        sizes = {
+            "batch": batch,
+            "width": width,
+            "inner": inner,
+            "heads": heads,
+            "states": states,
+            "taps": taps,
+            "vocabulary": len(head),
+            "layers": len(layers),
+            "threads": threads,
+        }
+        self._residual, self._logits = torch.empty(batch, width), torch.empty(batch, len(head))
+        tensors = {
+            "norm": norm,
+            "final_shift": final_shift,
+            "final_scale": final_scale,
+            "head": head,
+            "residual": self._residual,
+            "scratch": torch.empty(batch * (rows + convolved + inner) + threads * (batch + 1) * max(width, inner)),
+            "logits": self._logits,
+        }
+        ordered = ([layer[name] for name in shapes] for layer in layers)
+        self._step = Step("mamba2_decode", ordered, sizes, epsilon, tensors)
 
     def __call__(self, residual: Tensor) -> Tensor:
-        """residual: (B, M) float32 -> logits (B, V) float32."""
-        self._residual.copy_(residual)
-        self._arguments.threads = min(self._threads, torch.get_num_threads())  # scratch was cut for so many
-        self._run(ctypes.byref(self._arguments))
+        """residual: (B, M) -> logits (B, V) float32.
+
+        Raises ValueError for another shape, or where it wants a gradient.
+        """
+        take("residual", residual, self._residual)
+        self._step()
         return self._logits.clone()
