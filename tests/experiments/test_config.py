@@ -160,7 +160,7 @@ def test_a_number_out_of_range_is_named_alone(overrides: list[str], said: str) -
     [
         ("gpu", "runtime.kernels='gpu' is no back end: choose one of auto, cpp, mamba_ssm"),
         ("scan=cpp", "runtime.kernels names no operation 'scan': choose from selective_scan"),
-        ("ssd=cpp", "runtime.kernels: cpp does not implement ssd; mamba_ssm, torch, reference do."),
+        ("attention=cpp", "runtime.kernels: cpp does not implement attention; flash_attn, torch, reference do."),
     ],
 )
 def test_kernels_that_nobody_has_are_refused_before_anything_runs(kernels: str, said: str) -> None:

@@ -74,7 +74,7 @@ def test_the_call_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -
     [
         ("gpu", "ABLATE_KERNELS='gpu' is no back end"),
         ("torch,scan=cpp", "names no operation 'scan'"),
-        ("ssd=cpp", "ABLATE_KERNELS: cpp does not implement ssd"),
+        ("attention=cpp", "ABLATE_KERNELS: cpp does not implement attention"),
     ],
 )
 def test_a_misspelt_environment_is_refused(monkeypatch: pytest.MonkeyPatch, value: str, message: str) -> None:
