@@ -300,8 +300,8 @@ def test_sanitizers_find_nothing(tmp_path: Path, target: str) -> None:
     if target != "native" and os.uname().machine != "x86_64":
         pytest.skip("an x86 instruction set")
     program = tmp_path / "sanitized"
-    # Unoptimised: compiles six times faster, and nothing that should be seen is optimised away. Without always_inline,
-    # so that a function is checked in one place: half the time.
+    # Unoptimised: compiles several times faster, and nothing that should be seen is optimised away. Without
+    # always_inline, so that a function is instrumented once and not wherever it is called: compiles faster still.
     command = ["g++", "-O0", "-std=c++17", f"-march={target}", "-fopenmp", "-fsanitize=address,undefined"]
     command += ["-fno-sanitize-recover=all", "-Dalways_inline=unused", f"-I{library.SOURCES}"]
     sources = [*sorted(library.SOURCES.glob("*.cpp")), Path(__file__).with_name("sanitized.cpp")]
