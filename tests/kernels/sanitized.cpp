@@ -146,7 +146,7 @@ bool ssd_case(int64_t B, int64_t L, int64_t H, int64_t P, int64_t N, int64_t chu
   Tensor y(B * L * H * P, 4), last(states, 4), before(chunks * states, 4), grad_y(B * L * H * P, 4), grad_last(states, 4);
   Tensor grad_x(B * L * H * P, 4), grad_dt(B * L * H, 4), grad_A(B * H, 4), grad_B(B * L * N, 4), grad_C(B * L * N, 4);
   Tensor grad_D(B * H, 4), grad_initial(states, 4);
-  ssd::Arguments p{B, L, H, P, N, chunk, 2};
+  ssd::Arguments p{B, L, H, P, N, chunk, 2, {L * H * P, H * P}, {L * H, H}, {L * N, N}, {L * N, N}};
   p.x = x.data(), p.dt = dt.data(), p.A = A.data(), p.B = Bm.data(), p.C = Cm.data();
   p.y = y.data();
   if (extras) p.D = D.data(), p.initial_state = initial.data(), p.final_state = last.data();

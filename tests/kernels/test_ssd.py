@@ -64,6 +64,31 @@ def test_chunks_match_the_recurrence(
     check((batch, length, heads, width, states), backend, direction)
 
 
+@pytest.mark.parametrize("layout", ["parts of a wider tensor", "batch of one, repeated", "batch inside of positions"])
+@pytest.mark.parametrize("backend", FAST)
+def test_inputs_may_lie_apart(backend: str, layout: str) -> None:
+    tensors = problem(2, 70, 3, 8, 4)
+    apart = dict(tensors)
+    if layout == "parts of a wider tensor":
+        wide = torch.cat([tensors["x"].flatten(2), tensors["B"], tensors["delta"], tensors["C"]], -1)
+        x, apart["B"], apart["delta"], apart["C"] = wide.split([24, 4, 3, 4], -1)
+        apart["x"] = x.unflatten(-1, (3, 8))
+    elif layout == "batch of one, repeated":
+        apart |= {
+            name: tensors[name][:1].expand_as(tensors[name]) for name in ("x", "delta", "B", "C", "initial_state")
+        }
+    else:
+        apart |= {n: tensors[n].transpose(0, 1).contiguous().transpose(0, 1) for n in ("x", "delta", "B", "C")}
+        apart["initial_state"] = tensors["initial_state"].mT.contiguous().mT
+    assert not apart["x"].is_contiguous()
+    together = {name: t.contiguous() for name, t in apart.items()}
+    y, state = ssd(**apart, return_final_state=True, backend=backend)
+    expected = ssd(**together, return_final_state=True, backend=backend)
+    assert torch.equal(y, expected[0]) and torch.equal(state, expected[1])
+    for ours, theirs in zip(*(run(given, torch.float32, backend=backend) for given in (apart, together)), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_any_number_of_threads_gives_the_same_bits() -> None:
     """Heads share the gradients of B and C, and are summed in an order of their own."""
     tensors, threads = problem(2, 130, 5, 8, 4), torch.get_num_threads()

@@ -79,16 +79,24 @@ def backward(
 
 def _call(
     kernel: str,
-    inputs: tuple[Tensor | None, ...],
+    inputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None],
     outputs: tuple[Tensor | None, ...],
     received: tuple[Tensor | None, ...] = (None, None),
     grads: list[Tensor | None] | None = None,
 ) -> None:
     """Fills ssd::Arguments of source/ssd.h, field by field."""
-    whole = [None if t is None else t.contiguous() for t in inputs]
-    x, B = inputs[0], inputs[3]
-    assert x is not None and B is not None
+    x, dt, A, B, C, D, initial_state = inputs
+    x, dt, B, C = (_packed(t) for t in (x, dt, B, C))
+    others = (None if t is None else t.contiguous() for t in (D, initial_state))
+    given = (x, dt, A.contiguous(), B, C, *others)
     sizes = (*x.shape, B.shape[2], _chunk(x.shape[1], B.shape[2]), torch.get_num_threads())
-    pointers = map(library.address, (*whole, *outputs, *received, *(grads or [None] * 7)))
-    if library.call(f"ssd_{kernel}", x.dtype, (*sizes, *pointers)) == _OUT_OF_MEMORY:
+    strides = (stride for t in (x, dt, B, C) for stride in t.stride()[:2])
+    tensors = (*given, *outputs, *received, *(grads or [None] * 7))
+    status = library.call(f"ssd_{kernel}", x.dtype, (*sizes, *strides, *map(library.address, tensors)))
+    if status == _OUT_OF_MEMORY:
         raise MemoryError("The C++ state space duality could not allocate its work space.")
+
+
+def _packed(tensor: Tensor) -> Tensor:
+    """The tensor with contiguous positions, which may lie apart, as parts of a wider one do."""
+    return tensor if tensor[0, 0].is_contiguous() else tensor.contiguous()

@@ -16,9 +16,15 @@ using parallel::Buffer;
 using simd::kLanes;
 using simd::Vec;
 
-// Filled field by field by _call in ssd.py. B batch, c chunks, L positions, H heads, P width, N states; all contiguous.
+struct Strides {
+  int64_t batch, position;
+};
+
+// Filled field by field by _call in ssd.py. B batch, c chunks, L positions, H heads, P width, N states. Between batch
+// elements and positions the inputs may lie apart, such as parts of a wider tensor; all else is contiguous.
 struct Arguments {
   int64_t batch, length, heads, width, states, chunk, threads;
+  Strides x_strides, dt_strides, B_strides, C_strides;
   const float *x, *dt;         // (B, L, H, P), (B, L, H)
   const float *A, *B, *C, *D;  // (H), (B, L, N), (B, L, N), (H) or null
   const float* initial_state;  // (B, H, P, N) or null
@@ -113,6 +119,10 @@ inline void copy_rows(const float* from, int64_t from_row, int64_t rows, int64_t
   }
 }
 
+inline const float* at(const float* tensor, const Strides& strides, int64_t b, int64_t position) {
+  return tensor + b * strides.batch + position * strides.position;
+}
+
 // How the lengths of a call are cut and padded.
 struct Shape {
   int64_t chunk, chunks, width, states;  // padded to vectors, but for chunks
@@ -128,10 +138,11 @@ class Decays {
   Decays(float* memory, int64_t size) : dt(memory), since_start(dt + size), until_end(since_start + size), high_(until_end + size), low_(high_ + size), size_(size) {}
 
   void compute(const Arguments& p, int64_t b, int64_t h, int64_t first, int64_t count) {
+    const float* const steps = at(p.dt, p.dt_strides, b, first) + h;
     const double rate = static_cast<double>(p.A[h]) * 1.4426950408889634;
     double sum = 0.0;
     for (int64_t i = 0; i < size_; ++i) {
-      dt[i] = i < count ? p.dt[(b * p.length + first + i) * p.heads + h] : 0.f;
+      dt[i] = i < count ? steps[i * p.dt_strides.position] : 0.f;
       sum += dt[i] * rate;
       high_[i] = static_cast<float>(sum);
       low_[i] = static_cast<float>(sum - high_[i]);
@@ -175,12 +186,13 @@ class Decays {
 
 // scores[i][j] = C_i B_j of one chunk for j <= i, zero elsewhere, (chunk, shape.chunk), and B transposed, (N, shape.chunk).
 inline void compute_scores(const Arguments& p, const Shape& s, int64_t b, int64_t c, float* scores, float* B_columns) {
-  const int64_t first = b * p.length + c * p.chunk, count = s.count(p, c);
-  transpose(p.B + first * p.states, p.states, count, p.states, B_columns, s.chunk);
+  const int64_t count = s.count(p, c);
+  const float *const B = at(p.B, p.B_strides, b, c * p.chunk), *const C = at(p.C, p.C_strides, b, c * p.chunk);
+  transpose(B, p.B_strides.position, count, p.states, B_columns, s.chunk);
   std::memset(scores, 0, p.chunk * s.chunk * sizeof(float));
   for (int64_t i = 0; i < count; i += kRows) {
     const int64_t rows = std::min<int64_t>(kRows, count - i);
-    product(rows, p.C + (first + i) * p.states, p.states, B_columns, s.chunk, padded(i + rows), 0, p.states,
+    product(rows, C + i * p.C_strides.position, p.C_strides.position, B_columns, s.chunk, padded(i + rows), 0, p.states,
             scores + i * s.chunk, s.chunk);
     for (int64_t r = 0; r < rows; ++r)  // what the last vector holds of later positions
       std::memset(scores + (i + r) * s.chunk + i + r + 1, 0, (s.chunk - i - r - 1) * sizeof(float));

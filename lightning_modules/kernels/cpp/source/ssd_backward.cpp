@@ -11,13 +11,14 @@
 namespace ssd {
 namespace {
 
-// Tasks of a call at least, where there are as many heads.
+// Tasks of a call that are wanted; as many groups of a batch element as make them, while their sums are no larger than x.
 constexpr int64_t kTasks = 16;
 
 struct Groups {
   int64_t count, heads;
   explicit Groups(const Arguments& p) {
-    const int64_t wanted = std::clamp<int64_t>((kTasks + p.batch - 1) / p.batch, 1, p.heads);
+    const int64_t most = std::max<int64_t>(2, p.heads * p.width / (p.chunk + 2 * p.states));
+    const int64_t wanted = std::clamp<int64_t>((kTasks + p.batch - 1) / p.batch, 1, std::min(most, p.heads));
     heads = (p.heads + wanted - 1) / wanted;
     count = (p.heads + heads - 1) / heads;
   }
@@ -77,10 +78,10 @@ class Head {
   }
 
   void run(int64_t b, int64_t h, const Shared* chunks) {
-    const int64_t state_size = p_.width * p_.states, at = b * p_.heads + h;
+    const int64_t state_size = p_.width * p_.states, index = b * p_.heads + h;
     bool carried = p_.grad_final_state != nullptr;
     if (carried)
-      copy_rows(p_.grad_final_state + at * state_size, p_.states, p_.width, p_.states, carry_, s_.states);
+      copy_rows(p_.grad_final_state + index * state_size, p_.states, p_.width, p_.states, carry_, s_.states);
     else
       std::memset(carry_, 0, p_.width * s_.states * sizeof(float));
     grad_rate_ = grad_skip_ = 0.0;
@@ -100,11 +101,11 @@ class Head {
       carried = carried || started;
       store(b, h, first, count);
     }
-    p_.grad_A[at] = static_cast<float>(grad_rate_);
-    if (p_.grad_D) p_.grad_D[at] = static_cast<float>(grad_skip_);
+    p_.grad_A[index] = static_cast<float>(grad_rate_);
+    if (p_.grad_D) p_.grad_D[index] = static_cast<float>(grad_skip_);
     if (p_.grad_initial_state)
       for (int64_t q = 0; q < p_.width; ++q)
-        std::memcpy(p_.grad_initial_state + at * state_size + q * p_.states, carry_ + q * s_.states, p_.states * sizeof(float));
+        std::memcpy(p_.grad_initial_state + index * state_size + q * p_.states, carry_ + q * s_.states, p_.states * sizeof(float));
   }
 
  private:
@@ -127,7 +128,8 @@ class Head {
 
   void load(int64_t b, int64_t h, int64_t first, int64_t count) {
     for (int64_t i = 0; i < count; ++i) {
-      const float *const x = p_.x + offset(b, first + i, h), *const grad_y = p_.grad_y + offset(b, first + i, h);
+      const float *const x = at(p_.x, p_.x_strides, b, first + i) + h * p_.width;
+      const float *const grad_y = p_.grad_y + offset(b, first + i, h);
       for (int64_t lane = 0; lane < s_.width; lane += kLanes) {
         const int lanes = simd::lanes_at(p_.width, lane);
         simd::store(values_ + i * s_.width + lane, decays_.dt[i] * simd::load(x + lane, lanes));
@@ -247,16 +249,17 @@ class Head {
     const float skip = p_.D ? p_.D[h] : 0.f;
     double later = 0.0;  // the decay up to i holds all steps up to i
     for (int64_t i = count - 1; i >= 0; --i) {
-      const int64_t at = offset(b, first + i, h);
+      const float* const inputs = at(p_.x, p_.x_strides, b, first + i) + h * p_.width;
+      float* const to = p_.grad_x + offset(b, first + i, h);
       Vec through_values = simd::zeros(), through_skip = simd::zeros();
       for (int64_t lane = 0; lane < p_.width; lane += kLanes) {
         const int lanes = simd::lanes_at(p_.width, lane);
-        const Vec x = simd::load(p_.x + at + lane, lanes), grad_y = simd::load(received_ + i * s_.width + lane);
+        const Vec x = simd::load(inputs + lane, lanes), grad_y = simd::load(received_ + i * s_.width + lane);
         const Vec grad = simd::load(grad_values_ + i * s_.width + lane);
         through_values += grad * x;
         through_skip += grad_y * x;
         const Vec grad_x = decays_.dt[i] * grad;
-        simd::store(p_.grad_x + at + lane, p_.D ? grad_x + skip * grad_y : grad_x, lanes);
+        simd::store(to + lane, p_.D ? grad_x + skip * grad_y : grad_x, lanes);
       }
       later += grad_log_[i];
       grad_rate_ += later * decays_.dt[i];
@@ -304,13 +307,13 @@ int run(const Arguments& p) {
     float* const own = memory.get() + parallel::thread_index() * head_size;
 #pragma omp for schedule(dynamic, 1)
     for (int64_t i = 0; i < chunks; ++i) {
-      const int64_t b = i / s.chunks, c = i % s.chunks, first = b * p.length + c * p.chunk, count = s.count(p, c);
+      const int64_t b = i / s.chunks, c = i % s.chunks, first = c * p.chunk, count = s.count(p, c);
       float* const scores = shared.get() + i * space.shared;
       float *const transposed = scores + space.scores, *const B = transposed + space.scores, *const C = B + space.rows;
       compute_scores(p, s, b, c, scores, own);
       transpose(scores, s.chunk, count, count, transposed, s.chunk);
-      copy_rows(p.B + first * p.states, p.states, count, p.states, B, s.states);
-      copy_rows(p.C + first * p.states, p.states, count, p.states, C, s.states);
+      copy_rows(at(p.B, p.B_strides, b, first), p.B_strides.position, count, p.states, B, s.states);
+      copy_rows(at(p.C, p.C_strides, b, first), p.C_strides.position, count, p.states, C, s.states);
       for (int64_t g = 0; g < groups.count; ++g) {
         float* const to = sums.get() + (b * groups.count + g) * group_stride + c * space.sums;
         parts[(b * groups.count + g) * s.chunks + c] = {scores, transposed, B, C, to, to + space.scores, to + space.scores + space.rows};

@@ -16,10 +16,10 @@ class Head {
 
   // scores, B_columns: of all chunks of this batch element.
   void run(int64_t b, int64_t h, const float* scores, const float* B_columns) {
-    const int64_t state_size = p_.width * p_.states, at = b * p_.heads + h;
+    const int64_t state_size = p_.width * p_.states, index = b * p_.heads + h;
     bool started = p_.initial_state != nullptr;
     if (started)
-      transpose(p_.initial_state + at * state_size, p_.states, p_.width, p_.states, state_, s_.width);
+      transpose(p_.initial_state + index * state_size, p_.states, p_.width, p_.states, state_, s_.width);
     else
       std::memset(state_, 0, p_.states * s_.width * sizeof(float));
     for (int64_t c = 0; c < s_.chunks; ++c) {
@@ -31,7 +31,7 @@ class Head {
       if (c + 1 < s_.chunks || p_.final_state) advance(count, B_columns + c * p_.states * s_.chunk, started);
       started = true;
     }
-    if (p_.final_state) put_state(p_.final_state + at * state_size);
+    if (p_.final_state) put_state(p_.final_state + index * state_size);
   }
 
  private:
@@ -45,7 +45,7 @@ class Head {
   float *const outputs_;  // decayed C, (kRows, s.states)
 
   const float* x(int64_t b, int64_t position, int64_t h) const {
-    return p_.x + ((b * p_.length + position) * p_.heads + h) * p_.width;
+    return at(p_.x, p_.x_strides, b, position) + h * p_.width;
   }
 
   void load_values(int64_t b, int64_t h, int64_t first, int64_t count) {
@@ -64,7 +64,7 @@ class Head {
       std::memset(out_, 0, kRows * s_.width * sizeof(float));
       if (started) {
         for (int64_t r = 0; r < rows; ++r) {
-          const float* const C = p_.C + (b * p_.length + first + i + r) * p_.states;
+          const float* const C = at(p_.C, p_.C_strides, b, first + i + r);
           for (int64_t n = 0; n < p_.states; ++n) outputs_[r * s_.states + n] = C[n] * decays_.since_start[i + r];
         }
         product(rows, outputs_, s_.states, state_, s_.width, s_.width, 0, p_.states, out_, s_.width);
@@ -74,7 +74,7 @@ class Head {
       product_of_earlier(i, rows, weights_, s_.chunk, values_, s_.width, s_.width, out_, s_.width);
       for (int64_t r = 0; r < rows; ++r) {
         const float* const from = x(b, first + i + r, h);
-        float* const to = p_.y + (from - p_.x);
+        float* const to = p_.y + ((b * p_.length + first + i + r) * p_.heads + h) * p_.width;
         for (int64_t lane = 0; lane < p_.width; lane += kLanes) {
           const int lanes = simd::lanes_at(p_.width, lane);
           const Vec y = simd::load(out_ + r * s_.width + lane);
