@@ -85,7 +85,9 @@ def test_inputs_may_lie_apart(backend: str, layout: str) -> None:
     y, state = ssd(**apart, return_final_state=True, backend=backend)
     expected = ssd(**together, return_final_state=True, backend=backend)
     assert torch.equal(y, expected[0]) and torch.equal(state, expected[1])
-    for ours, theirs in zip(*(run(given, torch.float32, backend=backend) for given in (apart, together)), strict=True):
+    for ours, theirs in zip(
+        *(run(inputs, torch.float32, backend=backend) for inputs in (apart, together)), strict=True
+    ):
         assert torch.equal(ours, theirs)
 
 
