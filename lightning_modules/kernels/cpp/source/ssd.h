@@ -41,6 +41,7 @@ constexpr int kColumns = 4;
 #else
 constexpr int kColumns = 3;
 #endif
+constexpr int64_t kRowsOfDecays = 5;
 constexpr int64_t kPad = 2 * kLanes;  // two vectors of exponentials at once
 
 inline int64_t padded(int64_t count, int64_t unit = kLanes) { return (count + unit - 1) / unit * unit; }
@@ -127,15 +128,24 @@ inline const float* at(const float* tensor, const Strides& strides, int64_t b, i
 struct Shape {
   int64_t chunk, chunks, width, states;  // padded to vectors, but for chunks
   explicit Shape(const Arguments& p)
-      : chunk(padded(p.chunk, kPad)), chunks((p.length + p.chunk - 1) / p.chunk), width(padded(p.width)), states(padded(p.states)) {}
+      : chunk(padded(p.chunk, kPad)),
+        chunks((p.length + p.chunk - 1) / p.chunk),
+        width(padded(p.width)),
+        states(padded(p.states)) {}
   int64_t count(const Arguments& p, int64_t c) const { return std::min(p.chunk, p.length - c * p.chunk); }
 };
 
 // Decays of a head inside a chunk. Logarithms to base 2, summed in double and kept as two floats: their differences cancel.
 class Decays {
  public:
-  // `memory`: 5 x shape.chunk floats.
-  Decays(float* memory, int64_t size) : dt(memory), since_start(dt + size), until_end(since_start + size), high_(until_end + size), low_(high_ + size), size_(size) {}
+  // `size`: shape.chunk; `memory`: kRowsOfDecays times as many floats.
+  Decays(float* memory, int64_t size)
+      : dt(memory),
+        since_start(dt + size),
+        until_end(since_start + size),
+        high_(until_end + size),
+        low_(high_ + size),
+        size_(size) {}
 
   void compute(const Arguments& p, int64_t b, int64_t h, int64_t first, int64_t count) {
     const float* const steps = at(p.dt, p.dt_strides, b, first) + h;

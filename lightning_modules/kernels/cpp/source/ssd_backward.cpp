@@ -65,16 +65,24 @@ inline void scale(float factor, int64_t count, float* row) {
 class Head {
  public:
   Head(const Arguments& p, const Shape& s, float* memory)
-      : p_(p), s_(s), decays_(memory, s.chunk), values_(memory + 5 * s.chunk), received_(values_ + p.chunk * s.width),
-        grad_values_(received_ + p.chunk * s.width), values_columns_(grad_values_ + p.chunk * s.width),
-        received_columns_(values_columns_ + s.width * s.chunk), weights_(received_columns_ + s.width * s.chunk),
-        rows_(weights_ + kRows * s.chunk), state_(rows_ + kRows * (s.states + s.width)), carry_(state_ + p.width * s.states),
-        carry_columns_(carry_ + p.width * s.states), column_sums_(carry_columns_ + p.states * s.width),
-        grad_log_(reinterpret_cast<double*>(column_sums_ + s.chunk)) {}
+      : p_(p),
+        s_(s),
+        decays_(memory, s.chunk),
+        values_(memory + kRowsOfDecays * s.chunk),
+        received_(values_ + p.chunk * s.width),
+        grad_values_(received_ + p.chunk * s.width),
+        values_columns_(grad_values_ + p.chunk * s.width),
+        received_columns_(values_columns_ + s.width * s.chunk),
+        weights_(received_columns_ + s.width * s.chunk),
+        rows_(weights_ + kRows * s.chunk),
+        state_(rows_ + kRows * (s.states + s.width)),
+        carry_(state_ + p.width * s.states),
+        carry_columns_(carry_ + p.width * s.states),
+        grad_log_(reinterpret_cast<double*>(carry_columns_ + p.states * s.width)) {}
 
   static int64_t memory(const Arguments& p, const Shape& s) {
-    return 5 * s.chunk + 3 * p.chunk * s.width + 2 * s.width * s.chunk + kRows * (s.chunk + s.states + s.width) +
-           2 * p.width * s.states + p.states * s.width + s.chunk + 2 * s.chunk;
+    return kRowsOfDecays * s.chunk + 3 * p.chunk * s.width + 2 * s.width * s.chunk +
+           kRows * (s.chunk + s.states + s.width) + 2 * p.width * s.states + p.states * s.width + 2 * s.chunk;
   }
 
   void run(int64_t b, int64_t h, const Shared* chunks) {
@@ -93,19 +101,23 @@ class Head {
       load(b, h, first, count);
       std::memset(grad_log_, 0, s_.chunk * sizeof(double));
       inside(count, shared);
-      if (started)
-        copy_rows(p_.before + ((b * s_.chunks + c) * p_.heads + h) * state_size, p_.states, p_.width, p_.states, state_, s_.states);
-      if (started) from_before(count, shared);
+      if (started) {
+        const float* const before = p_.before + ((b * s_.chunks + c) * p_.heads + h) * state_size;
+        copy_rows(before, p_.states, p_.width, p_.states, state_, s_.states);
+        from_before(count, shared);
+      }
       if (carried) from_after(count, shared, started);
-      if (started) carry_back(count, shared);
+      if (started) carry_back(count, shared, carried);
       carried = carried || started;
       store(b, h, first, count);
     }
     p_.grad_A[index] = static_cast<float>(grad_rate_);
     if (p_.grad_D) p_.grad_D[index] = static_cast<float>(grad_skip_);
     if (p_.grad_initial_state)
-      for (int64_t q = 0; q < p_.width; ++q)
-        std::memcpy(p_.grad_initial_state + index * state_size + q * p_.states, carry_ + q * s_.states, p_.states * sizeof(float));
+      for (int64_t q = 0; q < p_.width; ++q) {
+        float* const to = p_.grad_initial_state + index * state_size + q * p_.states;
+        std::memcpy(to, carry_ + q * s_.states, p_.states * sizeof(float));
+      }
   }
 
  private:
@@ -113,12 +125,11 @@ class Head {
   const Shape& s_;
   Decays decays_;
   float *const values_, *const received_, *const grad_values_;  // dt x, grad y, grad dt x: (chunk, s.width)
-  float *const values_columns_, *const received_columns_;       // (s.width, s.chunk), the latter as far as it reaches the start
+  float *const values_columns_, *const received_columns_;       // (s.width, s.chunk), the latter as it reaches the start
   float *const weights_;                                        // (kRows, s.chunk)
   float *const rows_;                                           // (kRows, s.states or s.width)
   float *const state_, *const carry_;                           // before the chunk, gradient after it: (P, s.states)
   float *const carry_columns_;                                  // (N, s.width)
-  float *const column_sums_;                                    // (s.chunk)
   double *const grad_log_;                                      // of the logarithm of the decay up to each position
   double grad_rate_ = 0.0, grad_skip_ = 0.0;
 
@@ -145,12 +156,14 @@ class Head {
       const int64_t rows = std::min<int64_t>(kRows, count - j);
       for (int64_t r = 0; r < rows; ++r)
         decays_.apply<false>(j + r, j + r, count, shared.transposed + (j + r) * s_.chunk, weights_ + r * s_.chunk);
-      product_of_later(j, rows, count, weights_, s_.chunk, received_, s_.width, s_.width, grad_values_ + j * s_.width, s_.width);
+      float* const to = grad_values_ + j * s_.width;
+      product_of_later(j, rows, count, weights_, s_.chunk, received_, s_.width, s_.width, to, s_.width);
     }
     for (int64_t i = 0; i < count; i += kRows) {
       const int64_t rows = std::min<int64_t>(kRows, count - i), columns = padded(i + rows);
       for (int64_t r = 0; r < rows; ++r) std::memset(weights_ + r * s_.chunk, 0, columns * sizeof(float));
-      product(rows, received_ + i * s_.width, s_.width, values_columns_, s_.chunk, columns, 0, p_.width, weights_, s_.chunk);
+      const float* const received = received_ + i * s_.width;
+      product(rows, received, s_.width, values_columns_, s_.chunk, columns, 0, p_.width, weights_, s_.chunk);
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t row = i + r;
         float* const weights = weights_ + r * s_.chunk;
@@ -229,12 +242,12 @@ class Head {
   }
 
   // The gradient of the state before the chunk.
-  void carry_back(int64_t count, const Shared& shared) {
+  void carry_back(int64_t count, const Shared& shared, bool carried) {
     transpose(received_, s_.width, count, p_.width, received_columns_, s_.chunk);
     for (int64_t q = 0; q < p_.width; q += kRows) {
       const int64_t rows = std::min<int64_t>(kRows, p_.width - q);
       for (int64_t r = 0; r < rows; ++r) {
-        scale(decays_.whole, s_.states, carry_ + (q + r) * s_.states);
+        if (carried) scale(decays_.whole, s_.states, carry_ + (q + r) * s_.states);  // else zero
         float* const column = received_columns_ + (q + r) * s_.chunk;
         for (int64_t i = 0; i < s_.chunk; i += kLanes)
           simd::store(column + i, simd::load(column + i) * simd::load(decays_.since_start + i));
@@ -282,8 +295,9 @@ void finish_chunk(const Arguments& p, const Shape& s, const Space& space, int64_
   transpose(grad_scores, s.chunk, count, count, transposed, s.chunk);
   for (int64_t i = 0; i < count; i += kRows) {
     const int64_t rows = std::min<int64_t>(kRows, count - i);
-    product_of_earlier(i, rows, grad_scores + i * s.chunk, s.chunk, B, s.states, s.states, grad_C + i * s.states, s.states);
-    product_of_later(i, rows, count, transposed + i * s.chunk, s.chunk, C, s.states, s.states, grad_B + i * s.states, s.states);
+    const float *const row = grad_scores + i * s.chunk, *const column = transposed + i * s.chunk;
+    product_of_earlier(i, rows, row, s.chunk, B, s.states, s.states, grad_C + i * s.states, s.states);
+    product_of_later(i, rows, count, column, s.chunk, C, s.states, s.states, grad_B + i * s.states, s.states);
     for (int64_t r = 0; r < rows; ++r) {
       std::memcpy(p.grad_B + (first + i + r) * p.states, grad_B + (i + r) * s.states, p.states * sizeof(float));
       std::memcpy(p.grad_C + (first + i + r) * p.states, grad_C + (i + r) * s.states, p.states * sizeof(float));
@@ -295,16 +309,16 @@ int run(const Arguments& p) {
   const Shape s(p);
   const Groups groups(p);
   const Space space(p, s);
-  const int64_t chunks = p.batch * s.chunks, head_size = padded(std::max(Head::memory(p, s), std::max(space.scores, p.states * s.chunk)), 16);
-  const int64_t group_stride = s.chunks * space.sums;
+  const int64_t chunks = p.batch * s.chunks, group_stride = s.chunks * space.sums;
+  const int64_t own_size = padded(std::max({Head::memory(p, s), space.scores, p.states * s.chunk}), 16);
   const Buffer shared = parallel::allocate(chunks * space.shared);
   const Buffer sums = parallel::allocate(chunks * groups.count * space.sums);
-  const Buffer memory = parallel::allocate(p.threads * head_size);
+  const Buffer memory = parallel::allocate(p.threads * own_size);
   const std::unique_ptr<Shared[]> parts(new (std::nothrow) Shared[chunks * groups.count]);
   if (!shared || !sums || !memory || !parts) return parallel::kOutOfMemory;
 #pragma omp parallel num_threads(static_cast<int>(p.threads))
   {
-    float* const own = memory.get() + parallel::thread_index() * head_size;
+    float* const own = memory.get() + parallel::thread_index() * own_size;
 #pragma omp for schedule(dynamic, 1)
     for (int64_t i = 0; i < chunks; ++i) {
       const int64_t b = i / s.chunks, c = i % s.chunks, first = c * p.chunk, count = s.count(p, c);
@@ -316,7 +330,8 @@ int run(const Arguments& p) {
       copy_rows(at(p.C, p.C_strides, b, first), p.C_strides.position, count, p.states, C, s.states);
       for (int64_t g = 0; g < groups.count; ++g) {
         float* const to = sums.get() + (b * groups.count + g) * group_stride + c * space.sums;
-        parts[(b * groups.count + g) * s.chunks + c] = {scores, transposed, B, C, to, to + space.scores, to + space.scores + space.rows};
+        float* const grad_B = to + space.scores;
+        parts[(b * groups.count + g) * s.chunks + c] = {scores, transposed, B, C, to, grad_B, grad_B + space.rows};
       }
     }
     Head head(p, s, own);

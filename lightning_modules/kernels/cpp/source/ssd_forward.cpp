@@ -7,11 +7,18 @@ namespace {
 class Head {
  public:
   Head(const Arguments& p, const Shape& s, float* memory)
-      : p_(p), s_(s), decays_(memory, s.chunk), values_(memory + 5 * s.chunk), weights_(values_ + p.chunk * s.width),
-        out_(weights_ + kRows * s.chunk), state_(out_ + kRows * s.width), outputs_(state_ + p.states * s.width) {}
+      : p_(p),
+        s_(s),
+        decays_(memory, s.chunk),
+        values_(memory + kRowsOfDecays * s.chunk),
+        weights_(values_ + p.chunk * s.width),
+        out_(weights_ + kRows * s.chunk),
+        state_(out_ + kRows * s.width),
+        outputs_(state_ + p.states * s.width) {}
 
   static int64_t memory(const Arguments& p, const Shape& s) {
-    return 5 * s.chunk + p.chunk * s.width + kRows * (s.chunk + s.width) + p.states * s.width + kRows * s.states;
+    return kRowsOfDecays * s.chunk + p.chunk * s.width + kRows * (s.chunk + s.width) + p.states * s.width +
+           kRows * s.states;
   }
 
   // scores, B_columns: of all chunks of this batch element.
@@ -51,9 +58,8 @@ class Head {
   void load_values(int64_t b, int64_t h, int64_t first, int64_t count) {
     for (int64_t i = 0; i < count; ++i) {
       const float* const from = x(b, first + i, h);
-      for (int64_t lane = 0; lane < s_.width; lane += kLanes)
-        simd::store(values_ + i * s_.width + lane,
-                    lane < p_.width ? decays_.dt[i] * simd::load(from + lane, simd::lanes_at(p_.width, lane)) : simd::zeros());
+      for (int64_t lane = 0; lane < p_.width; lane += kLanes)
+        simd::store(values_ + i * s_.width + lane, decays_.dt[i] * simd::load(from + lane, simd::lanes_at(p_.width, lane)));
     }
   }
 
@@ -94,7 +100,8 @@ class Head {
           simd::store(weights_ + r * s_.chunk + j, simd::load(column + j) * simd::load(decays_.until_end + j));
         if (!started) continue;  // zero, even where the decay is infinite
         float* const row = state_ + (n + r) * s_.width;
-        for (int64_t lane = 0; lane < s_.width; lane += kLanes) simd::store(row + lane, decays_.whole * simd::load(row + lane));
+        for (int64_t lane = 0; lane < s_.width; lane += kLanes)
+          simd::store(row + lane, decays_.whole * simd::load(row + lane));
       }
       product(rows, weights_, s_.chunk, values_, s_.width, s_.width, 0, count, state_ + n * s_.width, s_.width);
     }
@@ -109,7 +116,8 @@ class Head {
 
 int run(const Arguments& p) {
   const Shape s(p);
-  const int64_t scores_size = p.chunk * s.chunk, columns_size = p.states * s.chunk, head_size = padded(Head::memory(p, s), 16);
+  const int64_t scores_size = p.chunk * s.chunk, columns_size = p.states * s.chunk;
+  const int64_t head_size = padded(Head::memory(p, s), 16);
   const Buffer scores = parallel::allocate(p.batch * s.chunks * scores_size);
   const Buffer columns = parallel::allocate(p.batch * s.chunks * columns_size);
   const Buffer memory = parallel::allocate(p.threads * head_size);
