@@ -2,6 +2,7 @@
 
 import ctypes
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -9,26 +10,31 @@ from lightning_modules.kernels.cpp import library
 
 _REPEATS = 2_000_000
 _READ_ELEMENTS = 1 << 26  # 256 MiB, beyond any cache
+_SECONDS = 1.0
+"""Of rounds, the best of which counts: on a shared machine a few milliseconds may all fall into a busy moment."""
 
 
-def multiply_adds_per_second(threads: int, rounds: int = 3) -> float:
+def multiply_adds_per_second(threads: int) -> float:
     """Float32 multiply-adds a second, one per lane, the best of some milliseconds-long rounds."""
     function = library.load().machine_multiply_add
     function.argtypes = (ctypes.c_int64, ctypes.c_int64)
     work = _REPEATS * library.load().machine_chains() * library.load().simd_lanes() * threads
-    return work / min(_seconds(lambda: function(_REPEATS, threads)) for _ in range(rounds))
+    return work / _fastest(lambda: function(_REPEATS, threads))
 
 
-def bytes_per_second(threads: int, rounds: int = 3) -> float:
+def bytes_per_second(threads: int) -> float:
     """Bytes read from main memory a second, the best of some rounds."""
     function = library.load().machine_read
     function.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
     data = torch.ones(_READ_ELEMENTS)
     work = data.numel() * data.element_size()
-    return work / min(_seconds(lambda: function(data.data_ptr(), data.numel(), threads)) for _ in range(rounds))
+    return work / _fastest(lambda: function(data.data_ptr(), data.numel(), threads))
 
 
-def _seconds(function) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
+def _fastest(function: Callable[[], object]) -> float:
+    """Seconds of the fastest call."""
+    best, end = float("inf"), time.perf_counter() + _SECONDS
+    while (start := time.perf_counter()) < end:
+        function()
+        best = min(best, time.perf_counter() - start)
+    return best
