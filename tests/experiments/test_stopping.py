@@ -49,9 +49,8 @@ def stored(config: RunConfig, folder: Path) -> str:
     return str(folder / "job.yaml")
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
-@pytest.mark.parametrize("command", ["execute", "train"])
-def test_a_signal_outside_fit_is_no_failure(tmp_path: Path, number: int, command: str) -> None:
+@pytest.mark.parametrize(("command", "number"), [("execute", signal.SIGUSR1), ("train", signal.SIGTERM)])
+def test_a_signal_outside_fit_is_no_failure(tmp_path: Path, command: str, number: int) -> None:
     config = load_config(tiny_preset(tmp_path, "tiny"))
     words = [sys.executable, "-c", SIGNALLED, str(int(number)), command, stored(config, tmp_path)]
     assert subprocess.run(words, capture_output=True).returncode == os.EX_TEMPFAIL
