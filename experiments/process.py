@@ -13,6 +13,7 @@ import torch
 
 from experiments.allocator import keep_freed_memory
 from experiments.config import RunConfig
+from experiments.environment import environment_kernels
 from experiments.errors import UserError
 from experiments.ranks import local_rank
 from lightning_modules.backends import ENVIRONMENT_VARIABLE
@@ -69,6 +70,7 @@ def _force_kernels(name: str) -> None:
             del os.environ[ENVIRONMENT_VARIABLE]
             if before is not None:
                 os.environ[ENVIRONMENT_VARIABLE] = before
+    environment_kernels()  # a name that nobody has is told before anything is loaded
     if name != "auto":
         _forced.append((name, os.environ.get(ENVIRONMENT_VARIABLE)))
         os.environ[ENVIRONMENT_VARIABLE] = name

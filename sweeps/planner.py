@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from collections.abc import Collection, Iterable, Mapping
@@ -14,11 +13,12 @@ from typing import Any
 import yaml
 
 from experiments.config import RunConfig, build_config, load_config, to_dict
+from experiments.environment import environment_kernels
 from experiments.errors import UserError
 from experiments.flat import flatten
 from experiments.identity import benchmark_id, evaluation_id, run_id, search_id
 from experiments.store import RunStore
-from lightning_modules.backends import AUTO, ENVIRONMENT_VARIABLE
+from lightning_modules.backends import AUTO
 from sweeps import cache
 from sweeps.cell import Cell, Excluded, Group
 from sweeps.definition import DEFINITIONS, Choice, Sweep, load_sweep, matches
@@ -214,7 +214,7 @@ def _settings(sweep: Sweep, scale: str, request: Request, choices: Mapping[str, 
 
 def _environment_kernels(sweep: Sweep) -> str:
     """The back ends that the environment forces, where they make another result: of timings. "auto" if none."""
-    return (os.environ.get(ENVIRONMENT_VARIABLE) or AUTO) if sweep.config.measure == "benchmark" else AUTO
+    return environment_kernels() if sweep.config.measure == "benchmark" else AUTO
 
 
 def _identity(sweep: Sweep, request: Request, labels: Mapping[str, str], config: RunConfig) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import ast
 import importlib
 import importlib.util
 import inspect
-import os
 import shlex
 from collections.abc import Callable
 from contextlib import suppress
@@ -107,16 +106,13 @@ def run(name: str, root: Path, *, out: Path | None = None, as_json: bool = False
 def _forced_kernels(function: Callable[..., Bench]) -> str:
     """What the environment asks for, empty where it leaves the choice; raises UserError where it cannot be had."""
     from experiments.benchmarks.options import BACKENDS
-    from lightning_modules.backends import ENVIRONMENT_VARIABLE, forced_backends
+    from experiments.environment import environment_kernels
+    from lightning_modules.backends import AUTO, ENVIRONMENT_VARIABLE
 
-    value = os.environ.get(ENVIRONMENT_VARIABLE, "")
-    try:
-        forced = forced_backends(value, ENVIRONMENT_VARIABLE)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    if forced and BACKENDS in inspect.signature(function).parameters:
+    value = environment_kernels()
+    if value != AUTO and BACKENDS in inspect.signature(function).parameters:
         raise UserError(
             f"{ENVIRONMENT_VARIABLE}={value} chooses nothing in this benchmark, which compares back ends: unset it and "
             f"name them with {BACKENDS}=cpp,torch."
         )
-    return value if forced else ""
+    return "" if value == AUTO else value

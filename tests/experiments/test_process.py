@@ -105,6 +105,12 @@ def test_torchrun_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) ->
     check_world(1)
 
 
+def test_back_ends_that_nobody_has_are_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ABLATE_KERNELS", "fortran")
+    with pytest.raises(UserError, match="ABLATE_KERNELS='fortran' is no back end"):
+        prepare_process(_config(device="cpu"))
+
+
 @pytest.mark.parametrize("given", [None, "cpp"])
 def test_back_ends_are_forced_for_one_run(given: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ABLATE_KERNELS", raising=False)

@@ -64,9 +64,8 @@ def forward(
     # Between the chunks: the state each leaves behind, and what the next one sees of it.
     before, between, state = x.new_empty(0), x.new_empty(0), x.new_empty(0)
     chunks = decay.shape[1]
-    start = (
-        None if initial_state is None else initial_state.contiguous()
-    )  # its strides would become those of the results
+    # Contiguous, or its strides would become those of the results.
+    start = None if initial_state is None else initial_state.contiguous()
     states = [] if start is None else [start]
     if want_state or chunks > 1:
         left_behind = (cut.faded().flatten(3).mT @ cut.B).unflatten(2, x.shape[2:])
