@@ -15,6 +15,9 @@ SELECTIVE_STATE_UPDATE = "selective_state_update"
 DEPTHWISE_CONV1D_UPDATE = "depthwise_conv1d_update"
 SSD = "ssd"
 ATTENTION = "attention"
+RMS_NORM = "rms_norm"
+RESIDUAL = "residual"
+SWIGLU = "swiglu"
 MAMBA2_DECODE = "mamba2_decode"
 TRANSFORMER_DECODE = "transformer_decode"
 OPERATIONS = (
@@ -24,6 +27,9 @@ OPERATIONS = (
     DEPTHWISE_CONV1D_UPDATE,
     SSD,
     ATTENTION,
+    RMS_NORM,
+    RESIDUAL,
+    SWIGLU,
     MAMBA2_DECODE,
     TRANSFORMER_DECODE,
 )

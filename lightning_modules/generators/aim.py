@@ -20,10 +20,11 @@ from lightning_modules.conditions import Condition
 from lightning_modules.generators.base import TokenGenerator
 from lightning_modules.generators.configs.aim import AiMConfig
 from lightning_modules.kernels import mamba2_decoder
-from lightning_modules.layers.adaln import AdaLN, modulate
+from lightning_modules.layers.adaln import AdaLN
 from lightning_modules.layers.condition import Context, condition_tokens
 from lightning_modules.layers.mamba2 import NORM_EPS, Mamba2, Mamba2State
 from lightning_modules.layers.module_list import ModuleList
+from lightning_modules.layers.residual import Residual, RMSNorm
 
 INIT_STD = 0.02
 
@@ -58,19 +59,16 @@ class Layer(nn.Module):
 
     def __init__(self, config: AiMConfig):
         super().__init__()
-        self.norm = nn.RMSNorm(config.width, eps=NORM_EPS)
+        self.norm = RMSNorm(config.width, NORM_EPS)
         self.mixer = Mamba2(config.width, config.mamba2)
-        self.dropout = nn.Dropout(config.dropout)
+        self.residual = Residual(config.dropout)
 
     def forward(
         self, r: Tensor, modulation: Tensor | None, mask: Tensor | None, state: Mamba2State | None = None
     ) -> Tensor:
         """r: (B, L, C) float32; modulation: (B, 3, C) or None; mask: (B, L) bool or None -> (B, L, C) float32."""
-        h = self.norm(r)
-        if modulation is None:
-            return r + self.dropout(self.mixer(h, mask, state))
-        shift, scale, gate = modulation.unbind(1)
-        return r + gate[:, None] * self.dropout(self.mixer(modulate(h, shift, scale), mask, state))
+        shift, scale, gate = (None, None, None) if modulation is None else modulation.unbind(1)
+        return self.residual(r, self.mixer(self.norm(r, shift, scale), mask, state), gate)
 
     def step(self, r: Tensor, state: LayerState) -> Tensor:
         """One position: r (B, C) -> (B, C)."""
@@ -102,10 +100,10 @@ class AiM(TokenGenerator):
                 layout=config.adaln_layout,
                 init=config.adaln_init,
             )
-        self.dropout = nn.Dropout(config.dropout)
+        self.embedded = Residual(config.dropout)
         self.layers: ModuleList[Layer] = ModuleList(Layer(config) for _ in range(config.depth))
-        self.norm = nn.RMSNorm(width, eps=NORM_EPS)
-        self.final_norm = nn.RMSNorm(width, eps=NORM_EPS)
+        self.norm = RMSNorm(width, NORM_EPS)
+        self.final_norm = RMSNorm(width, NORM_EPS)
         self.final_adaln = AdaLN(width, 1, 1, vectors=2, tables=False) if config.final_adaln else None
         self.head = None if config.tied_head else nn.Linear(width, config.vocab_size, bias=False)
         self.reset_parameters()
@@ -142,11 +140,10 @@ class AiM(TokenGenerator):
             x = x + self.position_embedding.weight[: x.shape[1]]
         mask = None if context.mask is None else F.pad(context.mask, (0, x.shape[1]), value=True)
         summary, prefix = _summary(context), context.embedding
-        r = self._run(self.dropout(torch.cat([prefix, x], dim=1)), summary, mask)[:, prefix.shape[1] - 1 :]
-        h = self.final_norm(self.norm(r))
-        if self.final_adaln is not None:
-            h = modulate(h, *self.final_adaln(summary)[0].unbind(1))
-        return F.linear(h, self._head_weight)
+        x = self.embedded(None, torch.cat([prefix, x], dim=1))
+        r = self._run(x, summary, mask)[:, prefix.shape[1] - 1 :]
+        modulation = () if self.final_adaln is None else self.final_adaln(summary)[0].unbind(1)
+        return F.linear(self.final_norm(self.norm(r), *modulation), self._head_weight)
 
     def _run(self, x: Tensor, summary: Tensor, mask: Tensor | None, states: list[LayerState] | None = None) -> Tensor:
         """Embedded sequence (B, L, C) -> residual stream after the last layer, (B, L, C), float32."""

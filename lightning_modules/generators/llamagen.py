@@ -21,11 +21,12 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.generators.base import TokenGenerator
 from lightning_modules.generators.configs.llamagen import LlamaGenConfig
-from lightning_modules.kernels import transformer_decoder
+from lightning_modules.kernels import swiglu, transformer_decoder
 from lightning_modules.kernels.dispatch import autocast_dtype
 from lightning_modules.layers.attention import attend
 from lightning_modules.layers.condition import Context, condition_tokens
 from lightning_modules.layers.module_list import ModuleList
+from lightning_modules.layers.residual import Residual, RMSNorm
 from lightning_modules.layers.rotary import rotate, rotation_table
 
 INIT_STD = 0.02
@@ -91,8 +92,7 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        return self.down(swiglu(self.gate_up(x)))
 
 
 class Layer(nn.Module):
@@ -100,23 +100,23 @@ class Layer(nn.Module):
 
     def __init__(self, config: LlamaGenConfig):
         super().__init__()
-        self.norm = nn.RMSNorm(config.width, eps=NORM_EPS)
+        self.norm = RMSNorm(config.width, NORM_EPS)
         self.attention = CausalAttention(config)
-        self.mlp_norm = nn.RMSNorm(config.width, eps=NORM_EPS)
+        self.mlp_norm = RMSNorm(config.width, NORM_EPS)
         self.mlp = SwiGLU(config.width, config.mlp_width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.residual = Residual(config.dropout)
 
     def forward(self, x: Tensor, rotation: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """As `CausalAttention.forward`."""
         h, k, v = self.attention(self.norm(x), rotation, mask)
-        x = x + self.dropout(h)
-        return x + self.dropout(self.mlp(self.mlp_norm(x))), k, v
+        x = self.residual(x, h)
+        return self.residual(x, self.mlp(self.mlp_norm(x))), k, v
 
     def step(self, x: Tensor, rotation: Tensor, layer: LayerState, state: State) -> Tensor:
         """As `CausalAttention.step`."""
         x = x + self.attention.step(self.norm(x), rotation, layer, state)
-        gate, up = F.linear(self.mlp_norm(x).to(layer.gate_up.dtype), layer.gate_up).chunk(2, dim=-1)
-        return x + F.linear(F.silu(gate) * up, layer.down)
+        hidden = swiglu(F.linear(self.mlp_norm(x).to(layer.gate_up.dtype), layer.gate_up))
+        return x + F.linear(hidden, layer.down)
 
 
 class LlamaGen(TokenGenerator):
@@ -130,9 +130,9 @@ class LlamaGen(TokenGenerator):
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
         self.condition = condition_tokens(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.embedded = Residual(config.dropout)
         self.layers: ModuleList[Layer] = ModuleList(Layer(config) for _ in range(config.depth))
-        self.norm = nn.RMSNorm(config.width, eps=NORM_EPS)
+        self.norm = RMSNorm(config.width, NORM_EPS)
         self.head = nn.Linear(config.width, config.vocab_size, bias=False)
         table = rotation_table(
             config.grid_size,
@@ -156,7 +156,7 @@ class LlamaGen(TokenGenerator):
         """tokens: (B, L) int64 -> logits (B, L, V): row i predicts token i from the condition and the tokens before."""
         x = torch.cat([context.embedding, self.token_embedding(tokens[:, :-1])], dim=1)
         mask, rotation = caption_mask(context, x.shape[1]), self.rotation[: x.shape[1]]
-        x = self.dropout(x)
+        x = self.embedded(None, x)
         for layer in self.layers:
             if self.config.gradient_checkpointing and self.training:
                 x, _, _ = checkpoint(layer, x, rotation, mask, use_reentrant=False)

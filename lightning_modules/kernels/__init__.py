@@ -9,6 +9,7 @@ from lightning_modules.kernels.attention import attend
 from lightning_modules.kernels.decode import mamba2_decoder, transformer_decoder
 from lightning_modules.kernels.depthwise_conv import depthwise_conv1d
 from lightning_modules.kernels.dispatch import available, backends_used, reset_backends_used
+from lightning_modules.kernels.rows import residual, rms_norm, swiglu
 from lightning_modules.kernels.selective_scan import selective_scan
 from lightning_modules.kernels.ssd import ssd, ssd_state_update
 from lightning_modules.kernels.state_update import depthwise_conv1d_update, selective_state_update
@@ -21,9 +22,12 @@ __all__ = [
     "depthwise_conv1d_update",
     "mamba2_decoder",
     "reset_backends_used",
+    "residual",
+    "rms_norm",
     "selective_scan",
     "selective_state_update",
     "ssd",
     "ssd_state_update",
+    "swiglu",
     "transformer_decoder",
 ]

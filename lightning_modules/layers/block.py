@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from lightning_modules.layers.attention import SelfAttention
+from lightning_modules.layers.residual import Residual
 
 NORM_EPS = 1e-6
 
@@ -31,7 +32,7 @@ class Block(nn.Module):
         self.mixer = mixer
         self.mlp_norm = nn.LayerNorm(width, eps=NORM_EPS) if mlp_ratio else None
         self.mlp = MLP(width, mlp_ratio) if mlp_ratio else None
-        self.dropout = nn.Dropout(dropout)
+        self.residual = Residual(dropout)
 
     def forward(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
         """key_mask: (B, L) bool, False at padding, which attention always leaves out, others with `mask_padding`."""
@@ -43,7 +44,7 @@ class Block(nn.Module):
                 f"The mixer {type(self.mixer).__name__} made {tuple(h.shape)} of {tuple(x.shape)}; a mixer keeps the "
                 "shape (B, L, C)."
             )
-        x = x + self.dropout(h)
+        x = self.residual(x, h)
         if self.mlp is None or self.mlp_norm is None:
             return x
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+        return self.residual(x, self.mlp(self.mlp_norm(x)))

@@ -14,6 +14,7 @@ from lightning_modules.layers.adaln import modulate
 from lightning_modules.layers.block import MLP, NORM_EPS
 from lightning_modules.layers.cross_attention import CrossAttention, KeysValues
 from lightning_modules.layers.cross_scan import CrossScan
+from lightning_modules.layers.residual import Residual, RMSNorm
 
 
 class AdaptiveNorm(nn.Module):
@@ -25,18 +26,18 @@ class AdaptiveNorm(nn.Module):
         adaptive: without it the condition is not looked at.
     """
 
-    def __init__(self, width: int, norm: nn.LayerNorm | nn.RMSNorm, adaptive: bool = True):
+    def __init__(self, width: int, norm: nn.LayerNorm | RMSNorm, adaptive: bool = True):
         super().__init__()
         self.linear = nn.Linear(width, 2 * width, bias=False) if adaptive else None
         self.norm = norm
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """x: (B, S, C), condition: (B, C) -> (B, S, C)."""
-        normed = self.norm(x.to(self.norm.weight.dtype))  # in float32 also under autocast
+        x = x.to(self.norm.weight.dtype)  # in float32 also under autocast
         if self.linear is None:
-            return normed
-        scale, shift = self.linear(F.silu(condition)).to(normed.dtype).chunk(2, dim=-1)
-        return modulate(normed, shift, scale)
+            return self.norm(x)
+        scale, shift = self.linear(F.silu(condition)).to(x.dtype).chunk(2, dim=-1)
+        return self.norm(x, shift, scale) if isinstance(self.norm, RMSNorm) else modulate(self.norm(x), shift, scale)
 
 
 class CrossScanLayer(nn.Module):
@@ -53,15 +54,15 @@ class CrossScanLayer(nn.Module):
         in_scan = config.cross_scan.text != "none"
         self.updates_text = read and in_scan and config.text_update
         self.text_mlp = self.updates_text and config.text_mlp
-        self.norm = AdaptiveNorm(width, nn.RMSNorm(width, NORM_EPS), config.adaln)
+        self.norm = AdaptiveNorm(width, RMSNorm(width, NORM_EPS), config.adaln)
         self.mixer = CrossScan(width, config.cross_scan, (side, side), config.text_tokens, self.updates_text)
         self.attention_norm = self.attention = None
         if config.cross_attention:
-            self.attention_norm = AdaptiveNorm(width, nn.RMSNorm(width, NORM_EPS), config.adaln)
+            self.attention_norm = AdaptiveNorm(width, RMSNorm(width, NORM_EPS), config.adaln)
             self.attention = CrossAttention(width, config.heads, bias=False)
         self.mlp_norm = AdaptiveNorm(width, nn.LayerNorm(width, NORM_EPS, bias=False), config.adaln)
         self.mlp = MLP(width, config.mlp_ratio)
-        self.dropout = nn.Dropout(config.dropout)
+        self.residual = Residual(config.dropout)
 
     def forward(
         self, text: Tensor, image: Tensor, pooled: Tensor, mask: Tensor | None, projected: KeysValues | None = None
@@ -71,13 +72,13 @@ class CrossScanLayer(nn.Module):
         words, count = text if projected is None else projected, text.shape[1]
         joined = self.norm(torch.cat([text, image], dim=1), pooled)
         text_out, image_out = self.mixer(joined[:, :count], joined[:, count:], pooled, mask)
-        image = image + self.dropout(image_out)
+        image = self.residual(image, image_out)
         if self.updates_text:
-            text = text + self.dropout(text_out)
+            text = self.residual(text, text_out)
         if self.attention is not None and self.attention_norm is not None:
-            image = image + self.dropout(self.attention(self.attention_norm(image, pooled), words, mask))
+            image = self.residual(image, self.attention(self.attention_norm(image, pooled), words, mask))
         if not self.text_mlp:
-            return text, image + self.dropout(self.mlp(self.mlp_norm(image, pooled)))
+            return text, self.residual(image, self.mlp(self.mlp_norm(image, pooled)))
         joined = torch.cat([text, image], dim=1)
-        joined = joined + self.dropout(self.mlp(self.mlp_norm(joined, pooled)))
+        joined = self.residual(joined, self.mlp(self.mlp_norm(joined, pooled)))
         return joined[:, :count], joined[:, count:]

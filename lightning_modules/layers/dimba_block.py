@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.generators.configs.dimba import DimbaConfig
+from lightning_modules.kernels import residual
 from lightning_modules.layers.adaln import modulate
 from lightning_modules.layers.attention import SelfAttention
 from lightning_modules.layers.bi_mamba import BiMamba
 from lightning_modules.layers.block import NORM_EPS
 from lightning_modules.layers.cross_attention import CrossAttention, KeysValues
+from lightning_modules.layers.residual import RMSNorm
 
 RMS_EPS = 1e-5
 TRANSFORMER_VECTORS = 6
@@ -44,11 +46,11 @@ class TransformerBlock(nn.Module):
     ) -> Tensor:
         """modulation: (B, 6, C); text: (B, T, C), or its keys and values; mask: (B, T) bool, False at padding."""
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(1)
-        x = x + gate1[:, None] * self.attention(modulate(self.norm1(x), shift1, scale1))
+        x = residual(x, self.attention(modulate(self.norm1(x), shift1, scale1)), gate=gate1)
         if self.cross_attention is not None:
             assert text is not None
             x = x + self.cross_attention(x, text, mask)
-        return x + gate2[:, None] * self.mlp(modulate(self.norm2(x), shift2, scale2))
+        return residual(x, self.mlp(modulate(self.norm2(x), shift2, scale2)), gate=gate2)
 
 
 class MambaBlock(nn.Module):
@@ -62,7 +64,7 @@ class MambaBlock(nn.Module):
         if config.mamba_adaln:
             self.norm: nn.Module = nn.LayerNorm(config.width, eps=NORM_EPS, elementwise_affine=False)
         else:
-            self.norm = nn.RMSNorm(config.width, eps=RMS_EPS)
+            self.norm = RMSNorm(config.width, RMS_EPS)
         self.mixer = BiMamba(config.width, config.bi_mamba)
 
     def forward(self, x: Tensor, modulation: Tensor | None = None) -> Tensor:
@@ -70,7 +72,7 @@ class MambaBlock(nn.Module):
         if modulation is None:
             return self.mixer(self.norm(x))
         shift, scale, gate = modulation.unbind(1)
-        return gate[:, None] * self.mixer(modulate(self.norm(x), shift, scale))
+        return residual(None, self.mixer(modulate(self.norm(x), shift, scale)), gate=gate)
 
 
 class Head(nn.Module):

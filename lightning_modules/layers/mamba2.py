@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.kernels import depthwise_conv1d_update, ssd, ssd_state_update
+from lightning_modules.kernels import depthwise_conv1d_update, rms_norm, ssd, ssd_state_update
 from lightning_modules.kernels.dispatch import autocast_dtype
 from lightning_modules.layers.config import Mamba2Config
 from lightning_modules.layers.conv import ShortConv
@@ -114,6 +114,4 @@ class Mamba2(nn.Module):
         return x.unflatten(-1, (self.heads, -1)), B, C
 
     def _gate(self, y: Tensor, z: Tensor) -> Tensor:
-        gated = y.flatten(-2) * F.silu(z)
-        # A weight of another dtype than its input would keep PyTorch from its fused kernel.
-        return F.rms_norm(gated, (self.inner,), self.norm.weight.to(gated.dtype), NORM_EPS)
+        return rms_norm(y.flatten(-2), self.norm.weight, eps=NORM_EPS, gate=z)

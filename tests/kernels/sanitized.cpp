@@ -5,9 +5,13 @@
 
 #include "depthwise_conv.h"
 #include "mamba2_decode.h"
+#include "parallel.h"
+#include "residual.h"
+#include "rms_norm.h"
 #include "selective_scan.h"
 #include "ssd.h"
 #include "state_update.h"
+#include "swiglu.h"
 #include "transformer_decode.h"
 
 extern "C" int selective_scan_forward_float32(const scan::Arguments*);
@@ -26,6 +30,15 @@ extern "C" void depthwise_conv_update_bfloat16(const step::ConvArguments*);
 
 extern "C" int ssd_forward_float32(const ssd::Arguments*);
 extern "C" int ssd_backward_float32(const ssd::Arguments*);
+
+extern "C" int rms_norm_forward_float32(const rms::Arguments*);
+extern "C" int rms_norm_forward_bfloat16(const rms::Arguments*);
+extern "C" int rms_norm_backward_float32(const rms::Arguments*);
+extern "C" int rms_norm_backward_bfloat16(const rms::Arguments*);
+extern "C" void residual_float32(const residual::Arguments*);
+extern "C" void residual_bfloat16(const residual::Arguments*);
+extern "C" void swiglu_float32(const swiglu::Arguments*);
+extern "C" void swiglu_bfloat16(const swiglu::Arguments*);
 
 extern "C" void mamba2_decode_float32(const mamba2::Arguments*);
 extern "C" void mamba2_decode_bfloat16(const mamba2::Arguments*);
@@ -160,6 +173,50 @@ bool ssd_case(int64_t B, int64_t L, int64_t H, int64_t P, int64_t N, int64_t chu
   return ssd_backward_float32(&p) == 0;
 }
 
+bool norm_case(int64_t B, int64_t L, int64_t C, bool extras, int bytes) {
+  const int64_t sums = parallel::Chunks(B, L).count * C;
+  Tensor x(B * L * C, bytes), gate(B * L * C, bytes), factor(B * C, 4), shift(B * C, 4), y(B * L * C, bytes);
+  Tensor rstd(B * L, 4), grad_y(B * L * C, bytes), grad_x(B * L * C, bytes), grad_gate(B * L * C, bytes);
+  Tensor grad_factor(sums, 4), grad_shift(sums, 4);
+  rms::Arguments p{};
+  p.batch = B, p.length = L, p.channels = C, p.threads = 2, p.eps = 1e-5;
+  p.x_batch_stride = p.gate_batch_stride = p.grad_y_batch_stride = L * C;
+  p.x_position_stride = p.gate_position_stride = p.grad_y_position_stride = C;
+  p.x = x.data(), p.y = y.data(), p.rstd = rstd.data(), p.grad_y = grad_y.data(), p.grad_x = grad_x.data();
+  if (extras) {
+    p.gate = gate.data(), p.factor = factor.data(), p.factor_stride = C, p.shift = shift.data();
+    p.grad_gate = grad_gate.data(), p.grad_factor = grad_factor.data(), p.grad_shift = grad_shift.data();
+  }
+  return bytes == 4 ? !rms_norm_forward_float32(&p) && !rms_norm_backward_float32(&p)
+                    : !rms_norm_forward_bfloat16(&p) && !rms_norm_backward_bfloat16(&p);
+}
+
+void residual_case(int64_t B, int64_t L, int64_t C, bool extras, int bytes) {
+  const int wide = extras ? 4 : bytes;  // of y
+  Tensor x(B * L * C, 4), h(B * L * C, bytes), gate(B * C, 4), y(B * L * C, wide), grad_y(B * L * C, wide);
+  Tensor grad_h(B * L * C, bytes), grad_gate(parallel::Chunks(B, L).count * C, 4);
+  residual::Arguments p{};
+  p.batch = B, p.length = L, p.channels = C, p.threads = 2, p.wide = wide != bytes, p.seed = -5;
+  p.kept = extras ? 1 << 23 : 1 << 24;
+  p.x_batch_stride = p.h_batch_stride = p.grad_y_batch_stride = L * C;
+  p.x_position_stride = p.h_position_stride = p.grad_y_position_stride = C;
+  p.h = h.data(), p.y = y.data();
+  if (extras) p.x = x.data<float>(), p.gate = gate.data(), p.gate_stride = C;
+  bytes == 4 ? residual_float32(&p) : residual_bfloat16(&p);
+  p.grad_y = grad_y.data(), p.grad_h = grad_h.data();
+  if (extras) p.grad_gate = grad_gate.data();
+  bytes == 4 ? residual_float32(&p) : residual_bfloat16(&p);
+}
+
+void swiglu_case(int64_t rows, int64_t hidden, int bytes) {
+  Tensor gate_up(rows * 2 * hidden, bytes), y(rows * hidden, bytes), grad(rows * 2 * hidden, bytes);
+  swiglu::Arguments p{};
+  p.rows = rows, p.hidden = hidden, p.threads = 2, p.gate_up = gate_up.data(), p.y = y.data();
+  bytes == 4 ? swiglu_float32(&p) : swiglu_bfloat16(&p);
+  p.grad_y = y.data(), p.grad_gate_up = grad.data();
+  bytes == 4 ? swiglu_float32(&p) : swiglu_bfloat16(&p);
+}
+
 }  // namespace
 
 int main() {
@@ -188,6 +245,11 @@ int main() {
               if (!scan_case(2, 2, length, channels, states, flag, !flag, extras, bytes)) return 1;
               ++passed;
             }
+      for (int64_t channels : {1, 16, 37})
+        for (int64_t length : {1, 33, 64}) {
+          if (!norm_case(2, length, channels, extras, bytes)) return 1;
+          residual_case(2, length, channels, extras, bytes), swiglu_case(length, channels, bytes), ++passed;
+        }
       for (int64_t taps = 1; taps <= 9; ++taps)
         for (int64_t length : {1, 4, 40})
           for (int64_t left : {int64_t{0}, taps / 2, taps - 1}) {

@@ -13,6 +13,7 @@ import torch
 from lightning_modules.kernels.cpp import library
 from tests.kernels import test_depthwise_conv as convolutions
 from tests.kernels import test_mamba2_decode as mamba2_decoding
+from tests.kernels import test_rows as rows
 from tests.kernels import test_selective_scan as scans
 from tests.kernels import test_ssd as dualities
 from tests.kernels import test_state_update as updates
@@ -76,6 +77,13 @@ def test_convolutions_match_the_definition(sizes: tuple[int, ...]) -> None:
         torch.testing.assert_close(value.double(), target, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("sizes", [(2, 9, 40), (1, 33, 3)])
+def test_rows_match_the_definition(sizes: tuple[int, ...]) -> None:
+    rows.check(rows.rms_norm, rows.norm_problem(*sizes), eps=rows.EPS)
+    rows.check(rows.residual, rows.residual_problem(*sizes))
+    rows.check(rows.swiglu, {"gate_up": torch.randn(*sizes[:2], 2 * sizes[2])})
+
+
 @pytest.mark.parametrize(
     ("test", "arguments"),
     [
@@ -97,6 +105,8 @@ def test_convolutions_match_the_definition(sizes: tuple[int, ...]) -> None:
             (dualities.test_what_is_not_finite_stays_out_of_positions_before, (name, torch.inf, "forward", "cpp"))
             for name in ("x", "delta")
         ),
+        (rows.test_dropout_drops_its_share_and_keeps_the_mean, (0.1,)),
+        *((rows.test_bfloat16_is_float32_rounded_at_the_ends, (name,)) for name in rows.CALLS),
         (updates.test_steps_make_up_the_causal_convolution, ("cpp", torch.bfloat16, 4)),
         (updates.test_bfloat16_inputs_keep_a_float32_state, ("cpp",)),
     ],

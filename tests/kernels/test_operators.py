@@ -13,10 +13,14 @@ from lightning_modules.kernels import (
     depthwise_conv1d,
     flops,
     reset_backends_used,
+    residual,
+    rms_norm,
+    rows_op,
     scan_op,
     selective_scan,
     ssd,
     ssd_op,
+    swiglu,
 )
 from lightning_modules.kernels.pytorch import ssd as pytorch_ssd
 from tests.kernels.problems import small_scan
@@ -71,6 +75,39 @@ def test_single_steps_pass_opcheck(backend: str) -> None:
     torch.library.opcheck(torch.ops.ablate.selective_state_update.default, (torch.zeros(2, 5, 4), *arguments))
     arguments = (torch.randn(2, 5), torch.randn(5, 3), None, True, backend)
     torch.library.opcheck(torch.ops.ablate.depthwise_conv1d_update.default, (torch.zeros(2, 2, 5), *arguments))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("whole", [True, False])
+def test_operators_on_rows_pass_opcheck(whole: bool, training: bool) -> None:
+    """whole: with every optional tensor."""
+
+    def leaf(*shape: int) -> torch.Tensor:
+        return torch.randn(shape).requires_grad_(training)
+
+    x, gate, vector = leaf(2, 9, 5), leaf(2, 9, 5), leaf(2, 5)
+    torch.library.opcheck(rows_op.rms_norm, (x, vector, gate, vector, 1e-5) if whole else (x, None, None, None, 1e-5))
+    seed = torch.tensor(7)
+    arguments = (x, gate, vector, seed, 0.3) if whole else (None, gate, None, None, 0.0)
+    torch.library.opcheck(rows_op.residual, arguments)
+    torch.library.opcheck(rows_op.swiglu, (leaf(2, 9, 6),))
+
+
+def test_rows_compile_into_one_graph() -> None:
+    def block(x: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+        h = rms_norm(x, eps=1e-5, gate=x, shift=vector, scale=vector)
+        return residual(x, swiglu(torch.cat([h, x], -1)), gate=vector, dropout=0.5)
+
+    eager, compiled = ([torch.ones(2, 9, 5).requires_grad_(), torch.ones(2, 5).requires_grad_()] for _ in range(2))
+    torch.manual_seed(0)
+    expected = block(*eager)
+    torch.manual_seed(0)
+    y = torch.compile(block, fullgraph=True, backend="aot_eager")(*compiled)
+    torch.testing.assert_close(y, expected)
+    expected.sum().backward()
+    y.sum().backward()
+    for ours, theirs in zip(compiled, eager, strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 @pytest.mark.parametrize("backend", [None, "torch"])

@@ -37,6 +37,17 @@ struct Grouping {
   }
 };
 
+// Positions in chunks of a size of their own, so that sums over a chunk are the same for any number of threads.
+struct Chunks {
+  static constexpr int64_t kPositions = 32;
+  const int64_t length, per_sequence, count;
+  Chunks(int64_t batch, int64_t length)
+      : length(length), per_sequence((length + kPositions - 1) / kPositions), count(batch * per_sequence) {}
+  int64_t batch(int64_t chunk) const { return chunk / per_sequence; }
+  int64_t first(int64_t chunk) const { return chunk % per_sequence * kPositions; }
+  int64_t last(int64_t chunk) const { return std::min(first(chunk) + kPositions, length); }
+};
+
 inline int64_t thread_index() {
 #if defined(_OPENMP)
   return omp_get_thread_num();

@@ -1,0 +1,114 @@
+"""What a residual stream needs between its products: norms, the ends of its branches, SwiGLU's activation.
+
+Every back end but `cpp` is PyTorch's own functions; the C++ reads and writes each row once.
+
+Shapes: B batch, L positions, C channels, H hidden width.
+"""
+
+import torch
+from torch import Tensor
+
+from lightning_modules import backends
+from lightning_modules.kernels import dispatch, rows_op
+from lightning_modules.kernels.layout import in_dtype
+from lightning_modules.kernels.reference import rows as reference
+
+SEEDS = 2**63 - 1
+
+
+def rms_norm(
+    x: Tensor,
+    weight: Tensor | None = None,
+    *,
+    eps: float,
+    gate: Tensor | None = None,
+    shift: Tensor | None = None,
+    scale: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """u / rms(u) weight (1 + scale) + shift with u = x silu(gate), rms(u)^2 = mean(u^2) + eps over the channels
+    (RMSNorm, arXiv 1910.07467; gated as in Mamba-2, modulated as in adaptive norms).
+
+    x, gate: (B, L, C), or (B, C) for one position; weight: (C,); shift and scale, both or neither: (B, C). Returns x's
+    shape in its dtype, but never less than that of shift and scale. Autocast changes nothing. Differentiable once.
+    Raises ValueError on shapes that do not fit or are empty.
+    """
+    if x.ndim == 2:
+        gate = None if gate is None else gate[:, None]
+        y = rms_norm(x[:, None], weight, eps=eps, gate=gate, shift=shift, scale=scale, backend=backend)
+        return y[:, 0]
+    vectors = {"shift": shift, "scale": scale}
+    _check("x", x, {"gate": gate}, vectors)
+    if weight is not None and weight.shape != x.shape[2:]:
+        raise ValueError(f"weight must be (channels={x.shape[2]},), not {tuple(weight.shape)}.")
+    if (shift is None) != (scale is None):
+        raise ValueError("shift and scale go together: give both or neither.")
+    if gate is not None:
+        gate = in_dtype(gate, x.dtype)
+    if shift is not None and scale is not None:
+        x = in_dtype(x, torch.promote_types(x.dtype, torch.promote_types(shift.dtype, scale.dtype)))
+        gate = in_dtype(gate, x.dtype)
+    name = dispatch.choose(backends.RMS_NORM, backend, x.device, x.dtype)
+    with dispatch.without_autocast(x.device.type):
+        if name != "cpp":
+            dispatch.record(backends.RMS_NORM, name)
+            return reference.rms_norm(x, weight, gate, shift, scale, eps)
+        weight, shift, scale = (in_dtype(t, torch.float32) for t in (weight, shift, scale))
+        factor = weight
+        if scale is not None:
+            factor = 1 + scale if weight is None else weight * (1 + scale)
+        return rows_op.rms_norm(x, factor, gate, shift, eps)[0]
+
+
+def residual(
+    x: Tensor | None, h: Tensor, *, gate: Tensor | None = None, dropout: float = 0.0, backend: str | None = None
+) -> Tensor:
+    """x + gate dropout(h), the end of a residual branch; without x the branch alone.
+
+    x, h: (B, L, C); gate: (B, C) -> (B, L, C). dropout: share of h's elements set to zero, the others growing by
+    1 / (1 - dropout), drawn from PyTorch's generator of the device. The C++ back end draws one seed from it and takes
+    another mask than PyTorch would. Differentiable once.
+    Raises ValueError on shapes that do not fit or are empty, or a share outside of 0 .. 1.
+    """
+    _check("h", h, {"x": x}, {"gate": gate})
+    if not 0 <= dropout <= 1:
+        raise ValueError(f"dropout={dropout} must lie in 0 .. 1.")
+    excluded = {}
+    if x is not None and x.dtype != torch.float32:
+        excluded["cpp"] = f"its residual stream is float32, not {x.dtype}"
+    name = dispatch.choose(backends.RESIDUAL, backend, h.device, h.dtype, excluded)
+    with dispatch.without_autocast(h.device.type):
+        if name != "cpp":
+            dispatch.record(backends.RESIDUAL, name)
+            return reference.residual(x, h, gate, dropout)
+        if gate is None and not dropout:
+            return h if x is None else x + h
+        seed = torch.randint(SEEDS, (), device=h.device) if dropout else None
+        return rows_op.residual(x, h, in_dtype(gate, torch.float32), seed, dropout)
+
+
+def swiglu(gate_up: Tensor, *, backend: str | None = None) -> Tensor:
+    """silu(gate) up (arXiv 2002.05202) of gates and ups that one product left side by side.
+
+    gate_up: (B, L, 2 H), gates first -> (B, L, H). Differentiable once.
+    Raises ValueError on a shape that is empty or odd.
+    """
+    _check("gate_up", gate_up, {}, {})
+    if gate_up.shape[-1] % 2:
+        raise ValueError(f"gate_up must have as many gates as ups, not {gate_up.shape[-1]} channels in all.")
+    name = dispatch.choose(backends.SWIGLU, backend, gate_up.device, gate_up.dtype)
+    if name == "cpp":
+        return rows_op.swiglu(gate_up)
+    dispatch.record(backends.SWIGLU, name)
+    return reference.swiglu(gate_up)
+
+
+def _check(name: str, tensor: Tensor, alike: dict[str, Tensor | None], vectors: dict[str, Tensor | None]) -> None:
+    if tensor.ndim != 3 or 0 in tensor.shape:
+        raise ValueError(f"{name} must be (batch, length, channels), none of them empty, not {tuple(tensor.shape)}.")
+    batch, _, channels = tensor.shape
+    expected = {other: (t, tuple(tensor.shape)) for other, t in alike.items()}
+    expected |= {other: (t, (batch, channels)) for other, t in vectors.items()}
+    for other, (t, shape) in expected.items():
+        if t is not None and tuple(t.shape) != shape:
+            raise ValueError(f"{other} must have shape {shape} to go with {name}, not {tuple(t.shape)}.")
