@@ -26,6 +26,7 @@ BENCHMARKS: dict[str, str] = {
     "cross-scan": "experiments.benchmarks.cross_scan:cross_scan",
     "ssd": "experiments.benchmarks.ssd:duality",
     "conv": "experiments.benchmarks.conv:conv",
+    "rows": "experiments.benchmarks.rows:rows",
     "layer": "experiments.benchmarks.layer:layer",
     "sampler": "experiments.benchmarks.sampler:sampler",
     "train-step": "experiments.benchmarks.train_step:train_step",

@@ -79,7 +79,7 @@ def phases(
 def phase_of(phase: str, call: Call, inputs: Sequence[Tensor]) -> Callable[[], None]:
     """The forward without a graph, or forward and backward to every input."""
     leaves = [t.clone().requires_grad_() for t in inputs]
-    received = torch.ones_like(inputs[0])
+    received: list[Tensor] = []
 
     def forward() -> None:
         with torch.no_grad():
@@ -87,7 +87,10 @@ def phase_of(phase: str, call: Call, inputs: Sequence[Tensor]) -> Callable[[], N
 
     def training() -> None:
         views = (leaf.view_as(leaf) for leaf in leaves)  # FlopCounterMode cannot watch a module whose input is a leaf
-        torch.autograd.grad(call(*views), leaves, received)
+        y = call(*views)
+        if not received:
+            received.append(torch.ones_like(y))
+        torch.autograd.grad(y, leaves, received)
 
     return forward if phase == FORWARD else training
 
