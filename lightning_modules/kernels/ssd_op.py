@@ -13,6 +13,7 @@ from lightning_modules import backends
 from lightning_modules.kernels import autograd, dispatch, flops
 from lightning_modules.kernels.implementation import implementation
 from lightning_modules.kernels.pytorch.ssd import CHUNK
+from lightning_modules.kernels.ssd_inputs import Saved, SSDInputs
 
 _INPUTS = "Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? initial_state"
 _INPUT_COUNT = 7
@@ -35,22 +36,25 @@ def _backend(name: str) -> ModuleType:
 
 def _forward(x, dt, A, B, C, D, initial_state, training, want_state, backend) -> tuple[Tensor, ...]:
     dispatch.record(backends.SSD, backend)
-    inputs = (x, dt, A, B, C, D, initial_state)
+    inputs = SSDInputs(x, dt, A, B, C, D, initial_state)
     with dispatch.without_autocast(x.device.type):
-        return tuple(_backend(backend).forward(*inputs, training=training, want_state=want_state))
+        y, state, saved = _backend(backend).forward(inputs, training=training, want_state=want_state)
+    return y, state, *saved
 
 
 def _forward_fake(x, dt, A, B, C, D, initial_state, training, want_state, backend) -> tuple[Tensor, ...]:
     state = x.new_empty((x.shape[0], *x.shape[2:], B.shape[2]) if want_state else 0)
-    saved = (x.new_empty(shape) for shape in _backend(backend).saved_shapes(x, B, initial_state, training))
+    inputs = SSDInputs(x, dt, A, B, C, D, initial_state)
+    saved = (x.new_empty(shape) for shape in _backend(backend).saved_shapes(inputs, training))
     return x.new_empty(x.shape), state, *saved
 
 
 def _backward(*arguments) -> tuple[Tensor, ...]:
     """Gradients of x, dt, A, B, C, D and initial_state; an empty tensor where the input is None."""
-    x, backend = arguments[0], arguments[-1]
+    inputs, (*saved, grad_y, grad_final_state, backend) = arguments[:_INPUT_COUNT], arguments[_INPUT_COUNT:]
+    x = inputs[0]
     with dispatch.without_autocast(x.device.type):
-        grads = _backend(backend).backward(*arguments[:-1])
+        grads = _backend(backend).backward(SSDInputs(*inputs), Saved(*saved), grad_y, grad_final_state)
     return tuple(x.new_empty(0) if grad is None else grad for grad in grads)
 
 

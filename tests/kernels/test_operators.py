@@ -23,6 +23,7 @@ from lightning_modules.kernels import (
     swiglu,
 )
 from lightning_modules.kernels.pytorch import ssd as pytorch_ssd
+from lightning_modules.kernels.ssd_inputs import SSDInputs
 from tests.kernels.problems import small_scan
 
 FAST = ["cpp", "torch"]
@@ -227,8 +228,9 @@ def test_ssd_flops_are_those_of_its_matrix_products(length: int, started: bool, 
         y, *_ = ssd_op.ssd(*inputs, True, True, "torch")
         y.sum().backward()
     with torch.no_grad(), FlopCounterMode(display=False) as products:
-        y, _, *saved = pytorch_ssd.forward(*inputs, training=True, want_state=True)
-        pytorch_ssd.backward(*inputs, *saved, torch.ones_like(y), None)
+        given = SSDInputs(*inputs)
+        y, _, saved = pytorch_ssd.forward(given, training=True, want_state=True)
+        pytorch_ssd.backward(given, saved, torch.ones_like(y), None)
     assert operators.get_total_flops() == products.get_total_flops() > 0
 
 

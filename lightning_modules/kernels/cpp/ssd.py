@@ -8,20 +8,20 @@ from torch import Tensor
 
 from lightning_modules.kernels.cpp import library
 from lightning_modules.kernels.layout import empty_like
+from lightning_modules.kernels.ssd_inputs import Saved, SavedShapes, SSDGradients, SSDInputs
 
 CHUNK = 64
 _OUT_OF_MEMORY = 2  # kOutOfMemory of source/parallel.h
 
 
-def saved_shapes(
-    x: Tensor, B: Tensor, initial_state: Tensor | None, training: bool
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Shapes of Outputs.decay and .between, which are empty, and of the states before each chunk (B, c, H, P, N)."""
-    batch, length, heads, width = x.shape
-    chunks = -(-length // _chunk(length, B.shape[2]))
-    if not training or (chunks == 1 and initial_state is None):
+def saved_shapes(inputs: SSDInputs, training: bool) -> SavedShapes:
+    """Of what `forward` saves: at most the states before each chunk."""
+    batch, length, heads, width = inputs.x.shape
+    states = inputs.B.shape[2]
+    chunks = -(-length // _chunk(length, states))
+    if not training or (chunks == 1 and inputs.initial_state is None):
         return (0,), (0,), (0,)
-    return (0,), (batch, chunks, heads, width, B.shape[2]), (0,)
+    return (0,), (batch, chunks, heads, width, states), (0,)
 
 
 def _chunk(length: int, states: int) -> int:
@@ -30,47 +30,23 @@ def _chunk(length: int, states: int) -> int:
     return length if length <= CHUNK + 3 * states else CHUNK
 
 
-def forward(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    initial_state: Tensor | None,
-    *,
-    training: bool,
-    want_state: bool,
-) -> tuple[Tensor, ...]:
-    """float32 tensors -> y, final state (empty if not wanted) and what the backward needs; see pytorch.ssd.Outputs."""
-    y = empty_like(x)
-    state = x.new_empty((x.shape[0], *x.shape[2:], B.shape[2]) if want_state else 0)
-    saved = tuple(x.new_empty(shape) for shape in saved_shapes(x, B, initial_state, training))
-    _call("forward", (x, dt, A, B, C, D, initial_state), (y, state, saved[1]))
-    return y, state, *saved
+def forward(inputs: SSDInputs, *, training: bool, want_state: bool) -> tuple[Tensor, Tensor, Saved]:
+    """float32 tensors -> y (B, L, H, P) and final state (B, H, P, N), empty unless `want_state`."""
+    x, y = inputs.x, empty_like(inputs.x)
+    state = x.new_empty((x.shape[0], *x.shape[2:], inputs.B.shape[2]) if want_state else 0)
+    saved = Saved(*(x.new_empty(shape) for shape in saved_shapes(inputs, training)))
+    _call("forward", inputs, (y, state, saved.before))
+    return y, state, saved
 
 
-def backward(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    initial_state: Tensor | None,
-    decay: Tensor,
-    before: Tensor,
-    between: Tensor,
-    grad_y: Tensor,
-    grad_final_state: Tensor | None,
-) -> tuple[Tensor | None, ...]:
-    """Gradients of the inputs; bitwise the same for any number of threads."""
-    inputs = (x, dt, A, B, C, D, initial_state)
+def backward(inputs: SSDInputs, saved: Saved, grad_y: Tensor, grad_final_state: Tensor | None) -> SSDGradients:
+    """Bitwise the same for any number of threads."""
+    x = inputs.x
     grads = [None if t is None else empty_like(t) for t in inputs]
     parts = [x.new_empty(x.shape[0], x.shape[2]) for _ in range(2)]  # of A and D, by batch element
-    grads[2], grads[5] = parts[0], None if D is None else parts[1]
+    grads[2], grads[5] = parts[0], None if inputs.D is None else parts[1]
     received = (grad_y.contiguous(), None if grad_final_state is None else grad_final_state.contiguous())
-    _call("backward", inputs, (None, None, before), received, grads)
+    _call("backward", inputs, (None, None, saved.before), received, grads)
     for index in (2, 5):
         if (part := grads[index]) is not None:
             grads[index] = part.sum(0)
@@ -79,7 +55,7 @@ def backward(
 
 def _call(
     kernel: str,
-    inputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None],
+    inputs: SSDInputs,
     outputs: tuple[Tensor | None, ...],
     received: tuple[Tensor | None, ...] = (None, None),
     grads: list[Tensor | None] | None = None,

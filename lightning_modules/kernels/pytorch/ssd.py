@@ -6,56 +6,32 @@ most of the time goes into passes over (B, c, H, q, q), of which autograd would 
 Shapes: B batch, L positions, H heads, P channels of a head, N states; c chunks of q positions.
 """
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_modules.kernels.ssd_inputs import Saved, SavedShapes, SSDGradients, SSDInputs
+
 CHUNK = 64
 
-Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
 
-
-class Outputs(NamedTuple):
-    """What `forward` returns; the last three are for the backward, and empty where it is not wanted or needs none."""
-
-    y: Tensor  # (B, L, H, P)
-    final_state: Tensor  # (B, H, P, N)
-    decay: Tensor  # (B, c, H, q, q) from position to position inside a chunk, zero from later ones
-    before: Tensor  # (B, c, H, P, N) states before each chunk
-    between: Tensor  # (B, c, q, H, P) what each position sees of them
-
-
-def saved_shapes(
-    x: Tensor, B: Tensor, initial_state: Tensor | None, training: bool
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Shapes of Outputs.decay, .before and .between."""
-    batch, length, heads, width = x.shape
+def saved_shapes(inputs: SSDInputs, training: bool) -> SavedShapes:
+    """Of what `forward` saves."""
+    batch, length, heads, width = inputs.x.shape
     chunk = min(CHUNK, length)
     chunks = -(-length // chunk)
     if not training:
         return (0,), (0,), (0,)
     decay = (batch, chunks, heads, chunk, chunk)
-    if chunks == 1 and initial_state is None:
+    if chunks == 1 and inputs.initial_state is None:
         return decay, (0,), (0,)
-    return decay, (batch, chunks, heads, width, B.shape[2]), (batch, chunks, chunk, heads, width)
+    return decay, (batch, chunks, heads, width, inputs.B.shape[2]), (batch, chunks, chunk, heads, width)
 
 
-def forward(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    initial_state: Tensor | None,
-    *,
-    training: bool,
-    want_state: bool,
-) -> Outputs:
-    """See reference.ssd. want_state: else the final state is left out, an empty tensor."""
-    cut = _Chunks(x, dt, A, B, C)
+def forward(inputs: SSDInputs, *, training: bool, want_state: bool) -> tuple[Tensor, Tensor, Saved]:
+    """y (B, L, H, P) and final state (B, H, P, N), empty unless `want_state`; see reference.ssd."""
+    x, _, _, _, _, D, initial_state = inputs
+    cut = _Chunks(inputs)
     # Inside the chunks: y_i = sum over j <= i of (C_i B_j) decay(j -> i) dt_j x_j.
     decay = cut.decay()
     scores = cut.scores()[:, :, None]
@@ -82,31 +58,18 @@ def forward(
     y = y.flatten(1, 2)[:, : x.shape[1]]
     y = (y if D is None else y + D[:, None] * x).contiguous()
     state = state if want_state else x.new_empty(0)
-    if training:
-        return Outputs(y, state, decay, before, between)
-    return Outputs(y, state, *(x.new_empty(0) for _ in range(3)))
+    return y, state, Saved(decay, before, between) if training else Saved(*(x.new_empty(0) for _ in range(3)))
 
 
-def backward(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    initial_state: Tensor | None,
-    decay: Tensor,
-    before: Tensor,
-    between: Tensor,
-    grad_y: Tensor,
-    grad_final_state: Tensor | None,
-) -> Gradients:
-    """Gradients of x, dt, A, B, C, D and initial_state; None where there is no such input.
+def backward(inputs: SSDInputs, saved: Saved, grad_y: Tensor, grad_final_state: Tensor | None) -> SSDGradients:
+    """Gradients of the inputs.
 
     Unlike in the forward, what is not finite reaches earlier positions of its chunk: the gradient of dt is a difference
     of sums over them. That of A is lost to it by any way of computing.
     """
-    cut, length = _Chunks(x, dt, A, B, C), x.shape[1]
+    x, _, A, B, _, D, initial_state = inputs
+    decay, before, between = saved
+    cut, length = _Chunks(inputs), x.shape[1]
     received = _chunked(grad_y)
     by_head = received.transpose(2, 3).contiguous()
     scores = cut.scores()
@@ -168,7 +131,8 @@ def backward(
 class _Chunks:
     """The inputs cut into chunks, (B, c, q, ...), and the decays to their borders."""
 
-    def __init__(self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> None:
+    def __init__(self, inputs: SSDInputs) -> None:
+        x, dt, A, B, C, *_ = inputs
         self.x, self.dt, self.B, self.C = (_chunked(t) for t in (x, dt, B, C))
         # Decays are differences of sums, which cancel: in float64 they are exact enough for float32.
         self._log = (self.dt * A).double().cumsum(2)
@@ -177,7 +141,7 @@ class _Chunks:
         self._inputs = self.x * self.dt[..., None]
 
     def decay(self) -> Tensor:
-        """See Outputs."""
+        """See Saved."""
         log = self._log.mT.contiguous()
         decay = (log[..., :, None] - log[..., None, :]).to(self.x.dtype)
         later = torch.ones(decay.shape[-2:], dtype=torch.bool, device=decay.device).triu_(1)
