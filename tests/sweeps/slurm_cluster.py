@@ -203,8 +203,8 @@ class Cluster:
 
 
 def free_ports(count: int) -> int:
-    """The first of `count` consecutive free ports."""
-    for base in range(20000 + os.getpid() % 10000, 60000, count):
+    """The first of `count` consecutive free ports, from a start that test processes beside this one do not share."""
+    for base in range(20000 + os.getpid() % 900 * 40, 60000, count):
         sockets = [socket.socket() for _ in range(count)]
         try:
             for offset, item in enumerate(sockets):
