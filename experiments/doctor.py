@@ -83,13 +83,14 @@ def _processors() -> list[Finding]:
 
 
 def _kernels() -> list[Finding]:
+    """Each operation's back ends, in order of preference."""
     from lightning_modules.kernels import available
 
     findings = []
     for operation, backends in available().items():
-        for backend, reason in backends.items():
-            state: Literal["ok", "optional"] = "optional" if reason else "ok"
-            findings.append(Finding(state, f"{operation}: {backend}", "works" if reason is None else f"no: {reason}"))
+        works = [name for name, reason in backends.items() if reason is None]
+        lacks = [f"{name}: {reason}" for name, reason in backends.items() if reason is not None]
+        findings.append(Finding("ok", f"kernel {operation}", ", ".join(works), "; ".join(lacks)))
     return [*findings, *_cpp_library()]
 
 
