@@ -127,11 +127,17 @@ def _check_trains(config: RunConfig) -> None:
 def evaluate_command(run: str, overrides: tuple[str, ...], again: bool, root: str) -> None:
     """Measure RUN; overrides may change sampler.*, evaluation.* and runtime.*.
 
+    It samples on as many devices as the training had and this machine has; runtime.devices=N says otherwise.
+
     RUN: an id, any unique part of one, or its folder.
     """
     found = RunStore(root).find(run)
     config = _evaluation_config(found, overrides, root)
     configure_logging()
+    if "runtime.devices" not in parse_overrides(overrides):  # the training's, wherever that was
+        from experiments.process import most_devices
+
+        config.runtime.devices = min(config.runtime.devices, most_devices(config))
     if again:
         from experiments.remeasure import measure_again as evaluate
     else:

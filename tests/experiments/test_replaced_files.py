@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -11,22 +10,12 @@ import pytest
 from experiments.config import RunConfig, load_config, read_config, to_dict
 from experiments.errors import UserError
 from experiments.resolve import FILES, check_unchanged
-from experiments.run import build_network
-from experiments.store import Run, RunStore
+from experiments.store import RunStore
 from lightning_modules.checkpoints import load_safetensors, save_safetensors
 from lightning_modules.tokenizers.config import EMBEDDED, TOKENIZERS, EmojiVQConfig
+from tests.experiments.configs import finished
 
 QUICK = ("sampler.steps=1", "evaluation.num_samples=4", "evaluation.bootstrap=0", "runtime.threads=1")
-
-
-def finished(config: RunConfig) -> Run:
-    """A run that passes for trained: random weights and a result."""
-    run = RunStore(config.root).prepare(config)
-    run.checkpoints.mkdir()
-    save_safetensors(run.final_weights, build_network(config).state_dict(), {})
-    steps = config.trainer.max_steps
-    run.result_path.write_text(json.dumps({"step": steps, "max_steps": steps, "metrics": {}}))
-    return run
 
 
 def small(root: Path, **more: object) -> RunConfig:
