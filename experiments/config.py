@@ -21,7 +21,7 @@ from experiments.errors import UserError, unknown
 from experiments.evaluation_config import EvaluationConfig
 from experiments.files import atomic_write_text, default_root
 from experiments.presets import preset_names, preset_path, read_chain
-from experiments.resolve import resolve
+from experiments.resolve import check_unchanged, resolve
 from experiments.search.config import SearchConfig
 from lightning_modules.backends import forced_backends
 from lightning_modules.bounds import check_least, check_share
@@ -322,5 +322,12 @@ def save_config(config: RunConfig, path: Path) -> None:
 
 
 def read_config(path: Path) -> RunConfig:
-    """Read back what `save_config` wrote."""
-    return build_config(read_chain(path))
+    """Read back what `save_config` wrote.
+
+    Raises:
+        UserError: as `load_config` does; a file that the training goes by was replaced since.
+    """
+    stored = read_chain(path)
+    config = build_config(stored)
+    check_unchanged(stored, config, path)
+    return config

@@ -54,12 +54,12 @@ def export_samples(
         What was written, now or before by another share; nothing as long as other shares are missing.
 
     Raises:
-        UserError: the run is not trained, or `folder` holds parts of other samples.
+        UserError: the run is not trained, or `folder` holds other samples, or parts of others.
     """
     prepare_process(config)
     check_trained(run)
     config.evaluation.num_samples = count
-    origin = {"run": run.id, "sampler": to_dict(config)["sampler"], "seed": seed, "count": count}
+    origin = {"run": run.id, "sampler": to_dict(config)["sampler"], "seed": seed, "count": count, **_captions(config)}
     if names := _already(folder / RECORD, {**origin, "kind": kind}):
         return [folder / name for name in names]
     shards = Shards(folder / "shards", count)
@@ -77,11 +77,29 @@ def export_samples(
     return written
 
 
+def _captions(config: RunConfig) -> dict[str, Any]:
+    """What the captions are, and so the labels that stand beside them; nothing for a run on classes, of which run and
+    count tell."""
+    keys = ("prompts", "prompt_fingerprint", "dataset", "dataset_fingerprint")
+    on_class = config.generator.condition == "class"
+    return {} if on_class else {"captions": {key: getattr(config.evaluation, key) for key in keys}}
+
+
 def _already(path: Path, origin: dict[str, Any]) -> list[str]:
-    """Names of the files that were written of just these samples; none if one is gone."""
-    record = read_json(path) if path.exists() else {}
-    names = record.pop("files", [])
-    return names if record == origin and all((path.parent / name).exists() for name in names) else []
+    """Names of the files that were written of just these samples, in this form; none if one is gone.
+
+    Raises:
+        UserError: they are of other samples, which would stay between the new ones.
+    """
+    if not path.exists():
+        return []
+    record = read_json(path)
+    names, form = record.pop("files", []), record.get("kind")
+    if record != {**origin, "kind": form}:
+        raise UserError(
+            f"{path.parent} holds other samples (see {path.name}); name another folder, or remove it first."
+        )
+    return names if form == origin["kind"] and all((path.parent / name).exists() for name in names) else []
 
 
 def _check_origin(path: Path, origin: dict[str, Any]) -> None:

@@ -19,13 +19,13 @@ from experiments.model_facts import build_facts
 from experiments.provenance import provenance
 from experiments.run import count_parameters
 from experiments.store import Run, RunStore
-from lightning_modules.checkpoints import read_weights, save_safetensors, split_unused
+from lightning_modules.checkpoints import read_part, read_weights, save_safetensors, split_unused
 from lightning_modules.generators.config import GENERATORS
 from lightning_modules.hashing import file_crc32, file_sha256
 from lightning_modules.published.aim import read_aim
 from lightning_modules.published.dimba import from_official, read_architecture
 from lightning_modules.tokenizers.config import LlamaGenVQConfig
-from lightning_modules.tokenizers.llamagen_vq import layout
+from lightning_modules.tokenizers.llamagen_vq import PARTS, layout
 
 
 @dataclass
@@ -100,16 +100,20 @@ def import_dimba(file: Path, preset: str, overrides: Mapping[str, Any]) -> Impor
 def import_llamagen_vq(file: Path, root: Path) -> Imported:
     """Turn LlamaGen's `vq_ds16_c2i.pt` or `vq_ds8_c2i.pt` into a safetensors file under the root's tokenizers/.
 
+    Of a training's checkpoint, which also holds averaged weights, these are taken.
+
     Raises:
         ValueError, FileNotFoundError: not such a file, or keys missing.
     """
-    found = read_weights(file)
+    part, found = read_part(file, PARTS)
     levels = len({key.split(".")[2] for key in found if key.startswith("encoder.conv_blocks.")})
     if levels not in (4, 5):
         raise ValueError(
             f"{file} is no LlamaGen tokenizer: it has {levels} resolutions instead of 5 (VQ-16) or 4 (VQ-8)."
         )
-    return _store_tokenizer(file, found, LlamaGenVQConfig(downsample=16 if levels == 5 else 8), root)
+    done = _store_tokenizer(file, found, LlamaGenVQConfig(downsample=16 if levels == 5 else 8), root)
+    notes = ["These are the averaged weights ('ema') of a training's checkpoint, which LlamaGen's own code prefers."]
+    return replace(done, notes=notes) if part == "ema" else done
 
 
 def _store_tokenizer(file: Path, found: Mapping[str, Tensor], config: LlamaGenVQConfig, root: Path) -> Imported:
@@ -118,7 +122,7 @@ def _store_tokenizer(file: Path, found: Mapping[str, Tensor], config: LlamaGenVQ
     digest = hashlib.sha256()
     for key in sorted(weights):
         digest.update(key.encode())
-        digest.update(weights[key].contiguous().numpy().data)
+        digest.update(weights[key].contiguous().flatten().view(torch.uint8).numpy().data)  # numpy has no bfloat16
     name = f"{config.name}{config.downsample}-{digest.hexdigest()[:8]}.safetensors"
     target = root.resolve() / "tokenizers" / name
     if not target.exists():

@@ -94,6 +94,12 @@ def device_of(config: RunConfig) -> torch.device:
     return torch.device(name)
 
 
+def most_devices(config: RunConfig) -> int:
+    """How many processes can sample at once on this machine: one a visible GPU, or one on a CPU, which they would only
+    share."""
+    return torch.cuda.device_count() if device_of(config).type == "cuda" else 1
+
+
 def precision_of(config: RunConfig, device: torch.device) -> str:
     """What `trainer.precision` comes to on a device: "fp32" for bf16 that it does not compute in."""
     asked = config.trainer.precision

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
@@ -10,6 +12,7 @@ from datamodules.config import DATASETS
 from datamodules.store_format import read_meta
 from experiments import lineage
 from experiments.errors import UserError, unknown
+from experiments.flat import flatten
 from lightning_modules.hashing import file_sha256
 from lightning_modules.text_encoders.checkpoint import weights_fingerprint
 
@@ -22,6 +25,14 @@ SIZES = {
     "text_encoder": ("text_tokens", "text_width", "pooled_width"),
 }
 """Sizes of the generator that follow from another part; 0 in the generator means "as that part has it"."""
+FILES = {
+    "data.fingerprint": ("root", "source"),
+    "tokenizer.fingerprint": ("weights",),
+    "text_encoder.fingerprint": ("model",),
+    "generator.pretrained_fingerprint": ("pretrained_ends",),
+    "trainer.init_fingerprint": ("init_from",),
+}
+"""Fingerprint -> keys of its section that name the files it is taken of; where none does, they come with the suite."""
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -70,6 +81,30 @@ def resolve(config: RunConfig) -> RunConfig:
             f"{config.trainer.accumulate * processes}."
         )
     return config
+
+
+def check_unchanged(stored: Mapping[str, Any], config: RunConfig, path: Path) -> None:
+    """Whether the files that a stored training goes by are still those that it was stored with.
+
+    Args:
+        stored: nested values as they were read; of a key that is newer than they are nothing is said.
+        config: built from them, with fingerprints of today's files.
+        path: where they were read, for the error.
+
+    Raises:
+        UserError: a file of the training was replaced, whose fingerprint and place are named.
+    """
+    then, now = flatten(stored), flatten(dataclasses.asdict(config))
+    for key, names in FILES.items():
+        if not then.get(key) or then[key] == now.get(key):
+            continue
+        section = key.partition(".")[0]
+        given = [f"{section}.{name}={now[f'{section}.{name}']}" for name in names if now.get(f"{section}.{name}")]
+        what = given[0] if given else f"{section}.name={now[f'{section}.name']}, which comes with the suite,"
+        raise UserError(
+            f"{what} is not what {path} was made with: its {key} was {then[key][:12]} and is {str(now.get(key))[:12]}. "
+            "Put back what was there, or train a new run with what is there now."
+        )
 
 
 def check_files(config: RunConfig, *, evaluated: bool = False) -> None:

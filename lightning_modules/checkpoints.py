@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,16 @@ def load_safetensors(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Te
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """Read a state dictionary that somebody published.
+    """As `read_part`, without the name."""
+    return read_part(file)[1]
 
-    Either safetensors or a torch archive, which may hold it under "model" or "state_dict". Objects of a training
-    framework that lie beside it, such as the callbacks in a checkpoint of Lightning, are passed over, not run.
+
+def read_part(file: Path, names: Sequence[str] = ("model", "state_dict")) -> tuple[str, dict[str, Tensor]]:
+    """Read a state dictionary that somebody published, and the name that it has in its file.
+
+    Either safetensors or a torch archive, which may hold it under one of `names`, the first that is there; "" where it
+    is bare. Objects of a training framework that lie beside it, such as the callbacks in a checkpoint of Lightning, are
+    passed over, not run.
 
     Raises:
         FileNotFoundError: no such file.
@@ -51,15 +57,18 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         start = stream.read(9)
     try:
         if start[8:] == b"{":  # eight bytes of length, then a JSON header
-            return load_file(file)
+            return "", load_file(file)
         found = _load_tensors(file)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         raise ValueError(f"{file} is damaged or not a torch file ({type(error).__name__}).") from error
+    name = ""
     if isinstance(found, dict):
-        found = found.get("model", found.get("state_dict", found))
+        name = next((name for name in names if name in found), "")
+        found = found.get(name, found)
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise ValueError(f"{file} holds no state dictionary, neither bare nor under 'model' or 'state_dict'.")
-    return found
+        listed = " or ".join(f"'{name}'" for name in names)
+        raise ValueError(f"{file} holds no state dictionary, neither bare nor under {listed}.")
+    return name, found
 
 
 class _PassedDict:
@@ -103,14 +112,23 @@ def split_unused(
 
 def check_keys(file: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Raise ValueError unless both have the same keys and shapes."""
-    missing, unused = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     shapes = [k for k in expected.keys() & found.keys() if expected[k].shape != found[k].shape]
-    if missing or unused or shapes:
-        parts = [
-            f"{len(keys)} {word} (first: {sorted(keys)[0]})"
-            for word, keys in (("missing", missing), ("unexpected", unused), ("of another shape", shapes))
-            if keys
-        ]
+    _check_none(file, expected.keys() - found.keys(), found.keys() - expected.keys(), shapes)
+
+
+def check_loaded(folder: Path, info: Mapping[str, Collection[str]]) -> None:
+    """As `check_keys`, by what diffusers' `from_pretrained` says with `output_loading_info`: it leaves weights that the
+    folder lacks as they were drawn, and passes over those that the network lacks."""
+    _check_none(folder, info["missing_keys"], info["unexpected_keys"], [])
+
+
+def _check_none(file: Path, missing: Collection[str], unused: Collection[str], shapes: Collection[str]) -> None:
+    parts = [
+        f"{len(keys)} {word} (first: {min(keys)})"
+        for word, keys in (("missing", missing), ("unexpected", unused), ("of another shape", shapes))
+        if keys
+    ]
+    if parts:
         raise ValueError(f"{file} does not fit this network: keys {', '.join(parts)}.")
 
 

@@ -8,17 +8,18 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from experiments.config import RunConfig, build_config, load_config, parse_overrides, read_config, to_dict
+from experiments.config import RunConfig, build_config, load_config, parse_overrides, read_config
 from experiments.errors import CellError, UserError
 from experiments.failures import classify
 from experiments.files import DEFAULT_ROOT, check_root
 from experiments.identity import run_id
 from experiments.lineage import check_start
-from experiments.resolve import check_files
+from experiments.presets import read_chain
+from experiments.resolve import check_files, check_unchanged
 from experiments.runs import how_to_use, not_trained
 from experiments.stopping import stopped_by_signals
 from experiments.store import Run, RunStore
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from experiments.export import Kind
     from experiments.status import Part
 
+NeedsData = Literal["always", "captions", "never"]
 ROOT_OPTION = click.option(
     "--root",
     envvar="ABLATE_ROOT",
@@ -125,11 +127,17 @@ def _check_trains(config: RunConfig) -> None:
 def evaluate_command(run: str, overrides: tuple[str, ...], again: bool, root: str) -> None:
     """Measure RUN; overrides may change sampler.*, evaluation.* and runtime.*.
 
+    It samples on as many devices as the training had and this machine has; runtime.devices=N says otherwise.
+
     RUN: an id, any unique part of one, or its folder.
     """
     found = RunStore(root).find(run)
     config = _evaluation_config(found, overrides, root)
     configure_logging()
+    if "runtime.devices" not in parse_overrides(overrides):  # the training's, wherever that was
+        from experiments.process import most_devices
+
+        config.runtime.devices = min(config.runtime.devices, most_devices(config))
     if again:
         from experiments.remeasure import measure_again as evaluate
     else:
@@ -197,7 +205,8 @@ def sample_command(
     one goes on where it stopped.
     """
     found = RunStore(root).find(run)
-    config = _evaluation_config(found, overrides, root)
+    needs_data: NeedsData = "always" if shard and not export else "never" if prompts else "captions"
+    config = _evaluation_config(found, overrides, root, needs_data)
     if (known_from is None) != (mask is None):
         raise UserError("--known-from IMAGE and --mask LEFT,TOP,RIGHT,BOTTOM belong together; give both or neither.")
     configure_logging()
@@ -299,12 +308,28 @@ def _sample_share(
         click.echo(f"Drew share {shard}; others are missing.")
 
 
-def _evaluation_config(run: Run, overrides: tuple[str, ...], root: str) -> RunConfig:
-    """The run's configuration with overrides that leave its training alone."""
+def _evaluation_config(run: Run, overrides: tuple[str, ...], root: str, needs_data: NeedsData = "always") -> RunConfig:
+    """The run's configuration with overrides that leave its training alone.
+
+    Args:
+        needs_data: always, where it is conditioned on captions, or never; where not, its data may be gone. Data that
+            were replaced are refused all the same: classes may have other numbers in them.
+
+    Raises:
+        UserError: an override of the training; a file that the run was made with is gone, or another one now.
+    """
     values = parse_overrides(overrides)
     wrong = [key for key in values if key.partition(".")[0] not in ("sampler", "evaluation", "runtime")]
     if wrong:
         raise UserError(
             f"{wrong[0]} would change the training; only sampler.*, evaluation.* and runtime.* can change here."
         )
-    return build_config(to_dict(run.config()), {"runtime.root": root, **values})
+    stored = read_chain(run.config_path)
+    on_class = stored.get("generator", {}).get("condition") == "class"
+    if needs_data == "never" or (needs_data == "captions" and on_class):
+        for key in ("root", "source"):
+            if (place := stored["data"].get(key)) and not Path(place).is_dir():
+                stored["data"][key] = ""
+    config = build_config(stored, {"runtime.root": root, **values})
+    check_unchanged(stored, config, run.config_path)
+    return config

@@ -77,6 +77,12 @@ class TextTokens(nn.Module):
         return Context(text=self.project(features), mask=mask)
 
 
+def position_table(config: DimbaConfig) -> Tensor:
+    """(L, C): what is added to the embedded patches."""
+    side = config.grid_size // config.patch_size
+    return sincos_2d(side, side, config.width, side, config.pe_interpolation)
+
+
 def _adaln(config: DimbaConfig, blocks: int, vectors: int) -> AdaLN:
     groups = config.adaln_projections(blocks)
     return AdaLN(config.width, blocks, groups, vectors=vectors, tables=True, layout="contiguous", init="random")
@@ -101,8 +107,7 @@ class Dimba(nn.Module):
         self.mamba_blocks: ModuleList[MambaBlock] = ModuleList(MambaBlock(c) for _ in range(c.mamba_depth))
         self.order = c.block_order()
         self.head = Head(width, patch**2 * c.out_channels)
-        side = c.grid_size // patch
-        self.register_buffer("position", sincos_2d(side, side, width, side, c.pe_interpolation), persistent=False)
+        self.register_buffer("position", position_table(c), persistent=False)
         self.reset_parameters()
 
     @torch.no_grad()

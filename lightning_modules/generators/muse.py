@@ -18,11 +18,10 @@ import torch.nn.functional as F
 from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.models.normalization import AdaLayerNormContinuous
 from diffusers.models.unets.uvit_2d import ConvNextBlock, UVit2DModel
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lightning_modules.checkpoints import check_keys
+from lightning_modules.checkpoints import check_keys, read_weights
 from lightning_modules.conditions import TextFeatures
 from lightning_modules.generators.configs.muse import MuseConfig
 from lightning_modules.layers.attention import attend
@@ -154,10 +153,10 @@ class Muse(nn.Module, ABC):
         """Load a published aMUSEd folder (diffusers' layout), all of it or, without `stack`, only the ends.
 
         Raises:
-            FileNotFoundError, ValueError: no weights there, or those of another network.
+            FileNotFoundError, ValueError: no weights there; damaged, or those of another network.
         """
         file = part_weights(folder, "transformer", "generator.pretrained_ends=FOLDER")
-        found, own = load_file(file), self.amused.state_dict()
+        found, own = read_weights(file), self.amused.state_dict()
         if self.config.ends == "conv":
             found = {key: value for key, value in found.items() if ".attention_blocks." not in key}
         if not stack:

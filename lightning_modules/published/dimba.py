@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_modules.generators.dimba import Dimba
+from lightning_modules.generators.configs.dimba import DimbaConfig
+from lightning_modules.generators.dimba import Dimba, position_table
 
+POSITION_TOLERANCE = 5e-3
+"""Of sines and cosines that were stored in 16 bits; another interpolation is off by tenths."""
 PREFIXES = {
     "x_embedder.proj.": "patch_embed.",
     "t_embedder.mlp.": "time.mlp.",
@@ -85,7 +89,7 @@ def from_official(model: Dimba, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename an official state dictionary for `model`; the position table, which is recomputed, is left out.
 
     Raises:
-        ValueError: tensors that are missing, or that Dimba does not have.
+        ValueError: tensors that are missing, or that Dimba does not have; positions of another resolution.
     """
     own: dict[str, Tensor] = {}
     tables: dict[int, Tensor] = {}
@@ -94,6 +98,7 @@ def from_official(model: Dimba, state: dict[str, Tensor]) -> dict[str, Tensor]:
         kind, _, rest = key.partition(".")
         number, _, name = rest.partition(".")
         if key == "pos_embed":
+            _check_positions(model.config, value)
             continue
         if key == "y_embedder.y_embedding":
             own["condition.null"] = value
@@ -117,6 +122,22 @@ def from_official(model: Dimba, state: dict[str, Tensor]) -> dict[str, Tensor]:
             raise _incomplete(f"mamba_blocks.{index}.mixer.{error.args[0]}") from error
         own |= {f"mamba_blocks.{index}.mixer.{key}": value for key, value in converted.items()}
     return own
+
+
+def _check_positions(config: DimbaConfig, published: Tensor) -> None:
+    """The table (1, L, C) that the weights were trained with must be the one that is recomputed."""
+    own = position_table(config)
+    side, patches = config.grid_size // config.patch_size, published.numel() // config.width
+    if patches != len(own):
+        raise ValueError(
+            f"These weights have positions for {math.isqrt(patches)} patches a side, this configuration for {side}; "
+            f"multiply tokenizer.image_size by {math.isqrt(patches) / side:g}."
+        )
+    if not torch.allclose(published.reshape(own.shape).float(), own, atol=POSITION_TOLERANCE):
+        raise ValueError(
+            f"The positions of these weights are not those of generator.pe_interpolation={config.pe_interpolation}; "
+            "set that of their training (PixArt-Sigma and Dimba: 1 at 512 pixels, 2 at 1024, 4 at 2048)."
+        )
 
 
 def _incomplete(key: str) -> ValueError:

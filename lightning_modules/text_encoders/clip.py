@@ -14,6 +14,9 @@ from lightning_modules.text_encoders.pretrained import PretrainedEncoder
 class CLIP(PretrainedEncoder):
     """`config.layer` picks the states.
 
+    The pooled feature needs the projection, which a CLIP that was published without one lacks, such as Stable
+    Diffusion's: those are refused.
+
     CLIP attends causally, so that padding changes no other token; aMUSEd therefore hands no mask to the encoder, and
     the states of the padding on to its generator (`config.padding` = encoded).
     """

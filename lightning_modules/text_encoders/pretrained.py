@@ -45,7 +45,7 @@ class PretrainedEncoder:
         """Features of N captions; what exceeds T tokens is cut off before it is encoded.
 
         Raises:
-            ValueError: the library is not installed, or the model cannot be loaded.
+            ValueError: the library is not installed; the model cannot be loaded, or lacks weights.
         """
         tokenizer, model = self._network
         order = sorted(range(len(captions)), key=lambda i: len(captions[i]))  # little padding within a batch
@@ -99,10 +99,18 @@ class PretrainedEncoder:
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 online if folder is None else tokenizer_in(folder), **options
             )
-            model = getattr(transformers, self.model_class).from_pretrained(
-                online if folder is None else weights_in(folder), dtype=self._dtype(), **options
+            model, info = getattr(transformers, self.model_class).from_pretrained(
+                online if folder is None else weights_in(folder),
+                dtype=self._dtype(),
+                output_loading_info=True,
+                **options,
             )
         except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
             first = " ".join(str(error).split())[:300]
             raise ValueError(f"text_encoder.model={self.config.model} cannot be loaded: {first}") from error
+        if missing := sorted(info["missing_keys"]):  # which the library draws at random, anew in every process
+            raise ValueError(
+                f"text_encoder.model={self.config.model} lacks {', '.join(missing[:3])}{', ...' * (len(missing) > 3)}, "
+                f"which text_encoder.name={self.config.name} needs; name a folder with all of {self.model_class}."
+            )
         return tokenizer, model.to(self.device).eval().requires_grad_(False)

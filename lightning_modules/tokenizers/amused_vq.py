@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.checkpoints import check_loaded
 from lightning_modules.tokenizers.config import AmusedVQConfig
 from lightning_modules.tokenizers.vq import to_uint8
 
@@ -17,7 +18,8 @@ class AmusedVQ(nn.Module):
 
     Raises:
         FileNotFoundError: no published folder at `config.weights`.
-        ValueError: none is named, or it holds another tokenizer than the configuration says.
+        ValueError: none is named; it holds another tokenizer than the configuration says, or weights that are not those
+            of its config.json, key by key.
     """
 
     def __init__(self, config: AmusedVQConfig):
@@ -31,9 +33,12 @@ class AmusedVQ(nn.Module):
         from diffusers.models.autoencoders.vq_model import VQModel
 
         try:
-            self.model = VQModel.from_pretrained(file.parent, local_files_only=True, use_safetensors=True)
+            self.model, info = VQModel.from_pretrained(
+                file.parent, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
         except (OSError, RuntimeError, ValueError, TypeError) as error:
             raise ValueError(f"{file.parent} holds no whole VQModel ({' '.join(str(error).split())}).") from error
+        check_loaded(file.parent, info)
         found = self.model.config
         sizes = {"codebook_size": found.num_vq_embeddings, "downsample": 2 ** (len(found.block_out_channels) - 1)}
         for key, value in sizes.items():

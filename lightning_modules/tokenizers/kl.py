@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.checkpoints import check_loaded
 from lightning_modules.tokenizers.config import KLConfig
 from lightning_modules.tokenizers.vq import to_uint8
 
@@ -22,7 +23,8 @@ class KLAutoencoder(nn.Module):
 
     Raises:
         FileNotFoundError: no folder, or one without config.json.
-        ValueError: no folder was named, or its autoencoder has other sizes than the configuration says.
+        ValueError: no folder was named; its autoencoder has other sizes than the configuration says, or its weights are
+            not those of its config.json, key by key.
     """
 
     def __init__(self, config: KLConfig):
@@ -37,9 +39,12 @@ class KLAutoencoder(nn.Module):
         folder = Path(config.weights)
         _check_sizes(folder, config)
         try:
-            self.autoencoder = AutoencoderKL.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+            self.autoencoder, info = AutoencoderKL.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
         except (OSError, RuntimeError) as error:
             raise ValueError(f"{folder} holds no whole AutoencoderKL ({' '.join(str(error).split())}).") from error
+        check_loaded(folder, info)
         found = self.autoencoder.config
         self.scale = found.scaling_factor
         self.shift = found.shift_factor or 0.0

@@ -7,11 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lightning_modules.checkpoints import check_keys, read_weights
+from lightning_modules.checkpoints import check_keys, read_part
 from lightning_modules.tokenizers.config import LlamaGenVQConfig
 from lightning_modules.tokenizers.vq import PublishedVQ, VQAutoencoder
 
 GROUPS, LATENT_WIDTH, BLOCKS = 32, 256, 2
+PARTS = ("ema", "model", "state_dict")
+"""Where a file may hold the weights. A checkpoint of a training has the averaged ones too, which the official
+reconstruction code prefers."""
 TRAINING_ONLY = ("quantize.codebook_used",)
 """Buffers of the official training code that the network does not need."""
 
@@ -45,9 +48,9 @@ def _sizes(config: LlamaGenVQConfig) -> tuple:
 
 
 def read_published(file: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Read a file of weights, every key checked. Raises FileNotFoundError or ValueError as `read_weights` does."""
+    """Read a file of weights, every key checked. Raises FileNotFoundError or ValueError as `read_part` does."""
     if not file.is_file():
         raise FileNotFoundError(f"Tokenizer weights {file} not found; name a file with tokenizer.weights=FILE.")
-    found = {key: value for key, value in read_weights(file).items() if key not in TRAINING_ONLY}
+    found = {key: value for key, value in read_part(file, PARTS)[1].items() if key not in TRAINING_ONLY}
     check_keys(file, found, expected)
     return found

@@ -10,10 +10,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from experiments import imports
 from experiments.config import load_config
 from experiments.errors import UserError
 from experiments.run import train
 from experiments.store import RunStore
+from lightning_modules.tokenizers.llamagen_vq import read_published
 
 WIDTH, LAYERS, GROUPS, VOCABULARY, CLASSES, TOKENS = 32, 3, 2, 512, 9, 64
 HEADS, STATES, INNER = 4, 8, 2 * WIDTH
@@ -154,3 +156,34 @@ def test_imported_weights_are_never_trained_over(tmp_path: Path) -> None:
     config = load_config("aim/demo", {"imported": "0" * 64, "runtime.root": str(tmp_path)})
     with pytest.raises(UserError, match="imported, not trained"):
         train(config)
+
+
+def _tokenizer(value: float, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    """Something with four resolutions; one number stands for the weights."""
+    return {f"encoder.conv_blocks.{i}.weight": torch.full((3,), value, dtype=dtype) for i in range(4)}
+
+
+def test_averaged_weights_of_a_tokenizer_s_training_are_preferred(
+    ablate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imports, "layout", lambda config: _tokenizer(0))
+    file = tmp_path / "vq.pt"
+    torch.save({"model": _tokenizer(1), "ema": _tokenizer(2), "steps": 3}, file)
+    code, out, err = ablate("import-checkpoint", "llamagen-vq", file)
+    assert code == 0 and "Note: These are the averaged weights ('ema')" in out, err
+    (written,) = (tmp_path / "out" / "tokenizers").iterdir()
+    assert load_file(written)["encoder.conv_blocks.0.weight"].unique() == 2
+    assert read_published(file, _tokenizer(0))["encoder.conv_blocks.0.weight"].unique() == 2, "without an import too"
+    torch.save({"model": _tokenizer(1)}, file)
+    code, out, err = ablate("import-checkpoint", "llamagen-vq", file)
+    assert code == 0 and "Note" not in out, err
+    assert read_published(file, _tokenizer(0))["encoder.conv_blocks.0.weight"].unique() == 1
+
+
+def test_a_tokenizer_may_be_in_half_precision(ablate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imports, "layout", lambda config: _tokenizer(0))
+    for value in (1.0, 2.0):
+        torch.save(_tokenizer(value, torch.bfloat16), tmp_path / "vq.pt")
+        code, _, err = ablate("import-checkpoint", "llamagen-vq", tmp_path / "vq.pt")
+        assert code == 0, err
+    assert len(list((tmp_path / "out" / "tokenizers").iterdir())) == 2, "the name tells the content"

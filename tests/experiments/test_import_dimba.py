@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from experiments.run import load_generator
 from experiments.runs import _words, not_trained, run_records
 from experiments.store import RunStore
 from lightning_modules.generators.configs.dimba import DimbaConfig
-from lightning_modules.generators.dimba import Dimba
+from lightning_modules.generators.dimba import Dimba, position_table
 from lightning_modules.published.dimba import official_architecture
 
 CPU = torch.device("cpu")
@@ -135,3 +136,23 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": {"weight": torch.zeros(1)}}, tmp_path / "x.pth")
     with pytest.raises(ValueError, match="not of Dimba or PixArt"):
         import_dimba(tmp_path / "x.pth", "dimba/demo", {"runtime.root": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    ("trained", "said"),
+    [
+        (MODEL, ""),
+        (replace(MODEL, pe_interpolation=0.5), "not those of generator.pe_interpolation=1.0"),
+        (
+            replace(MODEL, grid_size=16),
+            "8 patches a side, this configuration for 4; multiply tokenizer.image_size by",
+        ),
+    ],
+)
+def test_positions_of_another_resolution_are_refused(tmp_path: Path, trained: DimbaConfig, said: str) -> None:
+    state = _official(Dimba(MODEL)) | {"pos_embed": position_table(trained)[None].half()}
+    torch.save({"state_dict": state}, tmp_path / "x.pth")
+    overrides = {"runtime.root": str(tmp_path / "out"), "generator.prediction": "noise", "generator.heads": 16}
+    with pytest.raises(ValueError, match=re.escape(said)) if said else nullcontext():
+        import_dimba(tmp_path / "x.pth", "dimba/demo", overrides)
+    assert (tmp_path / "out" / "runs").exists() == (not said)

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import csv
-import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from experiments import evaluation as evaluation_module
+from experiments import process
 from experiments import shards as sharding
 from experiments.cli import main
-from experiments.config import RunConfig, build_config
+from experiments.config import RunConfig, build_config, load_config, save_config
 from experiments.errors import UserError
 from experiments.evaluation import evaluate, evaluation_shards
 from experiments.export import export_samples, share_of_evaluation
-from experiments.run import build_network
 from experiments.shards import Shards, parse_share
 from experiments.store import Evaluation, Run, RunStore
-from lightning_modules.checkpoints import save_safetensors
 from lightning_modules.metrics.evaluate import Measurement
+from tests.experiments.configs import finished
 
 COUNT = 22
 
@@ -35,12 +36,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root with one run that passes for trained: random weights and a result."""
     root = tmp_path_factory.mktemp("trained")
-    config = config_in(root)
-    run = RunStore(root).prepare(config)
-    run.checkpoints.mkdir()
-    save_safetensors(run.final_weights, build_network(config).state_dict(), {})
-    result = {"step": config.trainer.max_steps, "max_steps": config.trainer.max_steps, "metrics": {}}
-    run.result_path.write_text(json.dumps(result))
+    finished(config_in(root))
     return root
 
 
@@ -91,6 +87,41 @@ def test_parts_of_other_samples_are_not_mixed_in(trained: Path, tmp_path: Path) 
     export_samples(config, run, "npz", tmp_path, COUNT, 0, share=(0, 3))
     with pytest.raises(UserError, match="parts of other samples"):
         export_samples(config, run, "npz", tmp_path, COUNT, 7, share=(1, 3))
+
+
+def test_a_folder_of_other_samples_is_refused_and_left_alone(trained: Path, tmp_path: Path) -> None:
+    config, run = config_in(trained), only_run(trained)
+    written = export_samples(config, run, "png", tmp_path, 4, seed=0)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    for count, seed in ((2, 0), (4, 3)):
+        with pytest.raises(UserError, match=f"{tmp_path} holds other samples .see samples.json.; name another folder"):
+            export_samples(config, run, "png", tmp_path, count, seed)
+    assert export_samples(config, run, "png", tmp_path, 4, 0) == written, "the same ones are found done"
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+    written[1].unlink()
+    assert export_samples(config, run, "png", tmp_path, 4, 0) == written and written[1].exists()
+    export_samples(config, run, "npz", tmp_path, 4, 0)  # of the same samples there may be both
+    assert written[0].exists() and (tmp_path / "samples_4x32x32x3.npz").exists()
+
+
+def test_captions_are_part_of_what_samples_are_of(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    small = {"generator.width": 16, "generator.depth": 2, "generator.heads": 2, "sampler.steps": 1}
+    values = {**small, "runtime.root": str(tmp_path), "runtime.threads": 1}
+    run = finished(load_config("maskmamba/text-demo", values))
+
+    def drawn(**evaluation: str) -> list[dict[str, str]]:
+        asked = load_config("maskmamba/text-demo", {**values, **{f"evaluation.{k}": v for k, v in evaluation.items()}})
+        export_samples(asked, run, "png", tmp_path / "drawn", 2, 0)
+        with open(tmp_path / "drawn" / "samples.csv") as file:
+            return list(csv.DictReader(file))
+
+    prompts.write_text("red apple\n")
+    assert [row["caption"] for row in drawn(prompt_file=str(prompts))] == ["red apple"] * 2
+    prompts.write_text("green apple\n")
+    for others in ({"prompt_file": str(prompts)}, {}, {"prompts": "train"}):
+        with pytest.raises(UserError, match="holds other samples"):
+            drawn(**others)
 
 
 def test_an_evaluation_takes_up_what_others_drew(
@@ -162,6 +193,25 @@ def test_helpers_draw_however_many_they_are(trained: Path, monkeypatch: pytest.M
             main(command[3:])
         assert ended.value.code == 0
     assert [span.start for span in parts.missing()] == [0]
+
+
+@pytest.mark.parametrize(("gpus", "words", "devices"), [(0, (), 1), (2, (), 2), (0, ("runtime.devices=4",), 4)])
+def test_an_evaluation_takes_no_more_devices_than_there_are(
+    gpus: int, words: tuple[str, ...], devices: int, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training on four devices is evaluated wherever somebody sits."""
+    shutil.copytree(only_run(trained).folder, tmp_path / "runs" / only_run(trained).id)
+    run = only_run(tmp_path)
+    config = config_in(tmp_path)
+    config.runtime.devices = 4
+    save_config(config, run.config_path)
+    asked: list[int] = []
+    monkeypatch.setattr(process, "device_of", lambda config: torch.device("cuda" if gpus else "cpu"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(evaluation_module, "evaluate", lambda config, run: asked.append(config.runtime.devices) or run)
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", run.id, "--root", str(tmp_path), *words])
+    assert ended.value.code == 0 and asked == [devices]
 
 
 def test_workers_meet_without_drawing_twice(tmp_path: Path) -> None:

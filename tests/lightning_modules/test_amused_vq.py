@@ -8,7 +8,9 @@ import pytest
 import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.models.autoencoders.vq_model import VQModel
+from safetensors.torch import load_file, save_file
 
+from lightning_modules.published.folders import WEIGHTS
 from lightning_modules.tokenizers.config import TOKENIZERS, AmusedVQConfig
 
 
@@ -68,4 +70,14 @@ def test_wrong_folders_are_one_sentence(folder: Path, tmp_path: Path) -> None:
         _config(folder, image_size=30)
     (tmp_path / "diffusion_pytorch_model.safetensors").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="no whole VQModel"):
+        TOKENIZERS.build(_config(tmp_path))
+
+
+@pytest.mark.parametrize(("lost", "more"), [("decoder.conv_out.weight", ""), ("", "decoder.other")])
+def test_weights_are_checked_key_by_key(folder: Path, tmp_path: Path, lost: str, more: str) -> None:
+    state = load_file(folder / "vqvae" / WEIGHTS)
+    state = {key: value for key, value in state.items() if key != lost} | ({more: torch.ones(2)} if more else {})
+    (tmp_path / "config.json").write_bytes((folder / "vqvae" / "config.json").read_bytes())
+    save_file(state, tmp_path / WEIGHTS, {"format": "pt"})
+    with pytest.raises(ValueError, match=f"1 {'missing' if lost else 'unexpected'} .first: {lost or more}"):
         TOKENIZERS.build(_config(tmp_path))

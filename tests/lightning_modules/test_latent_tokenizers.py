@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from datamodules.emoji.data import load_emoji
 from experiments.config import load_config
 from experiments.errors import UserError
+from lightning_modules.published.folders import WEIGHTS
 from lightning_modules.tokenizers.config import TOKENIZERS, EmojiLatentConfig, EmojiVQConfig, KLConfig, PixelsConfig
 
 IMAGES = torch.from_numpy(load_emoji(["twemoji"], "val").images[:16])
@@ -99,6 +101,36 @@ def test_a_folder_that_does_not_fit_is_one_sentence(folder: Path, tmp_path: Path
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     with pytest.raises(ValueError, match="no whole AutoencoderKL"):
         TOKENIZERS.build(KLConfig(weights=str(tmp_path), **TINY_KL))
+
+
+@pytest.mark.parametrize(
+    ("lost", "more", "said"),
+    [
+        ("decoder.conv_out.weight", "", r"keys 1 missing \(first: decoder\.conv_out\.weight\)"),
+        ("", "decoder.other", r"keys 1 unexpected \(first: decoder\.other\)"),
+    ],
+)
+def test_weights_are_checked_key_by_key(folder: Path, tmp_path: Path, lost: str, more: str, said: str) -> None:
+    state = load_file(folder / WEIGHTS)
+    state = {key: value for key, value in state.items() if key != lost} | ({more: torch.ones(2)} if more else {})
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    save_file(state, tmp_path / WEIGHTS, {"format": "pt"})
+    with pytest.raises(ValueError, match=f"{tmp_path} does not fit this network: {said}"):
+        TOKENIZERS.build(KLConfig(weights=str(tmp_path), **TINY_KL))
+
+
+def test_the_names_that_attention_had_in_older_files_still_fit(folder: Path, tmp_path: Path) -> None:
+    """As in sd-vae-ft-ema; diffusers renames them."""
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    state = load_file(folder / WEIGHTS)
+    for new, name in old.items():
+        state = {key.replace(f".{new}.", f".{name}."): value for key, value in state.items()}
+    assert any(".query." in key for key in state)
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    save_file(state, tmp_path / WEIGHTS, {"format": "pt"})
+    loaded, same = (TOKENIZERS.build(KLConfig(weights=str(place), **TINY_KL)) for place in (tmp_path, folder))
+    for key, value in same.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value), key
 
 
 @pytest.mark.parametrize(

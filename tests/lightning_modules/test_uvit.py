@@ -110,6 +110,10 @@ def test_published_folder_loads(tmp_path: Path) -> None:
         UViT(replace(TINY, end_blocks=1)).load_published(tmp_path)
     with pytest.raises(FileNotFoundError, match="as published"):
         replace(TINY, pretrained_ends=str(tmp_path / "nowhere")).resolve()
+    weights = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=f"{weights} is damaged"):
+        UViT(TINY).load_published(tmp_path)
 
 
 def test_a_dropped_caption_is_the_null_caption() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lightning_modules.text_encoders.config import TEXT_ENCODERS, CLIPConfig, T5Config
-from tests.text_encoders.tiny import save_clip_text, save_t5, transformers
+from tests.text_encoders.tiny import clip_text_settings, save_clip_text, save_t5, transformers
 
 CAPTIONS = ["a red dragon eating a green pizza", "apple", "a green apple", ""]
 
@@ -108,3 +108,22 @@ def test_a_name_on_the_hub_is_its_own_identity() -> None:
     config = T5Config(model="google/flan-t5-xxl", text_width=4096, text_tokens=350)
     config.resolve()
     assert config.fingerprint == "google/flan-t5-xxl@main"
+
+
+def test_an_encoder_without_all_of_its_weights_is_refused_by_their_names(tmp_path: Path) -> None:
+    """As Stable Diffusion's text encoder has no projection; the library would draw one."""
+    save_clip_text(tmp_path)
+    settings = transformers().CLIPTextConfig(**clip_text_settings(), projection_dim=24)
+    shutil.rmtree(tmp_path / "text_encoder")
+    transformers().CLIPTextModel(settings).save_pretrained(tmp_path / "text_encoder")
+    config = clip(tmp_path)
+    config.resolve()
+    with pytest.raises(ValueError, match=r"lacks text_projection\.weight, which text_encoder\.name=clip needs"):
+        TEXT_ENCODERS.build(config).encode(["a dragon"])
+
+
+def test_a_decoder_beside_the_encoder_is_no_obstacle(tmp_path: Path) -> None:
+    save_t5(tmp_path)
+    library = transformers()
+    library.T5ForConditionalGeneration(library.T5Config.from_pretrained(tmp_path)).save_pretrained(tmp_path)
+    assert TEXT_ENCODERS.build(t5(tmp_path)).encode(["a red dragon"]).features.shape == (4, 32)

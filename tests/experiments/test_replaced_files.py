@@ -1,0 +1,84 @@
+"""A finished run is sampled and measured with the files that it was made with, or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from experiments.config import RunConfig, load_config, read_config, to_dict
+from experiments.errors import UserError
+from experiments.resolve import FILES, check_unchanged
+from experiments.store import RunStore
+from lightning_modules.checkpoints import load_safetensors, save_safetensors
+from lightning_modules.tokenizers.config import EMBEDDED, TOKENIZERS, EmojiVQConfig
+from tests.experiments.configs import finished
+
+QUICK = ("sampler.steps=1", "evaluation.num_samples=4", "evaluation.bootstrap=0", "runtime.threads=1")
+
+
+def small(root: Path, **more: object) -> RunConfig:
+    values = {"generator.width": 16, "generator.depth": 2, "generator.heads": 2, "runtime.root": str(root)}
+    return load_config("maskmamba/demo", {**values, **{key.replace("__", "."): value for key, value in more.items()}})
+
+
+def test_a_tokenizer_that_was_replaced_is_refused_by_name(ablate, tmp_path: Path) -> None:
+    weights = Path(shutil.copy(EMBEDDED, tmp_path / "tokenizer.safetensors"))
+    config = small(tmp_path, tokenizer__weights=str(weights))
+    run, out = finished(config), tmp_path / "x.png"
+    words = {
+        "sample": ("--count", 2, "--out", out, *QUICK, "--root", tmp_path),
+        "evaluate": (*QUICK, "--root", tmp_path),
+    }
+    assert ablate("sample", run.id, *words["sample"])[0] == 0
+    out.unlink()
+    state = load_safetensors(weights, TOKENIZERS.build(EmojiVQConfig()).state_dict())
+    save_safetensors(weights, {key: value + 1 for key, value in state.items()}, {})
+    for command, rest in words.items():
+        code, _, err = ablate(command, run.id, *rest)
+        assert code == 2 and f"tokenizer.weights={weights} is not what {run.config_path} was made with" in err, err
+        assert "tokenizer.fingerprint" in err
+    code, _, err = ablate("execute", "--part", "evaluate", run.config_path)
+    assert code == 2 and "is not what" in err
+    assert not out.exists() and not run.evaluations()
+    assert [found.id for found in RunStore(tmp_path).runs()] == [run.id], "no folder of another run was begun"
+
+
+def test_data_that_are_gone_are_not_missed_where_they_have_no_part(ablate, tmp_path: Path) -> None:
+    stores = tmp_path / "stores"
+    for split in ("train", "val"):
+        (stores / split).mkdir(parents=True)
+        (stores / split / "meta.json").write_text(split)
+    run = finished(small(tmp_path, data__name="imagenet", data__root=str(stores)))
+    sample = ("sample", run.id, "--class", 7, "--count", 2, "--out", tmp_path / "x.png", *QUICK, "--root", tmp_path)
+    shutil.move(stores, tmp_path / "away")
+    code, _, err = ablate(*sample)
+    assert code == 0 and (tmp_path / "x.png").exists(), err
+    code, _, err = ablate("evaluate", run.id, *QUICK, "--root", tmp_path)
+    assert code == 2 and f"No store at {stores / 'train'}" in err
+    shutil.move(tmp_path / "away", stores)
+    (stores / "val" / "meta.json").write_text("others")
+    code, _, err = ablate(*sample)
+    assert code == 2 and f"data.root={stores} is not what" in err
+
+
+@pytest.mark.parametrize("key", FILES)
+def test_every_fingerprint_of_a_training_is_compared(key: str, tmp_path: Path) -> None:
+    config = load_config("mmamba/uvit-demo")
+    config.trainer.init_from, config.generator.pretrained_ends = "start.safetensors", "amused-256"
+    section, _, name = key.partition(".")
+    stored = to_dict(config)
+    stored[section][name] = "another"
+    with pytest.raises(UserError, match=f"its {key} was another and is"):
+        check_unchanged(stored, config, tmp_path)
+    del stored[section][name]  # as of a run that is older than the key
+    check_unchanged(stored, config, tmp_path)
+
+
+def test_what_comes_with_the_suite_is_named_as_such(tmp_path: Path) -> None:
+    run = RunStore(tmp_path).prepare(small(tmp_path))
+    text = run.config_path.read_text()
+    run.config_path.write_text(text.replace(run.config().data.fingerprint, "f" * 64))
+    with pytest.raises(UserError, match="data.name=emoji, which comes with the suite, is not what"):
+        read_config(run.config_path)
