@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from datamodules.sources.coco import annotation_file
@@ -287,6 +288,27 @@ def test_captions_of_parquet_files_that_are_no_text_and_no_labels(tmp_path):
     assert not captions and "is of type int" in refused["train-0.parquet/0/0"]
     with pytest.raises(ValueError, match=r"no label column \(label, labels, cls\) among them"):
         open_source("imagenet", tmp_path, "train")
+
+
+@pytest.mark.parametrize("column", ["image", "label"])
+def test_a_damaged_row_group_loses_its_own_rows_only(tmp_path, column):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    values = np.random.default_rng(0).integers(
+        0, 256, (12, 40), np.uint8
+    )  # noise, so that pages are stored as they are
+    table = pyarrow.table({"image": [row.tobytes() for row in values], "label": [n % 3 for n in range(12)]})
+    path = tmp_path / "train-0.parquet"
+    parquet.write_table(table, path, row_group_size=4, use_dictionary=False)
+    chunk = parquet.ParquetFile(path).metadata.row_group(1).column(table.column_names.index(column))
+    start, size = chunk.data_page_offset, chunk.total_compressed_size
+    path.write_bytes(overwritten(path.read_bytes(), start, start + size, b"\xff"))
+    source = open_source("imagenet", tmp_path, "train")
+    _, labels, refused = read(source)
+    assert list(labels.values()) == [n % 3 for n in (*range(4), *range(8, 12))] and len(source.class_names) == 3
+    assert list(refused) == ["train-0.parquet, row group 1"]
+    assert refused["train-0.parquet, row group 1"].startswith("damaged, its 4 rows are lost (")
 
 
 # --- COCO -------------------------------------------------------------------------------------------------------------
