@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from datamodules.emoji.labels import CATEGORIES, EMOJI_FILE, STYLES
 from datamodules.online_config import FolderOnlineConfig, ImageNetOnlineConfig
+from datamodules.store_format import check_tokenizer
 from lightning_modules.bounds import check_least
 from lightning_modules.hashing import file_sha256
 from lightning_modules.registry import Entry, Registry
@@ -126,6 +127,12 @@ class StoreConfig:
                     raise FileNotFoundError(f"data.best_share={self.best_share} needs the images' scores in {file}.")
             files += scores
         self.fingerprint = "-".join(file_sha256(file)[:32] for file in files)
+
+    def check_tokenizer(self, tokenizer: Any) -> None:
+        """Raises ValueError where the codes of a store are not those of the run's tokenizer (its configuration)."""
+        for split in ("train", "val", "test"):
+            if self.root and (Path(self.root) / split / "meta.json").is_file():
+                check_tokenizer(Path(self.root) / split, tokenizer)
 
 
 def _check_share(share: float) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datamodules.sources.open import check_kind, open_divided, open_source
 from datamodules.sources.records import UNIT, Source
-from datamodules.store_format import read_meta
+from datamodules.store_format import codes_shape, read_meta, tokenizer_settings
 from datamodules.tokenize.crops import Crops
 from datamodules.tokenize.encode import Work, encode_units
 from datamodules.tokenize.merge import Summary, check_place, merge
@@ -100,8 +100,6 @@ def tokenize(job: Job, tokenizer: Any, load: Callable[[], Any], work: Work) -> S
 
 def make_plan(job: Job, source: Source, crops: Crops, exif: bool, tokenizer: Any) -> Plan:
     """What the store will hold."""
-    vocab_size, grid = getattr(tokenizer, "vocab_size", 0), tokenizer.grid_size
-    settings = {key: value for key, value in asdict(tokenizer).items() if key not in ("name", "weights", "fingerprint")}
     return Plan(
         dataset=job.dataset,
         split=job.split,
@@ -113,9 +111,9 @@ def make_plan(job: Job, source: Source, crops: Crops, exif: bool, tokenizer: Any
         exif=exif,
         tokenizer=tokenizer.name,
         tokenizer_fingerprint=tokenizer.fingerprint,
-        settings=settings,
-        vocab_size=vocab_size,
-        codes_shape=[grid * grid] if vocab_size else [tokenizer.latent_channels, grid, grid],
+        settings=tokenizer_settings(tokenizer),
+        vocab_size=tokenizer.vocab_size,
+        codes_shape=list(codes_shape(tokenizer)),
     )
 
 

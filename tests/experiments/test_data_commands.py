@@ -12,8 +12,13 @@ from PIL import Image
 
 from datamodules.emoji.data import load_emoji
 from datamodules.store import write_store
+from datamodules.store_format import codes_shape, tokenizer_settings
 from experiments.commands.data import _training
+from experiments.config import load_config
+from experiments.errors import UserError
+from lightning_modules.hashing import file_sha256
 from lightning_modules.text_encoders.config import T5Config
+from lightning_modules.tokenizers.config import TOKENIZERS
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +150,55 @@ def test_the_printed_command_names_all_settings(dataset, settings, wanted, tmp_p
     )
     text = T5Config() if captioned else None
     assert wanted.replace("OUT", str(tmp_path)) in _training(dataset, tmp_path, "llamagen_vq", settings, text)
+
+
+def stores_of(folder, name, **of_source):
+    """train/ and val/ with two images each, of the embedded tokenizer of that name."""
+    config = TOKENIZERS[name].config()
+    for split in ("train", "val"):
+        kind = float if config.vocab_size == 0 else int
+        write_store(
+            folder / split,
+            np.zeros((2, 1, *codes_shape(config)), kind),
+            np.zeros(2, np.int32),
+            ["", ""],
+            vocab_size=config.vocab_size,
+            tokenizer=file_sha256(config.weight_file()),
+            source={"classes": ["a", "b"], **of_source},
+        )
+    return folder
+
+
+def settings_of(tokenizer):
+    return {"tokenizer": tokenizer, "tokenizer_settings": tokenizer_settings(TOKENIZERS[tokenizer].config())}
+
+
+@pytest.mark.parametrize(
+    ("preset", "stored", "settings", "message"),
+    [
+        ("aim/demo", "emoji_vq", {"tokenizer.image_size": 64}, "made with tokenizer.image_size=32, not 64; set it"),
+        ("aim/demo", "emoji_vq", {"tokenizer.groups": 4}, "made with tokenizer.groups=8, not 4; set it"),
+        ("maskmamba/demo", "emoji_latent", {}, "made with the tokenizer emoji_latent 138935b02631, not with emoji_vq"),
+        ("dimba/demo-class", "emoji_vq", {}, "made with the tokenizer emoji_vq 138935b02631, not with emoji_latent"),
+    ],
+)
+def test_a_store_of_other_codes_is_refused_when_a_run_is_resolved(tmp_path, preset, stored, settings, message):
+    """Although the weights are the same file."""
+    root = stores_of(tmp_path, stored, **settings_of(stored))
+    data = {"data.name": "folder", "data.root": str(root), "trainer.batch_size": 2}
+    fitting = "aim/demo" if stored == "emoji_vq" else "dimba/demo-class"
+    assert load_config(fitting, data).data.class_names == ("a", "b")
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_config(preset, data | settings)
+
+
+def test_a_store_that_names_no_settings_is_known_by_its_codes(tmp_path):
+    data = {"data.name": "folder", "data.root": str(stores_of(tmp_path, "emoji_vq"))}
+    assert load_config("aim/demo", data).generator.vocab_size == 512
+    with pytest.raises(UserError, match=r"holds 64 tokens of 512 an image, but emoji_vq makes 256 tokens of 512; tok"):
+        load_config("aim/demo", data | {"tokenizer.image_size": 64})
+    with pytest.raises(UserError, match=r"holds 64 tokens of 512 an image, but emoji_latent makes latents 8x8x8; tok"):
+        load_config("dimba/demo-class", data)
 
 
 def test_features_of_captions_are_those_a_run_asks_for(ablate, tmp_path):
