@@ -19,13 +19,19 @@ SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 SMALLEST = 8
 
 
+def applies_exif(dataset: str, asked: bool | None = None) -> bool:
+    """Whether images are turned as their EXIF orientations say: as asked, else everywhere but for imagenet, whose
+    published pipelines ignore them."""
+    return dataset != "imagenet" if asked is None else asked
+
+
 def decode_image(content: bytes, name: str = "", exif: bool = True) -> tuple[Image.Image, list[str]]:
     """A file's first image as RGB, transparency on white.
 
     Args:
         content: the file.
         name: whose ending is compared with the content.
-        exif: turn the image as its EXIF orientation says. Published ImageNet pipelines do not.
+        exif: turn the image as its EXIF orientation says; see `applies_exif`.
 
     Returns:
         the image, and what was unusual about it.
