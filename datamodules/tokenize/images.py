@@ -80,7 +80,9 @@ def _peculiarities(image: Image.Image, name: str) -> list[str]:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in SIXTEEN_BIT:  # PIL's own conversion clips at 255
         values = np.asarray(image).astype(np.int64)
-        image = Image.fromarray((values >> (8 if values.max() > 255 else 0)).clip(0, 255).astype(np.uint8))
+        if values.min() < 0 or values.max() > 0xFFFF:  # mode I, of 32 bits, in which 16-bit PNG and PGM files come too
+            raise ValueError(f"whole-number pixels from {values.min()} to {values.max()}, whose range is not known")
+        image = Image.fromarray((values >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
