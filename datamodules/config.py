@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from datamodules.emoji.labels import CATEGORIES, EMOJI_FILE, STYLES
 from datamodules.online_config import FolderOnlineConfig, ImageNetOnlineConfig
+from datamodules.store_format import check_tokenizer
 from lightning_modules.bounds import check_least
 from lightning_modules.hashing import file_sha256
 from lightning_modules.registry import Entry, Registry
@@ -127,6 +128,23 @@ class StoreConfig:
             files += scores
         self.fingerprint = "-".join(file_sha256(file)[:32] for file in files)
 
+    def check_tokenizer(self, tokenizer: Any) -> None:
+        """Raises ValueError where the codes of a store are not those of the run's tokenizer (its configuration)."""
+        for split in ("train", "val", "test"):
+            if self.root and (Path(self.root) / split / "meta.json").is_file():
+                check_tokenizer(Path(self.root) / split, tokenizer)
+
+    def _classes(self, split: str) -> list[str]:
+        return self._read(split, lambda meta: list(meta["source"].get("classes", [])))
+
+    def _read(self, split: str, what: Callable[[Any], T]) -> T:
+        """Something out of a store's meta.json."""
+        path = Path(self.root) / split / "meta.json"
+        try:
+            return what(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ValueError(f"{path} is damaged; delete the folder and tokenize again.") from error
+
 
 def _check_share(share: float) -> None:
     if not 0 < share <= 1:
@@ -144,6 +162,22 @@ class ImageNetConfig(StoreConfig):
     def num_classes(self) -> int:
         """1,000."""
         return 1000
+
+    def resolve(self) -> None:
+        """Fill in the fingerprint. Raises FileNotFoundError when a store is not there, and ValueError when they number
+        synsets differently (shards and parquet files may name none)."""
+        from datamodules.sources.imagenet import SYNSET
+
+        super().resolve()
+        if not self.root:
+            return
+        names = zip(self._classes("train"), self._classes("val"), strict=False)
+        for label, (train, val) in enumerate(names):
+            if train != val and SYNSET.fullmatch(train) and SYNSET.fullmatch(val):
+                raise ValueError(
+                    f"The stores train and val in {self.root} number the synsets differently: class {label} is {train} "
+                    f"in one and {val} in the other; tokenize both from folders of the same synsets."
+                )
 
 
 @dataclass
@@ -208,19 +242,8 @@ class FolderConfig(StoreConfig):
             )
         self.classes = train
 
-    def _classes(self, split: str) -> list[str]:
-        return self._read(split, lambda meta: list(meta["source"].get("classes", [])))
-
     def _caption_bytes(self, split: str) -> int:
         return self._read(split, lambda meta: int(meta["files"]["captions.bin"]["bytes"]))
-
-    def _read(self, split: str, what: Callable[[Any], T]) -> T:
-        """Something out of a store's meta.json."""
-        path = Path(self.root) / split / "meta.json"
-        try:
-            return what(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ValueError(f"{path} is damaged; delete the folder and tokenize again.") from error
 
 
 DATASETS = Registry(

@@ -19,7 +19,7 @@ from datamodules.online_config import OnlineConfig
 from datamodules.sources.folders import FileSource
 from datamodules.subset import choose_subset
 from datamodules.tokenize.crops import adm_crop
-from datamodules.tokenize.images import decode_image
+from datamodules.tokenize.images import applies_exif, decode_image
 from lightning_modules.precision import exact_float32
 
 DRAWS = 1 << 16
@@ -35,13 +35,14 @@ class OnlineDataset:
         size: S.
         resize: short side before the random crop; 0 = ADM's centre crop, always the same.
         flip: mirror a random half.
+        exif: turn images as their EXIF orientations say.
     """
 
     in_processes = True
 
-    def __init__(self, source: FileSource, index: np.ndarray, size: int, resize: int, flip: bool):
+    def __init__(self, source: FileSource, index: np.ndarray, size: int, resize: int, flip: bool, exif: bool):
         self.source, self.index = source, index
-        self.size, self.resize, self.flip = size, resize, flip
+        self.size, self.resize, self.flip, self.exif = size, resize, flip, exif
         self.views = DRAWS if resize else 1
 
     def __len__(self) -> int:
@@ -57,7 +58,7 @@ class OnlineDataset:
         """(S, S, 3) uint8. Raises ValueError for a file that is no image: nothing else could stand in its place."""
         path = self.source.folder / self.source.files[sample]
         try:
-            image, _ = decode_image(path.read_bytes(), path.name, exif=False)
+            image, _ = decode_image(path.read_bytes(), path.name, self.exif)
         except (ValueError, OSError) as error:
             raise ValueError(f"{path}: {error}; remove it, or let `ablate tokenize` leave it out.") from error
         if not self.resize:
@@ -89,12 +90,12 @@ class OnlineDataModule(StreamDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """List the files of both splits."""
-        size = self.config.image_size
+        size, exif = self.config.image_size, applies_exif(self.config.kind)
         for split in ("train", "val"):
             source, train = self.config.open(split), split == "train"
             index = choose_subset(len(source.files), self.config.subset if train else 0)
             resize = (self.config.resize or round(size * 9 / 8)) if train else 0
-            self._datasets[split] = OnlineDataset(source, index, size, resize, self.config.flip)
+            self._datasets[split] = OnlineDataset(source, index, size, resize, self.config.flip, exif)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Pixels to codes, in full precision: in less the nearest code is another one now and then."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +77,50 @@ def read_meta(folder: Path) -> tuple[StoreMeta, dict[str, dict[str, Any]]]:
         raise ValueError(
             f"The token store {folder} is damaged: meta.json is not valid; delete the folder and tokenize again."
         ) from error
+
+
+def codes_shape(tokenizer: Any) -> tuple[int, ...]:
+    """Shape of an image's codes by the configuration of a tokenizer: (L,) tokens, or (C, h, w) latents."""
+    grid = tokenizer.grid_size
+    return (grid * grid,) if tokenizer.vocab_size else (tokenizer.latent_channels, grid, grid)
+
+
+def tokenizer_settings(tokenizer: Any) -> dict[str, Any]:
+    """The configuration of a tokenizer without its name and weights, as stores keep it."""
+    return {key: value for key, value in asdict(tokenizer).items() if key not in ("name", "weights", "fingerprint")}
+
+
+def check_tokenizer(folder: Path, tokenizer: Any) -> None:
+    """Whether the codes of a store are those of a tokenizer.
+
+    Args:
+        tokenizer: its configuration; where no weights are named (its fingerprint is empty), they are not compared.
+            Neither are settings that the store does not name.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_meta`; other weights, other settings, or codes of another shape.
+    """
+    meta, _ = read_meta(folder)
+    name = meta.source.get("tokenizer", tokenizer.name)
+    if name != tokenizer.name or meta.tokenizer != (tokenizer.fingerprint or meta.tokenizer):
+        raise ValueError(
+            f"{folder} was made with the tokenizer {name} {meta.tokenizer[:12]}, not with {tokenizer.name} "
+            f"{tokenizer.fingerprint[:12]}; name that one and its file, tokenizer.weights=FILE, or tokenize again."
+        )
+    settings = tokenizer_settings(tokenizer)
+    for key, stored in meta.source.get("tokenizer_settings", {}).items():
+        if key in settings and settings[key] != stored:
+            raise ValueError(
+                f"{folder} was made with tokenizer.{key}={json.dumps(stored)}, not {json.dumps(settings[key])}; set "
+                "it as it was, or tokenize again."
+            )
+    shape = meta.latent_shape or (meta.length,)
+    if (shape, meta.vocab_size) != (codes_shape(tokenizer), tokenizer.vocab_size):
+        raise ValueError(
+            f"{folder} holds {_described(shape, meta.vocab_size)} an image, but {tokenizer.name} makes "
+            f"{_described(codes_shape(tokenizer), tokenizer.vocab_size)}; tokenize again."
+        )
+
+
+def _described(shape: Sequence[int], vocab_size: int) -> str:
+    return f"{math.prod(shape)} tokens of {vocab_size}" if vocab_size else f"latents {'x'.join(map(str, shape))}"

@@ -19,6 +19,7 @@ from datamodules.sources.open import open_source
 from datamodules.sources.records import Record, Refused, Source
 from datamodules.store import TokenStore
 from datamodules.tokenize.crops import Crops
+from datamodules.tokenize.images import applies_exif
 from datamodules.tokenize.prepare import Preparation, Prepared, preparer
 from datamodules.tokenize.progress import counting
 from lightning_modules.metrics.features import efficientnet_extractor, inception_extractor
@@ -74,7 +75,7 @@ def make_reference(job: ReferenceJob, decode: Callable[[Any], Any] | None = None
 
 def _cropped(job: ReferenceJob) -> Iterator[np.ndarray]:
     """(B, S, S, 3) uint8 batches of the images; broken ones are left out and named in the log."""
-    exif = job.dataset != "imagenet" if job.exif is None else job.exif
+    exif = applies_exif(job.dataset, job.exif)
     source = open_source(job.dataset, job.source, job.split, classes=1000)
     preparation = Preparation(Crops((job.crop,), False, job.size), exif, _needs_captions(source))
     waiting: list[np.ndarray] = []

@@ -47,6 +47,8 @@ def resolve(config: RunConfig) -> RunConfig:
         if hasattr(config.data, "image_size"):
             config.data.image_size = config.tokenizer.image_size
         config.data.resolve()
+        if hasattr(config.data, "check_tokenizer") and config.objective.name != "reconstruction":
+            config.data.check_tokenizer(config.tokenizer)
         config.text_encoder.resolve()
         if hasattr(config.generator, "resolve"):
             config.generator.resolve()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,18 @@ class ParquetSource:
         self.fingerprint = digest_of(f"{file.name} {file.stat().st_size}" for file in files)
 
     def read(self, index: int) -> Iterator[Record | Refused]:
-        """The rows of one row group. Images that are paths lie beside the parquet file."""
+        """The rows of one row group, refused as a whole if it is damaged. Images that are paths lie beside the file."""
+        from pyarrow import ArrowException
+
         number, group = self.groups[index]
         file = self.files[number]
         wanted = [name for name in (self.image, self.label, self.caption) if name]
-        table = _open(file).read_row_group(group, columns=wanted)
-        for row, values in enumerate(table.to_pylist()):
+        try:
+            rows = _open(file).read_row_group(group, columns=wanted).to_pylist()
+        except (ArrowException, OSError, UnicodeDecodeError) as error:
+            yield Refused(self.units[index].name, f"damaged, its {self.units[index].count} rows are lost ({error})")
+            return
+        for row, values in enumerate(rows):
             key = f"{file.name}/{group}/{row}"
             content = _content(values[self.image], file.parent)
             label = values[self.label] if self.label else 0
@@ -123,6 +130,10 @@ def _class_names(files: Sequence[Path], label: str) -> list[str]:
 
     if not pyarrow.types.is_integer(kind := schema.field(label).type):
         raise ValueError(f"{files[0]}: the labels in column {label} are of type {kind}; they must be whole numbers.")
-    columns = (_open(file).read(columns=[label])[label].drop_null() for file in files)
-    largest = max((int(column.to_numpy().max()) for column in columns if len(column)), default=-1)
+    largest = -1
+    for file in map(_open, files):
+        for group in range(file.num_row_groups):
+            with suppress(pyarrow.ArrowException, OSError):  # `read` refuses that group
+                labels = file.read_row_group(group, columns=[label])[label].drop_null()
+                largest = max(largest, int(labels.to_numpy().max(initial=-1)))
     return [str(number) for number in range(largest + 1)]

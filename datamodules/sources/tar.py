@@ -7,7 +7,9 @@ ambiguous (which caption belongs to which image?), so everything under it is ref
 from __future__ import annotations
 
 import json
+import lzma
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -19,19 +21,28 @@ from datamodules.sources.records import (
     Refused,
     Unit,
     digest_of,
+    find_split,
     texts_of,
     words_of,
 )
 
+UNREADABLE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)
+"""What damaged archives raise, compressed or not, beside OSError."""
+MOST_PADDING = tarfile.RECORDSIZE + 2 * tarfile.BLOCKSIZE
+"""Zeros at the end of an archive: two blocks that mark it, then up to a whole record."""
+
 
 def tar_files(folder: Path, split: str) -> list[Path]:
-    """The shards of a split: in its folder, named SPLIT-*.tar, or, for train, any .tar with no split in its name."""
+    """The shards of a split: in its folder, named SPLIT-*.tar or SPLIT.tar, also behind another word (cc3m_SPLIT.tar),
+    or, for train, any .tar with no split in its name. SPLIT.tar beside SPLIT/ is what the folder was unpacked from."""
     for name in SPLIT_FOLDERS.get(split, (split,)):
         found = [
             *(folder / name).glob("*.tar"),
             *folder.glob(f"{name}[-_]*.tar"),
             *folder.glob(f"*[-_]{name}[-_]*.tar"),
         ]
+        if not found and find_split(folder, split) is None:
+            found = [*folder.glob(f"{name}.tar"), *folder.glob(f"*[-_]{name}.tar")]
         if found:
             return sorted(found)
     others = {name for names in SPLIT_FOLDERS.values() for name in names}
@@ -64,11 +75,11 @@ class TarSource:
         self.fingerprint = digest_of(f"{file.name} {file.stat().st_size}" for file in files)
 
     def read(self, index: int) -> Iterator[Record | Refused]:
-        """Images in the order in which their names first appear. A shard cut short is reported where it ends."""
+        """Images in the order in which their names first appear; behind the last one, what damage there is."""
         file = self.files[index]
         try:
             archive = tarfile.open(file)  # noqa: SIM115 (closed below)
-        except (tarfile.TarError, EOFError):
+        except UNREADABLE:
             yield Refused(file.name, "not a tar archive" if file.stat().st_size else "empty shard")
             return
         with archive:
@@ -92,7 +103,7 @@ class TarSource:
             return None  # statistics and the like
         content = {name: _read(archive, member) for name, member in group.members.items() if name in (suffix, *TEXTS)}
         if content[suffix] is None or None in content.values():
-            return Refused(key, "cut off by the end of the shard")
+            return Refused(key, "cut off or damaged within the shard")
         try:
             label, captions = self._annotation({name: value or b"" for name, value in content.items()})
         except (ValueError, AttributeError, TypeError) as error:
@@ -126,7 +137,7 @@ def has_labels(file: Path) -> bool:
                 member = archive.next()
                 if member is not None and member.name.endswith(".cls"):
                     return True
-    except (tarfile.TarError, EOFError, OSError):
+    except (*UNREADABLE, OSError):
         return False
     return False
 
@@ -147,16 +158,40 @@ def _index(archive: tarfile.TarFile) -> tuple[dict[str, _Group], str]:
             if suffix in group.members or (suffix in IMAGE_SUFFIXES and group.members.keys() & IMAGE_SUFFIXES):
                 group.twice = suffix
             group.members[suffix] = member
-    except (tarfile.TarError, EOFError) as error:
+        return groups, _damage_at_end(archive)
+    except (*UNREADABLE, OSError) as error:
         return groups, str(error)
-    return groups, ""
+
+
+def _damage_at_end(archive: tarfile.TarFile) -> str:
+    """What is wrong where the members end, if anything: `tarfile` takes whatever is no header for the end.
+
+    The end is one block of zeros or more (writers differ), and nothing but zeros up to the end of the file.
+    Raises as reading does.
+    """
+    stream, start = archive.fileobj, archive.offset
+    assert stream is not None
+    stream.seek(start)
+    block = stream.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        return f"it breaks off at byte {start + len(block)}, without the block of zeros that ends an archive"
+    if any(block):
+        return f"no valid header at byte {start}"
+    zeros = len(block)
+    while block := stream.read(1 << 20):
+        if any(block):
+            return f"more than zeros after the end of the archive at byte {start}: a lost header, or archives joined"
+        zeros += len(block)
+    if zeros > MOST_PADDING:
+        return f"nothing but zeros from byte {start} on, {zeros} of them: a download that was never completed?"
+    return ""
 
 
 def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
-    """The content of a member, None where the shard ends before it does."""
+    """The content of a member, None where it cannot be read to its end."""
     try:
         stream = archive.extractfile(member)
         content = stream.read() if stream else b""
-    except (tarfile.TarError, EOFError, OSError):
+    except (*UNREADABLE, OSError):
         return None
     return content if len(content) == member.size else None

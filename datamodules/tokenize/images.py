@@ -19,13 +19,19 @@ SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 SMALLEST = 8
 
 
+def applies_exif(dataset: str, asked: bool | None = None) -> bool:
+    """Whether images are turned as their EXIF orientations say: as asked, else everywhere but for imagenet, whose
+    published pipelines ignore them."""
+    return dataset != "imagenet" if asked is None else asked
+
+
 def decode_image(content: bytes, name: str = "", exif: bool = True) -> tuple[Image.Image, list[str]]:
     """A file's first image as RGB, transparency on white.
 
     Args:
         content: the file.
         name: whose ending is compared with the content.
-        exif: turn the image as its EXIF orientation says. Published ImageNet pipelines do not.
+        exif: turn the image as its EXIF orientation says; see `applies_exif`.
 
     Returns:
         the image, and what was unusual about it.
@@ -74,7 +80,9 @@ def _peculiarities(image: Image.Image, name: str) -> list[str]:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in SIXTEEN_BIT:  # PIL's own conversion clips at 255
         values = np.asarray(image).astype(np.int64)
-        image = Image.fromarray((values >> (8 if values.max() > 255 else 0)).clip(0, 255).astype(np.uint8))
+        if values.min() < 0 or values.max() > 0xFFFF:  # mode I, of 32 bits, in which 16-bit PNG and PGM files come too
+            raise ValueError(f"whole-number pixels from {values.min()} to {values.max()}, whose range is not known")
+        image = Image.fromarray((values >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datamodules.sources.open import check_kind, open_divided, open_source
 from datamodules.sources.records import UNIT, Source
-from datamodules.store_format import read_meta
+from datamodules.store_format import codes_shape, read_meta, tokenizer_settings
 from datamodules.tokenize.crops import Crops
 from datamodules.tokenize.encode import Work, encode_units
+from datamodules.tokenize.images import applies_exif
 from datamodules.tokenize.merge import Summary, check_place, merge
 from datamodules.tokenize.plan import Plan, parts_folder
 from datamodules.tokenize.prepare import Preparation
@@ -32,7 +33,7 @@ class Job:
         split: train, val or test.
         crops: names of crops, see `datamodules.tokenize.crops`.
         flip: mirrored views too.
-        exif: apply EXIF orientations; None = not for imagenet, whose published pipelines ignore them.
+        exif: apply EXIF orientations; None = see `applies_exif`.
         classes: number of classes of tar shards with .cls files.
         divide: of a folder without splits, a part is held out as val.
         unit_size: images per part, of sources that do not come in files of their own.
@@ -75,7 +76,7 @@ def tokenize(job: Job, tokenizer: Any, load: Callable[[], Any], work: Work) -> S
         source = open_divided(job.source, job.split, job.unit_size)
     else:
         source = open_source(job.dataset, job.source, job.split, job.classes, job.unit_size)
-    exif = job.dataset != "imagenet" if job.exif is None else job.exif
+    exif = applies_exif(job.dataset, job.exif)
     plan = make_plan(job, source, crops, exif, tokenizer)
     if (job.out / job.split / "meta.json").is_file():
         _check_same(job.out / job.split, plan)
@@ -100,8 +101,6 @@ def tokenize(job: Job, tokenizer: Any, load: Callable[[], Any], work: Work) -> S
 
 def make_plan(job: Job, source: Source, crops: Crops, exif: bool, tokenizer: Any) -> Plan:
     """What the store will hold."""
-    vocab_size, grid = getattr(tokenizer, "vocab_size", 0), tokenizer.grid_size
-    settings = {key: value for key, value in asdict(tokenizer).items() if key not in ("name", "weights", "fingerprint")}
     return Plan(
         dataset=job.dataset,
         split=job.split,
@@ -113,9 +112,9 @@ def make_plan(job: Job, source: Source, crops: Crops, exif: bool, tokenizer: Any
         exif=exif,
         tokenizer=tokenizer.name,
         tokenizer_fingerprint=tokenizer.fingerprint,
-        settings=settings,
-        vocab_size=vocab_size,
-        codes_shape=[grid * grid] if vocab_size else [tokenizer.latent_channels, grid, grid],
+        settings=tokenizer_settings(tokenizer),
+        vocab_size=tokenizer.vocab_size,
+        codes_shape=list(codes_shape(tokenizer)),
     )
 
 

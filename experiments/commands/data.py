@@ -9,7 +9,9 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
+from datamodules.store_format import check_tokenizer, read_meta
 from experiments.commands.single import configure_logging
 from experiments.errors import UserError
 
@@ -20,6 +22,8 @@ FOLDER = click.Path(path_type=Path)
 SHOWN_REASONS = 12
 SHOWN_CAPTION = 120
 """Letters; a caption may be a thousand words."""
+OF_IMAGES = ("crops", "flip", "exif", "classes", "on_error", "shard")
+"""Options of `ablate tokenize` about what is made of images."""
 FIRST_PRESETS = {
     (False, False): "maskmamba/demo",
     (False, True): "maskmamba/text-demo",
@@ -78,27 +82,33 @@ def tokenize_command(
 ) -> None:
     """Turn a collection of images into a token store OUT/SPLIT. The same command goes on where it was stopped.
 
-    `ablate tokenize merge --out DIR --split S` puts the parts of several shards together. --verify and --text-encoder
-    without --source work on a store that is there already.
+    `ablate tokenize merge --out DIR --split S` puts the parts of several shards together, with --verify and
+    --text-encoder where asked. Both work on a store that is there already, too: leave out --source.
     """
     configure_logging()
+    if dataset == "merge":
+        _refuse_given("is for making a store, not for merge", "source", "divide", *OF_IMAGES)
+    elif source is None:
+        _refuse_given("needs the images; name their folder with --source", *OF_IMAGES)
     device, share = _device(device), parse_shard(shard)
+    if share[1] > 1:
+        _refuse_given("needs the whole store; give it to `ablate tokenize merge`", "verify", "text_encoder")
     of_text = tuple(word for word in settings if word.startswith("text_encoder."))
     text = text_encoder_config(text_encoder, of_text)
+    of_tokenizer = tuple(word for word in settings if word not in of_text)
+    if source is None and not verify:  # needs no tokenizer
+        if dataset != "merge" and text is None:
+            raise UserError("Name the folder of the images with --source, or look at a finished store with --verify.")
+        _refuse_given("needs --verify here, which decodes", "tokenizer")
+        if of_tokenizer:
+            raise UserError(f"{of_tokenizer[0]}: a tokenizer is needed here with --verify only.")
+    else:
+        config = tokenizer_config(tokenizer, of_tokenizer)
+    splits = ("train", "val") if divide else (split,)
     if dataset == "merge":
         from datamodules.tokenize.merge import merge
 
         _tell(out / split, merge(out, split))
-        if text is not None:
-            _encode_captions(out / split, text, device)
-        return
-    if source is None and text is not None and not verify:  # needs no tokenizer
-        _encode_captions(out / split, text, device)
-        return
-    config = tokenizer_config(tokenizer, tuple(word for word in settings if word not in of_text))
-    if source is None and not verify:
-        raise UserError("Name the folder of the images with --source, or look at a finished store with --verify.")
-    splits = ("train", "val") if divide else (split,)
     if source is not None:
         from datamodules.tokenize.encode import Work
         from datamodules.tokenize.job import Job, tokenize
@@ -150,11 +160,17 @@ def reference_command(dataset: str, settings: tuple[str, ...], **options: Any) -
     configure_logging()
     from experiments.reference import ReferenceJob, make_reference
 
+    if dataset == "store":
+        _refuse_given("is for images; those of a store are cropped already", "size", "crop", "exif", "workers")
+    else:
+        _refuse_given("is for `reference store`, which decodes", "tokenizer")
     options["device"] = _device(options["device"])
     name = options.pop("tokenizer")
     decode = None
     if dataset == "store":
-        tokenizer = load_tokenizer(tokenizer_config(name, settings), options["device"])
+        config = tokenizer_config(name, settings)
+        check_tokenizer(options["source"] / options["split"], config)
+        tokenizer = load_tokenizer(config, options["device"])
         decode = tokenizer.decode_uint8
     elif settings:
         raise UserError(f"{settings[0]}: settings are those of a tokenizer, which only `reference store` needs.")
@@ -162,6 +178,14 @@ def reference_command(dataset: str, settings: tuple[str, ...], **options: Any) -
     measured = ", ".join(f"{layer} features" for layer in made.moments)
     click.echo(f"{options['out']}: {made.name}, {made.count:,} images, moments of {measured}.")
     click.echo(f"Measure against it with: ablate evaluate RUN evaluation.reference={options['out']}")
+
+
+def _refuse_given(why: str, *names: str) -> None:
+    """Raise UserError where one of these options was named on the command line, though it would change nothing."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        if option.name in names and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE:
+            raise UserError(f"{option.opts[0]} {why}.")
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -288,16 +312,10 @@ def _encode_captions(folder: Path, config: Any, device: str) -> None:
 
 
 def _verify(out: Path, split: str, config: Any, device: str) -> None:
-    from datamodules.store_format import read_meta
     from datamodules.tokenize.verify import verify_store
 
     folder, grid = out / split, out / f"{split}.png"
-    meta, _ = read_meta(folder)
-    if meta.tokenizer != config.fingerprint:
-        raise UserError(
-            f"{folder} was made with the tokenizer {meta.source.get('tokenizer', '')} {meta.tokenizer[:12]}, not with "
-            f"{config.name} {config.fingerprint[:12]}; name the right one with --tokenizer and weights=FILE."
-        )
+    check_tokenizer(folder, config)
     tokenizer = load_tokenizer(config, device)
     found = verify_store(folder, lambda codes: tokenizer.decode_uint8(codes.to(device)), grid)
     used = "" if found.codes_in_use is None else f", {found.codes_in_use:.1%} of the codes in use"
@@ -305,7 +323,7 @@ def _verify(out: Path, split: str, config: Any, device: str) -> None:
         f"{folder}: in order. {found.images:,} images x {found.views} views, {found.captions:,} captions{used}. "
         f"Decoded samples, row by row: {grid}"
     )
-    names = meta.source.get("classes", ())
+    names = read_meta(folder)[0].source.get("classes", ())
     for key, label, caption in found.shown:
         named = names[label] if label < len(names) else ""
         click.echo("  " + "  ".join(filter(None, (key, named, shorten(caption, SHOWN_CAPTION, placeholder=" ...")))))

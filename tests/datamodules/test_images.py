@@ -57,6 +57,14 @@ def test_unusual_files_are_converted_and_noted(kind):
     assert image.mode == "RGB" and np.abs(np.asarray(image).astype(int) - expected).max() <= 2
 
 
+@pytest.mark.parametrize(("kind", "dtype"), [("PNG", np.uint16), ("TIFF", np.uint16), ("TIFF", np.int32)])
+def test_what_is_white_depends_on_the_mode_not_on_the_values(kind, dtype):
+    dark = np.arange(900, dtype=dtype).reshape(30, 30) % 250
+    for values in (dark, dark << 8):
+        image, notes = decode_image(encoded(Image.fromarray(values), kind), f"a.{kind.lower()}")
+        assert notes == ["16 bit"] and (np.asarray(image)[..., 0] == values >> 8).all()
+
+
 def test_cmyk_jpeg():
     image, notes = decode_image(encoded(gradient().convert("CMYK"), "JPEG", quality=100), "a.jpg")
     assert notes == ["CMYK"] and np.abs(np.asarray(image).astype(int) - PLAIN).mean() < 8
@@ -83,6 +91,8 @@ JPEG = encoded(gradient(), "JPEG")
         (encoded(gradient())[:80], "damaged image"),
         (encoded(gradient(4, 4)), "4 x 4 pixels"),
         (encoded(Image.fromarray(np.zeros((9, 9), np.float32)), "TIFF"), "floating-point"),
+        (encoded(Image.fromarray(np.full((9, 9), 65536, np.int32)), "TIFF"), "pixels from 65536 to 65536, whose range"),
+        (encoded(Image.fromarray(np.full((9, 9), -1, np.int32)), "TIFF"), "pixels from -1 to -1, whose range"),
     ],
 )
 def test_broken_files_are_refused_with_a_reason(content, reason):

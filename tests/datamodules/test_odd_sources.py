@@ -1,5 +1,6 @@
 """Collections that lie on disk in unusual ways: labels and captions stay right, or one sentence says what is wrong."""
 
+import gzip
 import json
 import logging
 import os
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from datamodules.sources.coco import annotation_file
@@ -16,6 +18,7 @@ from datamodules.sources.open import open_divided, open_source
 from datamodules.sources.records import Record, Refused, texts_of
 from datamodules.sources.tar import tar_files
 from datamodules.store import TokenStore
+from datamodules.tokenize.encode import Work
 from tests.datamodules.collections import SYNSETS, caption, class_tree, coco, encoded, picture, run, tar_shard
 
 NOT_UTF8 = os.fsdecode(b"gr\xf6\xdfe")
@@ -135,6 +138,75 @@ def test_names_of_shards_are_compared_by_words(tmp_path):
     assert {path.stem for path in tar_files(tmp_path, "train")} == {"retrieval-00000", "latest_1", "constrained"}
 
 
+@pytest.mark.parametrize("name", ["train", "cc3m_train", "cc3m-training"])
+def test_a_single_shard_goes_by_the_name_of_its_split(tmp_path, name):
+    for shard_name in (name, "val", "coco_test"):
+        (tmp_path / f"{shard_name}.tar").touch()
+    found = {split: [path.stem for path in tar_files(tmp_path, split)] for split in ("train", "val", "test")}
+    assert found == {"train": [name], "val": ["val"], "test": ["coco_test"]}
+    (tmp_path / "train").mkdir()  # what the archive was unpacked to
+    assert not tar_files(tmp_path, "train")
+
+
+def whole_shard(folder):
+    """The bytes of a shard of ten captioned images, and where each image begins."""
+    members = [(f"{n}.{kind}", data) for n in range(10) for kind, data in (("png", encoded(picture(n))), ("txt", b"a"))]
+    content = tar_shard(folder / "0.tar", members).read_bytes()
+    return content, [content.index(f"{n}.png\0".encode()) for n in range(10)]
+
+
+def overwritten(content, start, stop, value=b"\0"):
+    return content[:start] + value * (stop - start) + content[stop:]
+
+
+DAMAGE = {
+    "cut between images": (lambda c, at: c[:at], "breaks off at byte"),
+    "cut within a header": (lambda c, at: c[: at + 200], "breaks off at byte"),
+    "cut within an image": (lambda c, at: c[: at + 520], "unexpected end of data"),
+    "never filled in": (lambda c, at: overwritten(c, at, len(c)), "nothing but zeros from byte"),
+    "a zeroed header": (lambda c, at: overwritten(c, at, at + 512), "more than zeros after the end"),
+    "a garbled header": (lambda c, at: overwritten(c, at + 100, at + 160, b"\xff"), "no valid header at byte"),
+    "two archives joined": (lambda c, at: c + c, "more than zeros after the end"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_no_damage_to_a_shard_goes_unnoticed(tmp_path, kind, compressed):
+    """`tarfile` itself ends in silence at whatever is no header."""
+    damage, reason = DAMAGE[kind]
+    content, starts = whole_shard(tmp_path)
+    content = damage(content, starts[4])
+    (tmp_path / "0.tar").write_bytes(gzip.compress(content) if compressed else content)
+    captions, _, refused = read(open_source("cc3m", tmp_path, "train"))
+    assert list(captions) == [f"0/{n}" for n in range(10 if kind == "two archives joined" else 4)]
+    assert refused["0.tar"].startswith("the shard is damaged (") and reason in refused["0.tar"]
+    with pytest.raises(ValueError, match=r"with --on-error skip, which leaves"):
+        run("cc3m", tmp_path, tmp_path / "out", work=Work(on_error="stop"))
+
+
+@pytest.mark.parametrize("kind", ["cut", "garbled", "wrong checksum"])
+def test_damage_to_a_compressed_shard(tmp_path, kind):
+    content = gzip.compress(whole_shard(tmp_path)[0])
+    middle, end = len(content) // 2, len(content)
+    damaged = {
+        "cut": content[:middle],
+        "garbled": overwritten(content, middle, middle + 50, b"\xff"),
+        "wrong checksum": overwritten(content, end - 8, end),
+    }
+    (tmp_path / "0.tar").write_bytes(damaged[kind])
+    _, _, refused = read(open_source("cc3m", tmp_path, "train"))
+    assert refused["0.tar"].startswith("the shard is damaged (")
+
+
+@pytest.mark.parametrize("zeros", [512, 1024, 10240 + 512])
+def test_ends_that_writers_give_their_archives(tmp_path, zeros):
+    content, _ = whole_shard(tmp_path)
+    (tmp_path / "0.tar").write_bytes(content.rstrip(b"\0") + bytes(511) + bytes(zeros))  # the last text is one byte
+    captions, _, refused = read(open_source("cc3m", tmp_path, "train"))
+    assert len(captions) == 10 and not refused
+
+
 def test_images_with_two_dots_in_their_names_do_not_vanish(tmp_path):
     members = [(name, encoded(picture(1))) for name in ("a.v1.png", "b.png", "b.mask.png", "._b.png")]
     tar_shard(tmp_path / "0.tar", [*members, ("a.v1.txt", b"a"), ("b.txt", b"b"), ("c.stats.json", b"{}")])
@@ -216,6 +288,27 @@ def test_captions_of_parquet_files_that_are_no_text_and_no_labels(tmp_path):
     assert not captions and "is of type int" in refused["train-0.parquet/0/0"]
     with pytest.raises(ValueError, match=r"no label column \(label, labels, cls\) among them"):
         open_source("imagenet", tmp_path, "train")
+
+
+@pytest.mark.parametrize("column", ["image", "label"])
+def test_a_damaged_row_group_loses_its_own_rows_only(tmp_path, column):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    values = np.random.default_rng(0).integers(
+        0, 256, (12, 40), np.uint8
+    )  # noise, so that pages are stored as they are
+    table = pyarrow.table({"image": [row.tobytes() for row in values], "label": [n % 3 for n in range(12)]})
+    path = tmp_path / "train-0.parquet"
+    parquet.write_table(table, path, row_group_size=4, use_dictionary=False)
+    chunk = parquet.ParquetFile(path).metadata.row_group(1).column(table.column_names.index(column))
+    start, size = chunk.data_page_offset, chunk.total_compressed_size
+    path.write_bytes(overwritten(path.read_bytes(), start, start + size, b"\xff"))
+    source = open_source("imagenet", tmp_path, "train")
+    _, labels, refused = read(source)
+    assert list(labels.values()) == [n % 3 for n in (*range(4), *range(8, 12))] and len(source.class_names) == 3
+    assert list(refused) == ["train-0.parquet, row group 1"]
+    assert refused["train-0.parquet, row group 1"].startswith("damaged, its 4 rows are lost (")
 
 
 # --- COCO -------------------------------------------------------------------------------------------------------------

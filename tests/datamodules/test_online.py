@@ -7,13 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.config import DATASETS, FolderOnlineConfig
+from datamodules.config import DATASETS, FolderOnlineConfig, ImageNetOnlineConfig
 from datamodules.encoder import ImageEncoder
-from datamodules.tokenize.crops import adm_crop
+from datamodules.sources.open import open_source
+from datamodules.tokenize.crops import Crops, adm_crop
+from datamodules.tokenize.images import applies_exif
+from datamodules.tokenize.prepare import Preparation
 from experiments.config import load_config
 from experiments.identity import run_id
 from experiments.run import train
-from tests.datamodules.collections import Toy, class_tree, picture
+from tests.datamodules.collections import SYNSETS, Toy, class_tree, picture
 
 ENCODER = ImageEncoder(Toy().encode_uint8, "toy-weights", 64)
 
@@ -79,6 +82,24 @@ def test_every_epoch_crops_anew_and_again_the_same(tmp_path):
     assert (rows == rows[:, :1] + steps * np.arange(16)).all()  # unscaled at the full short side
     centre = next(iter(data.val_dataloader()))["image"].numpy()
     assert (centre == np.asarray(adm_crop(picture, 16))).all()
+
+
+@pytest.mark.parametrize("config", [FolderOnlineConfig, ImageNetOnlineConfig])
+def test_exif_orientations_are_applied_as_in_stores(tmp_path, config):
+    """The images a run sees are those of a store of the same folder, which ImageNet's are not turned for."""
+    upside_down = Image.Exif()
+    upside_down[0x0112] = 3
+    image = Image.fromarray(np.arange(16, dtype=np.uint8)[:, None, None].repeat(16, 1).repeat(3, 2))
+    for split in ("train", "val"):
+        path = tmp_path / split / SYNSETS[0] / "1.png"
+        path.parent.mkdir(parents=True)
+        image.save(path, exif=upside_down)
+    data = DATASETS.build(config(source=str(tmp_path), image_size=16), 1, 0, 0, None)
+    data.setup()
+    seen = next(iter(data.val_dataloader()))["image"][0].numpy()
+    source = open_source(config.kind, tmp_path, "val")
+    stored = Preparation(Crops(("adm",), size=16), applies_exif(config.kind), False)(next(source.read(0))).views[0]
+    assert (seen == stored).all() and (seen[0, 0, 0] > seen[-1, 0, 0]) == (config is FolderOnlineConfig)
 
 
 def test_without_flip_nothing_is_mirrored(tmp_path):

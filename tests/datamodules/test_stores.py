@@ -10,10 +10,10 @@ import torch
 from datamodules.config import DATASETS, CC3MConfig, CocoConfig, FolderConfig, ImageNetConfig
 from datamodules.datasets import CAPTION_DRAWS
 from datamodules.encoder import ImageEncoder
-from datamodules.store import TokenStore
+from datamodules.store import TokenStore, write_store
 from datamodules.stores import StoreDataModule
 from lightning_modules.text_encoders.ragged import RaggedText
-from tests.datamodules.collections import Toy, ToyLatents, caption, class_tree, coco, encoded, picture, run
+from tests.datamodules.collections import SYNSETS, Toy, ToyLatents, caption, class_tree, coco, encoded, picture, run
 
 ENCODER = ImageEncoder(Toy().encode_uint8, "toy-weights", 64)
 
@@ -250,6 +250,21 @@ def test_what_does_not_fit_is_refused(classes, captions, tmp_path):
         (tmp_path / f"stores/{split}-").rename(tmp_path / f"stores/{split}")
     with pytest.raises(ValueError, match="other classes"):
         FolderConfig(root=str(tmp_path / "stores")).resolve()
+
+
+@pytest.mark.parametrize(("val", "refused"), [(SYNSETS, False), (SYNSETS[1:], True), (("0", "1", "2"), False)])
+def test_stores_of_imagenet_number_the_synsets_alike(tmp_path, val, refused):
+    """Class names that are no synsets, as shards have them, say nothing."""
+    for split, names in (("train", SYNSETS), ("val", val)):
+        source = {"classes": list(names)}
+        codes = np.zeros((1, 1, 4), int)
+        write_store(tmp_path / split, codes, np.zeros(1, int), [""], vocab_size=8, tokenizer="", source=source)
+    config = ImageNetConfig(root=str(tmp_path))
+    if refused:
+        with pytest.raises(ValueError, match="differently: class 0 is n01440764 in one and n01443537 in the other"):
+            config.resolve()
+    else:
+        config.resolve()
 
 
 def test_the_fingerprint_is_of_the_content(classes, captions):

@@ -9,11 +9,17 @@ import shlex
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from datamodules.emoji.data import load_emoji
 from datamodules.store import write_store
+from datamodules.store_format import codes_shape, tokenizer_settings
 from experiments.commands.data import _training
+from experiments.config import load_config
+from experiments.errors import UserError
+from lightning_modules.hashing import file_sha256
 from lightning_modules.text_encoders.config import T5Config
+from lightning_modules.tokenizers.config import EMBEDDED, TOKENIZERS
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +34,25 @@ def pictures(tmp_path_factory):
     return folder
 
 
+def _scrambled(folder):
+    """The embedded tokenizer with its codes in another order."""
+    weights = load_file(EMBEDDED)
+    codebook = next(key for key in weights if key.startswith("quantize"))
+    save_file(weights | {codebook: weights[codebook].flip(0).contiguous()}, folder / "scrambled.safetensors")
+    return folder / "scrambled.safetensors"
+
+
 def test_images_to_a_measured_run(ablate, pictures, tmp_path):
     stores, root = tmp_path / "stores", tmp_path / "out"
     tokenize = ("tokenize", "folder", "--source", pictures, "--out", stores, "--tokenizer", "emoji_vq", "--workers", 0)
     for shard in (0, 1):
         code, out, _ = ablate(*tokenize, "--flip", "--shard", f"{shard}/2")
         assert code == 0 and "ablate tokenize merge" in out
-    assert "48 images" in ablate("tokenize", "merge", "--out", stores)[1]
+    merge = ("tokenize", "merge", "--out", stores)
+    code, _, err = ablate(*merge, "--tokenizer", "emoji_latent")
+    assert code == 2 and "--tokenizer needs --verify here" in err and not (stores / "train").exists()
+    code, out, err = ablate(*merge, "--verify", "--tokenizer", "emoji_vq")
+    assert "48 images." in out and "in order. 48 images x 2 views" in out and (stores / "train.png").is_file(), err
     code, out, _ = ablate(*tokenize, "--split", "val", "--verify")
     assert code == 0 and "in order. 12 images x 1 views" in out and (stores / "val.png").is_file()
 
@@ -46,6 +64,17 @@ def test_images_to_a_measured_run(ablate, pictures, tmp_path):
     assert "reconstructions of stores/val, 5 images by seed 0, 5 images" in ablate(*again, "--count", 5)[1]
     code, _, err = ablate(*again, "--count", 13)
     assert code == 2 and "--count 13 is more than the 12 images of store/val" in err
+    for words, said in (
+        (("--tokenizer", "emoji_latent"), "not with emoji_latent"),
+        ((f"weights={_scrambled(tmp_path)}",), "val was made with the tokenizer emoji_vq 138935b02631, not with emoji"),
+        (("image_size=64",), "val was made with tokenizer.image_size=32, not 64"),
+        (("--size", 32), "--size is for images; those of a store are cropped already"),
+        (("--crop", "adm"), "--crop is for images"),
+    ):
+        code, _, err = ablate(*again, *words)
+        assert code == 2 and said in err
+    code, _, err = ablate(*made, "--tokenizer", "emoji_vq")
+    assert code == 2 and "--tokenizer is for `reference store`" in err
 
     train = ["train", "maskmamba/demo", "data.name=folder", f"data.root={stores}", f"runtime.root={root}"]
     train += ["generator.width=32", "generator.depth=2", "generator.heads=2", "trainer.max_steps=2"]
@@ -147,6 +176,55 @@ def test_the_printed_command_names_all_settings(dataset, settings, wanted, tmp_p
     assert wanted.replace("OUT", str(tmp_path)) in _training(dataset, tmp_path, "llamagen_vq", settings, text)
 
 
+def stores_of(folder, name, **of_source):
+    """train/ and val/ with two images each, of the embedded tokenizer of that name."""
+    config = TOKENIZERS[name].config()
+    for split in ("train", "val"):
+        kind = float if config.vocab_size == 0 else int
+        write_store(
+            folder / split,
+            np.zeros((2, 1, *codes_shape(config)), kind),
+            np.zeros(2, np.int32),
+            ["", ""],
+            vocab_size=config.vocab_size,
+            tokenizer=file_sha256(config.weight_file()),
+            source={"classes": ["a", "b"], **of_source},
+        )
+    return folder
+
+
+def settings_of(tokenizer):
+    return {"tokenizer": tokenizer, "tokenizer_settings": tokenizer_settings(TOKENIZERS[tokenizer].config())}
+
+
+@pytest.mark.parametrize(
+    ("preset", "stored", "settings", "message"),
+    [
+        ("aim/demo", "emoji_vq", {"tokenizer.image_size": 64}, "made with tokenizer.image_size=32, not 64; set it"),
+        ("aim/demo", "emoji_vq", {"tokenizer.groups": 4}, "made with tokenizer.groups=8, not 4; set it"),
+        ("maskmamba/demo", "emoji_latent", {}, "made with the tokenizer emoji_latent 138935b02631, not with emoji_vq"),
+        ("dimba/demo-class", "emoji_vq", {}, "made with the tokenizer emoji_vq 138935b02631, not with emoji_latent"),
+    ],
+)
+def test_a_store_of_other_codes_is_refused_when_a_run_is_resolved(tmp_path, preset, stored, settings, message):
+    """Although the weights are the same file."""
+    root = stores_of(tmp_path, stored, **settings_of(stored))
+    data = {"data.name": "folder", "data.root": str(root), "trainer.batch_size": 2}
+    fitting = "aim/demo" if stored == "emoji_vq" else "dimba/demo-class"
+    assert load_config(fitting, data).data.class_names == ("a", "b")
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_config(preset, data | settings)
+
+
+def test_a_store_that_names_no_settings_is_known_by_its_codes(tmp_path):
+    data = {"data.name": "folder", "data.root": str(stores_of(tmp_path, "emoji_vq"))}
+    assert load_config("aim/demo", data).generator.vocab_size == 512
+    with pytest.raises(UserError, match=r"holds 64 tokens of 512 an image, but emoji_vq makes 256 tokens of 512; tok"):
+        load_config("aim/demo", data | {"tokenizer.image_size": 64})
+    with pytest.raises(UserError, match=r"holds 64 tokens of 512 an image, but emoji_latent makes latents 8x8x8; tok"):
+        load_config("dimba/demo-class", data)
+
+
 def test_features_of_captions_are_those_a_run_asks_for(ablate, tmp_path):
     """Real tokens only, and the bytes that saves; kept where a run on the store looks for them."""
     from datamodules.store import TokenStore
@@ -159,8 +237,8 @@ def test_features_of_captions_are_those_a_run_asks_for(ablate, tmp_path):
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(emoji.images[i]).save(path)
         path.with_suffix(".txt").write_text(emoji.captions[i])
-    words = ("tokenize", "folder", "--out", tmp_path / "out", "--tokenizer", "emoji_vq", "--text-encoder", "minilm")
-    code, out, err = ablate(*words, "--source", tmp_path / "images", "--workers", 0)
+    words = ("tokenize", "folder", "--out", tmp_path / "out", "--text-encoder", "minilm")
+    code, out, err = ablate(*words, "--source", tmp_path / "images", "--tokenizer", "emoji_vq", "--workers", 0)
     assert code == 0, err
     config = MiniLMConfig()
     config.resolve()
@@ -197,6 +275,16 @@ def test_features_of_captions_are_those_a_run_asks_for(ablate, tmp_path):
         (["coco", "--text-encoder", "t6"], "Did you mean 't5'"),
         (["coco", "text_encoder.model=x"], "name the text encoder with --text-encoder"),
         (["coco", "--text-encoder", "minilm"], "No token store at"),
+        (["coco", "--text-encoder", "minilm", "--tokenizer", "emoji_vq"], "--tokenizer needs --verify here"),
+        (["coco", "--text-encoder", "minilm", "weights=x"], "weights=x: a tokenizer is needed here with --verify only"),
+        (["merge", "--source", "."], "--source is for making a store, not for merge"),
+        (["merge", "--crops", "adm"], "--crops is for making a store, not for merge"),
+        (["folder", "--verify", "--flip"], "--flip needs the images; name their folder with --source"),
+        (
+            ["folder", "--source", ".", "--shard", "0/2", "--verify"],
+            "--verify needs the whole store; give it to",
+        ),
+        (["folder", "--source", ".", "--shard", "0/2", "--text-encoder", "minilm"], "--text-encoder needs the whole"),
     ],
 )
 def test_wrong_requests(ablate, tmp_path, monkeypatch, words, message):

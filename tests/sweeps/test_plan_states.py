@@ -11,10 +11,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
+from datamodules.store import write_store
 from experiments.store import RunStore
+from lightning_modules.hashing import file_sha256
+from lightning_modules.tokenizers.config import EMBEDDED
 from sweeps.commands import list_sweeps
 from sweeps.definition import read_sweep
 from sweeps.planner import plan
@@ -42,12 +46,13 @@ def test_a_remembered_plan_is_forgotten_when_data_in_a_folder_change(make_sweep:
     path = make_sweep(axes=[WIDTH], report={})
     stores = root.parent / "stores"
     for split in ("train", "val"):
-        (stores / split).mkdir(parents=True)
-        (stores / split / "meta.json").write_text('{"source": {"classes": ["a", "b"]}}')
+        codes = {"vocab_size": 512, "tokenizer": file_sha256(EMBEDDED), "source": {"classes": ["a", "b"]}}
+        write_store(stores / split, np.zeros((2, 1, 64), int), np.zeros(2, int), ["", ""], **codes)
     words = ["data.name=folder", f"data.root={stores}"]
     first = plan(path, "", words).cells[0].run_id
     assert plan(path, "", words).cells[0].run_id == first
-    (stores / "train" / "meta.json").write_text('{"source": {"classes": ["a", "b"]}, "count": 5}')
+    meta = stores / "train" / "meta.json"
+    meta.write_text(meta.read_text().replace('"count": 2', '"count": 5'))
     assert plan(path, "", words).cells[0].run_id != first
 
 
