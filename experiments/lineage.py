@@ -48,10 +48,10 @@ def fingerprint(config: RunConfig) -> str:
 
 def parent_config(config: RunConfig) -> RunConfig:
     """The configuration of the run that another one starts from; a preset is trained with the child's seed."""
-    from experiments.config import load_config, preset_names, read_config
+    from experiments.config import load_config, read_config
 
     name = config.trainer.init_from
-    if name in preset_names() or name.endswith((".yaml", ".yml")):
+    if _is_preset(name):
         parent = load_config(name, {"seed": config.seed})
         own = {key: getattr(parent.runtime, key) for key in INTERVALS}
         parent.runtime = replace(config.runtime, **own)
@@ -69,12 +69,14 @@ def start(config: RunConfig, module: TrainingModule) -> None:
     """Put the weights that the run starts from into `module`, after training the run that they are from.
 
     Raises:
-        UserError: a parent that is not trained and cannot be, or weights of another network.
+        UserError: a parent that is not trained and cannot be, or whose network is another.
+        FileNotFoundError, ValueError: no such file of weights, or one of another network.
     """
     from lightning_modules.adapt import adapt
+    from lightning_modules.checkpoints import read_weights
 
     weights = _weights(config)
-    state, resized = adapt(weights, module.model.state_dict())
+    state, resized = adapt(weights, read_weights(weights), module.model)
     module.model.load_state_dict(state)
     if module.ema is not None:
         module.ema.load_state_dict(state)
@@ -82,15 +84,38 @@ def start(config: RunConfig, module: TrainingModule) -> None:
 
 
 def check_start(config: RunConfig) -> None:
-    """Raise UserError where the run to start from is named by its id and not trained to its end."""
-    from experiments.config import preset_names
+    """Raise UserError where the run to start from is named by its id and not trained to its end, or has a network whose
+    weights this one cannot start from."""
     from experiments.runs import not_trained
     from experiments.store import RunStore
 
     name = config.trainer.init_from
-    if name and not name.endswith((SUFFIX, ".yaml", ".yml")) and name not in preset_names():
-        if not (parent := RunStore(config.root).find(name)).is_done():
-            raise not_trained(parent, f"trainer.init_from={name}")
+    if not name or name.endswith(SUFFIX):
+        return
+    if not _is_preset(name) and not (parent := RunStore(config.root).find(name)).is_done():
+        raise not_trained(parent, f"trainer.init_from={name}")
+    _check_network(config)
+
+
+def _check_network(config: RunConfig) -> None:
+    """Compare shapes, on the meta device: weights need not exist."""
+    import torch
+
+    from experiments.run import new_network
+    from lightning_modules.adapt import adapt
+
+    with torch.device("meta"):
+        ours, theirs = new_network(config), new_network(parent_config(config))
+    try:
+        adapt(config.trainer.init_from, theirs.state_dict(), ours)
+    except ValueError as error:
+        raise UserError(f"trainer.init_from={config.trainer.init_from}: {error}") from error
+
+
+def _is_preset(name: str) -> bool:
+    from experiments.config import preset_names
+
+    return name in preset_names() or name.endswith((".yaml", ".yml"))
 
 
 def record(config: RunConfig) -> dict[str, Any]:
@@ -105,7 +130,6 @@ def record(config: RunConfig) -> dict[str, Any]:
 
 def _weights(config: RunConfig) -> Path:
     """The file of weights; made first where it belongs to a preset."""
-    from experiments.config import preset_names
     from experiments.run import train
     from experiments.runs import check_weights
     from experiments.store import Run
@@ -114,11 +138,10 @@ def _weights(config: RunConfig) -> Path:
     path = _weights_path(config)
     if name.endswith(SUFFIX):
         return path
-    parent = parent_config(config)
-    if name in preset_names() or name.endswith((".yaml", ".yml")):
-        log.info("training %s first, to start from it", name)
-        train(parent, wait=True)
     check_start(config)
+    if _is_preset(name):
+        log.info("training %s first, to start from it", name)
+        train(parent_config(config), wait=True)
     check_weights(Run(path.parent.parent))
     return path
 

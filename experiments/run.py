@@ -57,12 +57,17 @@ def is_stage1(config: RunConfig) -> bool:
     return config.objective.name == "reconstruction"
 
 
+def new_network(config: RunConfig) -> torch.nn.Module:
+    """The network that the run trains, as its class starts it."""
+    if is_stage1(config):
+        return TOKENIZERS.build(replace(config.tokenizer, weights=""))
+    return GENERATORS.build(config.generator)
+
+
 def build_network(config: RunConfig) -> torch.nn.Module:
     """The network that the run trains, with initial weights that depend on the seed alone."""
     torch.manual_seed(config.seed)
-    if is_stage1(config):
-        return TOKENIZERS.build(replace(config.tokenizer, weights=""))
-    network = GENERATORS.build(config.generator)
+    network: Any = new_network(config)
     if hasattr(network, "start_from_published"):
         network.start_from_published()
     return network

@@ -110,7 +110,7 @@ def split_unused(
     return kept, sorted(found.keys() - expected.keys())
 
 
-def check_keys(file: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def check_keys(file: Path | str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Raise ValueError unless both have the same keys and shapes."""
     shapes = [k for k in expected.keys() & found.keys() if expected[k].shape != found[k].shape]
     _check_none(file, expected.keys() - found.keys(), found.keys() - expected.keys(), shapes)

@@ -118,6 +118,10 @@ class AiM(TokenGenerator):
                 bound = (module.inner * self.config.depth) ** -0.5
                 nn.init.uniform_(module.out_proj.weight, -bound, bound)
 
+    def learned_positions(self, length: int) -> dict[str, int]:
+        """See `TokenGenerator`; the row behind the image's is read by nobody, and nothing trains the image's last."""
+        return {} if self.position_embedding is None else {"position_embedding.weight": length}
+
     def embed_condition(self, condition: Condition, drop: Tensor) -> Context:
         """Labels (B,), or text features, and who goes without (B,) -> the context of `forward` and `start`.
 

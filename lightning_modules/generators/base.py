@@ -28,6 +28,17 @@ class TokenGenerator(nn.Module):
         tokens = torch.zeros(1, self.config.grid_size**2, dtype=torch.long)
         return tokens, self.embed_condition(example_condition(self.config), torch.zeros(1, dtype=torch.bool))
 
+    def learned_positions(self, length: int) -> dict[str, int]:
+        """Learned tables of positions, for images of `length` tokens.
+
+        A table has a row for each token of the image in raster order and may have others, all in one piece, such as
+        the condition's.
+
+        Returns:
+            the tables' keys in the state -> how many of the image's rows stand before the others.
+        """
+        return {}
+
     def embed_condition(self, condition: Condition, drop: Tensor) -> Context:
         """Labels (B,), or text features, and who goes without (B,) -> the context of `forward`."""
         return self.condition(condition, drop)

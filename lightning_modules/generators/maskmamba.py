@@ -35,7 +35,7 @@ class MaskMamba(TokenGenerator):
         self.token_embedding = nn.Embedding(config.vocab_size + 1, width)
         self.condition = condition_tokens(config)
         count = self.condition.tokens
-        self.start = {"head": 0, "middle": length // 2, "tail": length}[config.condition_position]
+        self.start = self._start(length)
         if config.position_tables == "separate":
             self.position_image = nn.Parameter(torch.empty(length, width))
             self.position_condition = nn.Parameter(torch.empty(count, width))
@@ -62,6 +62,16 @@ class MaskMamba(TokenGenerator):
         for name, parameter in self.named_parameters():
             if name.startswith("position_"):
                 nn.init.normal_(parameter, std=INIT_STD)
+
+    def _start(self, length: int) -> int:
+        """The condition's place in the sequence, with `length` tokens of the image."""
+        return {"head": 0, "middle": length // 2, "tail": length}[self.config.condition_position]
+
+    def learned_positions(self, length: int) -> dict[str, int]:
+        """See `TokenGenerator`: a shared table has the condition's rows where the condition stands."""
+        if self.config.position_tables == "separate":
+            return {"position_image": length}
+        return {"position_sequence": self._start(length)}
 
     def forward(self, tokens: Tensor, context: Context) -> Tensor:
         """tokens: (B, L) int64, `mask_token` where hidden -> logits (B, L, V)."""

@@ -69,7 +69,7 @@ class CrossScan(nn.Module):
         """text: (B, T, C), image: (B, L, C); pooled: (B, C), read by the gate; mask: (B, T) bool, False at padding."""
         joined = torch.cat([text, image], dim=1) if self.words else image
         x, z = self.in_proj(joined).chunk(2, dim=-1)
-        y = self._merge(*self._scan(self._convolve(x), joined, pooled, mask))
+        y = self._merge(*self._scan(self._convolve(x, mask), joined, pooled, mask))
         y = self.out_proj(self.norm(y) * F.silu(z))
         return (y[:, : self.words], y[:, self.words :]) if self.words else (text, y)
 
@@ -86,11 +86,13 @@ class CrossScan(nn.Module):
             own[f"ssm.{parameter}"] = state.pop(theirs).view_as(getattr(self.ssm, parameter))
         self.load_state_dict(own | {key.replace("out_norm.", "norm."): value for key, value in state.items()})
 
-    def _convolve(self, x: Tensor) -> Tensor:
+    def _convolve(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, T + L, D) -> silu(convolved) (B, S, D), or (B, K, S, D) where every direction has its own sequence."""
         if self.conv2d is not None:
             picture = x[:, self.words :].transpose(1, 2).unflatten(2, self.grid)
             x = torch.cat([x[:, : self.words], self.conv2d(picture).flatten(2).transpose(1, 2)], dim=1)
+        if self.conv1d is not None and mask is not None and self.words:  # whose taps would reach over the padding
+            x = x * F.pad(mask, (0, x.shape[1] - self.words), value=True)[..., None]
         if self.config.text == "both_ends":
             x = torch.cat([x, x[:, : self.words]], dim=1)
         if self.conv1d is None:

@@ -11,11 +11,9 @@ import torch
 from experiments.config import RunConfig, load_config
 from experiments.errors import UserError
 from experiments.identity import run_id, training_hash
-from experiments.lineage import parent_config
+from experiments.lineage import check_start, parent_config
 from experiments.run import load_generator, train
 from experiments.store import RunStore
-from lightning_modules.adapt import adapt
-from lightning_modules.checkpoints import save_safetensors
 from tests.experiments.configs import tiny_preset
 
 
@@ -70,13 +68,10 @@ def test_unknown_starts_and_circles_are_one_sentence(tmp_path: Path) -> None:
         load_config(preset)
 
 
-def test_tables_of_positions_are_resized_and_nothing_else(tmp_path: Path) -> None:
-    file = tmp_path / "w.safetensors"
-    ramp = torch.arange(4.0)[:, None].expand(4, 3)
-    save_safetensors(file, {"position_image": ramp, "head": torch.ones(2)}, {})
-    state, resized = adapt(file, {"position_image": torch.zeros(16, 3), "head": torch.zeros(2)})
-    assert resized == ["position_image"] and state["position_image"].shape == (16, 3)
-    assert state["position_image"][:, 0].mean().item() == pytest.approx(1.5, abs=0.05)
-    assert (state["position_image"][:, 0].reshape(4, 4).diff(dim=0) > 0).all()
-    with pytest.raises(ValueError, match="of another shape"):
-        adapt(file, {"position_image": torch.zeros(16, 3), "head": torch.zeros(3)})
+def test_a_parent_of_another_network_is_refused_before_it_is_trained(tmp_path: Path) -> None:
+    parent = tiny_preset(tmp_path, "parent", generator={"width": 32})
+    config = load_config(tiny_preset(tmp_path, "child", trainer={"init_from": parent}))
+    for begin in (check_start, train):
+        with pytest.raises(UserError, match=r"trainer.init_from=.*parent.yaml: .* does not fit this network: .*shape"):
+            begin(config)
+    assert not RunStore(config.root).run(run_id(parent_config(config))).folder.exists()

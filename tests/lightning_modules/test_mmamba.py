@@ -204,10 +204,15 @@ def test_every_parameter_is_trained(name: str) -> None:
     assert [key for key, p in model.named_parameters() if p.grad is None] == []
 
 
-@pytest.mark.parametrize("config", [TINY, _scan(text="both_ends"), replace(_scan(text="none"), cross_attention=True)])
-def test_masked_padding_changes_nothing(config: MMambaConfig) -> None:
-    """In scans (dt = 0), in cross-attention, and in the attention of the ends."""
-    config = replace(config, mask_padding=True, cross_scan=replace(config.cross_scan, conv="none"))
+@pytest.mark.parametrize("conv", ["depthwise_2d", "causal_1d", "none"])
+@pytest.mark.parametrize(
+    "config",
+    [TINY, _scan(text="suffix"), _scan(text="both_ends"), replace(_scan(text="none"), cross_attention=True)],
+    ids=["prefix", "suffix", "both ends", "cross-attention"],
+)
+def test_masked_padding_changes_nothing(config: MMambaConfig, conv: str) -> None:
+    """In convolutions (zero), in scans (dt = 0), in cross-attention, and in the attention of the ends."""
+    config = replace(config, mask_padding=True, cross_scan=replace(config.cross_scan, conv=conv))
     text = _inputs()[1]
     noisy = text._replace(features=torch.where(text.mask[..., None], text.features, torch.tensor(7.0)))
     torch.testing.assert_close(_logits(config, text), _logits(config, noisy), rtol=1e-4, atol=1e-4)

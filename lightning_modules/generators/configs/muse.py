@@ -51,7 +51,8 @@ class MuseConfig:
     micro_width: int = 256
     """Width of a micro condition's sinusoidal encoding."""
     mask_padding: bool = False
-    """Leave padding out of attentions and scans; aMUSEd attends to CLIP's padding."""
+    """Leave padding out of attentions, convolutions and scans; otherwise it is read like words. aMUSEd reads CLIP's, of
+    which `text_encoder.padding=encoded` keeps the states; else zeros stand there."""
     dropout: float = 0.0
     pretrained_ends: str = ""
     """A published aMUSEd folder to start the ends from, as the M-Mamba slides do; empty = at random."""
