@@ -161,7 +161,8 @@ def _entry_html(entry: Entry, row: TableRow) -> str:
     tag = '<span class="tag">baseline</span>' if row.baseline and entry is row.entries[0] else ""
     marks = f"<sup>{','.join(entry.marks)}</sup>" if entry.marks else ""
     interval = f"<small>{escape(entry.interval)}</small>" if entry.interval else ""
-    return f'<td class="{classes}">{escape(entry.text)}{" =" if entry.tied else ""}{marks}{tag}{interval}</td>'
+    doubt = f" {entry.doubt}" if entry.doubt else ""
+    return f'<td class="{classes}">{escape(entry.text)}{doubt}{marks}{tag}{interval}</td>'
 
 
 # --- other sections ---------------------------------------------------------------------------------------------------

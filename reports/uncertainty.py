@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from reports.aggregate import Row, Value
@@ -30,6 +29,8 @@ class Difference:
     """What differs is two trainings, one seed each: their samples can be told apart or not, the settings cannot."""
     freedom: float = math.inf
     """Degrees of freedom of the t distribution that the margin comes from; infinite: the normal one."""
+    stand_in: Difference | None = None
+    """The difference in another quantity that this one is judged by."""
 
     def margin_among(self, comparisons: int) -> float | None:
         """The margin as one of so many comparisons, any of which might be distinguishable by chance.
@@ -45,8 +46,9 @@ class Difference:
 
     def stands_among(self, comparisons: int) -> bool:
         """Whether it is distinguishable still as one of so many comparisons."""
-        wider = self.margin_among(comparisons)
-        return bool(self.distinguishable) and (wider is None or abs(self.delta) > wider)
+        judged = self.stand_in or self
+        wider = judged.margin_among(comparisons)
+        return bool(self.distinguishable) and wider is not None and abs(judged.delta) > wider
 
     @property
     def text(self) -> str:
@@ -107,35 +109,6 @@ def _over_seeds(a: Value, b: Value, delta: float) -> Difference:
     return Difference(delta, margin, abs(delta) > margin, method, freedom=freedom)
 
 
-def margin_over_seeds(rows: Sequence[Row], metric: str, comparisons: int) -> float | None:
-    """Half-width of the 95% interval of the difference of two of these rows, as one of so many comparisons.
-
-    Randomised blocks: what is left of every number beside the means of its row and of its seed is noise that all rows
-    share, with (rows - 1)(seeds - 1) degrees of freedom. Of two rows, that is the paired t-test.
-
-    Returns:
-        None where the rows do not hold the same seeds, or too few to tell.
-    """
-    from scipy.special import stdtrit
-
-    values = [row.value(metric) for row in rows]
-    seeds = sorted(values[0].seeds) if values else []
-    freedom = (len(values) - 1) * (len(seeds) - 1)
-    if metric in EXACT or freedom < 2 or any(sorted(value.seeds) != seeds for value in values):
-        return None
-    table = [[dict(zip(value.seeds, value.samples, strict=True))[seed] for seed in seeds] for value in values]
-    of_rows = [math.fsum(line) / len(seeds) for line in table]
-    of_seeds = [math.fsum(column) / len(table) for column in zip(*table, strict=True)]
-    mean = math.fsum(of_rows) / len(table)
-    left = [
-        x - row - seed + mean
-        for line, row in zip(table, of_rows, strict=True)
-        for x, seed in zip(line, of_seeds, strict=True)
-    ]
-    variance = math.fsum(x * x for x in left) / freedom
-    return float(stdtrit(freedom, 1 - (1 - CONFIDENCE) / 2 / comparisons)) * math.sqrt(2 * variance / len(seeds))
-
-
 def _margin_of_one(a: Value, b: Value) -> float | None:
     """95% margin from the noise that the evaluations report themselves; it knows nothing of the spread over seeds."""
     errors = [*a.errors, *b.errors]
@@ -151,8 +124,10 @@ def _through_stand_in(left: Row, right: Row, metric: str, delta: float) -> Diffe
         a, b = left.value(stand_in), right.value(stand_in)
         if a.mean is not None and b.mean is not None and (margin := _margin_of_one(a, b)) is not None:
             other = a.mean - b.mean
+            method = f"one seed; judged by {quantity(stand_in).plain}, {a.error_source}"
+            judged = Difference(other, margin, abs(other) > margin, method)
             clear = abs(other) > margin and other * delta > 0
-            return Difference(delta, None, clear, f"one seed; judged by {quantity(stand_in).plain}, {a.error_source}")
+            return replace(judged, delta=delta, margin=None, distinguishable=clear, stand_in=judged)
     return Difference(delta, None, None, "one seed, no interval")
 
 

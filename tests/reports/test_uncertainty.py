@@ -10,7 +10,8 @@ import scipy.stats
 
 from reports.aggregate import Row
 from reports.records import Record
-from reports.uncertainty import compare, kendall_tau, margin_over_seeds, pearson
+from reports.simultaneous import AllPairs
+from reports.uncertainty import compare, kendall_tau, pearson
 
 
 def row(name: str, values: list[float], metric: str = "fd_efflite0", **more: float) -> Row:
@@ -29,20 +30,30 @@ def test_paired_seeds_find_what_unpaired_ones_cannot() -> None:
     assert welch.distinguishable is False and welch.method.startswith("Welch")
 
 
-def test_noise_that_rows_share_is_that_of_randomised_blocks() -> None:
-    """Of two rows the paired t-test; of several against a least-squares fit of row and seed."""
-    a, b = row("a", [10.0, 14.0, 9.0]), row("b", [11.0, 17.0, 9.5])
-    assert margin_over_seeds([a, b], "fd_efflite0", 1) == pytest.approx(compare(a, b, "fd_efflite0").margin)
+def test_two_rows_of_the_same_seeds_are_judged_by_the_paired_t_test() -> None:
     draw = np.random.default_rng(0)
-    table = draw.normal(size=(4, 3)) + 10 * np.arange(4)[:, None] + np.array([0, 5, -3])
-    rows = [row(name, list(line)) for name, line in zip("abcd", table, strict=True)]
-    design = np.array([[i == r for r in range(4)] + [j == s for s in range(1, 3)] for i in range(4) for j in range(3)])
-    left = table.ravel() - design @ np.linalg.lstsq(design.astype(float), table.ravel(), rcond=None)[0]
-    error = np.sqrt(2 * (left @ left) / 6 / 3)
-    assert margin_over_seeds(rows, "fd_efflite0", 3) == pytest.approx(scipy.stats.t.ppf(1 - 0.025 / 3, 6) * error)
-    assert margin_over_seeds([a, row("c", [1.0, 2.0])], "fd_efflite0", 1) is None, "other seeds"
-    assert margin_over_seeds([row("a", [1.0]), row("b", [2.0])], "fd_efflite0", 1) is None
-    assert margin_over_seeds([row("a", [1.0] * 3, "parameters")] * 2, "parameters", 1) is None, "exact"
+    found = set()
+    for shift in np.linspace(0, 12, 25):
+        a = draw.normal(0, 5, 4)
+        b = a + shift + draw.normal(0, 2, 4)
+        pair = AllPairs([row("a", a.tolist()).value("fd_efflite0"), row("b", b.tolist()).value("fd_efflite0")], 2)
+        assert pair.apart(0, 1) == (scipy.stats.ttest_rel(a, b).pvalue < 0.05)
+        found.add(pair.apart(0, 1))
+    assert found == {True, False}
+
+
+def test_rows_of_other_seeds_are_judged_as_games_and_howell_do() -> None:
+    """Against the range by its definition, where the rows scatter enough alike for Tukey's margin to hold as well."""
+    lines = [[10.0, 12.0, 11.0, 13.0], [14.0, 16.5, 15.0], [17.0, 18.5, 20.0]]
+    values = [row(str(n), line).value("fd_efflite0") for n, line in enumerate(lines)]
+    pairs, found = AllPairs(values, 3), set()
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        a, b = np.var(lines[i], ddof=1) / len(lines[i]), np.var(lines[j], ddof=1) / len(lines[j])
+        freedom = (a + b) ** 2 / (a**2 / (len(lines[i]) - 1) + b**2 / (len(lines[j]) - 1))
+        q = abs(np.mean(lines[i]) - np.mean(lines[j])) / ((a + b) / 2) ** 0.5
+        assert pairs.apart(i, j) == (scipy.stats.studentized_range.sf(q, 3, freedom) < 0.05)
+        found.add(pairs.apart(i, j))
+    assert found == {True, False}
 
 
 def test_t_tests_agree_with_scipy() -> None:
