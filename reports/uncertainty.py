@@ -25,8 +25,9 @@ class Difference:
     distinguishable: bool | None
     """None: there is nothing to judge the noise by."""
     method: str
-    one_training_each: bool = False
-    """What differs is two trainings, one seed each: their samples can be told apart or not, the settings cannot."""
+    single_training: str = ""
+    """In words, where one side or each is one training of one seed: that samples can be told apart, or cannot, says
+    nothing of the settings."""
     freedom: float = math.inf
     """Degrees of freedom of the t distribution that the margin comes from; infinite: the normal one."""
     stand_in: Difference | None = None
@@ -56,8 +57,8 @@ class Difference:
         if self.distinguishable is None:
             return f"noise unknown ({self.method})"
         said = f"{'distinguishable' if self.distinguishable else 'not distinguishable'} ({self.method})"
-        if self.distinguishable and self.one_training_each:
-            return f"{said}; one training each, so chance in training is not ruled out"
+        if self.distinguishable and self.single_training:
+            return f"{said}; {self.single_training}, so chance in training is not ruled out"
         return said
 
 
@@ -79,15 +80,18 @@ def compare(left: Row, right: Row, metric: str, factor: float = 1.0) -> Differen
         return Difference(delta, 0.0, delta != 0, "exact")
     if a.n > 1 and b.n > 1:
         return _over_seeds(a, b, delta)
+    each = a.n == b.n == 1
+    seeds = "one seed" if each else f"{a.n} and {b.n} seeds"
     if (margin := paired_margin(left, right, metric, factor)) is not None:
-        difference = Difference(delta, margin, abs(delta) > margin, "one seed; paired bootstrap over samples")
+        difference = Difference(delta, margin, abs(delta) > margin, f"{seeds}; paired bootstrap over samples")
     elif (margin := _margin_of_one(a, b)) is not None:
-        source = "interval over repetitions" if a.error_source == "repetitions" else f"one seed; {a.error_source}"
+        source = "interval over repetitions" if a.error_source == "repetitions" else f"{seeds}; {a.error_source}"
         difference = Difference(delta, margin, abs(delta) > margin, source)
     else:
-        difference = _through_stand_in(left, right, metric if factor == 1.0 else "", delta)
-    trained = not is_cost(metric) and {r.run_id for r in left.measured} != {r.run_id for r in right.measured}
-    return replace(difference, one_training_each=trained)
+        difference = _through_stand_in(left, right, metric if factor == 1.0 else "", delta, seeds)
+    if is_cost(metric) or {r.run_id for r in left.measured} == {r.run_id for r in right.measured}:
+        return difference
+    return replace(difference, single_training="one training each" if each else "a single training on one side")
 
 
 def _over_seeds(a: Value, b: Value, delta: float) -> Difference:
@@ -118,17 +122,17 @@ def _margin_of_one(a: Value, b: Value) -> float | None:
     return NORMAL_95 * math.sqrt(sum(means))
 
 
-def _through_stand_in(left: Row, right: Row, metric: str, delta: float) -> Difference:
+def _through_stand_in(left: Row, right: Row, metric: str, delta: float, seeds: str) -> Difference:
     stand_in = STAND_IN_FOR_NOISE.get(metric)
     if stand_in:
         a, b = left.value(stand_in), right.value(stand_in)
         if a.mean is not None and b.mean is not None and (margin := _margin_of_one(a, b)) is not None:
             other = a.mean - b.mean
-            method = f"one seed; judged by {quantity(stand_in).plain}, {a.error_source}"
+            method = f"{seeds}; judged by {quantity(stand_in).plain}, {a.error_source}"
             judged = Difference(other, margin, abs(other) > margin, method)
             clear = abs(other) > margin and other * delta > 0
             return replace(judged, delta=delta, margin=None, distinguishable=clear, stand_in=judged)
-    return Difference(delta, None, None, "one seed, no interval")
+    return Difference(delta, None, None, f"{seeds}, no interval")
 
 
 def kendall_tau(left: list[float], right: list[float]) -> float | None:

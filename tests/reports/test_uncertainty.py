@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,11 @@ def row(name: str, values: list[float], metric: str = "fd_efflite0", **more: flo
         for seed, value in enumerate(values)
     ]
     return Row({"scheme": name}, tuple(records))
+
+
+def replace_run(of: Row) -> Row:
+    """The same row, of other trainings."""
+    return Row(of.labels, tuple(replace(record, run_id="other") for record in of.records))
 
 
 def test_paired_seeds_find_what_unpaired_ones_cannot() -> None:
@@ -72,6 +78,14 @@ def test_one_seed_is_judged_by_its_bootstrap_interval() -> None:
     far = row("c", [104.0], fd_efflite0_low=102.0, fd_efflite0_high=106.0)
     assert compare(left, near, "fd_efflite0").distinguishable is False
     assert compare(left, far, "fd_efflite0").distinguishable is True
+
+
+def test_one_seed_against_several_is_called_so() -> None:
+    """The interval over samples knows nothing of other trainings, of which one side has only one."""
+    ends = {"fd_efflite0_low": 99.0, "fd_efflite0_high": 101.0}
+    found = compare(row("a", [100.0, 101.0, 99.0], **ends), replace_run(row("b", [120.0], **ends)), "fd_efflite0")
+    assert found.distinguishable and found.method == "3 and 1 seeds; bootstrap interval"
+    assert found.single_training == "a single training on one side" and found.single_training in found.text
 
 
 def test_single_trainings_are_compared_sample_by_sample() -> None:
