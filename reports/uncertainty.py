@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from lightning_modules.metrics.shares import NORMAL_95
 from reports.aggregate import Row, Value
 from reports.quantities import EXACT, is_cost, quantity
-from reports.resampling import NORMAL_95, paired_margin
+from reports.resampling import paired_margin
 
 CONFIDENCE = 0.95
 ALMOST_ONE = 1 - 1e-12

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from lightning_modules.metrics.bootstrap import mean_deviations, resamples
 from reports.aggregate import Row
 from reports.records import Record
 from reports.simultaneous import AllPairs
@@ -106,6 +107,37 @@ def test_single_trainings_are_compared_sample_by_sample() -> None:
     assert compare(evaluated("a", 100.0), evaluated("b", 100.5), "fd_efflite0").distinguishable is False
     other = compare(evaluated("a", 100.0), evaluated("b", 102.0, n=324), "fd_efflite0")
     assert other.distinguishable is False and "paired" not in other.method
+
+
+def test_none_of_324_samples_is_not_told_from_four() -> None:
+    """Fisher's exact test: p = 0.12 for 4, 0.002 for 10. All resamples of no hit give none."""
+    weights = resamples(324, 500, 0)
+
+    def copied(name: str, hits: int, rate: str = "memorisation_rate") -> Row:
+        found = np.arange(324) < hits
+        result = {"replicates": {rate: mean_deviations(found, weights).tolist()}, "protocol": {"num_samples": 324}}
+        record = Record(name, {}, {}, 0, name, name, {rate: float(found.mean())}, evaluation_result=result)
+        return Row({"scheme": name}, (record,))
+
+    def told(left: int, right: int) -> bool | None:
+        return compare(copied("a", left), copied("b", right), "memorisation_rate").distinguishable
+
+    assert [told(0, 4), told(4, 0), told(0, 10), told(324, 320), told(324, 310)] == [False, False, True, False, True]
+    assert copied("a", 0).value("memorisation_rate").half_width == pytest.approx(0.0117, abs=1e-4)
+
+
+def test_shares_are_compared_sample_by_sample() -> None:
+    """The same samples are hits in both, but for ten more in one: McNemar's test has p = 0.002, Fisher's 0.48."""
+    weights = resamples(324, 500, 0)
+    rows = []
+    for hits in (160, 170):
+        deviations = mean_deviations(np.arange(324) < hits, weights).tolist()
+        result = {"replicates": {"precision": deviations}, "protocol": {"num_samples": 324}}
+        metrics = {"precision": hits / 324}
+        record = Record(str(hits), {}, {}, 0, str(hits), "e", metrics, evaluation_result=result)
+        rows.append(Row({"scheme": str(hits)}, (record,)))
+    found = compare(*rows, "precision")
+    assert found.distinguishable and found.margin == pytest.approx(1.96 * 10**0.5 / 324, rel=0.1)
 
 
 def test_without_an_interval_the_kernel_distance_is_asked_and_named() -> None:
