@@ -79,8 +79,8 @@ class _Ground:
         name = ", ".join(named(axis, label) for axis, label in row.labels.items() if axis not in shared)
         if value.mean is None:
             return f"{name} ({value.note})"
-        spread = f" ± {known.text(value.std)}" if value.std is not None else ""
-        return f"{name} ({known.text(value.mean)}{spread}{f', {value.note}' if value.note else ''})"
+        text = known.text(value.mean) if value.std is None else known.spread(value.mean, value.std)
+        return f"{name} ({text}{f', {value.note}' if value.note else ''})"
 
 
 def judge(claim: Claim, rows: Sequence[Row]) -> Verdict:

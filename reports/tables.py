@@ -217,9 +217,8 @@ def _entry(row: Row | None, column: Column, notes: Notes) -> Entry:
     if value.mean is None:
         short = textwrap.shorten(value.note, LONGEST_REASON, placeholder=" …")
         return Entry(short, "missing", marks=() if short == value.note else (notes.mark(value.note),), value=value)
-    text = column.text(value.mean)
-    if value.std is not None and column.metric not in EXACT:
-        text += f" ± {column.text(value.std)}"
+    spread = value.std if column.metric not in EXACT else None
+    text = column.text(value.mean) if spread is None else column.spread(value.mean, spread)
     interval = ""
     if value.interval and column.better != "none":
         interval = f"[{', '.join(column.text(end) for end in value.interval)}]"
