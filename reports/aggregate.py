@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from lightning_modules.metrics.shares import NORMAL_95, SHARES, share_interval
 from reports.records import Record, named
 
 
@@ -52,7 +53,7 @@ class Value:
         """Of an error bar: the standard deviation over seeds, else 1.96 reported standard errors, else 0."""
         if self.std is not None:
             return self.std
-        return 1.96 * self.errors[0] if self.errors and self.errors[0] is not None else 0.0
+        return NORMAL_95 * self.errors[0] if self.errors and self.errors[0] is not None else 0.0
 
     @property
     def note(self) -> str:
@@ -103,17 +104,29 @@ def rows_of(records: Iterable[Record]) -> list[Row]:
 def standard_error(record: Record, metric: str) -> tuple[float | None, str]:
     """The noise that an evaluation reports of one number, as a standard error, and where it comes from.
 
-    That of the bootstrap replicates where they are kept; else a bootstrap interval (`<metric>_low` and `<metric>_high`,
-    95%) counts as 1.96 standard errors either way; else `<metric>_std`, the spread over subsets or splits, is taken as
-    it is, which is on the cautious side. Of a benchmark, the interval is that of its repetitions.
+    That of the bootstrap replicates where they are kept (of a share, by the longer side of Wilson's interval); else a
+    bootstrap interval (`<metric>_low` and `<metric>_high`, 95%) counts as 1.96 standard errors either way; else
+    `<metric>_std`, the spread over subsets or splits, is taken as it is, which is on the cautious side. Of a benchmark,
+    the interval is that of its repetitions.
     """
-    if len(deviations := record.replicates(metric)) > 1:
-        return math.sqrt(sum(d * d for d in deviations) / (len(deviations) - 1)), "bootstrap interval"
+    if len(record.replicates(metric)) > 1:
+        return max(reaches(record, metric)) / NORMAL_95, "bootstrap interval"
     if ends := bootstrap_interval(record, metric):
-        return (ends[1] - ends[0]) / (2 * 1.96), "repetitions" if record.benchmark else "bootstrap interval"
+        return (ends[1] - ends[0]) / (2 * NORMAL_95), "repetitions" if record.benchmark else "bootstrap interval"
     if (spread := record.metrics.get(f"{metric}_std")) is not None:
         return spread, "spread over subsets"
     return None, ""
+
+
+def reaches(record: Record, metric: str) -> tuple[float, float]:
+    """How far the 95% interval reaches below and above a number that has two or more bootstrap replicates."""
+    deviations = record.replicates(metric)
+    spread = math.sqrt(sum(d * d for d in deviations) / (len(deviations) - 1))
+    if metric not in SHARES:
+        return NORMAL_95 * spread, NORMAL_95 * spread
+    share = record.metrics[metric]
+    low, high = share_interval(share, spread, record.protocol["num_samples"])
+    return share - low, high - share
 
 
 def bootstrap_interval(record: Record, metric: str) -> tuple[float, float] | None:

@@ -47,13 +47,13 @@ def _of_noise(figure: Figure, rows: Sequence[Row]) -> list[str]:
     """What error bars and bands mean."""
     values = [row.value(figure.y) for row in rows]
     mark = "Bands" if figure.kind == "lines" else "Error bars"
+    single = {value.error_source for value in values if value.n == 1 and any(value.errors)}
+    sources = {
+        "repetitions": "95% interval of the median over repetitions",
+        "bootstrap interval": "95% bootstrap interval over samples; one seed, so training noise is not in them",
+        "spread over subsets": "1.96 standard deviations over subsets of the samples",
+    }
+    kinds = [text for source, text in sources.items() if source in single]
     if any(value.std is not None for value in values):
-        return [f"{mark}: one standard deviation over seeds."]
-    sources = {value.error_source for value in values if any(error for error in value.errors)}
-    if "repetitions" in sources:
-        return [f"{mark}: 95% interval of the median over repetitions."]
-    if "bootstrap interval" in sources:
-        return [f"{mark}: 95% bootstrap interval over samples; one training seed, so training noise is not in them."]
-    if sources:
-        return [f"{mark}: 1.96 standard deviations over subsets of the samples."]
-    return []
+        kinds = ["one standard deviation over seeds", *(f"of rows with one seed, {text}" for text in kinds)]
+    return [f"{mark}: {'; '.join(kinds)}."] if kinds else []

@@ -79,8 +79,8 @@ class _Ground:
         name = ", ".join(named(axis, label) for axis, label in row.labels.items() if axis not in shared)
         if value.mean is None:
             return f"{name} ({value.note})"
-        spread = f" ± {known.text(value.std)}" if value.std is not None else ""
-        return f"{name} ({known.text(value.mean)}{spread}{f', {value.note}' if value.note else ''})"
+        text = known.text(value.mean) if value.std is None else known.spread(value.mean, value.std)
+        return f"{name} ({text}{f', {value.note}' if value.note else ''})"
 
 
 def judge(claim: Claim, rows: Sequence[Row]) -> Verdict:
@@ -162,7 +162,7 @@ def _beats(left: Row, right: Row, ground: _Ground, comparisons: int) -> tuple[in
     difference = compare(left, right, ground.metric)
     if difference is None:
         return None, shown
-    if not difference.distinguishable or difference.one_training_each:
+    if not difference.distinguishable or difference.single_training:
         return 0, f"{shown}: {difference.text}"
     if difference.delta * ground.sign < 0:
         return 1, f"{shown}: {difference.text}"
@@ -220,7 +220,7 @@ def _similar(claim: Claim, ground: _Ground) -> Verdict:
         f"{difference.text}"
     )
     judgement: Judgement = "undecided"
-    if difference.one_training_each:
+    if difference.single_training:
         return Verdict(claim, judgement, (text,))
     wider = difference.margin_among(ground.contexts)
     if difference.margin is not None and off + difference.margin <= bound:
@@ -250,7 +250,7 @@ def _ratio(claim: Claim, ground: _Ground) -> Verdict:
         if bound is None or (found := compare(left, right, ground.metric, bound)) is None:
             continue
         by = math.copysign(1, base) * sign * found.delta
-        if found.margin is None or difference.one_training_each:
+        if found.margin is None or difference.single_training:
             held.append("undecided")
         elif by >= found.margin:
             held.append("yes")
@@ -276,17 +276,15 @@ def _correlation(claim: Claim, ground: _Ground) -> Verdict:
     if r is None:
         return Verdict(claim, "not measured", (f"{len(have)} of {len(ground.rows)} rows measured; three are needed",))
     low, high = _bounds(claim)
-    inside = (low is None or r >= low) and (high is None or r <= high)
     text = f"r = {r:.4f} over {len(have)} rows{', by the logarithm' if claim.log else ''}"
     if claim.value is not None:
         text += f", published {claim.value}"
     if len(have) < 4:
         return Verdict(claim, "undecided", (text,))
     lowest, highest = correlation_interval(r, len(have))
+    inside = (low is None or lowest >= low) and (high is None or highest <= high)
     outside = (low is not None and highest < low) or (high is not None and lowest > high)
-    judgement: Judgement = (
-        "supported" if inside and lowest * highest > 0 else "contradicted" if outside else "undecided"
-    )
+    judgement: Judgement = "supported" if inside else "contradicted" if outside else "undecided"
     return Verdict(claim, judgement, (f"{text}; 95% interval {lowest:.2f} to {highest:.2f}",))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from lightning_modules.metrics.config import METRICS
 from reports.aggregate import Row
 from reports.quantities import quantity
 from reports.reference import Checked
+from reports.uncertainty import compare
 
 
 @dataclass(frozen=True)
@@ -44,49 +45,104 @@ def parse_crossing(item: Any, axes: Mapping[str, Sequence[str]]) -> Crossing:
     return Crossing(**{**body, "against": tuple(against)})
 
 
+@dataclass(frozen=True)
+class _Place:
+    """One place on the axis at which all contenders are measured."""
+
+    at: float
+    ratio: float
+    """of / the best of the rivals."""
+    verdict: int
+    """-1 where `of` needs less than every rival, +1 where it needs more than one of them, 0 within the noise."""
+    judged: bool
+    """The noise of the differences is known; else the verdict is that of the means."""
+
+
 def crossing_notes(crossing: Crossing, rows: Sequence[Row]) -> list[str]:
-    """One sentence for each combination of the other axes that has both contenders at two or more places."""
-    contexts: dict[tuple[tuple[str, str], ...], dict[float, dict[str, float]]] = {}
+    """One sentence for each combination of the other axes that has all contenders at two or more places.
+
+    A rival that is measured nowhere is no contender. A place where any of the others is missing is left out and named:
+    what the missing one needs there is not known.
+    """
+    contexts: dict[tuple[tuple[str, str], ...], dict[float, dict[str, Row]]] = {}
     for row in rows:
-        label, mean = row.labels.get(crossing.between), row.value(crossing.metric).mean
-        if label not in (crossing.of, *crossing.against) or mean is None or crossing.along not in row.labels:
-            continue
-        rest = tuple((k, v) for k, v in row.labels.items() if k not in (crossing.along, crossing.between))
-        place = contexts.setdefault(rest, {}).setdefault(float(row.labels[crossing.along]), {})
-        place[label] = mean
+        if row.labels.get(crossing.between) in (crossing.of, *crossing.against) and crossing.along in row.labels:
+            rest = tuple((k, v) for k, v in row.labels.items() if k not in (crossing.along, crossing.between))
+            place = contexts.setdefault(rest, {}).setdefault(float(row.labels[crossing.along]), {})
+            place[row.labels[crossing.between]] = row
     notes = []
     for rest, places in contexts.items():
-        both = {x: dict(place) for x, place in sorted(places.items()) if crossing.of in place and len(place) > 1}
-        if len(both) > 1:
-            own = {x: place.pop(crossing.of) for x, place in both.items()}
-            ratios = {x: own[x] / min(place.values()) for x, place in both.items()}
-            measured = [label for label in crossing.against if any(label in place for place in both.values())]
-            rivals = measured[0] if len(measured) == 1 else f"the best of {', '.join(measured)}"
-            notes.append(_sentence(crossing, rivals, rest, ratios))
+        measured = {
+            x: {label: row for label, row in found.items() if row.value(crossing.metric).n}
+            for x, found in sorted(places.items())
+        }
+        rivals = [label for label in crossing.against if any(label in found for found in measured.values())]
+        whole = {x: found for x, found in measured.items() if all(label in found for label in (crossing.of, *rivals))}
+        if rivals and len(whole) > 1:
+            judged = [_judge(crossing, x, found, rivals) for x, found in whole.items()]
+            missing = {
+                x: [label for label in (crossing.of, *rivals) if label not in found]
+                for x, found in measured.items()
+                if found and x not in whole
+            }
+            notes.append(_sentence(crossing, rivals, rest, judged) + _left_out(crossing, missing))
     return notes
 
 
-def _sentence(crossing: Crossing, rivals: str, rest: tuple[tuple[str, str], ...], ratios: Mapping[float, float]) -> str:
-    """ratios: place -> of / the best of the rivals, in order of the places."""
+def _judge(crossing: Crossing, at: float, measured: Mapping[str, Row], rivals: Sequence[str]) -> _Place:
+    own = measured[crossing.of]
+    means = {label: row.value(crossing.metric).mean or 0.0 for label, row in measured.items()}
+    ratio = means[crossing.of] / min(means[label] for label in rivals)
+    found = [item for label in rivals if (item := compare(own, measured[label], crossing.metric)) is not None]
+    judged = all(item.distinguishable is not None for item in found)
+    clear = [item.delta for item in found if item.distinguishable is not False]
+    if any(delta > 0 for delta in clear):
+        verdict = 1
+    else:
+        verdict = -1 if len(clear) == len(found) and ratio < 1 else 0
+    return _Place(at, ratio, verdict, judged)
+
+
+def _sentence(
+    crossing: Crossing, rivals: Sequence[str], rest: tuple[tuple[str, str], ...], places: Sequence[_Place]
+) -> str:
+    """Args: places: in their order along the axis."""
     where = "".join(f", {axis} {label}" for axis, label in rest)
-    first, last = min(ratios), max(ratios)
-    subject = f"{quantity(crossing.metric).plain}{where}: {crossing.of} "
-    span = f"{crossing.along} measured, {first:g} to {last:g}"
-    ends = f"{1 / ratios[first]:.2f}x at {first:g}, {1 / ratios[last]:.2f}x at {last:g}"
-    found = list(_crossings(ratios))
-    if not found:
-        word = "less" if ratios[last] < 1 else "more"
-        return f"{subject}needs {word} than {rivals} at every {span} ({ends} of its speed)."
-    points = " and again at ".join(f"{x:.3g}" for x in found)
-    return f"{subject}crosses {rivals} at {crossing.along} {points} (interpolated; {ends} of its speed)."
+    against = rivals[0] if len(rivals) == 1 else f"the best of {', '.join(rivals)}"
+    first, last = places[0], places[-1]
+    ends = f"{1 / first.ratio:.2f}x at {first.at:g}, {1 / last.ratio:.2f}x at {last.at:g} of its speed"
+    if not all(place.judged for place in places):
+        ends += "; the noise is not known"
+    clear = [place for place in places if place.verdict]
+    within = ", ".join(f"{place.at:g}" for place in places if not place.verdict)
+    noise = f", within the noise at {within}" if within else ""
+    every = f"{crossing.along} measured, {first.at:g} to {last.at:g}"
+    turns = [(a, b) for a, b in zip(clear, clear[1:], strict=False) if a.verdict != b.verdict]
+    if turns:
+        neighbours = list(zip(places, places[1:], strict=False))
+        points = [
+            f"{_crossing(a, b):.3g}" if (a, b) in neighbours else f"between {a.at:g} and {b.at:g}" for a, b in turns
+        ]
+        said = f"crosses {against} at {crossing.along} {' and again at '.join(points)}{noise}"
+        ends = f"interpolated; {ends}" if any(turn in neighbours for turn in turns) else ends
+    elif clear:
+        word = "less" if clear[0].verdict < 0 else "more"
+        at = f"{crossing.along} {', '.join(f'{place.at:g}' for place in clear)}" if within else f"every {every}"
+        said = f"needs {word} than {against} at {at}{noise}"
+    else:
+        said = f"cannot be told from {against} at any {every}"
+    return f"{quantity(crossing.metric).plain}{where}: {crossing.of} {said} ({ends})."
 
 
-def _crossings(ratios: Mapping[float, float]) -> Iterator[float]:
-    """Places at which the ratio passes 1, interpolated between neighbours on logarithmic scales."""
-    points = [(math.log(x), math.log(ratio)) for x, ratio in ratios.items()]
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
-        if (y0 < 0) != (y1 < 0):
-            yield math.exp(x0 + (x1 - x0) * y0 / (y0 - y1))
+def _crossing(a: _Place, b: _Place) -> float:
+    """Where the ratio passes 1 between two neighbours, on logarithmic scales."""
+    (x0, y0), (x1, y1) = ((math.log(place.at), math.log(place.ratio)) for place in (a, b))
+    return math.exp(x0 + (x1 - x0) * y0 / (y0 - y1))
+
+
+def _left_out(crossing: Crossing, missing: Mapping[float, Sequence[str]]) -> str:
+    listed = ", ".join(f"{x:g} (without {' and '.join(labels)})" for x, labels in missing.items())
+    return f" Left out: {crossing.along} {listed}." if listed else ""
 
 
 def _is_number(label: str) -> bool:

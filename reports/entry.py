@@ -9,7 +9,7 @@ from typing import Any
 from reports.aggregate import Row, row_name
 from reports.layout import Column
 from reports.ranking import contest_axes, rank_rows
-from reports.subject import Subject
+from reports.subject import LISTED, Subject
 
 NO_PAPER = "Without a paper"
 TAU = (
@@ -95,15 +95,17 @@ def _best(subject: Subject) -> list[dict[str, str]]:
 
 
 def _winner(rows: Sequence[Row], column: Column) -> tuple[str, str] | None:
-    """The best row of a column by name, and its number; None where fewer than two are measured."""
+    """The best row of a column by name, all of them where several are equal, and its number; None without two rows."""
     ranks = rank_rows(list(enumerate(rows)), column)
-    places = [index for index, rank in ranks.items() if rank.place == "best"]
-    if not places:
+    best = [rows[index] for index, rank in ranks.items() if rank.place == "best"]
+    if not best:
         return None
-    winner = rows[places[0]]
-    ties = sum(rank.tied for rank in ranks.values())
-    also = f" (not distinguishable: {ties} more)" if ties else ""
-    return f"{row_name(winner, rows)}{also}", column.text(winner.value(column.metric).mean or 0.0)
+    names = " and ".join(row_name(row, rows) for row in best) if len(best) <= LISTED else f"{len(best)} rows"
+    beside = [rank.doubt for rank in ranks.values() if rank.place != "best"]
+    said = {"=": "not distinguishable", "?": "noise unknown"}
+    also = [f"{text}: {beside.count(mark)} more" for mark, text in said.items() if mark in beside]
+    number = column.text(best[0].value(column.metric).mean or 0.0)
+    return f"{names} ({', '.join(also)})" if also else names, number
 
 
 def by_paper(entries: Sequence[Entry]) -> dict[str, list[Entry]]:

@@ -69,7 +69,7 @@ def _markdown_entry(entry: Entry, row: TableRow) -> str:
         text = f"*{text}*"
     elif entry.kind == "label" and row.baseline and entry is row.entries[0]:
         text = f"{text} (baseline)"
-    return f"{text}{' =' if entry.tied else ''}{''.join(f'<sup>{mark}</sup>' for mark in entry.marks)}"
+    return f"{text}{f' {entry.doubt}' if entry.doubt else ''}{''.join(f'<sup>{mark}</sup>' for mark in entry.marks)}"
 
 
 # --- LaTeX ------------------------------------------------------------------------------------------------------------
@@ -146,7 +146,9 @@ def _latex_entry(entry: Entry) -> str:
         text = f"\\underline{{{text}}}"
     elif entry.kind == "missing":
         text = f"\\textit{{{text}}}"
-    text += ("$^{=}$" if entry.tied else "") + (f"$^{{{','.join(entry.marks)}}}$" if entry.marks else "")
+    text += (f"$^{{{entry.doubt}}}$" if entry.doubt else "") + (
+        f"$^{{{','.join(entry.marks)}}}$" if entry.marks else ""
+    )
     return f"\\twolines{{{text}}}{{\\scriptsize {latex(entry.interval)}}}" if entry.interval else text
 
 

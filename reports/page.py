@@ -161,7 +161,8 @@ def _entry_html(entry: Entry, row: TableRow) -> str:
     tag = '<span class="tag">baseline</span>' if row.baseline and entry is row.entries[0] else ""
     marks = f"<sup>{','.join(entry.marks)}</sup>" if entry.marks else ""
     interval = f"<small>{escape(entry.interval)}</small>" if entry.interval else ""
-    return f'<td class="{classes}">{escape(entry.text)}{" =" if entry.tied else ""}{marks}{tag}{interval}</td>'
+    doubt = f" {entry.doubt}" if entry.doubt else ""
+    return f'<td class="{classes}">{escape(entry.text)}{doubt}{marks}{tag}{interval}</td>'
 
 
 # --- other sections ---------------------------------------------------------------------------------------------------
@@ -181,7 +182,7 @@ def _differences(subject: Subject) -> list[dict[str, Any]]:
             deltas.append(
                 {
                     "text": text,
-                    "faint": found is None or apart or not found.distinguishable or found.one_training_each,
+                    "faint": found is None or apart or not found.distinguishable or bool(found.single_training),
                     "verdict": "timed apart" if apart else _verdict(found),
                     "method": TIMED_APART if apart else found.text if found else "not measured",
                 }
@@ -210,7 +211,7 @@ def _verdict(found: Difference | None) -> str:
         return "noise unknown"
     if not found.distinguishable:
         return "not distinguishable"
-    return "in these samples" if found.one_training_each else "distinguishable"
+    return "in these samples" if found.single_training else "distinguishable"
 
 
 def _run_line(subject: Subject, index: int) -> dict[str, Any]:

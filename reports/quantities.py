@@ -5,6 +5,7 @@ The metric registry describes what is stored, in SI units and fractions; tables 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,15 @@ class Printed:
     def text(self, value: float) -> str:
         """The stored number as printed."""
         return format(value * self.scale, self.format)
+
+    def spread(self, mean: float, deviation: float) -> str:
+        """Stored mean ± deviation as printed, to the same decimals: where the format counts digits ("g"), as many as
+        show two digits of the deviation."""
+        size = abs(deviation * self.scale)
+        decimals = max(0, 1 - math.floor(math.log10(size))) if size else 0
+        if not self.format.endswith("g") or not size or decimals > MOST_DECIMALS:
+            return f"{self.text(mean)} ± {self.text(deviation)}"
+        return f"{mean * self.scale:.{decimals}f} ± {size:.{decimals}f}"
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,7 @@ SPANS = frozenset({"train_seconds", "device_seconds"})
 """Times of work, from seconds to weeks: on a line of its own each has the unit that suits it."""
 EXACT = frozenset({"parameters", "non_embedding_parameters", "flops", "training_flops"})
 """Quantities without noise: any difference is one."""
+MOST_DECIMALS = 6
 TIME_WORDS = ("seconds", "_per_s")
 COST_WORDS = (*TIME_WORDS, "memory_bytes")
 """Parts of the names of quantities that the random seed of a training has no part in."""

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from reports.aggregate import Row
 from reports.layout import Column, Layout
-from reports.quantities import is_time
+from reports.quantities import EXACT, is_time
 from reports.records import named
-from reports.uncertainty import compare, margin_over_seeds
+from reports.simultaneous import AllPairs
+from reports.uncertainty import compare
 
-AT_95 = "at 95%, all rows of a column together"
-"""How sure a difference is that a table does not take for noise: Bonferroni, since the best one is chosen by the same
-numbers."""
+AT_95 = "at 95%, all rows ranked together"
+"""How sure a difference is that a table does not take for noise: one of all pairs, since the best row is chosen by the
+same numbers."""
 TIMED_APART = "times of separate runs, beside which other work may have run, decide nothing"
+
+
+Doubt = Literal["", "=", "?"]
+"""Of a difference: "" it is more than noise, "=" it cannot be told from noise, "?" nothing is known of the noise."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +29,8 @@ class Rank:
     """The place of one row in one column."""
 
     place: Literal["", "best", "second"] = ""
-    tied: bool = False
-    """The difference to the best is within the noise, as one of all differences to it in its column."""
+    doubt: Doubt = ""
+    """Of its difference from the best, as one of all differences in its column."""
 
 
 def contest_axes(layout: Layout, rows: Iterable[Row]) -> list[str]:
@@ -39,19 +45,27 @@ def timed_apart(rows: Iterable[Row], metric: str) -> bool:
     return is_time(metric) and any(record.benchmark is None for row in rows for record in row.measured)
 
 
-def alike(rows: Sequence[Row], base: Row, metric: str, comparisons: int, noise: Sequence[Row] = ()) -> list[Row]:
-    """The rows that cannot be told from the base as one of so many comparisons: with the same seeds by the noise that
-    they share, else each by its own.
+def doubts(rows: Sequence[Row], base: Row, metric: str, peers: Sequence[Row]) -> list[Doubt]:
+    """What is in doubt of the difference of each row from the base, as one of all pairs of peers.
+
+    Rows of several seeds are judged by `AllPairs`, the others by their own noise (Bonferroni).
 
     Args:
-        noise: the rows that it is taken from; by default these and the base.
+        peers: all rows that are compared, these and the base among them.
     """
-    if (margin := margin_over_seeds(noise or [base, *rows], metric, comparisons)) is not None:
-        middle = base.value(metric).mean or 0.0
-        return [row for row in rows if abs((row.value(metric).mean or 0.0) - middle) <= margin]
-    found = [(row, compare(row, base, metric)) for row in rows]
-    judged = [(row, item) for row, item in found if item is not None and item.distinguishable is not None]
-    return [row for row, item in judged if not item.stands_among(comparisons)]
+    several = [] if metric in EXACT else [row for row in peers if row.value(metric).n > 1]
+    places = {id(row): place for place, row in enumerate(several)}
+    pairs = AllPairs([row.value(metric) for row in several], len(peers)) if len(several) > 1 else None
+
+    def doubt(row: Row) -> Doubt:
+        if pairs and id(row) in places and id(base) in places:
+            return "" if pairs.apart(places[id(row)], places[id(base)]) else "="
+        found = compare(row, base, metric)
+        if found is None or found.distinguishable is None:
+            return "?"
+        return "" if found.stands_among(math.comb(len(peers), 2)) else "="
+
+    return [doubt(row) for row in rows]
 
 
 def rank_rows(peers: Sequence[tuple[int, Row]], column: Column) -> dict[int, Rank]:
@@ -66,12 +80,12 @@ def rank_rows(peers: Sequence[tuple[int, Row]], column: Column) -> dict[int, Ran
     measured.sort(key=lambda item: item[2], reverse=column.better == "higher")
     best = measured[0]
     values = list(dict.fromkeys(mean for _, _, mean in measured))
-    ties = alike([row for _, row, _ in measured[1:]], best[1], column.metric, len(measured) - 1)
+    others = [row for _, row, _ in measured[1:]]
+    found: list[Doubt] = ["", *doubts(others, best[1], column.metric, [best[1], *others])]
     result = {}
-    for index, row, mean in measured:
-        tied = any(row is other for other in ties)
+    for (index, _, mean), doubt in zip(measured, found, strict=True):
         place: Literal["", "best", "second"] = (
             "best" if mean == values[0] else "second" if mean == values[1] and len(measured) > 2 else ""
         )
-        result[index] = Rank(place, tied)
+        result[index] = Rank(place, doubt)
     return result

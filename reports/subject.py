@@ -22,7 +22,7 @@ from reports.guard import ISO, Flag, OneFactor, baseline_of, guard, one_factor
 from reports.layout import Layout, parse_layout
 from reports.measured import with_measured
 from reports.protocol import protocol_notes
-from reports.ranking import AT_95, alike, timed_apart
+from reports.ranking import AT_95, doubts, timed_apart
 from reports.records import Record, collect, named
 from reports.searches import search_notes
 from reports.tables import Table, build_table
@@ -196,7 +196,14 @@ class Subject:
                 for base in bases
             }
             compared = sum(map(len, of_base.values()))
-            ties = [row for base in bases for row in alike(of_base[id(base)], base, column.metric, compared, measured)]
+            ties = [
+                row
+                for base in bases
+                for row, doubt in zip(
+                    of_base[id(base)], doubts(of_base[id(base)], base, column.metric, measured), strict=True
+                )
+                if doubt == "="
+            ]
             names = [row_name(row, self.rows) for row in self.rows if any(row is tie for tie in ties)]
             listed = ", ".join(names) if len(names) <= LISTED else f"{len(names)} of {compared} rows"
             found += [f"{column.plain} of {listed}"] if names else []

@@ -13,7 +13,7 @@ from typing import Literal
 from reports.aggregate import Row, Value, select
 from reports.layout import Column, Layout
 from reports.quantities import EXACT, Quantity, is_cost
-from reports.ranking import AT_95, Rank, contest_axes, rank_rows, timed_apart
+from reports.ranking import AT_95, Doubt, Rank, contest_axes, rank_rows, timed_apart
 from reports.records import named
 from reports.reference import ReferenceTable
 
@@ -44,8 +44,8 @@ class Entry:
     interval: str = ""
     """ "[low, high]" of a single training, or ""."""
     rank: Literal["", "best", "second"] = ""
-    tied: bool = False
-    """Not distinguishable from the best."""
+    doubt: Doubt = ""
+    """Of the difference from the best."""
     marks: tuple[str, ...] = ()
     """Footnotes by their letters."""
     value: Value | None = None
@@ -197,7 +197,7 @@ def _group(
             for column in layout.columns:
                 entry = _entry(rows[index] if index is not None else None, column, notes)
                 if index is not None and (rank := ranks.get((index, column.metric))):
-                    entry = replace(entry, rank=rank.place, tied=rank.tied)
+                    entry = replace(entry, rank=rank.place, doubt=rank.doubt)
                 entries.append(entry)
                 if layout.reference and _is_published(layout, column, label, spread):
                     entries.append(_published(layout.reference, labels, {layout.spread: label}, column))
@@ -217,9 +217,8 @@ def _entry(row: Row | None, column: Column, notes: Notes) -> Entry:
     if value.mean is None:
         short = textwrap.shorten(value.note, LONGEST_REASON, placeholder=" …")
         return Entry(short, "missing", marks=() if short == value.note else (notes.mark(value.note),), value=value)
-    text = column.text(value.mean)
-    if value.std is not None and column.metric not in EXACT:
-        text += f" ± {column.text(value.std)}"
+    spread = value.std if column.metric not in EXACT else None
+    text = column.text(value.mean) if spread is None else column.spread(value.mean, spread)
     interval = ""
     if value.interval and column.better != "none":
         interval = f"[{', '.join(column.text(end) for end in value.interval)}]"
@@ -242,10 +241,14 @@ def _reading_notes(layout: Layout, rows: Sequence[TableRow]) -> Iterable[str]:
     entries = [entry for row in rows for entry in row.entries]
     cells = [cell for row in rows for cell in row.cells]
     if any(entry.rank for entry in entries):
-        tied = f"; = not distinguishable from the best {AT_95}" if any(entry.tied for entry in entries) else ""
+        read = {
+            "=": f"; = not distinguishable from the best {AT_95}",
+            "?": "; ? noise unknown, so no difference from the best is claimed",
+        }
+        doubts = "".join(text for mark, text in read.items() if any(entry.doubt == mark for entry in entries))
         alike = [axis_title(axis).lower() for axis in contest_axes(layout, cells)]
         within = f" at equal {' and '.join(alike)}" if alike else " within a group" if layout.group else ""
-        yield f"Bold is best, underlined second{within}{tied}."
+        yield f"Bold is best, underlined second{within}{doubts}."
     if any(column.better != "none" and timed_apart(cells, column.metric) for column in layout.columns):
         yield "Times of separate runs are not ranked: other work may have run beside them."
     counts = sorted({entry.value.n for entry in entries if entry.value and entry.value.n})

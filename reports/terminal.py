@@ -90,7 +90,7 @@ def _column(head: Head, entries: Sequence[Entry]) -> _Column:
             cell.append(indent[: len(indent) - len(line)])
             cell.append(line, STYLES.get(entry.rank, "dim" if entry.kind in ("missing", "paper") else ""))
             if number == 0:
-                cell.append(" =" if entry.tied else "").append(_letters(entry), "dim")
+                cell.append(f" {entry.doubt}" if entry.doubt else "").append(_letters(entry), "dim")
             cell.append("\n" if number + 1 < len(lines) else "")
         if entry.interval:
             cell.append(f"\n{place(entry.interval)}", "dim")
@@ -104,4 +104,4 @@ def _letters(entry: Entry) -> str:
 
 
 def _mark_width(entry: Entry) -> int:
-    return (2 if entry.tied else 0) + len(_letters(entry))
+    return (2 if entry.doubt else 0) + len(_letters(entry))

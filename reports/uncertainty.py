@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from lightning_modules.metrics.shares import NORMAL_95
 from reports.aggregate import Row, Value
 from reports.quantities import EXACT, is_cost, quantity
-from reports.resampling import NORMAL_95, paired_margin
+from reports.resampling import paired_margin
 
 CONFIDENCE = 0.95
 ALMOST_ONE = 1 - 1e-12
@@ -26,10 +26,13 @@ class Difference:
     distinguishable: bool | None
     """None: there is nothing to judge the noise by."""
     method: str
-    one_training_each: bool = False
-    """What differs is two trainings, one seed each: their samples can be told apart or not, the settings cannot."""
+    single_training: str = ""
+    """In words, where one side or each is one training of one seed: that samples can be told apart, or cannot, says
+    nothing of the settings."""
     freedom: float = math.inf
     """Degrees of freedom of the t distribution that the margin comes from; infinite: the normal one."""
+    stand_in: Difference | None = None
+    """The difference in another quantity that this one is judged by."""
 
     def margin_among(self, comparisons: int) -> float | None:
         """The margin as one of so many comparisons, any of which might be distinguishable by chance.
@@ -45,8 +48,9 @@ class Difference:
 
     def stands_among(self, comparisons: int) -> bool:
         """Whether it is distinguishable still as one of so many comparisons."""
-        wider = self.margin_among(comparisons)
-        return bool(self.distinguishable) and (wider is None or abs(self.delta) > wider)
+        judged = self.stand_in or self
+        wider = judged.margin_among(comparisons)
+        return bool(self.distinguishable) and wider is not None and abs(judged.delta) > wider
 
     @property
     def text(self) -> str:
@@ -54,8 +58,8 @@ class Difference:
         if self.distinguishable is None:
             return f"noise unknown ({self.method})"
         said = f"{'distinguishable' if self.distinguishable else 'not distinguishable'} ({self.method})"
-        if self.distinguishable and self.one_training_each:
-            return f"{said}; one training each, so chance in training is not ruled out"
+        if self.distinguishable and self.single_training:
+            return f"{said}; {self.single_training}, so chance in training is not ruled out"
         return said
 
 
@@ -77,15 +81,18 @@ def compare(left: Row, right: Row, metric: str, factor: float = 1.0) -> Differen
         return Difference(delta, 0.0, delta != 0, "exact")
     if a.n > 1 and b.n > 1:
         return _over_seeds(a, b, delta)
+    each = a.n == b.n == 1
+    seeds = "one seed" if each else f"{a.n} and {b.n} seeds"
     if (margin := paired_margin(left, right, metric, factor)) is not None:
-        difference = Difference(delta, margin, abs(delta) > margin, "one seed; paired bootstrap over samples")
+        difference = Difference(delta, margin, abs(delta) > margin, f"{seeds}; paired bootstrap over samples")
     elif (margin := _margin_of_one(a, b)) is not None:
-        source = "interval over repetitions" if a.error_source == "repetitions" else f"one seed; {a.error_source}"
+        source = "interval over repetitions" if a.error_source == "repetitions" else f"{seeds}; {a.error_source}"
         difference = Difference(delta, margin, abs(delta) > margin, source)
     else:
-        difference = _through_stand_in(left, right, metric if factor == 1.0 else "", delta)
-    trained = not is_cost(metric) and {r.run_id for r in left.measured} != {r.run_id for r in right.measured}
-    return replace(difference, one_training_each=trained)
+        difference = _through_stand_in(left, right, metric if factor == 1.0 else "", delta, seeds)
+    if is_cost(metric) or {r.run_id for r in left.measured} == {r.run_id for r in right.measured}:
+        return difference
+    return replace(difference, single_training="one training each" if each else "a single training on one side")
 
 
 def _over_seeds(a: Value, b: Value, delta: float) -> Difference:
@@ -107,35 +114,6 @@ def _over_seeds(a: Value, b: Value, delta: float) -> Difference:
     return Difference(delta, margin, abs(delta) > margin, method, freedom=freedom)
 
 
-def margin_over_seeds(rows: Sequence[Row], metric: str, comparisons: int) -> float | None:
-    """Half-width of the 95% interval of the difference of two of these rows, as one of so many comparisons.
-
-    Randomised blocks: what is left of every number beside the means of its row and of its seed is noise that all rows
-    share, with (rows - 1)(seeds - 1) degrees of freedom. Of two rows, that is the paired t-test.
-
-    Returns:
-        None where the rows do not hold the same seeds, or too few to tell.
-    """
-    from scipy.special import stdtrit
-
-    values = [row.value(metric) for row in rows]
-    seeds = sorted(values[0].seeds) if values else []
-    freedom = (len(values) - 1) * (len(seeds) - 1)
-    if metric in EXACT or freedom < 2 or any(sorted(value.seeds) != seeds for value in values):
-        return None
-    table = [[dict(zip(value.seeds, value.samples, strict=True))[seed] for seed in seeds] for value in values]
-    of_rows = [math.fsum(line) / len(seeds) for line in table]
-    of_seeds = [math.fsum(column) / len(table) for column in zip(*table, strict=True)]
-    mean = math.fsum(of_rows) / len(table)
-    left = [
-        x - row - seed + mean
-        for line, row in zip(table, of_rows, strict=True)
-        for x, seed in zip(line, of_seeds, strict=True)
-    ]
-    variance = math.fsum(x * x for x in left) / freedom
-    return float(stdtrit(freedom, 1 - (1 - CONFIDENCE) / 2 / comparisons)) * math.sqrt(2 * variance / len(seeds))
-
-
 def _margin_of_one(a: Value, b: Value) -> float | None:
     """95% margin from the noise that the evaluations report themselves; it knows nothing of the spread over seeds."""
     errors = [*a.errors, *b.errors]
@@ -145,15 +123,17 @@ def _margin_of_one(a: Value, b: Value) -> float | None:
     return NORMAL_95 * math.sqrt(sum(means))
 
 
-def _through_stand_in(left: Row, right: Row, metric: str, delta: float) -> Difference:
+def _through_stand_in(left: Row, right: Row, metric: str, delta: float, seeds: str) -> Difference:
     stand_in = STAND_IN_FOR_NOISE.get(metric)
     if stand_in:
         a, b = left.value(stand_in), right.value(stand_in)
         if a.mean is not None and b.mean is not None and (margin := _margin_of_one(a, b)) is not None:
             other = a.mean - b.mean
+            method = f"{seeds}; judged by {quantity(stand_in).plain}, {a.error_source}"
+            judged = Difference(other, margin, abs(other) > margin, method)
             clear = abs(other) > margin and other * delta > 0
-            return Difference(delta, None, clear, f"one seed; judged by {quantity(stand_in).plain}, {a.error_source}")
-    return Difference(delta, None, None, "one seed, no interval")
+            return replace(judged, delta=delta, margin=None, distinguishable=clear, stand_in=judged)
+    return Difference(delta, None, None, f"{seeds}, no interval")
 
 
 def kendall_tau(left: list[float], right: list[float]) -> float | None:

@@ -68,7 +68,7 @@ def evaluate_against(images: np.ndarray, reference: ReferenceStatistics, config:
         floor |= _floor(extractor, len(images), reference, config)
     if reference.images is not None:
         metrics |= pixel_measures(images, reference.images)
-    metrics |= intervals(metrics, replicates)
+    metrics |= intervals(metrics, replicates, len(images))
     short = {name: [float(f"{value:.{DIGITS}g}") for value in values] for name, values in replicates.items()}
     not_measured = _not_measured(len(images), reference, extractors)
     for name, reason in not_measured.items():

@@ -21,19 +21,9 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
-NORMAL_95 = 1.96
+from lightning_modules.metrics.shares import NORMAL_95, SHARES, share_interval
+
 BLOCK = 2_000
-SHARES = frozenset(
-    {
-        "class_accuracy_efflite0",
-        "memorisation_rate",
-        "precision",
-        "precision_efflite0",
-        "recall",
-        "recall_efflite0",
-    }
-)
-"""Metrics that lie between 0 and 1, and their intervals with them."""
 
 
 def resamples(count: int, replicates: int, seed: int) -> np.ndarray:
@@ -44,17 +34,22 @@ def resamples(count: int, replicates: int, seed: int) -> np.ndarray:
 
 def interval(value: float, deviations: np.ndarray) -> tuple[float, float]:
     """The 95 % normal interval around a value, from the (R,) deviations of its replicates."""
-    reach = NORMAL_95 * float(np.sqrt(np.square(deviations).sum() / (len(deviations) - 1)))
+    reach = NORMAL_95 * _spread(deviations)
     return value - reach, value + reach
 
 
-def intervals(metrics: Mapping[str, float], deviations: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """`<metric>_low` and `<metric>_high` of every metric that has replicates."""
+def intervals(metrics: Mapping[str, float], deviations: Mapping[str, np.ndarray], count: int) -> dict[str, float]:
+    """`<metric>_low` and `<metric>_high` of every metric that has replicates: normal intervals, Wilson's of shares.
+
+    Args:
+        count: N, samples that were measured.
+    """
     result: dict[str, float] = {}
     for name, values in deviations.items():
-        low, high = interval(metrics[name], values)
         if name in SHARES:
-            low, high = max(low, 0.0), min(high, 1.0)
+            low, high = share_interval(metrics[name], _spread(values), count)
+        else:
+            low, high = interval(metrics[name], values)
         result |= {f"{name}_low": low, f"{name}_high": high}
     return result
 
@@ -137,3 +132,7 @@ def inception_score_deviations(logits: Tensor, splits: int, seed: int, weights: 
 
 def _centred(replicates: np.ndarray) -> np.ndarray:
     return replicates - replicates.mean()
+
+
+def _spread(deviations: np.ndarray) -> float:
+    return float(np.sqrt(np.square(deviations).sum() / (len(deviations) - 1)))

@@ -47,6 +47,6 @@ def with_caption_scores(
         found, drawn = {kind.name: float(values.mean())}, {}
         if config.bootstrap:
             drawn[kind.name] = mean_deviations(values, resamples(len(values), config.bootstrap, config.seed))
-        metrics |= found | intervals(found, drawn)
+        metrics |= found | intervals(found, drawn, len(values))
         replicates |= {name: [float(f"{v:.{DIGITS}g}") for v in row] for name, row in drawn.items()}
     return Measurement(metrics, protocol, replicates)

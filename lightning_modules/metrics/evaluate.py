@@ -78,7 +78,7 @@ def evaluate_images(
     metrics["memorisation_rate"] = copies.rate
     if weights is not None:
         replicates["memorisation_rate"] = mean_deviations(copies.found, weights)
-    metrics |= intervals(metrics, replicates)
+    metrics |= intervals(metrics, replicates, len(images))
     protocol = _protocol(len(images), reference, extractors, config)
     protocol["floor"] = {name: value for name, value in floor.items() if not name.endswith("_std")}
     protocol["memorisation"]["threshold"] = copies.threshold

@@ -10,6 +10,7 @@ from lightning_modules.metrics.bootstrap import (
     frechet_influence,
     inception_score_deviations,
     interval,
+    intervals,
     kernel_influence,
     mean_deviations,
     resamples,
@@ -127,3 +128,13 @@ def test_spread_of_recall_is_that_of_fresh_samples() -> None:
     weights = resamples(120, 200, 0)
     found = [expanded_deviations(recall_influence(x, real), weights).std(ddof=1) for x in drawn[:4]]
     assert true / 1.6 < np.mean(found) < true * 1.6
+
+
+@pytest.mark.parametrize(("hits", "low", "high"), [(0, 0.0, 0.011718), (324, 0.988282, 1.0), (162, 0.4459, 0.5541)])
+def test_shares_have_intervals_down_to_none_and_all(hits: int, low: float, high: float) -> None:
+    """Wilson's: of none, up to z^2 / (N + z^2). The bootstrap alone has [0, 0] there: no resample of no hit has one."""
+    found = np.arange(324) < hits
+    drawn = {"memorisation_rate": mean_deviations(found, resamples(324, 4000, 0))}
+    ends = intervals({"memorisation_rate": float(found.mean())}, drawn, 324)
+    assert ends["memorisation_rate_low"] == pytest.approx(low, abs=2e-3 if 0 < hits < 324 else 1e-5)
+    assert ends["memorisation_rate_high"] == pytest.approx(high, abs=2e-3 if 0 < hits < 324 else 1e-5)

@@ -199,6 +199,26 @@ def test_correlation() -> None:
     assert found.judgement == "supported" and found.evidence[0].startswith("r = -0.987")
 
 
+def test_a_bound_on_a_correlation_is_held_by_its_whole_interval() -> None:
+    """Ten rows with r = -0.97: at 95% above -0.99 and below -0.86."""
+    y = [10, 9.5, 7.2, 7.4, 5.6, 5.3, 4.4, 2.4, 2.6, 1]
+    sized = rows({str(n): [value] for n, value in enumerate(y)})
+    sized = [
+        Row(row.labels, tuple(replace(r, metrics={**r.metrics, "parameters": n + 1.0}) for r in row.records))
+        for n, row in enumerate(sized)
+    ]
+
+    def judged(bound: float) -> str:
+        return judge(claim("correlation", "fd_efflite0", x="parameters", at_most=bound), sized).judgement
+
+    assert [judged(bound) for bound in (0, -0.8, -0.95, -0.999)] == [
+        "supported",
+        "supported",
+        "undecided",
+        "contradicted",
+    ]
+
+
 def test_a_context_that_lacks_a_named_row_is_left_out() -> None:
     """AiM-1B has no LlamaGen of its size: that is no reason to leave the others undecided."""
     order = claim("order", order=[{"scheme": "a"}, {"scheme": "b"}])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from experiments.errors import UserError
+from experiments.store import Benchmark
 from reports.aggregate import rows_of
 from reports.crossing import crossing_notes, parse_crossing
 from reports.layout import parse_layout
@@ -16,14 +19,23 @@ ASKED = {"metric": "forward_seconds", "along": "length", "between": "layer", "of
 
 
 def rows(
-    ours: dict[str, float], theirs: dict[str, float], batch: str = "1", others: dict[str, float] | None = None
+    ours: dict[str, float | None],
+    theirs: dict[str, float | None],
+    batch: str = "1",
+    others: dict[str, float | None] | None = None,
+    noise: float = 0.01,
 ) -> list:
+    """Times of benchmarks, each with a 95% interval of so large a share either way; None = failed."""
     records = []
     for layer, times in (("ours", ours), ("theirs", theirs), ("others", others or {})):
         for length, seconds in times.items():
             labels = {"layer": layer, "length": length, "batch": batch}
             name = f"{layer}{length}"
-            records.append(Record(name, labels, {}, 0, "", name, metrics={"forward_seconds": seconds}))
+            ends = {"": 1.0, "_low": 1 - noise, "_high": 1 + noise} if noise else {"": 1.0}
+            metrics = {f"forward_seconds{end}": seconds * factor for end, factor in ends.items()} if seconds else {}
+            reason = "" if seconds else "failed: out of memory"
+            timed = Benchmark(Path(name))
+            records.append(Record(name, labels, {}, 0, "", name, metrics, reason, benchmark=timed))
     return rows_of(records)
 
 
@@ -55,6 +67,34 @@ def test_of_several_rivals_the_best_counts_at_every_place() -> None:
     assert "ours crosses the best of theirs, others at length 128 (interpolated; 0.50x at 64, 2.00x at 256" in note
     (alone,) = crossing_notes(crossing, rows({"64": 1.0, "256": 1.0}, {"64": 2.0, "256": 3.0}))
     assert "ours needs less than theirs at every" in alone  # those without a measurement are not named
+
+
+def test_where_a_rival_is_missing_nothing_is_compared() -> None:
+    """The others always win where they run: that they run out of memory is no crossing."""
+    crossing = parse_crossing({**ASKED, "against": ["theirs", "others"]}, AXES)
+    measured = rows(
+        {"64": 2.0, "256": 4.0, "1024": 8.0},
+        {"64": 1.5, "256": 6.0, "1024": 24.0},
+        others={"64": 1.0, "256": 2.0, "1024": None},
+    )
+    (note,) = crossing_notes(crossing, measured)
+    assert "ours needs more than the best of theirs, others at every length measured, 64 to 256 (" in note
+    assert note.endswith(" Left out: length 1024 (without others).")
+
+
+def test_differences_within_the_noise_are_called_so() -> None:
+    crossing = parse_crossing(ASKED, AXES)
+
+    def said(ours: list[float], theirs: list[float], noise: float) -> str:
+        a, b = (dict(zip(("64", "256", "1024"), times, strict=False)) for times in (ours, theirs))
+        return crossing_notes(crossing, rows(a, b, noise=noise))[0]
+
+    assert "ours cannot be told from theirs at any length measured, 64 to 256" in said([2, 4], [2.01, 4.01], 0.2)
+    assert "needs less than theirs at length 256, within the noise at 64 (" in said([2, 4], [2.01, 8], 0.2)
+    vague = said([2, 4, 8], [1, 3.9, 16], 0.1)
+    assert "ours crosses theirs at length between 64 and 1024, within the noise at 256 (0.50x" in vague
+    assert "ours needs less than theirs at every" in (blind := said([2, 4], [3, 8], 0.0))
+    assert blind.endswith("of its speed; the noise is not known).")
 
 
 @pytest.mark.parametrize(

@@ -336,3 +336,11 @@ def test_a_long_reason_leaves_room_for_the_bars() -> None:
     assert drawing is not None
     notes = [text.get_text() for text in drawing.axes[0].texts]
     assert any(note.startswith("failed") for note in notes) and max(map(len, notes)) <= 48
+
+
+def test_a_caption_names_both_kinds_of_error_bars_where_seeds_are_missing(tmp_path: Path) -> None:
+    cells = [cell for cell in fakes.cells_of((0, 1, 2)) if cell.seed == 0 or cell.labels["hybrid_scheme"] != "group_v1"]
+    for cell in cells:
+        fakes.write_run(tmp_path, cell, 100.0 + cell.seed)
+    said = caption(Figure("bars", "kid_efflite0"), fakes.subject(tmp_path, fakes.cells_of((0, 1, 2))).rows)
+    assert "one standard deviation over seeds; of rows with one seed, 1.96 standard deviations over subsets" in said

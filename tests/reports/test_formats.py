@@ -18,6 +18,7 @@ import pytest
 
 from reports.entry import entry_of
 from reports.formats import latex, to_csv, to_latex, to_markdown, write_parquet
+from reports.quantities import Quantity
 from reports.subject import Subject
 from tests.reports import fakes
 
@@ -133,13 +134,29 @@ def test_csv_holds_unrounded_numbers_and_leaves_missing_ones_empty(tmp_path: Pat
 def test_intervals_stand_beside_single_trainings_and_say_what_they_cover(tmp_path: Path) -> None:
     table = resampled(tmp_path).table
     by_scheme = {row.labels["hybrid_scheme"]: row.entries[2] for row in table.rows}
-    assert by_scheme["serial_v2"].full == "112.0 [102.2, 121.8]" and by_scheme["serial_v1"].tied
-    assert not by_scheme["group_v1"].tied
+    assert by_scheme["serial_v2"].full == "112.0 [102.2, 121.8]" and by_scheme["serial_v1"].doubt == "="
+    assert by_scheme["group_v1"].doubt == ""
     assert any("bootstrap interval over samples of that training" in text for _, text in table.notes)
     assert any("spread over training seeds is not known" in text for _, text in table.notes)
     (line,) = (x for x in csv.DictReader(io.StringIO(to_csv(table))) if x["hybrid_scheme"] == "serial_v2")
     assert (float(line["fd_efflite0_low"]), float(line["fd_efflite0_high"])) == (102.2, 121.8)
     assert "kid_efflite0_low" not in line
+
+
+@pytest.mark.parametrize(
+    ("form", "mean", "deviation", "text"),
+    [
+        (".3g", 1.2, 0.000603, "1.20000 ± 0.00060"),
+        (".3g", 1.2502, 0.0117, "1.250 ± 0.012"),
+        (".3g", 12345.0, 678.0, "12345 ± 678"),
+        (".3g", 4.3333, 1.1547, "4.3 ± 1.2"),
+        (".3g", 5.0, 0.0, "5 ± 0"),
+        (".3g", 3e-8, 1e-8, "3e-08 ± 1e-08"),
+        (".1f", 875.52, 42.41, "875.5 ± 42.4"),
+    ],
+)
+def test_a_deviation_has_the_decimals_of_its_mean(form: str, mean: float, deviation: float, text: str) -> None:
+    assert Quantity("memory", "Memory", format=form).spread(mean, deviation) == text
 
 
 def test_fd_and_fid_stand_in_columns_of_their_own(tmp_path: Path) -> None:

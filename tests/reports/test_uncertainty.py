@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import scipy.stats
 
+from lightning_modules.metrics.bootstrap import mean_deviations, resamples
 from reports.aggregate import Row
 from reports.records import Record
-from reports.uncertainty import compare, kendall_tau, margin_over_seeds, pearson
+from reports.simultaneous import AllPairs
+from reports.uncertainty import compare, kendall_tau, pearson
 
 
 def row(name: str, values: list[float], metric: str = "fd_efflite0", **more: float) -> Row:
@@ -21,6 +24,11 @@ def row(name: str, values: list[float], metric: str = "fd_efflite0", **more: flo
     return Row({"scheme": name}, tuple(records))
 
 
+def replace_run(of: Row) -> Row:
+    """The same row, of other trainings."""
+    return Row(of.labels, tuple(replace(record, run_id="other") for record in of.records))
+
+
 def test_paired_seeds_find_what_unpaired_ones_cannot() -> None:
     base = [100.0, 140.0, 90.0, 120.0]
     found = compare(row("a", base), row("b", [v - 5 + 0.1 * i for i, v in enumerate(base)]), "fd_efflite0")
@@ -29,20 +37,30 @@ def test_paired_seeds_find_what_unpaired_ones_cannot() -> None:
     assert welch.distinguishable is False and welch.method.startswith("Welch")
 
 
-def test_noise_that_rows_share_is_that_of_randomised_blocks() -> None:
-    """Of two rows the paired t-test; of several against a least-squares fit of row and seed."""
-    a, b = row("a", [10.0, 14.0, 9.0]), row("b", [11.0, 17.0, 9.5])
-    assert margin_over_seeds([a, b], "fd_efflite0", 1) == pytest.approx(compare(a, b, "fd_efflite0").margin)
+def test_two_rows_of_the_same_seeds_are_judged_by_the_paired_t_test() -> None:
     draw = np.random.default_rng(0)
-    table = draw.normal(size=(4, 3)) + 10 * np.arange(4)[:, None] + np.array([0, 5, -3])
-    rows = [row(name, list(line)) for name, line in zip("abcd", table, strict=True)]
-    design = np.array([[i == r for r in range(4)] + [j == s for s in range(1, 3)] for i in range(4) for j in range(3)])
-    left = table.ravel() - design @ np.linalg.lstsq(design.astype(float), table.ravel(), rcond=None)[0]
-    error = np.sqrt(2 * (left @ left) / 6 / 3)
-    assert margin_over_seeds(rows, "fd_efflite0", 3) == pytest.approx(scipy.stats.t.ppf(1 - 0.025 / 3, 6) * error)
-    assert margin_over_seeds([a, row("c", [1.0, 2.0])], "fd_efflite0", 1) is None, "other seeds"
-    assert margin_over_seeds([row("a", [1.0]), row("b", [2.0])], "fd_efflite0", 1) is None
-    assert margin_over_seeds([row("a", [1.0] * 3, "parameters")] * 2, "parameters", 1) is None, "exact"
+    found = set()
+    for shift in np.linspace(0, 12, 25):
+        a = draw.normal(0, 5, 4)
+        b = a + shift + draw.normal(0, 2, 4)
+        pair = AllPairs([row("a", a.tolist()).value("fd_efflite0"), row("b", b.tolist()).value("fd_efflite0")], 2)
+        assert pair.apart(0, 1) == (scipy.stats.ttest_rel(a, b).pvalue < 0.05)
+        found.add(pair.apart(0, 1))
+    assert found == {True, False}
+
+
+def test_rows_of_other_seeds_are_judged_as_games_and_howell_do() -> None:
+    """Against the range by its definition, where the rows scatter enough alike for Tukey's margin to hold as well."""
+    lines = [[10.0, 12.0, 11.0, 13.0], [14.0, 16.5, 15.0], [17.0, 18.5, 20.0]]
+    values = [row(str(n), line).value("fd_efflite0") for n, line in enumerate(lines)]
+    pairs, found = AllPairs(values, 3), set()
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        a, b = np.var(lines[i], ddof=1) / len(lines[i]), np.var(lines[j], ddof=1) / len(lines[j])
+        freedom = (a + b) ** 2 / (a**2 / (len(lines[i]) - 1) + b**2 / (len(lines[j]) - 1))
+        q = abs(np.mean(lines[i]) - np.mean(lines[j])) / ((a + b) / 2) ** 0.5
+        assert pairs.apart(i, j) == (scipy.stats.studentized_range.sf(q, 3, freedom) < 0.05)
+        found.add(pairs.apart(i, j))
+    assert found == {True, False}
 
 
 def test_t_tests_agree_with_scipy() -> None:
@@ -63,6 +81,14 @@ def test_one_seed_is_judged_by_its_bootstrap_interval() -> None:
     assert compare(left, far, "fd_efflite0").distinguishable is True
 
 
+def test_one_seed_against_several_is_called_so() -> None:
+    """The interval over samples knows nothing of other trainings, of which one side has only one."""
+    ends = {"fd_efflite0_low": 99.0, "fd_efflite0_high": 101.0}
+    found = compare(row("a", [100.0, 101.0, 99.0], **ends), replace_run(row("b", [120.0], **ends)), "fd_efflite0")
+    assert found.distinguishable and found.method == "3 and 1 seeds; bootstrap interval"
+    assert found.single_training == "a single training on one side" and found.single_training in found.text
+
+
 def test_single_trainings_are_compared_sample_by_sample() -> None:
     """Intervals that overlap widely, and noise that the two share: only the pairs can tell them apart."""
     draw = random.Random(2)
@@ -81,6 +107,37 @@ def test_single_trainings_are_compared_sample_by_sample() -> None:
     assert compare(evaluated("a", 100.0), evaluated("b", 100.5), "fd_efflite0").distinguishable is False
     other = compare(evaluated("a", 100.0), evaluated("b", 102.0, n=324), "fd_efflite0")
     assert other.distinguishable is False and "paired" not in other.method
+
+
+def test_none_of_324_samples_is_not_told_from_four() -> None:
+    """Fisher's exact test: p = 0.12 for 4, 0.002 for 10. All resamples of no hit give none."""
+    weights = resamples(324, 500, 0)
+
+    def copied(name: str, hits: int, rate: str = "memorisation_rate") -> Row:
+        found = np.arange(324) < hits
+        result = {"replicates": {rate: mean_deviations(found, weights).tolist()}, "protocol": {"num_samples": 324}}
+        record = Record(name, {}, {}, 0, name, name, {rate: float(found.mean())}, evaluation_result=result)
+        return Row({"scheme": name}, (record,))
+
+    def told(left: int, right: int) -> bool | None:
+        return compare(copied("a", left), copied("b", right), "memorisation_rate").distinguishable
+
+    assert [told(0, 4), told(4, 0), told(0, 10), told(324, 320), told(324, 310)] == [False, False, True, False, True]
+    assert copied("a", 0).value("memorisation_rate").half_width == pytest.approx(0.0117, abs=1e-4)
+
+
+def test_shares_are_compared_sample_by_sample() -> None:
+    """The same samples are hits in both, but for ten more in one: McNemar's test has p = 0.002, Fisher's 0.48."""
+    weights = resamples(324, 500, 0)
+    rows = []
+    for hits in (160, 170):
+        deviations = mean_deviations(np.arange(324) < hits, weights).tolist()
+        result = {"replicates": {"precision": deviations}, "protocol": {"num_samples": 324}}
+        metrics = {"precision": hits / 324}
+        record = Record(str(hits), {}, {}, 0, str(hits), "e", metrics, evaluation_result=result)
+        rows.append(Row({"scheme": str(hits)}, (record,)))
+    found = compare(*rows, "precision")
+    assert found.distinguishable and found.margin == pytest.approx(1.96 * 10**0.5 / 324, rel=0.1)
 
 
 def test_without_an_interval_the_kernel_distance_is_asked_and_named() -> None:
