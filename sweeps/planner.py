@@ -91,12 +91,13 @@ class Plan:
     def states_of(self, cells: Collection[Cell]) -> dict[str, CellState]:
         """The same of some of its cells."""
         states = cell_states(cells, RunStore(self.root))
+        found = places(self.folder) or {}
+        unsaid = {cell.group for cell in cells if states[cell.name].state in ("missing", "interrupted")}
+        states = with_queue(states, cells, with_accounting(found, unsaid))
         for name in self.forgiven & states.keys():
             if states[name].state == "failed":
                 states[name] = replace(states[name], status=replace(states[name].status, state="stopped", cause=""))
-        found = places(self.folder) or {}
-        unsaid = {cell.group for cell in cells if states[cell.name].state in ("missing", "interrupted")}
-        return with_queue(states, cells, with_accounting(found, unsaid))
+        return states
 
     def find(self, word: str) -> Cell:
         """The cell that a person means: its name, or the only one whose name contains the word."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,11 @@ from experiments.store import RunStore
 from reports.explain import explain
 from reports.provenance import origin_note
 from reports.subject import load_subject
-from sweeps import commands
+from sweeps import commands, planner
 from sweeps.amendments import amendments_path
 from sweeps.planner import Plan, plan
 from sweeps.registry import register
+from sweeps.submissions import Place
 from tests.sweeps.conftest import WORKER
 from tests.sweeps.steps import run, states
 
@@ -79,6 +81,16 @@ def test_a_change_that_the_launch_refuses_changes_nothing(
         commands.retry(failed, change=change, launcher=launcher, overrides=["resources.gpus=4"], worker=WORKER)
     assert stored(failed) == {} and states(failed) == before
     assert before[CHANGED] == "failed: out of memory"
+
+
+def test_a_failure_that_only_slurm_knows_is_checked_as_open(make_sweep: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change is tried before the failure is forgotten."""
+    path = make_sweep()
+    group = plan(path).find(CHANGED).group
+    monkeypatch.setattr(planner, "places", lambda folder: {group: Place("7_0", "OUT_OF_MEMORY", "")})
+    planned = plan(path)
+    assert planned.states()[CHANGED].status.cause == "oom"
+    assert replace(planned, forgiven=frozenset({CHANGED})).states()[CHANGED].is_open
 
 
 @pytest.mark.parametrize(
