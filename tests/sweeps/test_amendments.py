@@ -40,7 +40,10 @@ def fail(planned: Plan, scheme: str = "serial_v1") -> None:
     register(planned)
     for cell in planned.cells:
         if cell.labels["scheme"] == scheme:
-            RunStore(planned.root).prepare(cell.config).record_failure("oom", "out of memory")
+            run = RunStore(planned.root).prepare(cell.config)
+            with run.claim() as mine:
+                assert mine
+            run.record_failure("oom", "out of memory")
 
 
 def stored(path: str) -> dict:
@@ -68,17 +71,24 @@ def test_a_change_is_kept_for_that_cell_and_taken_back(failed: str, capsys: pyte
     assert stored(failed) == {} and {cell.name: cell.run_id for cell in plan(failed).cells} == before
 
 
-@pytest.mark.parametrize("launcher", ["local", "slurm"])
-def test_a_change_that_the_launch_refuses_changes_nothing(
-    failed: str, launcher: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("launcher", "change", "gpus"),
+    [
+        ("local", ["data.subset=2"], 0),
+        ("slurm", ["trainer.accumulate=2"], 4),
+        ("slurm", [], 3),  # of attempts that are used up, and which a retry forgives
+    ],
+)
+def test_what_the_launch_refuses_leaves_failures_and_changes_as_they_were(
+    failed: str, launcher: str, change: list[str], gpus: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Batches that cannot be shared out, and files that are not there."""
+    """Batches that cannot be shared out, and more than there are images."""
     monkeypatch.setattr(commands, "wait_for_ends", lambda *_: None)
     monkeypatch.setattr(commands, "max_array_size", lambda: 1000)
-    change = ["trainer.accumulate=3"] if launcher == "slurm" else ["data.subset=2"]
+    resources = [f"resources.gpus={gpus}", "resources.max_attempts=1"]
     before = states(failed)
     with pytest.raises(UserError, match="trainer.batch_size=4"):
-        commands.retry(failed, change=change, launcher=launcher, overrides=["resources.gpus=4"], worker=WORKER)
+        commands.retry(failed, change=change, launcher=launcher, overrides=resources, worker=WORKER)
     assert stored(failed) == {} and states(failed) == before
     assert before[CHANGED] == "failed: out of memory"
 
