@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sweeps.definition import matches
+from sweeps.axes import matches
 from sweeps.planner import Plan
 
 

@@ -14,6 +14,7 @@ from reports.entry import entry_of
 from reports.guard import DECODING
 from reports.records import Record
 from reports.subject import LISTED, Subject
+from sweeps.amendments import amendment_words
 
 
 def provenance(subject: Subject) -> dict[str, Any]:
@@ -130,7 +131,9 @@ def origin_note(subject: Subject) -> str:
     steps = sorted({record.run_result["step"] for record in measured if "step" in record.run_result})
     results = [result for record in measured for result in (record.run_result, record.evaluation_result)]
     codes = list(dict.fromkeys(code for result in results if (code := code_of(result.get("provenance", {})))))
-    parts = [f"made with `{subject.command}`"]
+    amended = sum(bool(record.amended) for record in subject.records)
+    changed = f", {amended} of {len(subject.records)} cells amended by `ablate retry`" if amended else ""
+    parts = [f"made with `{subject.command}`{changed}"]
     parts += [f"{' to '.join(map(str, dict.fromkeys((steps[0], steps[-1]))))} training steps"] if steps else []
     parts += [f"code {', '.join(codes) if len(codes) <= LISTED else f'of {len(codes)} versions'}"] if codes else []
     return f"{subject.name} at scale {subject.scale}: {'; '.join(parts)}. Every number's origin: provenance.json."
@@ -153,6 +156,7 @@ def origin_lines(record: Record) -> list[tuple[str, str]]:
     trained = f"{record.run_result.get('step', '-')} steps" + (f", {seconds:.0f} s" if seconds else "")
     lines = [
         *ids,
+        *([("amended", " ".join(amendment_words(record.amended)))] if record.amended else []),
         ("code", f"{commit[:10]}{changed}" if commit else "not under version control"),
         ("data", str(origin.get("data_fingerprint", "-"))[:16]),
         ("tokenizer", str(origin.get("tokenizer_fingerprint", "-"))[:16]),

@@ -50,6 +50,8 @@ class Record:
     benchmark: Benchmark | None = None
     search: Mapping[str, Any] = field(default_factory=dict)
     """Result of the search that chose some of its values; {} if nothing was searched."""
+    amended: Mapping[str, Any] = field(default_factory=dict)
+    """What it has of its own, from `ablate retry SWEEP KEY=VALUE`."""
 
     @property
     def works(self) -> tuple[Work, ...]:
@@ -127,6 +129,7 @@ def _look(cell: Cell, store: RunStore, state: CellState) -> Record:
         evaluation=evaluation,
         benchmark=benchmark,
         search=search,
+        amended=dict(cell.amended),
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from experiments.errors import UserError, unknown
 from reports.aggregate import Row, row_name, rows_of, select
+from reports.amended import amended_notes
 from reports.claims import Verdict, agreement, judge
 from reports.compute import compute_notes
 from reports.crossing import crossing_notes
@@ -26,6 +27,7 @@ from reports.ranking import AT_95, doubts, timed_apart
 from reports.records import Record, collect, named
 from reports.searches import search_notes
 from reports.tables import Table, build_table
+from sweeps.amendments import amendment_words
 from sweeps.definition import load_sweep
 from sweeps.planner import Cell, Plan, plan
 from sweeps.registry import is_begun
@@ -103,6 +105,7 @@ class Subject:
             *self._sizes(),
             *self._crossings(),
             *search_notes(self.records),
+            *amended_notes(self.rows),
             *self._ties(),
             *self.agreements,
             *self.remarks,
@@ -135,10 +138,12 @@ class Subject:
         return self._typed(verb, self.words)
 
     def command_of(self, record: Record) -> str:
-        """The command that makes this record's number again."""
+        """The command that makes this record's number again, in whatever folder of outputs."""
         own = {**record.labels, "seeds": str(record.seed)}
-        others = [word for word in self.words if word.partition("=")[0] not in own]
-        return self._typed("run", [*others, *(f"{key}={value}" for key, value in own.items())])
+        amended = {key: value for key, value in record.amended.items() if key not in self.declared}
+        others = [word for word in self.words if word.partition("=")[0] not in own.keys() | amended.keys()]
+        words = [*others, *amendment_words(amended), *(f"{key}={value}" for key, value in own.items())]
+        return self._typed("run", words)
 
     def _typed(self, verb: str, words: Sequence[str]) -> str:
         return shlex.join(["ablate", verb, self.typed or self.name, "--scale", self.scale, *words])
@@ -257,7 +262,7 @@ def subject_of(planned: Plan) -> Subject:
         declared=varied_keys(sweep, planned.scale),
         cells=planned.cells,
         remarks=remarks,
-        words=[word for word in planned.request.words if not word.startswith(("runtime.", "resources."))],
+        words=[word for word in planned.request.words if planned.request.changes_results(word.partition("=")[0])],
         slug=planned.folder.name,
         part=_part(planned.picked),
         typed=_as_typed(planned.name_or_path),

@@ -15,9 +15,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from experiments.errors import UserError
-from experiments.files import atomic_write_json, atomic_write_text, read_json
+from experiments.files import atomic_write_text
+from experiments.flat import flatten
 from experiments.presets import PRESETS
+from sweeps.cell import Cell
 
 PROJECT = Path(__file__).parent.parent
 PACKAGES = ("experiments", "lightning_modules", "datamodules", "sweeps")
@@ -74,18 +78,48 @@ def _stamp(path: Path) -> list[int] | None:
     return [stat.st_mtime_ns, stat.st_size]
 
 
-def read_amendments(folder: Path) -> dict[str, dict[str, Any]]:
-    """Overrides of single cells, by name, that `ablate retry SWEEP KEY=VALUE` left in the sweep's folder."""
-    path = folder / "amendments.json"
+def files_of(definition: Path, cells: Iterable[Cell]) -> set[Path]:
+    """Files and folders that the cells' identities depend on, beside the sources and the presets that come with them:
+    the definition, presets of one's own with all that these are made of or start from, and whatever a setting names:
+    weights, stores, references."""
+    presets, values = set[str](), set[str]()
+    for cell in cells:
+        presets.add(cell.preset)
+        values |= _paths(cell.overrides)
+    files, todo = {definition}, [Path(name) for name in (presets | values) if _is_yaml(name)]
+    seen = set[Path]()
+    while todo:
+        if (path := todo.pop()) in seen:
+            continue
+        seen.add(path)
+        try:
+            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):  # no preset, but text that ends alike
+            continue
+        base, own = (raw.pop("base", None), _paths(flatten(raw))) if isinstance(raw, dict) else (None, set[str]())
+        files.add(path)
+        values |= own
+        todo += [Path(name) for name in own if _is_yaml(name)] + ([path.parent / base] if base else [])
+    return files.union(*(_content(Path(value)) for value in values))
+
+
+def _paths(settings: Mapping[str, Any]) -> set[str]:
+    """The texts among settings, any of which may name a file."""
+    return {value for key, value in settings.items() if isinstance(value, str) and not key.startswith("runtime.")}
+
+
+def _is_yaml(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
+
+
+def _content(path: Path) -> set[Path]:
+    """A file, or of a folder what changes when something in it does: itself, what is in it, and, one deeper, folders
+    and the descriptions of stores."""
     try:
-        found = read_json(path)
-    except FileNotFoundError:
-        return {}
-    if not isinstance(found, dict) or not all(isinstance(changes, dict) for changes in found.values()):
-        raise UserError(f'{path} is damaged: it must hold {{"cell": {{"key": value}}}}; fix it, or remove it.')
-    return found
-
-
-def write_amendments(folder: Path, amendments: Mapping[str, Mapping[str, Any]]) -> None:
-    """Replace them."""
-    atomic_write_json(folder / "amendments.json", amendments)
+        if not path.is_dir():
+            return {path} if path.is_file() else set()
+        inside = set(path.iterdir())
+        deeper = {found for place in inside if place.is_dir() for found in place.iterdir()}
+    except OSError:  # no path at all, such as a long text, or one that cannot be read
+        return set()
+    return {path, *inside, *(found for found in deeper if found.suffix in (".json", ".npy") or found.is_dir())}

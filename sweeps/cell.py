@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -11,6 +12,9 @@ from experiments.config import RunConfig, load_config
 from experiments.errors import UserError
 from experiments.store import RunStore
 from experiments.work import Work
+
+LONGEST_NAME = 240
+"""Bytes in the name of a cell: with an ending it must fit the 255 that file systems allow."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Cell:
     search_id: str = ""
     """Of the search for some of its values; as long as that is under way, `eval_id` is "", and `run_id` too if every
     trial is a training."""
+    amended: Mapping[str, Any] = field(default_factory=dict)
+    """Overrides of its own, from `ablate retry SWEEP KEY=VALUE`; among `overrides`."""
 
     @property
     def is_searched(self) -> bool:
@@ -93,3 +99,28 @@ class Group:
     def name(self) -> str:
         """Name of its first cell, which it is called by on the terminal."""
         return self.cells[0].name
+
+
+def cell_name(labels: Mapping[str, str], seed: int | None, sweep: str = "") -> str:
+    """Name of a cell, of what file names may hold; that of its `sweep` where it has neither labels nor a seed."""
+    parts = [f"{axis}={label}" for axis, label in labels.items()] + ([f"seed={seed}"] if seed is not None else [])
+    return re.sub(r"[^\w=.,+-]+", "_", ",".join(parts) or sweep)
+
+
+def check_name(name: str, labels: Mapping[str, str], first: Mapping[str, str]) -> None:
+    """Raise UserError if a cell's name is not its own, or too long for the name of a file.
+
+    Args:
+        first: the labels of the first cell of that name.
+    """
+    if labels != first:
+        axis = next(axis for axis in (*labels, *first) if labels.get(axis) != first.get(axis))
+        raise UserError(
+            f"The labels '{first.get(axis)}' and '{labels.get(axis)}' of axis '{axis}' make one name, {name}, of two "
+            "cells; give one of them a label that differs in letters or digits: {value: ..., label: ...}."
+        )
+    if len(name.encode()) > LONGEST_NAME:
+        raise UserError(
+            f"The name {name[:40]}... of a cell has {len(name.encode())} bytes, and files are called after it: at most "
+            f"{LONGEST_NAME}; give long values short labels: {{value: ..., label: ...}}."
+        )

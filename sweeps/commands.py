@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from experiments.provenance import other_code
 from experiments.resolve import check_files
 from experiments.store import RunStore
 from experiments.terminal import console
+from sweeps.amendments import Amendments, amend, tell_amendments, write_amendments
 from sweeps.definition import load_sweep, sweep_names
-from sweeps.interventions import amend, cancel_plan, clear_failures, failed_cells, only, wait_for_endings, wait_for_ends
+from sweeps.devices import Slots
+from sweeps.interventions import cancel_plan, clear_failures, failed_cells, only, wait_for_endings, wait_for_ends
 from sweeps.local import WORKER, LocalLauncher, local_slots
 from sweeps.logs import newest_log
 from sweeps.planner import Plan, count_cells, plan
@@ -166,16 +169,8 @@ def _launch(planned: Plan, launcher: str, jobs: int, worker: tuple[str, ...], dr
         return 0
     wait_for_endings(planned, _say)
     states = planned.states()
-    for group in planned.groups():
-        for cell in group.cells[:1] if planned.is_timed else group.cells:
-            if states[cell.name].is_open:
-                check_files(cell.config, evaluated=True)  # once and here, not in every worker
+    slots = _check(planned, states, launcher, jobs)
     todo = any(state.is_open or state.state == "running" for state in states.values())
-    slots = None
-    if todo and launcher == "slurm":
-        SlurmLauncher(planned, jobs).batches(max_array_size())  # refused, if so, before anything is written
-    elif todo:
-        slots = local_slots(planned, jobs)
     register(planned)
     others = _by_other_code(planned)
     for left, right in planned.duplicates:
@@ -204,6 +199,24 @@ def _launch(planned: Plan, launcher: str, jobs: int, worker: tuple[str, ...], dr
     if launcher == "slurm":  # what is at work goes on by itself
         return _exit_code(states)
     return 0 if all(state.state == "done" or state.is_queued for state in states.values()) else 1
+
+
+def _check(planned: Plan, states: dict[str, CellState], launcher: str, jobs: int) -> Slots | None:
+    """The places that this machine has for what is open; None where nothing is, or where Slurm gives them.
+
+    Raises:
+        UserError: the launch would be refused. Nothing has been written then.
+    """
+    for group in planned.groups():
+        for cell in group.cells[:1] if planned.is_timed else group.cells:
+            if states[cell.name].is_open:
+                check_files(cell.config, evaluated=True)  # once and here, not in every worker
+    if not any(state.is_open or state.state == "running" for state in states.values()):
+        return None
+    if launcher == "local":
+        return local_slots(planned, jobs)
+    SlurmLauncher(planned, jobs).batches(max_array_size())
+    return None
 
 
 def _by_other_code(planned: Plan) -> Counter[str]:
@@ -257,10 +270,23 @@ def retry(
     names = {cell.name for cell in chosen}
     if launcher == "slurm":
         wait_for_ends(planned, chosen, _say)
+    notes: list[str] = []
+    amendments: Amendments | None = None
     if changes := tuple(change):
-        planned = amend(planned, chosen, changes, lambda: plan(name, scale, overrides, root))
-    planned = only(planned, names)
+
+        def again(amendments: Amendments) -> Plan:
+            return plan(name, scale, overrides, root, amendments)
+
+        planned, amendments = amend(planned, chosen, changes, again)
+        notes = tell_amendments(only(planned, names).cells, again({}).cells)
+    planned = replace(only(planned, names), forgiven=frozenset(names))
+    _check(planned, planned.states(), launcher, jobs)  # what is refused leaves amendments and failures as they are
+    planned = replace(planned, forgiven=frozenset())
+    if amendments is not None:
+        write_amendments(planned.folder, amendments)
     clear_failures(planned, planned.cells)
+    for note in notes:
+        _say(note)
     return _launch(planned, launcher, jobs, tuple(worker))
 
 

@@ -1,4 +1,4 @@
-"""Read and check sweep definitions; expand their axes to combinations of labels. No run is built here."""
+"""Read and check sweep definitions. No run is built here."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
@@ -20,117 +19,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.errors import UserError, did_you_mean, unknown
 from experiments.files import default_root
+from sweeps.axes import Axis, Choice, Sweep, matches
 from sweeps.config import SweepConfig, ValueConfig
 
 DEFINITIONS = Path(__file__).parent / "definitions"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One value of an axis: its label and what it sets."""
-
-    label: str
-    overrides: Mapping[str, Any]
-    when: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One thing that is varied."""
-
-    name: str
-    choices: tuple[Choice, ...]
-    when: Mapping[str, tuple[str, ...]]
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The labels of all values, in the order of the definition."""
-        return tuple(dict.fromkeys(choice.label for choice in self.choices))
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """A checked definition."""
-
-    config: SweepConfig
-    path: Path
-    axes: tuple[Axis, ...]
-    exclude: tuple[tuple[Mapping[str, tuple[str, ...]], str], ...]
-    """(condition, reason)."""
-
-    @property
-    def name(self) -> str:
-        """Its name, which is also its file's."""
-        return self.config.name
-
-    @property
-    def report(self) -> dict[str, Any]:
-        """Layout of the table, checked only as far as it names axes and metrics."""
-        return self.config.report
-
-    def axis(self, name: str) -> Axis:
-        """The axis of that name. Raises UserError if there is none."""
-        for axis in self.axes:
-            if axis.name == name:
-                return axis
-        raise unknown(f"axis of sweep {self.name}", name, [axis.name for axis in self.axes])
-
-    def scale(self, name: str) -> str:
-        """`name` if the sweep has that scale; for "" the first. Raises UserError otherwise."""
-        if name and name not in self.config.scales:
-            raise unknown(f"scale of sweep {self.name}", name, self.config.scales)
-        return name or next(iter(self.config.scales))
-
-    def combinations(self, only: Mapping[str, tuple[str, ...]]) -> Iterator[dict[str, Choice]]:
-        """Every combination of values, excluded ones among them.
-
-        Args:
-            only: axis -> the labels to take.
-        """
-        yield from _combine(self._units(), {}, only)
-
-    def base(self, scale: str, labels: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
-        """Preset of the cell with these labels, and what the scale sets in it: what the axes' own values go over."""
-        config = self.config.scales[scale]
-        parts = [part for part in config.cells if matches(labels, part.when)]
-        preset = next((part.preset for part in reversed(parts) if part.preset), config.preset)
-        return preset, {**config.overrides, **{key: value for part in parts for key, value in part.set.items()}}
-
-    def _units(self) -> list[tuple[Axis, ...]]:
-        """Axes that are multiplied; those of a zip group form one unit, which stands where its first axis stands."""
-        groups = {name: tuple(group) for group in self.config.zip for name in group}
-        units: list[tuple[Axis, ...]] = []
-        for axis in self.axes:
-            group = groups.get(axis.name, (axis.name,))
-            if axis.name == min(group, key=[a.name for a in self.axes].index):
-                units.append(tuple(self.axis(name) for name in group))
-        return units
-
-
-def matches(labels: Mapping[str, str], condition: Mapping[str, tuple[str, ...]]) -> bool:
-    """Whether a combination's labels meet every part of a condition."""
-    return all(labels.get(axis) in wanted for axis, wanted in condition.items())
-
-
-def _combine(
-    units: list[tuple[Axis, ...]], chosen: dict[str, Choice], only: Mapping[str, tuple[str, ...]]
-) -> Iterator[dict[str, Choice]]:
-    if not units:
-        yield chosen
-        return
-    unit, labels = units[0], {name: choice.label for name, choice in chosen.items()}
-    if not matches(labels, unit[0].when):
-        yield from _combine(units[1:], chosen, only)
-        return
-    for row in zip(*(axis.choices for axis in unit), strict=True):
-        values = {axis.name: choice for axis, choice in zip(unit, row, strict=True)}
-        if not all(matches(labels, choice.when) for choice in row):
-            continue
-        if all(choice.label in only.get(name, (choice.label,)) for name, choice in values.items()):
-            yield from _combine(units[1:], {**chosen, **values}, only)
-
-
-# --- reading ----------------------------------------------------------------------------------------------------------
 
 
 def sweep_names() -> list[str]:
@@ -269,8 +161,9 @@ def _check_conditions(sweep: Sweep) -> None:
     if not conditions:
         return
     there = [{axis: choice.label for axis, choice in choices.items()} for choices in sweep.combinations({})]
+    unfit = [labels for labels, _ in sweep.unfit({})]  # which no value fits: an exclusion may say why
     for place, when in conditions:
-        if not any(matches(labels, when) for labels in there):
+        if not any(matches(labels, when) for labels in (*there, *(unfit if place == "exclude" else ()))):
             said = ", ".join(f"{axis}: {' or '.join(labels)}" for axis, labels in when.items())
             raise UserError(f"{place} speaks of cells with {said}, and there are none: these never come together.")
 
@@ -329,6 +222,15 @@ def _check_zip(axes: list[Axis], group: list[str]) -> None:
         raise UserError(f"zip needs axes of equal length, but they have {counts}.")
     if len({json.dumps(dict(found[name].when)) for name in group}) > 1:
         raise UserError(f"zip needs axes with the same 'when': {', '.join(group)}.")
+    order = list(found)
+    first = min(group, key=order.index)
+    for name in group:
+        for other in {other for choice in found[name].choices for other in choice.when}:
+            if order.index(other) >= order.index(first):
+                raise UserError(
+                    f"zip puts axis '{name}' where '{first}' stands, and its values depend on '{other}' (when), which "
+                    f"is not decided there; write '{other}' before '{first}', outside the group."
+                )
 
 
 def _check_in_turns(config: SweepConfig, axes: list[Axis]) -> None:

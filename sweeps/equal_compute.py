@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from experiments.config import RunConfig
 from experiments.errors import UserError
 from experiments.model_facts import ModelFacts
-from sweeps.definition import Choice, Sweep, matches
+from sweeps.axes import Choice, Sweep, matches
 
 STEPS = "trainer.max_steps"
 """What follows."""

@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 
-from experiments.config import parse_overrides
 from experiments.errors import UserError, unknown
 from experiments.failures import CAUSES
 from experiments.store import RunStore
-from sweeps.cache import read_amendments, write_amendments
-from sweeps.cancellation import request_cancel
+from sweeps.cancellation import is_ours, request_cancel
 from sweeps.planner import Cell, Plan
 from sweeps.registry import needed_elsewhere
 from sweeps.slurm_commands import scancel
@@ -113,31 +111,15 @@ def clear_failures(plan: Plan, cells: Iterable[Cell]) -> None:
             work.clear_failure()
 
 
-def amend(plan: Plan, cells: Iterable[Cell], change: Iterable[str], again: Callable[[], Plan]) -> Plan:
-    """Give cells overrides of their own from now on, and plan again.
-
-    Args:
-        change: "key=value" words.
-        again: makes the plan afresh.
-
-    Raises:
-        UserError: the changed cells cannot be built; then nothing is changed.
-    """
-    before, new = read_amendments(plan.folder), parse_overrides(change)
-    changed = {cell.name: {**before.get(cell.name, {}), **new} for cell in cells}
-    write_amendments(plan.folder, {**before, **changed})
-    try:
-        return again()
-    except UserError:
-        write_amendments(plan.folder, before)
-        raise
-
-
 def cancel_plan(plan: Plan, confirm: Callable[[str], bool], say: Callable[[str], None], dry_run: bool = False) -> int:
     """Stop a sweep's running and queued trainings in good order, but none that another begun sweep still needs.
 
     Args:
         dry_run: only say which.
+
+    Returns:
+        The exit code: 1 if something runs that no launcher of the sweep has begun, so that none can stop it; it is
+        named with its owner.
     """
     states = plan.states()
     active = {
@@ -146,15 +128,26 @@ def cancel_plan(plan: Plan, confirm: Callable[[str], bool], say: Callable[[str],
     shared = {identity: sweep for identity, sweep in needed_elsewhere(plan).items() if identity in active}
     for identity, sweep in shared.items():
         say(f"{active[identity].name} goes on: {sweep} needs it.")
-    stop = [identity for identity in active if identity not in shared]
+    foreign = {
+        identity: status
+        for identity, cell in active.items()
+        if identity not in shared and (status := states[cell.name].status).state == "running"
+        if not is_ours(plan.folder, identity, status)
+    }
+    for identity, status in foreign.items():
+        owner, how = f"process {status.pid} on {status.host}", f"kill -INT {status.pid}"
+        owner, how = (f"{owner}, job {status.job}", f"scancel {status.job}") if status.job else (owner, f"{how} there")
+        say(f"{active[identity].name} goes on: no launcher of this sweep began it, but {owner}; stop it with {how}.")
+    stop = [identity for identity in active if identity not in shared and identity not in foreign]
+    code = 1 if foreign else 0
     if not stop:
-        say(f"Nothing to stop in {plan.title}.")
-        return 0
+        say(f"Nothing {'else ' if shared or foreign else ''}to stop in {plan.title}.")
+        return code
     if dry_run:
         for identity in stop:
             cell = active[identity]
             say(f"would stop  {cell.name}: {states[cell.name].describe()}")
-        return 0
+        return code
     if not confirm(f"Stop {len(stop)} running or queued training(s) of {plan.title}?"):
         say("Nothing was stopped; --yes stops without asking.")
         return 2
@@ -162,7 +155,7 @@ def cancel_plan(plan: Plan, confirm: Callable[[str], bool], say: Callable[[str],
     if jobs := active_jobs(plan.folder, stop):
         scancel(jobs)
     say(f"Asked {len(stop)} training(s) to stop; ablate run {plan.title} goes on from there.")
-    return 0
+    return code
 
 
 def only(plan: Plan, names: Iterable[str]) -> Plan:

@@ -23,7 +23,7 @@ from experiments.errors import UserError
 from experiments.failures import cause_of
 from experiments.store import RunStore
 from sweeps.cache import PROJECT
-from sweeps.cancellation import CancelWatch
+from sweeps.cancellation import CancelWatch, note_worker
 from sweeps.devices import Slots
 from sweeps.logs import last_line, log_path, open_log
 from sweeps.planner import Cell, Group, Plan
@@ -137,6 +137,7 @@ class LocalLauncher:
             start_new_session=True,  # the terminal's Ctrl-C reaches the launcher alone, which then stops its workers
             preexec_fn=_prepare_child,
         )
+        note_worker(self.plan.folder, group.id, process.pid)
         return Worker(group, process, log, gpus, time.monotonic())
 
     def _write_config(self, cell: Cell) -> Path:

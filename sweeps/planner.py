@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -10,26 +9,20 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from experiments.config import RunConfig, build_config, load_config, to_dict
-from experiments.environment import environment_kernels
 from experiments.errors import UserError
-from experiments.flat import flatten
 from experiments.identity import benchmark_id, evaluation_id, run_id, search_id
 from experiments.store import RunStore
-from lightning_modules.backends import AUTO
 from sweeps import cache
-from sweeps.cell import Cell, Excluded, Group
-from sweeps.definition import DEFINITIONS, Choice, Sweep, load_sweep, matches
+from sweeps.amendments import Amendments, amendment_of, read_amendments
+from sweeps.axes import Choice, Sweep, matches
+from sweeps.cell import Cell, Excluded, Group, cell_name, check_name
+from sweeps.definition import DEFINITIONS, load_sweep
 from sweeps.equal_compute import STEPS, equal_steps, followed, labels_of
 from sweeps.fact_book import FactBook
 from sweeps.request import Request, parse_request
 from sweeps.state import CellState, cell_states, with_queue
 from sweeps.submissions import places, with_accounting
-
-LONGEST_NAME = 240
-"""Bytes in the name of a cell: with an ending it must fit the 255 that file systems allow."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +35,8 @@ class Plan:
     root: Path
     cells: tuple[Cell, ...]
     excluded: tuple[Excluded, ...] = ()
+    forgiven: frozenset[str] = frozenset()
+    """Names of cells whose failures are about to be forgotten: they count as open already."""
 
     @property
     def title(self) -> str:
@@ -98,7 +93,11 @@ class Plan:
         states = cell_states(cells, RunStore(self.root))
         found = places(self.folder) or {}
         unsaid = {cell.group for cell in cells if states[cell.name].state in ("missing", "interrupted")}
-        return with_queue(states, cells, with_accounting(found, unsaid))
+        states = with_queue(states, cells, with_accounting(found, unsaid))
+        for name in self.forgiven & states.keys():
+            if states[name].state == "failed":
+                states[name] = replace(states[name], status=replace(states[name].status, state="stopped", cause=""))
+        return states
 
     def find(self, word: str) -> Cell:
         """The cell that a person means: its name, or the only one whose name contains the word."""
@@ -115,7 +114,13 @@ def sweep_folder(root: Path, sweep: str, scale: str, request: Request) -> Path:
     return root / "sweeps" / f"{sweep}-{scale}{f'-{request.digest}' if request.digest else ''}"
 
 
-def plan(name: str, scale: str = "", overrides: Iterable[str] = (), root: Path | str | None = None) -> Plan:
+def plan(
+    name: str,
+    scale: str = "",
+    overrides: Iterable[str] = (),
+    root: Path | str | None = None,
+    amendments: Amendments | None = None,
+) -> Plan:
     """Expand a sweep.
 
     Args:
@@ -124,6 +129,7 @@ def plan(name: str, scale: str = "", overrides: Iterable[str] = (), root: Path |
         overrides: words as typed: `key=value` of the configuration, `AXIS=LABEL[,LABEL]` to take a part of the sweep,
             `seeds=0,1,2`, `resources.KEY=VALUE`.
         root: folder of all outputs; by default runtime.root, else ABLATE_ROOT, else ./outputs.
+        amendments: in place of those in the sweep's folder.
 
     Raises:
         UserError: unknown sweep, scale, key or label; a combination that cannot be built.
@@ -132,16 +138,15 @@ def plan(name: str, scale: str = "", overrides: Iterable[str] = (), root: Path |
     scale = sweep.scale(scale)
     request = parse_request(sweep, scale, overrides, root)
     folder = sweep_folder(request.root, sweep.name, scale, request)
-    amendments = cache.read_amendments(folder)
+    amendments = read_amendments(folder) if amendments is None else amendments
     key = {"sweep": str(sweep.path), "scale": scale, "request": request.key(), "amendments": amendments}
-    key["kernels"] = _environment_kernels(sweep)
     path = cache.plan_path(request.root, sweep.name, scale, key)
     if (stored := cache.read_plan(path, key)) is not None:
         cells = tuple(Cell(**item) for item in stored["cells"])
         excluded = tuple(Excluded(**item) for item in stored["excluded"])
     else:
         cells, excluded = _expand(sweep, scale, request, amendments)
-        cache.write_plan(path, key, cells, excluded, _files(sweep, cells))
+        cache.write_plan(path, key, cells, excluded, cache.files_of(sweep.path, cells))
     store = RunStore(request.root)
     return Plan(sweep, scale, request, request.root, tuple(cell.settled(store) for cell in cells), excluded)
 
@@ -154,15 +159,18 @@ def count_cells(sweep: Sweep, scale: str) -> int:
 
 
 def _expand(
-    sweep: Sweep, scale: str, request: Request, amendments: Mapping[str, Mapping[str, Any]]
+    sweep: Sweep, scale: str, request: Request, amendments: Amendments
 ) -> tuple[tuple[Cell, ...], tuple[Excluded, ...]]:
     config = sweep.config.scales[scale]
     seeds, book = request.seeds or tuple(config.seeds), FactBook(request.root)
     cells: list[Cell] = []
     excluded: list[Excluded] = []
     named: dict[str, Mapping[str, str]] = {}
-    kernels = _environment_kernels(sweep)
-    for choices in sweep.combinations({**config.only, **request.only}):
+    only = {**config.only, **request.only}
+    for labels, axis in sweep.unfit(only):
+        reasons = [reason for when, reason in sweep.exclude if matches(labels, when)]
+        excluded.append(Excluded(labels, reasons[0] if reasons else f"no value of axis '{axis}' applies"))
+    for choices in sweep.combinations(only):
         labels = labels_of(choices)
         if reasons := [reason for when, reason in sweep.exclude if matches(labels, when)]:
             excluded.append(Excluded(labels, reasons[0]))
@@ -170,19 +178,16 @@ def _expand(
         preset, base = _settings(sweep, scale, request, choices)
         if other := followed(sweep, scale, choices):
             follower, leader = (
-                _build(*_settings(sweep, scale, request, part), _name(labels, None, "")) for part in (choices, other)
+                _build(*_settings(sweep, scale, request, part), cell_name(labels, None)) for part in (choices, other)
             )
             base[STEPS] = equal_steps(follower, leader, book.facts)
         built: RunConfig | None = None
         for seed in seeds:
-            name = _name(labels, seed if len(config.seeds) > 1 or request.seeds else None, sweep.name)
-            _check_name(name, labels, named.setdefault(name, labels))
-            amended = amendments.get(name)
+            name = cell_name(labels, seed if len(config.seeds) > 1 or request.seeds else None, sweep.name)
+            check_name(name, labels, named.setdefault(name, labels))
+            amended = amendment_of(amendments, labels, seed, config.seeds, sweep.name)
             if built is None or amended or built.trainer.init_from:  # which may be trained with the same seed
-                built = _build(preset, {**base, **(amended or {}), "seed": seed}, name)
-                if kernels != AUTO and built.runtime.kernels == AUTO:
-                    base["runtime.kernels"] = kernels  # a job on another machine does not see this environment
-                    built = _build(preset, {**base, **(amended or {}), "seed": seed}, name)
+                built = _build(preset, {**base, **amended, "seed": seed}, name)
             built = replace(built, seed=seed)  # nothing else follows from it
             cells.append(
                 Cell(
@@ -191,9 +196,10 @@ def _expand(
                     labels=labels,
                     seed=seed,
                     preset=preset,
-                    overrides={**base, **(amended or {}), "seed": seed},
+                    overrides={**base, **amended, "seed": seed},
                     **_identity(sweep, request, labels, built),
                     name=name,
+                    amended=amended,
                 )
             )
             built = None if amended else built
@@ -210,11 +216,6 @@ def _settings(sweep: Sweep, scale: str, request: Request, choices: Mapping[str, 
         raise UserError(f"{clash[0]} is what sweep {sweep.name} varies; take a part of it with AXIS=LABEL instead.")
     searched = {f"search.{key}": value for key, value in sweep.config.search.items()}
     return preset, {**searched, **base, **request.config, **varied, "runtime.root": str(request.root)}
-
-
-def _environment_kernels(sweep: Sweep) -> str:
-    """The back ends that the environment forces, where they make another result: of timings. "auto" if none."""
-    return environment_kernels() if sweep.config.measure == "benchmark" else AUTO
 
 
 def _identity(sweep: Sweep, request: Request, labels: Mapping[str, str], config: RunConfig) -> dict[str, Any]:
@@ -260,62 +261,8 @@ def _checked_search(config: RunConfig) -> str:
     return search_id(config)
 
 
-def _name(labels: Mapping[str, str], seed: int | None, sweep: str) -> str:
-    parts = [f"{axis}={label}" for axis, label in labels.items()] + ([f"seed={seed}"] if seed is not None else [])
-    return re.sub(r"[^\w=.,+-]+", "_", ",".join(parts) or sweep)
-
-
-def _check_name(name: str, labels: Mapping[str, str], first: Mapping[str, str]) -> None:
-    """Raise UserError if a cell's name is not its own, or too long for the name of a file.
-
-    Args:
-        first: the labels of the first cell of that name.
-    """
-    if labels != first:
-        axis = next(axis for axis in (*labels, *first) if labels.get(axis) != first.get(axis))
-        raise UserError(
-            f"The labels '{first.get(axis)}' and '{labels.get(axis)}' of axis '{axis}' make one name, {name}, of two "
-            "cells; give one of them a label that differs in letters or digits: {value: ..., label: ...}."
-        )
-    if len(name.encode()) > LONGEST_NAME:
-        raise UserError(
-            f"The name {name[:40]}... of a cell has {len(name.encode())} bytes, and files are called after it: at most "
-            f"{LONGEST_NAME}; give long values short labels: {{value: ..., label: ...}}."
-        )
-
-
 def _build(preset: str, overrides: Mapping[str, Any], name: str) -> RunConfig:
     try:
         return load_config(preset, overrides)
     except UserError as error:
         raise UserError(f"Cell {name} (preset {preset}): {error}") from error
-
-
-def _files(sweep: Sweep, cells: Iterable[Cell]) -> set[Path]:
-    """Files and folders that the cells' identities depend on, beside the sources and the presets that come with them:
-    the definition, presets of one's own, and whatever a setting names: weights, stores, references."""
-    files = {sweep.path}
-    settings = {(key, value) for cell in cells for key, value in cell.overrides.items() if isinstance(value, str)}
-    for preset in {cell.preset for cell in cells if cell.preset.endswith((".yaml", ".yml"))}:
-        path: Path | None = Path(preset)
-        while path:
-            files.add(path)
-            raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-            settings |= {(key, value) for key, value in flatten(raw).items() if isinstance(value, str)}
-            path = path.parent / raw["base"] if raw.get("base") else None
-    for value in {value for key, value in settings if not key.startswith("runtime.")}:
-        files |= _content(Path(value))
-    return files
-
-
-def _content(path: Path) -> set[Path]:
-    """A file, or of a folder what changes when something in it does: itself, what is in it, and, one deeper, folders
-    and the descriptions of stores."""
-    try:
-        if not path.is_dir():
-            return {path} if path.is_file() else set()
-        inside = set(path.iterdir())
-        deeper = {found for place in inside if place.is_dir() for found in place.iterdir()}
-    except OSError:  # no path at all, such as a long text, or one that cannot be read
-        return set()
-    return {path, *inside, *(found for found in deeper if found.suffix in (".json", ".npy") or found.is_dir())}

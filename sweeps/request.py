@@ -14,10 +14,15 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config import RunConfig, nearest_key, parse_overrides, section_of
+from experiments.environment import environment_kernels
 from experiments.errors import UserError, unknown
 from experiments.files import default_root
+from lightning_modules.backends import AUTO, ENVIRONMENT_VARIABLE
+from sweeps.axes import Sweep
 from sweeps.config import ResourcesConfig
-from sweeps.definition import Sweep, label_of, load_yaml
+from sweeps.definition import label_of, load_yaml
+
+KERNELS = "runtime.kernels"
 
 
 @dataclass(frozen=True)
@@ -34,12 +39,18 @@ class Request:
     resources: ResourcesConfig
     words: tuple[str, ...]
     """As typed, to be repeated in messages and job scripts."""
+    is_timed: bool = False
+    """Whether cells are timings, which other kernels make others."""
 
     @property
     def digest(self) -> str:
         """Six digits for the configuration overrides, "" if there are none that could change a result."""
-        config = {key: value for key, value in self.config.items() if not key.startswith("runtime.")}
+        config = {key: value for key, value in self.config.items() if self.changes_results(key)}
         return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:6] if config else ""
+
+    def changes_results(self, key: str) -> bool:
+        """Whether what is typed for this key can change a result."""
+        return not key.startswith(("runtime.", "resources.")) or (self.is_timed and key == KERNELS)
 
     def key(self) -> dict[str, Any]:
         """What the cells depend on, as plain JSON."""
@@ -79,7 +90,29 @@ def parse_request(sweep: Sweep, scale: str, words: Iterable[str], root: Path | s
             config[key] = value
     folder = root or config.get("runtime.root") or default_root()
     resources = _resources(asdict(sweep.config.scales[scale].resources), _site(Path(folder)), given)
-    return Request(Path(folder), config, only, seeds, resources, words)
+    timed = sweep.config.measure == "benchmark"
+    if timed and config.get(KERNELS, AUTO) == AUTO and (forced := _environment_kernels(sweep, scale)) != AUTO:
+        config[KERNELS] = forced  # as if typed: a job on another machine does not see this environment
+        words = (*(word for word in words if not word.startswith(f"{KERNELS}=")), f"{KERNELS}={forced}")
+    return Request(Path(folder), config, only, seeds, resources, words, timed)
+
+
+def _environment_kernels(sweep: Sweep, scale: str) -> str:
+    """The back ends that the environment forces; "auto" where it forces none, or the sweep sets its own.
+
+    Raises:
+        UserError: some cells of the sweep set theirs.
+    """
+    forced, config = environment_kernels(), sweep.config.scales[scale]
+    if forced == AUTO or config.overrides.get(KERNELS, AUTO) != AUTO:
+        return AUTO
+    varied = {key for axis in sweep.axes for choice in axis.choices for key in choice.overrides}
+    if KERNELS in varied.union(*(part.set for part in config.cells)):
+        raise UserError(
+            f"{ENVIRONMENT_VARIABLE}={forced} is set, and cells of sweep {sweep.name} set {KERNELS} themselves: "
+            f"unset {ENVIRONMENT_VARIABLE}."
+        )
+    return forced
 
 
 def _labels(sweep: Sweep, axis: str, value: Any) -> tuple[str, ...]:

@@ -210,7 +210,8 @@ class SlurmLauncher:
     def _attempts_too_many(self, group: Group) -> str:
         """Why a group is begun no more; "" if it is."""
         run = group.cells[0].works(RunStore(self.plan.root))[0]
-        if run.is_done() or (attempts := run.attempts_since_forgiven) < self.resources.max_attempts:
+        attempts = 0 if group.name in self.plan.forgiven else run.attempts_since_forgiven
+        if run.is_done() or attempts < self.resources.max_attempts:
             return ""
         return f"given up after {attempts} attempts (resources.max_attempts)"
 

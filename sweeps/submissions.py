@@ -114,15 +114,21 @@ def with_accounting(found: Mapping[str, Place], groups: Iterable[str]) -> dict[s
     return {**found, **known}
 
 
-def active_jobs(folder: Path, groups: Iterable[str]) -> list[str]:
-    """All tasks that wait or run for these groups of cells; a search may have several."""
-    states, wanted = slurm.job_states(0.0) or {}, set(groups)
-    tasks = [
-        (group, f"{item.job}_{index}")
+def jobs_of(folder: Path, groups: Iterable[str]) -> list[str]:
+    """All tasks that were ever submitted for these groups of cells; a search may have several at once."""
+    wanted = set(groups)
+    return [
+        f"{item.job}_{index}"
         for item in read_submissions(folder)
         for index, group in enumerate(item.groups if item.job else ())
+        if group in wanted
     ]
-    return [job for group, job in tasks if group in wanted and Place(job, *states.get(job, ("", ""))).is_active]
+
+
+def active_jobs(folder: Path, groups: Iterable[str]) -> list[str]:
+    """Those that wait or run."""
+    states = slurm.job_states(0.0) or {}
+    return [job for job in jobs_of(folder, groups) if Place(job, *states.get(job, ("", ""))).is_active]
 
 
 def recover(submissions: Iterable[Submission]) -> list[Submission]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from experiments.flat import flatten
 from experiments.presets import preset_path, read_chain
-from sweeps.definition import Sweep
+from sweeps.axes import Sweep
 from sweeps.equal_compute import STEPS
 
 

@@ -76,7 +76,8 @@ class Search(Work):
         begun = [trial.inspect() for trial in trials if not trial.result_path.exists()]
         if running := [item for item in begun if item.state == "running"]:
             newest = max(running, key=lambda item: item.updated_at)
-            return replace(status, state="running", updated_at=newest.updated_at, host=newest.host, job=newest.job)
+            status = replace(status, state="running", updated_at=newest.updated_at)
+            return replace(status, host=newest.host, pid=newest.pid, job=newest.job)
         started = done or any(item.state != "missing" for item in begun)
         return replace(status, state="stopped" if started else status.state)
 

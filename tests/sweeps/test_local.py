@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from experiments.config import save_config
 from experiments.errors import UserError
 from experiments.status import Status
 from experiments.store import RunStore
@@ -179,22 +181,6 @@ def test_a_failed_cell_does_not_stop_the_others_and_can_be_retried(
     assert trainings()[3:] == ["serial_v1"] and set(states(path).values()) == {"done"}
 
 
-def test_retry_with_a_change_keeps_it_for_that_cell(make_sweep: Make, behave: Callable, capsys) -> None:
-    path = make_sweep()
-    behave(serial_v1="fail")
-    run(path)
-    before = {cell.name: cell.run_id for cell in plan(path).cells}
-    with pytest.raises(UserError, match="batch_sice"):
-        commands.retry(path, change=["trainer.batch_sice=2"], worker=WORKER)
-    behave()
-    assert commands.retry(path, change=["trainer.batch_size=2"], worker=WORKER) == 0
-    after = {cell.name: cell for cell in plan(path).cells}
-    assert after["scheme=serial_v1"].config.trainer.batch_size == 2
-    assert after["scheme=serial_v1"].run_id != before["scheme=serial_v1"]
-    assert after["scheme=serial_v2"].run_id == before["scheme=serial_v2"]
-    assert set(states(path).values()) == {"done"}
-
-
 def test_a_worker_that_dies_without_a_word_is_named_and_continued(
     make_sweep: Make, behave: Callable, trainings: Callable, root: Path
 ) -> None:
@@ -291,6 +277,28 @@ def test_cancel_asks_stops_and_spares_what_another_sweep_needs(
     found = states(path)
     assert found.pop("scheme=serial_v2") == "done"
     assert all(state.startswith("stopped") for state in found.values()), found
+
+
+def test_cancel_names_what_no_launcher_of_the_sweep_began(make_sweep: Make, behave: Callable, capsys) -> None:
+    """A training by itself hears of no request; it must not be counted as asked."""
+    path = make_sweep(axes=[{**GUIDED[0], "values": ["serial_v2"]}], report={})
+    cell = plan(path).cells[0]
+    config = plan(path).root / "own.yaml"
+    save_config(cell.config, config)
+    behave(steps=5.0)
+    process = subprocess.Popen([*WORKER, str(config)])
+    try:
+        wait_for(lambda: states(path)[cell.name].startswith("running"))
+        for options in ({"dry_run": True}, {"confirm": lambda question: True}):
+            assert commands.cancel(path, **options) == 1
+            said = " ".join(capsys.readouterr().out.split())
+            owner = f"no launcher of this sweep began it, but process {process.pid} on {socket.gethostname()};"
+            assert f"scheme=serial_v2 goes on: {owner} stop it with kill -INT {process.pid} there." in said
+            assert "Nothing else to stop" in said and "Asked" not in said
+        assert not (plan(path).folder / "cancel.json").exists()
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_logs_and_status(make_sweep: Make, behave: Callable, capsys) -> None:

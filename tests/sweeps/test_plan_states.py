@@ -16,6 +16,8 @@ import pytest
 from rich.console import Console
 
 from datamodules.store import write_store
+from experiments.identity import run_id
+from experiments.presets import PRESETS
 from experiments.store import RunStore
 from lightning_modules.hashing import file_sha256
 from lightning_modules.tokenizers.config import EMBEDDED
@@ -54,6 +56,22 @@ def test_a_remembered_plan_is_forgotten_when_data_in_a_folder_change(make_sweep:
     meta = stores / "train" / "meta.json"
     meta.write_text(meta.read_text().replace('"count": 2', '"count": 5'))
     assert plan(path, "", words).cells[0].run_id != first
+
+
+def test_a_remembered_plan_is_forgotten_when_what_it_starts_from_changes(
+    make_sweep: Make, root: Path, tmp_path: Path
+) -> None:
+    """Through a preset of one's own, and the file that is its `base`."""
+    base = tmp_path / "base.yaml"
+    base.write_text((PRESETS / "maskmamba/demo.yaml").read_text())
+    (tmp_path / "start.yaml").write_text("base: base.yaml\n")
+    path = make_sweep(axes=[WIDTH], report={})
+    words = [f"trainer.init_from={tmp_path / 'start.yaml'}"]
+    first = plan(path, "", words).cells[0]
+    assert plan(path, "", words).cells[0] == first and run_id(first.config) == first.run_id
+    base.write_text(base.read_text().replace("lr: 2.0e-3", "lr: 1.0e-3"))
+    now = plan(path, "", words).cells[0]
+    assert now.run_id != first.run_id and run_id(now.config) == now.run_id
 
 
 def test_a_dry_run_leaves_nothing_behind(make_sweep: Make, root: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from experiments.cli import main
 from experiments.errors import UserError
 from experiments.identity import evaluation_id, run_id
+from reports.subject import load_subject
 from sweeps.definition import load_sweep, sweep_names
 from sweeps.planner import count_cells, plan
 from sweeps.registry import register
@@ -25,6 +26,8 @@ def labels(path: str, scale: str = "demo", *words: str) -> list[str]:
 DEPTH = axis("depth", "generator.depth", 2, 4)
 GUIDANCE = axis("guidance", "sampler.guidance", 1.0, 2.0, 3.0)
 MIXER = axis("mixer", "generator.mixer", "bi_mamba_v2", "attention")
+
+PAIRED = axis("depth", "generator.depth", {"value": 2, "when": {"mixer": "attention"}}, 4)
 
 
 @pytest.mark.parametrize("name", sweep_names())
@@ -74,6 +77,24 @@ def test_values_exist_only_where_they_apply(make_sweep: Make) -> None:
     assert [cell.config.generator.width for cell in plan(path).cells] == [48, 32, 64]
     assert load_sweep(path).axis("size").labels == ("S", "L")
     assert labels(path, "demo", "size=L") == ["attention L"]
+
+
+def test_what_no_value_fits_is_named(make_sweep: Make) -> None:
+    """With the reason of an exclusion that speaks of it, if there is one; what was not asked for is no loss."""
+    sizes = [{"label": "S", "when": {"mixer": "attention"}, "set": {"generator.width": 32}}]
+    axes = [MIXER, {"name": "size", "values": sizes}, DEPTH]
+    report = {"rows": ["mixer", "size", "depth"], "columns": ["fd_efflite0"]}
+    planned = plan(make_sweep(axes=axes, report=report))
+    lost = {"mixer": "bi_mamba_v2"}
+    assert [(dict(e.labels), e.reason) for e in planned.excluded] == [(lost, "no value of axis 'size' applies")]
+    assert labels(str(planned.sweep.path)) == ["attention S 2", "attention S 4"]
+    assert not plan(str(planned.sweep.path), overrides=["mixer=attention"]).excluded
+    subject = load_subject(str(planned.sweep.path))
+    assert "Left out: mixer bi_mamba_v2 (no value of axis 'size' applies)." in subject.remarks
+    exclude = [{"when": {"mixer": "bi_mamba_v2"}, "reason": "too slow"}]
+    sizes.append({"label": "L", "when": {"mixer": "attention"}, "set": {"generator.width": 64}})
+    named = plan(make_sweep("named", axes=axes, exclude=exclude, report={})).excluded
+    assert [(dict(e.labels), e.reason) for e in named] == [(lost, "too slow")]
 
 
 def test_conditional_axes_exist_only_where_they_apply(make_sweep: Make) -> None:
@@ -227,6 +248,10 @@ def test_wrong_requests_make_one_clear_sentence(make_sweep: Make, root: Path, wo
         ({"axes": [DEPTH, axis("a", "x", 1, {"value": 1, "when": {"depth": 2}})]}, "different labels"),
         ({"axes": [WIDTH], "exclude": [{"when": {"width": 48}, "reason": "x"}]}, "Unknown value of axis 'width' '48'"),
         ({"axes": [WIDTH, GUIDANCE], "zip": [["width", "guidance"]]}, "equal length"),
+        (
+            {"axes": [WIDTH, MIXER, PAIRED], "zip": [["width", "depth"]]},
+            "zip puts axis 'depth' where 'width' stands, and its values depend on 'mixer' .*'mixer' before 'width'",
+        ),
         ({"axes": [WIDTH], "scales": {}}, "at least one scale"),
         ({"axes": [WIDTH], "scales": {"demo": {"preset": "x", "seeds": [1, 1]}}}, "seeds"),
         ({"axes": [WIDTH], "report": {"rows": "widht"}}, "Did you mean 'width'"),

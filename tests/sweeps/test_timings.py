@@ -63,6 +63,35 @@ def test_back_ends_that_the_environment_forces_are_other_cells(
     assert {state.describe() for state in plan(timings).states().values()} == {"missing"}
 
 
+def test_other_back_ends_are_another_sweep_whose_report_says_so(timings: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Typed or from the environment: neither takes the place of the report without them."""
+    monkeypatch.delenv("ABLATE_KERNELS", raising=False)
+    typed = load_subject(timings, overrides=["runtime.kernels=torch", "runtime.threads=1"])
+    assert typed.slug != load_subject(timings).slug
+    assert typed.command.endswith("--scale demo runtime.kernels=torch")
+    assert load_subject(timings, overrides=["runtime.kernels=auto", "runtime.threads=1"]).slug != typed.slug
+    monkeypatch.setenv("ABLATE_KERNELS", "torch")
+    for words in ([], ["runtime.kernels=auto"]):
+        forced = load_subject(timings, overrides=words)
+        assert (forced.slug, forced.command) == (typed.slug, typed.command)
+        assert plan(timings, overrides=words).title.endswith("--scale demo runtime.kernels=torch")
+    assert plan(timings, overrides=["runtime.kernels=cpp"]).cells[0].config.runtime.kernels == "cpp"
+
+
+def test_a_sweep_over_back_ends_and_one_that_the_environment_forces(
+    make_sweep: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ABLATE_KERNELS", "torch")
+    scale = {"preset": "", "overrides": {"benchmark.name": "layer"}}
+    kernels = {"name": "kernels", "key": "runtime.kernels", "values": ["auto", "cpp"]}
+    path = make_sweep(measure="benchmark", axes=[kernels], scales={"demo": scale}, report={})
+    with pytest.raises(UserError, match="cells of sweep tiny set runtime.kernels themselves: unset ABLATE_KERNELS"):
+        plan(path)
+    scale["overrides"]["runtime.kernels"] = "cpp"
+    path = make_sweep("own", measure="benchmark", axes=[LAYERS], scales={"demo": scale}, report={})
+    assert {cell.config.runtime.kernels for cell in plan(path).cells} == {"cpp"}
+
+
 def test_seeds_are_repetitions(timings: str) -> None:
     planned = plan(timings, "demo", ["seeds=0,1"])
     assert len(planned.groups()) == 4 and len({cell.eval_id for cell in planned.cells}) == 8
