@@ -122,7 +122,7 @@ def check_loaded(folder: Path, info: Mapping[str, Collection[str]]) -> None:
     _check_none(folder, info["missing_keys"], info["unexpected_keys"], [])
 
 
-def _check_none(file: Path, missing: Collection[str], unused: Collection[str], shapes: Collection[str]) -> None:
+def _check_none(file: Path | str, missing: Collection[str], unused: Collection[str], shapes: Collection[str]) -> None:
     parts = [
         f"{len(keys)} {word} (first: {min(keys)})"
         for word, keys in (("missing", missing), ("unexpected", unused), ("of another shape", shapes))
