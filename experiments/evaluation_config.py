@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lightning_modules.bounds import check_least
+from lightning_modules.metrics.config import LEAST_IMAGES
 
 
 @dataclass
@@ -13,7 +14,7 @@ class EvaluationConfig:
     """What is sampled from a finished run, and how it is measured."""
 
     num_samples: int = 512
-    """Images, with labels balanced over the classes."""
+    """Images, with labels balanced over the classes: 4 at least, where they are compared with real ones."""
     prompt_file: str = ""
     """Text file of captions to ask for, one a line, such as T2I-CompBench's; then there are no real images to measure
     against, and only scores of images beside captions. Image i is asked for with line i, and so on from the start."""
@@ -72,7 +73,7 @@ class EvaluationConfig:
         return str(getattr(self, self.reference_key))
 
     def __post_init__(self) -> None:
-        check_least(self, "evaluation", num_samples=2, batch_size=1)
+        check_least(self, "evaluation", num_samples=2 if self.prompt_file else LEAST_IMAGES, batch_size=1)
         if self.prompt_file and (self.dataset or self.reference):
             raise ValueError(
                 "evaluation.prompt_file leaves no real images to measure against; leave evaluation.dataset and "

@@ -11,6 +11,7 @@ from datamodules.store_format import read_meta
 from experiments import lineage
 from experiments.errors import UserError, unknown
 from lightning_modules.hashing import file_sha256
+from lightning_modules.metrics.reference_file import check_file
 from lightning_modules.text_encoders.checkpoint import weights_fingerprint
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def check_files(config: RunConfig, *, evaluated: bool = False) -> None:
         evaluated: the run is measured after its training, so what that needs must be named too.
 
     Raises:
-        UserError: no weights of the tokenizer, or no folder of the data, no text encoder; nothing to measure against.
+        UserError: no weights of the tokenizer, or no folder of the data, no text encoder; nothing to measure against,
+            or statistics that do not fit.
     """
     tokenizer, data = config.tokenizer, config.data
     if config.benchmark.name != "none":  # random weights, random data
@@ -109,6 +111,11 @@ def check_files(config: RunConfig, *, evaluated: bool = False) -> None:
             f"evaluation.{wanted.reference_key}=FILE, statistics of its real images to measure against, from "
             "`ablate reference` or as published for ADM."
         )
+    if wanted.reference_file:
+        try:
+            check_file(Path(wanted.reference_file), config.tokenizer.image_size)
+        except (FileNotFoundError, ValueError) as error:
+            raise UserError(str(error)) from error
 
 
 def _check_batch(config: RunConfig) -> None:
