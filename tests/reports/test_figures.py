@@ -17,7 +17,7 @@ from reports.figures import draw, floors
 from reports.layout import Figure
 from reports.page import render
 from reports.records import Record
-from reports.samples import class_names, collect_samples, enlarge, grid_image, read_images
+from reports.samples import SampleRow, Samples, class_names, collect_samples, enlarge, grid_image, read_images
 from reports.style import GRID, IN_THE_DARK, PALETTE, save, to_svg
 from tests.reports import fakes
 
@@ -146,6 +146,16 @@ def test_colours_differ_for_colour_blind_readers() -> None:
     seen = colours @ np.array([[0.29275, 0.70725, 0.0], [0.29275, 0.70725, 0.0], [-0.02234, 0.02234, 1.0]]).T
     gaps = [np.linalg.norm(a - b) for i, a in enumerate(seen) for b in seen[:i]]
     assert min(gaps) > 0.08
+
+
+def test_rows_of_other_resolutions_do_not_overlap() -> None:
+    colours = {32: (255, 0, 0), 64: (0, 0, 255), 48: (0, 255, 0)}
+    heads = ("x", "y", "z")
+    rows = [SampleRow(str(side), np.full((3, side, side, 3), c, np.uint8), heads) for side, c in colours.items()]
+    picture = np.asarray(grid_image(Samples(tuple(rows), False, "seed 0")))
+    for side, colour in colours.items():
+        tile = enlarge(np.zeros((1, side, side, 3), np.uint8)).shape[1]
+        assert (picture == colour).all(-1).sum() == 3 * tile * tile, side
 
 
 # --- samples ----------------------------------------------------------------------------------------------------------
