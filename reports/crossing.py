@@ -39,7 +39,7 @@ def parse_crossing(item: Any, axes: Mapping[str, Sequence[str]]) -> Crossing:
     for label in (body["of"], *against):
         if label not in axes[body["between"]]:
             raise unknown(f"label of {body['between']} in report.crossing:", str(label), axes[body["between"]])
-    if not all(_is_number(label) for label in axes[body["along"]]):
+    if not all(is_positive(label) for label in axes[body["along"]]):
         raise UserError(f"report.crossing: the labels of {body['along']} must be numbers.")
     return Crossing(**{**body, "against": tuple(against)})
 
@@ -89,7 +89,8 @@ def _crossings(ratios: Mapping[float, float]) -> Iterator[float]:
             yield math.exp(x0 + (x1 - x0) * y0 / (y0 - y1))
 
 
-def _is_number(label: str) -> bool:
+def is_positive(label: str) -> bool:
+    """Whether an axis label is a number that has a logarithm."""
     try:
         return float(label) > 0
     except ValueError:

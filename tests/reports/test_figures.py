@@ -119,6 +119,20 @@ def test_a_fit_is_a_line_for_each_colour_straight_on_the_axes_as_drawn(tmp_path:
     assert "over the logarithm of x" in caption(figure, rows)
 
 
+def test_what_has_no_logarithm_is_left_out_and_named() -> None:
+    pairs = {"none": 0.0, "one": 1.0, "two": 2.0, "four": 4.0}
+    rows = [
+        Row({"size": name}, (Record(name, {"size": name}, {}, 0, "r", "e", {"parameters": x, "fid": 9.0 - x}),))
+        for name, x in pairs.items()
+    ]
+    figure = Figure("scatter", "fid", "parameters", fit=True, log="x")
+    drawing = draw(figure, rows)
+    assert drawing is not None and "r = -0.98" in drawing.axes[0].get_legend().get_texts()[0].get_text()
+    assert "Left out, as 0 and less have no logarithm: size none." in caption(figure, rows)
+    linear = replace(figure, log="")
+    assert draw(linear, rows) is not None and "Left out" not in caption(linear, rows)
+
+
 def test_names_of_close_points_do_not_overlap() -> None:
     names = [f"a rather long name {n}" for n in range(6)]
     metrics = [{"fd_efflite0": 100.0 + n, "seconds_per_image": 1 + 0.001 * n} for n in range(6)]
