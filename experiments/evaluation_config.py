@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lightning_modules.bounds import check_least
-from lightning_modules.metrics.config import LEAST_IMAGES
 
 
 @dataclass
@@ -73,7 +72,7 @@ class EvaluationConfig:
         return str(getattr(self, self.reference_key))
 
     def __post_init__(self) -> None:
-        check_least(self, "evaluation", num_samples=2 if self.prompt_file else LEAST_IMAGES, batch_size=1)
+        check_least(self, "evaluation", num_samples=2, batch_size=1)
         if self.prompt_file and (self.dataset or self.reference):
             raise ValueError(
                 "evaluation.prompt_file leaves no real images to measure against; leave evaluation.dataset and "

@@ -11,6 +11,7 @@ from datamodules.store_format import read_meta
 from experiments import lineage
 from experiments.errors import UserError, unknown
 from lightning_modules.hashing import file_sha256
+from lightning_modules.metrics.config import LEAST_IMAGES
 from lightning_modules.metrics.reference_file import check_file
 from lightning_modules.text_encoders.checkpoint import weights_fingerprint
 
@@ -81,7 +82,7 @@ def check_files(config: RunConfig, *, evaluated: bool = False) -> None:
 
     Raises:
         UserError: no weights of the tokenizer, or no folder of the data, no text encoder; nothing to measure against,
-            or statistics that do not fit.
+            or statistics that do not fit, or too few samples.
     """
     tokenizer, data = config.tokenizer, config.data
     if config.benchmark.name != "none":  # random weights, random data
@@ -110,6 +111,11 @@ def check_files(config: RunConfig, *, evaluated: bool = False) -> None:
             f"{'evaluation.dataset' if wanted.dataset else 'data.name'}={data.name} needs "
             f"evaluation.{wanted.reference_key}=FILE, statistics of its real images to measure against, from "
             "`ablate reference` or as published for ADM."
+        )
+    if not wanted.prompt_file and wanted.num_samples < LEAST_IMAGES:
+        raise UserError(
+            f"evaluation.num_samples={wanted.num_samples} must be at least {LEAST_IMAGES}: they are compared with real "
+            "images."
         )
     if wanted.reference_file:
         try:

@@ -146,6 +146,10 @@ def test_what_an_evaluation_lacks_is_said_before_the_training(tmp_path: Path) ->
     with pytest.raises(UserError, match="damaged or no npz file"):
         check_files(lacking, evaluated=True)
     check_files(config(tmp_path), evaluated=True)
+    few = config(tmp_path, "evaluation.num_samples=3")
+    check_files(few)  # of a training alone
+    with pytest.raises(UserError, match=r"evaluation\.num_samples=3 must be at least 4"):
+        check_files(few, evaluated=True)
 
 
 def test_another_data_set_is_measured_against_its_own_images(tmp_path: Path) -> None:

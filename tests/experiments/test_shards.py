@@ -155,6 +155,14 @@ def test_what_cannot_be_measured_costs_no_samples(
         evaluate(config, only_run(trained))
 
 
+def test_too_few_samples_are_not_drawn(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Shards, "fill", lambda *_: pytest.fail("sampled before the check"))
+    config = config_in(trained)
+    config.evaluation.num_samples = 3
+    with pytest.raises(ValueError, match="3 samples and .* are too few; 4 is least"):
+        evaluate(config, only_run(trained))
+
+
 def test_other_ranks_draw_and_do_not_measure(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, run = config_in(trained), only_run(trained)
     config.evaluation.seed = 5
