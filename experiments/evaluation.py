@@ -10,33 +10,25 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from datamodules.config import DATASETS
 from experiments.conditions import Conditions, evaluation_conditions, grid_columns
 from experiments.config import RunConfig, save_config, to_dict
+from experiments.evaluator import build_evaluator
 from experiments.files import atomic_path
 from experiments.pictures import GRID_ROWS, captioned_grid, write_png
 from experiments.process import device_of, prepare_process
 from experiments.provenance import provenance
 from experiments.ranks import is_leader, rank, world_size
-from experiments.resolve import evaluation_data
 from experiments.run import build_tokenizer, load_generator
 from experiments.runs import not_trained
 from experiments.sampling import sample_images
 from experiments.shards import Draw, Shards
 from experiments.store import Evaluation, Run
 from lightning_modules.kernels import backends_used, reset_backends_used
-from lightning_modules.metrics.against import evaluate_against
-from lightning_modules.metrics.caption_scores import with_caption_scores
-from lightning_modules.metrics.config import MetricsConfig
-from lightning_modules.metrics.evaluate import Measurement, evaluate_images
-from lightning_modules.metrics.reference import ReferenceSet
-from lightning_modules.metrics.statistics import ReferenceStatistics, read_statistics
 
 log = logging.getLogger("ablate")
 
@@ -108,7 +100,7 @@ def evaluation_shards(evaluation: Evaluation, config: RunConfig) -> Shards:
 def _evaluate(config: RunConfig, run: Run, evaluation: Evaluation) -> None:
     started = time.time()
     reset_backends_used()
-    reference = reference_of(config)  # before any work: a file that is not there, or data that has no images
+    evaluator = build_evaluator(config)  # before any work: what does not fit must cost no samples
     conditions = evaluation_conditions(config, device_of(config))
     count, shards = len(conditions), evaluation_shards(evaluation, config)
     log.info("sampling %d images from %s", count, run.id)
@@ -122,7 +114,7 @@ def _evaluate(config: RunConfig, run: Run, evaluation: Evaluation) -> None:
     _write_samples(config, evaluation, images, conditions)
     evaluation.update(phase="evaluate", step=count, max_steps=count)
     log.info("measuring %d images", count)
-    measured = measure(config, images, conditions, reference)
+    measured = evaluator.measure(images, conditions)
     metrics = {**measured.metrics, "seconds_per_image": seconds / count}
     evaluation.write_result(
         {
@@ -147,42 +139,6 @@ def _write_samples(config: RunConfig, evaluation: Evaluation, images: np.ndarray
     shown = GRID_ROWS * columns
     grid = captioned_grid(images[:shown], conditions.captions[:shown], columns, scale=2)
     write_png(grid, evaluation.grid_path)
-
-
-Reference = ReferenceSet | ReferenceStatistics | None
-
-
-def reference_of(config: RunConfig) -> Reference:
-    """What samples are measured against; None where the captions are somebody's own."""
-    if config.evaluation.prompt_file:
-        return None
-    if file := config.evaluation.reference_file:
-        return read_statistics(Path(file))
-    data = evaluation_data(config)
-    return DATASETS.target(data.name).reference(data)
-
-
-def measure(config: RunConfig, images: np.ndarray, conditions: Conditions, reference: Reference) -> Measurement:
-    """Measure images (N, H, W, 3) uint8 as `config.evaluation` says."""
-    settings = MetricsConfig(
-        inception_weights=config.evaluation.inception_weights,
-        dinov2_weights=config.evaluation.dinov2_weights,
-        clip_weights=config.evaluation.clip_weights,
-        blip_vqa_weights=config.evaluation.blip_vqa_weights,
-        detector_weights=config.evaluation.detector_weights,
-        bootstrap=config.evaluation.bootstrap,
-        cache_dir=str(config.root / "cache"),
-        device=str(device_of(config)),
-    )
-    if reference is None:
-        measured = Measurement({}, {"reference": "none: captions alone", "seed": settings.seed}, {})
-    elif isinstance(reference, ReferenceStatistics):
-        measured = evaluate_against(images, reference, settings)
-    else:
-        measured = evaluate_images(images, conditions.labels, reference, settings)
-    if conditions.captions:
-        measured.protocol["prompts"] = conditions.origin
-    return with_caption_scores(measured, images, conditions.captions, settings)
 
 
 def finite(metrics: dict[str, float]) -> dict[str, float]:

@@ -13,7 +13,7 @@ class EvaluationConfig:
     """What is sampled from a finished run, and how it is measured."""
 
     num_samples: int = 512
-    """Images, with labels balanced over the classes."""
+    """Images, with labels balanced over the classes: 4 at least, where they are compared with real ones."""
     prompt_file: str = ""
     """Text file of captions to ask for, one a line, such as T2I-CompBench's; then there are no real images to measure
     against, and only scores of images beside captions. Image i is asked for with line i, and so on from the start."""

@@ -12,7 +12,8 @@ import numpy as np
 from experiments.conditions import Conditions
 from experiments.config import RunConfig
 from experiments.errors import UserError
-from experiments.evaluation import finite, measure, reference_of
+from experiments.evaluation import finite
+from experiments.evaluator import build_evaluator
 from experiments.files import atomic_write_json
 from experiments.identity import EVALUATION, differences, evaluation_id
 from experiments.process import prepare_process
@@ -39,7 +40,7 @@ def measure_again(config: RunConfig, run: Run) -> Evaluation:
     run.prepare_evaluation(config)  # refuses one of other settings
     started = time.time()
     images, conditions = _samples(evaluation, old)
-    measured = measure(config, images, conditions, reference_of(config))
+    measured = build_evaluator(config).measure(images, conditions)
     kept = {name: old["metrics"][name] for name in ("seconds_per_image",) if name in old["metrics"]}
     atomic_write_json(
         evaluation.result_path,

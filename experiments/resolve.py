@@ -14,6 +14,8 @@ from experiments import lineage
 from experiments.errors import UserError, unknown
 from experiments.flat import flatten
 from lightning_modules.hashing import file_sha256
+from lightning_modules.metrics.config import LEAST_IMAGES
+from lightning_modules.metrics.reference_file import check_file
 from lightning_modules.text_encoders.checkpoint import weights_fingerprint
 
 if TYPE_CHECKING:
@@ -116,7 +118,8 @@ def check_files(config: RunConfig, *, evaluated: bool = False) -> None:
         evaluated: the run is measured after its training, so what that needs must be named too.
 
     Raises:
-        UserError: no weights of the tokenizer, or no folder of the data, no text encoder; nothing to measure against.
+        UserError: no weights of the tokenizer, or no folder of the data, no text encoder; nothing to measure against,
+            or statistics that do not fit, or too few samples.
     """
     tokenizer, data = config.tokenizer, config.data
     if config.benchmark.name != "none":  # random weights, random data
@@ -146,6 +149,16 @@ def check_files(config: RunConfig, *, evaluated: bool = False) -> None:
             f"evaluation.{wanted.reference_key}=FILE, statistics of its real images to measure against, from "
             "`ablate reference` or as published for ADM."
         )
+    if not wanted.prompt_file and wanted.num_samples < LEAST_IMAGES:
+        raise UserError(
+            f"evaluation.num_samples={wanted.num_samples} must be at least {LEAST_IMAGES}: they are compared with real "
+            "images."
+        )
+    if wanted.reference_file:
+        try:
+            check_file(Path(wanted.reference_file), config.tokenizer.image_size)
+        except (FileNotFoundError, ValueError) as error:
+            raise UserError(str(error)) from error
 
 
 def _check_batch(config: RunConfig) -> None:

@@ -19,6 +19,7 @@ from reports.samples import Samples, collect_samples, grid_image
 from reports.stages import as_svg, run_folders, stages_image
 from reports.style import save, to_svg
 from reports.subject import Subject
+from reports.unplaced import Unplaced
 
 OURS = ("index.html", "provenance.json")
 """A folder that holds these is a report, and may be replaced by a newer one."""
@@ -30,7 +31,7 @@ def build(subject: Subject, out: Path, published: bool = False) -> Path:
     Everything is made in a folder beside `out`, which then takes its place.
 
     Args:
-        published: only index.html, table.md, table.csv and provenance.json, without this machine's path of the root.
+        published: only index.html, table.md, table.csv and provenance.json, without this machine's name and paths.
 
     Returns:
         The path of index.html.
@@ -58,7 +59,8 @@ def _write(subject: Subject, folder: Path, published: bool) -> None:
     table = subject.table
     atomic_write_text(folder / "table.md", to_markdown(table, origin_note(subject)))
     atomic_write_text(folder / "table.csv", to_csv(table))
-    atomic_write_json(folder / "provenance.json", provenance(subject))
+    origins = provenance(subject)
+    atomic_write_json(folder / "provenance.json", origins)
     samples = collect_samples(subject.rows, subject.layout.samples)
     pictures = [*_write_figures(subject, folder / "figures"), *_write_stages(subject, folder / "stages.png")]
     if published:
@@ -73,16 +75,12 @@ def _write(subject: Subject, folder: Path, published: bool) -> None:
     beside = sorted(path.name for path in folder.iterdir())
     atomic_write_text(folder / "index.html", render(subject, pictures, samples, beside))
     if published:
-        roots = {
-            str(subject.root.resolve()),
-            *(str(record.config.get("runtime.root", "")) for record in subject.records),
-        }
-        absolute = sorted((root for root in roots if os.path.isabs(root)), key=len, reverse=True)
-        for path in folder.iterdir():
-            text = path.read_text(encoding="utf-8")
-            for root in absolute:  # runs may have been made under another one and brought here
-                text = text.replace(root, "outputs")
-            atomic_write_text(path, text)
+        # Runs may have been made under another root and brought here.
+        roots = {str(subject.root.resolve()), *(str(r.config.get("runtime.root", "")) for r in subject.records)}
+        unplaced = Unplaced(origins, filter(os.path.isabs, roots))
+        atomic_write_json(folder / "provenance.json", unplaced.record(origins))
+        for path in (folder / name for name in ("index.html", "table.md", "table.csv")):
+            atomic_write_text(path, unplaced.text(path.read_text(encoding="utf-8")))
 
 
 def _write_samples(samples: Samples | None, path: Path) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reports.aggregate import Row, trainings
+from reports.aggregate import Row, row_name, trainings
 from reports.figures import SMOOTHING, default_title, smoothed
 from reports.layout import Figure
-from reports.points import names_front, panels, times_apart
+from reports.points import left_out, names_front, panels, times_apart
 from reports.tables import axis_title
 
 
@@ -27,6 +27,9 @@ def caption(figure: Figure, rows: Sequence[Row]) -> str:
     if figure.colour and figure.marker:
         colour, marker = axis_title(figure.colour).lower(), axis_title(figure.marker).lower()
         sentences.append(f"Thin lines join rows of one {colour}, which differ in {marker}.")
+    if figure.kind in ("scatter", "pareto") and (lost := left_out(figure, rows)):
+        names = ", ".join(row_name(row, rows) for row in lost)
+        sentences.append(f"Left out, as 0 and less have no logarithm: {names}.")
     if figure.kind == "scatter" and figure.fit:
         scale = ", over the logarithm of x" if "x" in figure.log else ""
         sentences.append(f"Dashed: least squares, with Pearson's r{scale}.")

@@ -271,12 +271,15 @@ def _bounds(claim: Claim) -> tuple[float | None, float | None]:
 
 def _correlation(claim: Claim, ground: _Ground) -> Verdict:
     points = [(row.value(claim.x).mean, row.value(ground.metric).mean) for row in ground.rows]
-    have = [(math.log(x) if claim.log else x, y) for x, y in points if x is not None and y is not None]
+    found = [(x, y) for x, y in points if x is not None and y is not None]
+    have = [(math.log(x), y) for x, y in found if x > 0] if claim.log else found
+    lost = f"; {len(found) - len(have)} without a logarithm left out" if len(have) < len(found) else ""
     r = pearson([x for x, _ in have], [y for _, y in have])
     if r is None:
-        return Verdict(claim, "not measured", (f"{len(have)} of {len(ground.rows)} rows measured; three are needed",))
+        text = f"{len(have)} of {len(ground.rows)} rows measured{lost}; three are needed"
+        return Verdict(claim, "not measured", (text,))
     low, high = _bounds(claim)
-    text = f"r = {r:.4f} over {len(have)} rows{', by the logarithm' if claim.log else ''}"
+    text = f"r = {r:.4f} over {len(have)} rows{', by the logarithm' if claim.log else ''}{lost}"
     if claim.value is not None:
         text += f", published {claim.value}"
     if len(have) < 4:

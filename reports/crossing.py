@@ -40,7 +40,7 @@ def parse_crossing(item: Any, axes: Mapping[str, Sequence[str]]) -> Crossing:
     for label in (body["of"], *against):
         if label not in axes[body["between"]]:
             raise unknown(f"label of {body['between']} in report.crossing:", str(label), axes[body["between"]])
-    if not all(_is_number(label) for label in axes[body["along"]]):
+    if not all(is_positive(label) for label in axes[body["along"]]):
         raise UserError(f"report.crossing: the labels of {body['along']} must be numbers.")
     return Crossing(**{**body, "against": tuple(against)})
 
@@ -145,7 +145,8 @@ def _left_out(crossing: Crossing, missing: Mapping[float, Sequence[str]]) -> str
     return f" Left out: {crossing.along} {listed}." if listed else ""
 
 
-def _is_number(label: str) -> bool:
+def is_positive(label: str) -> bool:
+    """Whether an axis label is a number that has a logarithm."""
     try:
         return float(label) > 0
     except ValueError:

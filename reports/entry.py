@@ -119,4 +119,4 @@ def by_paper(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
 def _paper(subject: Subject) -> str:
     """The heading that a sweep stands under: its paper, without the table."""
     reference = subject.layout.reference
-    return reference.citation if reference else subject.citation.rpartition(", ")[0] or NO_PAPER
+    return reference.citation if reference else subject.citation or NO_PAPER

@@ -50,10 +50,7 @@ def _evidence(root: Path, again: Record) -> Evidence | None:
     lines = [line for line in compare_metrics(then, again, ROUNDING) if line.then is not None and line.now is not None]
     if any(line.differs for line in lines) or not {line.name for line in lines} & {*then.evaluation_result["metrics"]}:
         return None
-    made_by = [
-        {code_of(result.get("provenance", {})) for result in (record.run_result, record.evaluation_result)}
-        for record in (then, again)
-    ]
+    made_by = [{code_of(origin) for origin in record.origins} for record in (then, again)]
     # A run that one version trained and another evaluated tells nothing of either.
     if any(len(codes) != 1 or None in codes for codes in made_by):
         return None
@@ -79,8 +76,8 @@ def equality_notes(records: Iterable[Record], evidence: Sequence[Evidence]) -> l
     same = alike(evidence)
     for record in records:
         generator = record.config.get("generator.name", "")
-        for result in (record.run_result, record.evaluation_result):
-            code = code_of(result.get("provenance", {}))
+        for origin in record.origins:
+            code = code_of(origin)
             if code and (generator, code) in same:
                 used.setdefault((generator, same[generator, code]), set()).add(code)
     notes = []

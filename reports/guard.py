@@ -37,7 +37,8 @@ FOLLOWS = {
 STEPS = "sampler.steps"
 """Forward passes an image, which mean the same in all samplers of one objective."""
 MISSING = "not recorded"
-CODE, EVALUATED, SAME = "code version", "code version of the evaluation", "that of the training"
+CODE, EVALUATED, MEASURED = "code version", "code version of the evaluation", "code version of the metrics"
+SAME, SAMPLED = "that of the training", "that of the evaluation"
 START = "trainer.init_fingerprint"
 DECODING = frozenset({"selective_state_update", "depthwise_conv1d_update", "mamba2_decode", "transformer_decode"})
 """Operations that a training runs for its sample grids alone."""
@@ -85,9 +86,9 @@ def facts(record: Record) -> dict[str, str]:
     result = {key: _text(value) for key, value in record.config.items() if _compared(key) and value != ""}
     run, protocol = record.run_result, record.protocol
     origin = run.get("provenance", {})
-    hardware = origin.get("hardware", {})
     of_evaluation = record.evaluation_result.get("provenance", {})
-    trained, evaluated = code_of(origin), code_of(of_evaluation)
+    of_metrics = record.evaluation_result.get("measured_again") or of_evaluation  # the same samples, measured later
+    trained, evaluated, measured = map(_made_with, (origin, of_evaluation, of_metrics))
     sampled_in = of_evaluation.get("precision")
     seed = origin.get("seed", record.config.get("seed"))
     recorded = {
@@ -101,17 +102,28 @@ def facts(record: Record) -> dict[str, str]:
         "reference images": _short(protocol.get("reference_fingerprint")),
         "feature extractor": _short(protocol.get("extractor_sha256")),
         "resize": protocol.get("resize"),
-        CODE: trained,
-        EVALUATED: SAME if evaluated == trained else evaluated,
-        "torch": origin.get("versions", {}).get("torch"),
-        "hardware": ", ".join(hardware.get("gpus") or [hardware.get("cpu") or ""]) or None,
         "threads": protocol.get("threads"),
     }
+    for name, value in trained.items():
+        at_evaluation, at_metrics = evaluated[name], measured[name]
+        recorded[name] = value
+        recorded[f"{name} of the evaluation"] = SAME if at_evaluation == value else at_evaluation
+        recorded[f"{name} of the metrics"] = SAMPLED if at_metrics == at_evaluation else at_metrics
     recorded |= {f"sampler.{key}": value for key, value in protocol.get("sampler", {}).items()}
     recorded |= {f"kernel {op}": name for op, name in origin.get("backends", {}).items() if op not in DECODING}
     sampled = of_evaluation.get("backends", {})
     recorded |= {f"kernel {op} of the evaluation": name for op, name in sampled.items()}
     return result | {key: _text(value) for key, value in recorded.items() if value is not None}
+
+
+def _made_with(origin: Mapping[str, Any]) -> dict[str, str | None]:
+    """What a training, an evaluation or a measurement ran with, by fact."""
+    hardware = origin.get("hardware", {})
+    return {
+        CODE: code_of(origin),
+        "torch": origin.get("versions", {}).get("torch"),
+        "hardware": ", ".join(hardware.get("gpus") or [hardware.get("cpu") or ""]) or None,
+    }
 
 
 def guard(
@@ -155,9 +167,11 @@ def _unify_code(by_row: Sequence[Sequence[dict[str, str]]], alike: Mapping[tuple
     found = [fact for row in by_row for fact in row if CODE in fact]
     used = Counter(fact[CODE] for fact in found)
     for fact in found:
-        for name in (CODE, EVALUATED):
+        for name in (CODE, EVALUATED, MEASURED):
             if same := alike.get((fact.get("generator.name", ""), fact.get(name, ""))):
                 fact[name] = max(sorted(same), key=lambda code: used[code])
+        if fact.get(MEASURED) == (fact[CODE] if fact.get(EVALUATED) == SAME else fact.get(EVALUATED)):
+            fact[MEASURED] = SAMPLED
         if fact.get(EVALUATED) == fact[CODE]:
             fact[EVALUATED] = SAME
 

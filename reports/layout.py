@@ -8,10 +8,9 @@ from typing import Any, Literal, get_args
 
 from experiments.errors import UserError, unknown
 from lightning_modules.metrics.config import METRICS
-from reports.crossing import Crossing, parse_crossing
+from reports.crossing import Crossing, is_positive, parse_crossing
 from reports.quantities import CHOSEN, STAND_INS, Better, Printed, Quantity, quantity
-from reports.reference import Checked, Claim, ReferenceTable, load_table, parse_claim
-from sweeps.definition import label_of
+from reports.reference import Checked, Claim, ReferenceTable, labels_of, load_table, parse_claim
 
 FigureKind = Literal["bars", "curves", "lines", "scatter", "pareto"]
 FIGURE_NEEDS = {
@@ -130,6 +129,8 @@ def parse_layout(report: Mapping[str, Any], axes: Mapping[str, Sequence[str]]) -
     for key, (value, of) in counts.items():
         if not isinstance(value, tuple) and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
             raise UserError(f"report.{key}={value!r} must be a number of {of}, or 0 for none.")
+    if not isinstance(raw["rows"], str | list | tuple):
+        raise UserError(f"report.rows must be an axis or a list of axes, not {raw['rows']!r}.")
     rows = (raw["rows"],) if isinstance(raw["rows"], str) else tuple(raw["rows"])
     group, spread = raw.get("group", ""), raw.get("spread", "")
     placed = [axis for axis in (group, *rows, spread) if axis]
@@ -141,7 +142,7 @@ def parse_layout(report: Mapping[str, Any], axes: Mapping[str, Sequence[str]]) -
             f"report gives the axis {', '.join(lost)} no place, and averaging over it would hide it; name it under "
             "rows, group or spread."
         )
-    reference = load_table(raw["reference"]) if raw.get("reference") else None
+    reference = load_table(str(raw["reference"])) if raw.get("reference") else None
     columns = tuple(_column(item, reference) for item in raw["columns"])
     return Layout(
         rows=rows,
@@ -215,6 +216,13 @@ def _figure(item: Any, axes: Mapping[str, Sequence[str]]) -> Figure:
             raise unknown("axis in report.figure:", axis, axes)
     if set(figure.log) - {"x", "y"}:
         raise UserError(f"report.figure: log='{figure.log}' must be x, y or xy.")
+    if figure.kind == "lines" and "x" in figure.log:
+        for label in axes[figure.x]:
+            if not is_positive(label):
+                raise UserError(
+                    f"report.figure: log={figure.log} over {figure.x}, but its label '{label}' is no number above 0; "
+                    "leave x out of log."
+                )
     return figure
 
 
@@ -227,8 +235,8 @@ def _default_figures(columns: Sequence[Column]) -> tuple[Figure, ...]:
     return tuple(figures)
 
 
-def _baseline(raw: Mapping[str, Any], axes: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    result = {str(axis): label_of(label) for axis, label in raw.items()}
+def _baseline(raw: Any, axes: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    result = labels_of(raw, "report.baseline")
     for axis, label in result.items():
         if axis not in axes:
             raise unknown("axis in report.baseline:", axis, axes)
@@ -239,7 +247,8 @@ def _baseline(raw: Mapping[str, Any], axes: Mapping[str, Sequence[str]]) -> dict
 
 def _own_claim(claim: Claim, axes: Mapping[str, Sequence[str]]) -> Claim:
     """A claim that was written for this sweep: what it names must be here."""
-    _known_metric(claim.metric, "claims")
+    for name in filter(None, (claim.metric, claim.x)):
+        _known_metric(name, "claims")
     best = {claim.axis: claim.label} if claim.axis else {}
     named = [
         (axis, label) for labels in (best, claim.left, claim.right, *claim.order) for axis, label in labels.items()

@@ -153,8 +153,23 @@ def _points(figure: Figure, rows: Sequence[Row]) -> Points:
     result = []
     for row in rows:
         x, y = row.value(figure.x).mean, row.value(figure.y).mean
-        if x is not None and y is not None:
+        if x is not None and y is not None and not _lacks_logarithm(figure, x, y):
             result.append((row, x * quantity(figure.x).scale, y * quantity(figure.y).scale))
+    return result
+
+
+def _lacks_logarithm(figure: Figure, x: float, y: float) -> bool:
+    return ("x" in figure.log and x <= 0) or ("y" in figure.log and y <= 0)
+
+
+def left_out(figure: Figure, rows: Sequence[Row]) -> list[Row]:
+    """The rows that a logarithmic axis cannot show, in one of the panels at least."""
+    result = []
+    for row in rows:
+        y = row.value(figure.y).mean
+        xs = [x for panel in panels(figure) if (x := row.value(panel.x).mean) is not None]
+        if y is not None and any(_lacks_logarithm(figure, x, y) for x in xs):
+            result.append(row)
     return result
 
 

@@ -34,6 +34,7 @@ def provenance(subject: Subject) -> dict[str, Any]:
                 "run_id": record.run_id,
                 "protocol": dict(record.protocol),
                 "provenance": record.evaluation_result.get("provenance", {}),
+                **{key: value for key, value in record.evaluation_result.items() if key == "measured_again"},
                 "config": record.config,
             }
             for record in measured
@@ -129,8 +130,8 @@ def origin_note(subject: Subject) -> str:
     """One line on a whole table: steps, code, the command that makes it again, and where the rest is said."""
     measured = [record for record in subject.records if not record.reason]
     steps = sorted({record.run_result["step"] for record in measured if "step" in record.run_result})
-    results = [result for record in measured for result in (record.run_result, record.evaluation_result)]
-    codes = list(dict.fromkeys(code for result in results if (code := code_of(result.get("provenance", {})))))
+    origins = [origin for record in measured for origin in record.origins]
+    codes = list(dict.fromkeys(code for origin in origins if (code := code_of(origin))))
     amended = sum(bool(record.amended) for record in subject.records)
     changed = f", {amended} of {len(subject.records)} cells amended by `ablate retry`" if amended else ""
     parts = [f"made with `{subject.command}`{changed}"]
@@ -148,8 +149,7 @@ def origin_lines(record: Record) -> list[tuple[str, str]]:
         for part in (*hardware.get("gpus", []), hardware.get("cpu"), f"{hardware.get('cores', '?')} cores")
         if part
     )
-    commit = origin.get("git_commit")
-    changed = " with uncommitted changes" if origin.get("git_dirty") else ""
+    again = record.evaluation_result.get("measured_again")
     seconds = record.metrics.get("train_seconds")
     ids = [("benchmark", record.eval_id)] if record.benchmark else [("run", record.run_id)]
     ids += [] if record.benchmark else [("evaluation", record.eval_id)]
@@ -157,7 +157,8 @@ def origin_lines(record: Record) -> list[tuple[str, str]]:
     lines = [
         *ids,
         *([("amended", " ".join(amendment_words(record.amended)))] if record.amended else []),
-        ("code", f"{commit[:10]}{changed}" if commit else "not under version control"),
+        ("code", _code(origin)),
+        *([("code of the metrics", _code(again))] if again else []),
         ("data", str(origin.get("data_fingerprint", "-"))[:16]),
         ("tokenizer", str(origin.get("tokenizer_fingerprint", "-"))[:16]),
         *_kernels(record),
@@ -169,6 +170,11 @@ def origin_lines(record: Record) -> list[tuple[str, str]]:
         ("command", _typed(str(origin.get("command", "-")))),
     ]
     return lines
+
+
+def _code(origin: Mapping[str, Any]) -> str:
+    commit, changed = origin.get("git_commit"), " with uncommitted changes" if origin.get("git_dirty") else ""
+    return f"{commit[:10]}{changed}" if commit else "not under version control"
 
 
 def _kernels(record: Record) -> list[tuple[str, str]]:

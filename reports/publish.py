@@ -61,7 +61,7 @@ def publish(roots: Sequence[Path], out: Path) -> tuple[Path, list[Entry], list[s
             left_out.append(f"{entry.sweep} --scale {entry.scale}: {there}; to have it so, remove {out / slug}")
             continue
         build(subject, out / slug, published=True)
-        entries[slug] = entry
+        entries[slug] = published(out)[0][slug]  # as written there, without paths
     shown = [entries[slug] for slug in sorted(entries)]
     atomic_write_text(out / "index.html", render_overview(shown, [], "ablate report --publish"))
     readme = out / "README.md"

@@ -64,6 +64,14 @@ class Record:
         return " ".join((*(named(axis, label) for axis, label in self.labels.items()), f"seed{self.seed}"))
 
     @property
+    def origins(self) -> tuple[Mapping[str, Any], ...]:
+        """The provenance of all that made these numbers: of the training, the evaluation, and the measurement, where
+        that was repeated (`ablate evaluate --again`)."""
+        again = self.evaluation_result.get("measured_again")
+        results = (self.run_result, self.evaluation_result)
+        return (*(result.get("provenance", {}) for result in results), *([again] if again else []))
+
+    @property
     def protocol(self) -> Mapping[str, Any]:
         """How the evaluation measured."""
         return self.evaluation_result.get("protocol") or self.run_result.get("protocol", {})

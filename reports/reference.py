@@ -207,7 +207,7 @@ def _row(body: Checked, columns: Mapping[str, ReferenceColumn], source: str) -> 
         name=raw["name"],
         values={name: raw["values"].get(name) for name in columns},
         sources={name: sources.get(name, source) for name in columns if raw["values"].get(name) is not None},
-        match=_labels(raw.get("match", {})),
+        match=labels_of(raw.get("match", {}), f"{place}: match"),
         approximate=approximate,
     )
 
@@ -222,13 +222,22 @@ def parse_claim(raw: Any, place: str) -> Claim:
     if values["kind"] not in get_args(ClaimKind):
         raise unknown("kind of claim", values["kind"], get_args(ClaimKind))
     body.keys(*basic, *REQUIRED[values["kind"]], optional=names)
+    for key in ("value", "tolerance", "at_least", "at_most"):
+        number = values.get(key)
+        if isinstance(number, bool) or not isinstance(number, int | float | None):
+            raise UserError(f"{body.place}: {key}={number!r} must be a number, such as 0.05.")
+    for key in ("log", "or_better"):
+        if not isinstance(values.get(key, False), bool):
+            raise UserError(f"{body.place}: {key}={values[key]!r} must be true or false.")
     for key in ("left", "right"):
-        values[key] = _labels(values.get(key, {}))
+        values[key] = labels_of(values.get(key, {}), f"{body.place}: {key}")
     values["where"] = {
         str(axis): tuple(map(label_of, labels if isinstance(labels, list) else [labels]))
-        for axis, labels in values.get("where", {}).items()
+        for axis, labels in Checked(values.get("where", {}), f"{body.place}: where").raw.items()
     }
-    values["order"] = tuple(_labels(item) for item in values.get("order", ()))
+    if not isinstance(values.get("order", ()), list | tuple):
+        raise UserError(f"{body.place}: order={values['order']!r} must be a list of rows.")
+    values["order"] = tuple(labels_of(item, f"{body.place}: order") for item in values.get("order", ()))
     values["label"] = label_of(values.get("label", ""))
     claim = Claim(**values)
     if claim.kind == "order" and len(claim.order) < 2:
@@ -240,6 +249,11 @@ def parse_claim(raw: Any, place: str) -> Claim:
     return claim
 
 
-def _labels(raw: Mapping[str, Any]) -> dict[str, str]:
-    """Labels are text, as the axes have them: YAML's 4 and "4" are the same label, and so are its true and "true"."""
-    return {str(axis): label_of(label) for axis, label in raw.items()}
+def labels_of(raw: Any, place: str) -> dict[str, str]:
+    """Axis -> label. Labels are text, as the axes have them: YAML's 4 and "4" are the same label, and so are its true
+    and "true". Raises UserError where `raw` is no mapping.
+
+    Args:
+        place: for the error, such as "report.baseline".
+    """
+    return {str(axis): label_of(label) for axis, label in Checked(raw, place).raw.items()}

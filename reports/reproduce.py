@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -123,7 +124,8 @@ def reproduce(subject: Subject, word: str, into: Path | None = None, tolerance: 
 
 
 def compare_metrics(then: Record, now: Record, tolerance: float) -> tuple[Line, ...]:
-    """Every metric then and now; costs are not compared.
+    """Every metric then and now; costs are not compared. One that was measured then and is not now differs: results
+    leave out what is not finite.
 
     Args:
         tolerance: as in `reproduce`; 0 = to the last digit.
@@ -131,10 +133,12 @@ def compare_metrics(then: Record, now: Record, tolerance: float) -> tuple[Line, 
     lines = []
     for name in dict.fromkeys([*then.metrics, *now.metrics]):
         a, b = then.metrics.get(name), now.metrics.get(name)
-        if a is None or b is None:
-            lines.append(Line(name, a, b, False, "not measured " + ("then" if a is None else "now")))
-        elif is_cost(name) and name not in EXACT:
+        if is_cost(name) and name not in EXACT:
             lines.append(Line(name, a, b, False, "cost, not compared"))
+        elif a is None:
+            lines.append(Line(name, a, b, False, "not measured then"))
+        elif b is None or not math.isfinite(b):
+            lines.append(Line(name, a, b, True, "not measured now" if b is None else "not finite now"))
         else:
             allowed = tolerance * max(abs(a), abs(b), standard_error(then, name)[0] or 0.0)
             lines.append(Line(name, a, b, abs(a - b) > allowed, "equal" if a == b else "agrees"))

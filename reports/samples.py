@@ -158,7 +158,7 @@ def grid_image(samples: Samples) -> Image.Image:
     name_font, head_font = _font(15), _font(12)
     left = int(max(name_font.getlength(row.name) for row in samples.rows)) + 3 * MARGIN
     tiles = [enlarge(row.images) for row in samples.rows]
-    height, width = tiles[0].shape[1:3]
+    height, width = (max(images.shape[side] for images in tiles) for side in (1, 2))  # rows may differ in resolution
     bands = [_wrap(heads, width) for heads in samples.bands()]
     tall = [max(len(lines) for lines in band) * 15 + 2 * MARGIN if band else 0 for band in bands]
     columns = max(len(images) for images in tiles)
@@ -168,11 +168,12 @@ def grid_image(samples: Samples) -> Image.Image:
     for row, images, band, high in zip(samples.rows, tiles, bands, tall, strict=True):
         y += high
         for column, lines in enumerate(band):
-            x = left + column * (width + MARGIN) + width / 2
-            pen.multiline_text((x, y - MARGIN), "\n".join(lines), "black", head_font, "md", align="center")
+            middle = left + column * (width + MARGIN) + width / 2
+            pen.multiline_text((middle, y - MARGIN), "\n".join(lines), "black", head_font, "md", align="center")
         pen.text((MARGIN, y + height / 2), row.name, "black", name_font, "lm")
         for column, image in enumerate(images):
-            picture.paste(Image.fromarray(image), (left + column * (width + MARGIN), y))
+            x = left + column * (width + MARGIN) + (width - image.shape[1]) // 2
+            picture.paste(Image.fromarray(image), (x, y + (height - image.shape[0]) // 2))
         y += height + MARGIN
     return picture
 

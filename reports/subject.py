@@ -48,7 +48,9 @@ class Subject:
     title: str
     reproduces: str
     citation: str
-    """The paper and its table; "" where the sweep reproduces none."""
+    """Of the paper; "" where the sweep reproduces none."""
+    in_paper: str
+    """Its table or figure, as the paper numbers it, or ""."""
     url: str
     """Of the paper, or ""."""
     root: Path
@@ -254,7 +256,8 @@ def subject_of(planned: Plan) -> Subject:
         scale=planned.scale,
         title=sweep.config.title,
         reproduces=sweep.config.reproduces,
-        citation=", ".join(part for part in (paper.citation or paper.system, paper.table) if part),
+        citation=paper.citation or paper.system,
+        in_paper=paper.table,
         url=paper.url,
         root=planned.root,
         report=sweep.report,
@@ -286,6 +289,7 @@ def make_subject(
     slug: str = "",
     part: str = "",
     typed: str = "",
+    in_paper: str = "",
     url: str = "",
 ) -> Subject:
     """A subject from its parts; `report` is the sweep definition's block of that name."""
@@ -296,6 +300,7 @@ def make_subject(
         title=title,
         reproduces=reproduces,
         citation=citation,
+        in_paper=in_paper,
         url=url,
         root=root,
         layout=with_measured(parse_layout(report, axes), records),

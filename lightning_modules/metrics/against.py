@@ -6,6 +6,7 @@ Shapes: N samples, H x W pixels.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from lightning_modules.metrics import inception
 from lightning_modules.metrics.bootstrap import frechet_deviations, inception_score_deviations, intervals, resamples
-from lightning_modules.metrics.config import METRICS, MetricsConfig
+from lightning_modules.metrics.config import LEAST_IMAGES, METRICS, MetricsConfig
 from lightning_modules.metrics.distribution import (
     NEIGHBOURS,
     frechet_distance,
@@ -25,6 +26,7 @@ from lightning_modules.metrics.evaluate import DIGITS, Measurement, describe, de
 from lightning_modules.metrics.features import Extractor
 from lightning_modules.metrics.measures import LAYERS, image_deviations, splits, subset_size
 from lightning_modules.metrics.pixels import pixel_measures
+from lightning_modules.metrics.reference_file import check_images
 from lightning_modules.metrics.statistics import ReferenceStatistics
 
 log = logging.getLogger(__name__)
@@ -32,7 +34,12 @@ LARGEST_SHARE = 0.1
 """Of the images that moments are of, how many may stand in for new real images, to tell the floor."""
 
 
-def evaluate_against(images: np.ndarray, reference: ReferenceStatistics, config: MetricsConfig) -> Measurement:
+def evaluate_against(
+    images: np.ndarray,
+    reference: ReferenceStatistics,
+    config: MetricsConfig,
+    extractors: Mapping[str, Extractor] | None = None,
+) -> Measurement:
     """Fréchet distances to the moments in the file (to its images, where it has no moments of these features); KID,
     precision, recall and measures of the pixels to its images, if any; Inception score. The floor of a Fréchet distance
     is that of N of the file's own images, where N is a small part of what the moments are of. Memorisation, which needs
@@ -41,27 +48,20 @@ def evaluate_against(images: np.ndarray, reference: ReferenceStatistics, config:
 
     Args:
         images: (N, H, W, 3) uint8.
+        extractors: those of `make_extractors(config)`, where they are made already.
 
     Raises:
-        ValueError: images of another size, too few, or statistics of another extractor.
+        ValueError: as `check_statistics` does.
         FileNotFoundError: no such file of weights.
     """
-    if (
-        images.dtype != np.uint8
-        or images.ndim != 4
-        or (reference.image_size and images.shape[1] != reference.image_size)
-    ):
-        raise ValueError(
-            f"Samples are {images.dtype} {images.shape}, the reference {reference.name} is of "
-            f"{reference.image_size} x {reference.image_size} pixels."
-        )
-    if len(images) < 4:
-        raise ValueError(f"{len(images)} samples are too few; 4 is least.")
+    if images.dtype != np.uint8:
+        raise ValueError(f"Samples are {images.dtype}; uint8 images (N, H, W, 3) were expected.")
+    extractors = extractors or make_extractors(config)
+    check_statistics(images.shape, reference, extractors)
     weights = resamples(len(images), config.bootstrap, config.seed) if config.bootstrap else None
     metrics: dict[str, float] = {}
     replicates: dict[str, np.ndarray] = {}
     floor: dict[str, float] = {}
-    extractors = make_extractors(config)
     for extractor in extractors.values():
         found, deviations = _measure(extractor, images, reference, config, weights)
         metrics, replicates = metrics | found, replicates | deviations
@@ -75,6 +75,32 @@ def evaluate_against(images: np.ndarray, reference: ReferenceStatistics, config:
         log.warning("not measured: %s: %s", name, reason)
     protocol = _protocol(len(images), reference, extractors, config)
     return Measurement(metrics, protocol | {"floor": floor, "not_measured": not_measured}, short)
+
+
+def check_statistics(
+    shape: tuple[int, ...], reference: ReferenceStatistics, extractors: Mapping[str, Extractor]
+) -> None:
+    """Whether samples can be measured against these statistics, which can be asked before there are any samples.
+
+    Args:
+        shape: of the samples, (N, H, W, 3).
+
+    Raises:
+        ValueError: samples of another size, fewer than 4 of them, or fewer than 4 images kept (but for none), or
+            statistics of another extractor.
+    """
+    if shape[0] < LEAST_IMAGES:
+        raise ValueError(f"{shape[0]} samples are too few; {LEAST_IMAGES} is least.")
+    kept = None if reference.images is None else len(reference.images)
+    check_images(reference.name, shape[1], reference.image_size, kept)
+    for extractor in extractors.values():
+        for layer in extractor.network.features_list:
+            if (expected := reference.extractors.get(layer)) not in (None, extractor.fingerprint):
+                raise ValueError(
+                    f"The reference {reference.name} was made with other weights, another preprocessing or another "
+                    f"order of features of {extractor.name} ({expected[:12]}) than this evaluation uses "
+                    f"({extractor.fingerprint[:12]}); make it anew with `ablate reference`."
+                )
 
 
 def _measure(
@@ -100,7 +126,6 @@ def _measure(
             continue
         names = LAYERS[layer]
         if layer in reference.moments or real is not None:
-            _check_extractor(extractor, layer, reference)
             right = reference.stand_in(layer) if layer in reference.moments else (real or {})[layer]
             metrics[names.frechet] = frechet_distance(left, right)
             if weights is not None:
@@ -138,7 +163,7 @@ def _no_floor(count: int, reference: ReferenceStatistics) -> str:
     return ""
 
 
-def _not_measured(count: int, reference: ReferenceStatistics, extractors: dict[str, Extractor]) -> dict[str, str]:
+def _not_measured(count: int, reference: ReferenceStatistics, extractors: Mapping[str, Extractor]) -> dict[str, str]:
     """What cannot be said with this file -> why."""
     reasons = {
         "memorisation": "needs the training images themselves",
@@ -154,18 +179,8 @@ def _not_measured(count: int, reference: ReferenceStatistics, extractors: dict[s
     return {name: reason for name, reason in reasons.items() if reason}
 
 
-def _check_extractor(extractor: Extractor, layer: str, reference: ReferenceStatistics) -> None:
-    expected = reference.extractors.get(layer)
-    if expected not in (None, extractor.fingerprint):
-        raise ValueError(
-            f"The reference {reference.name} was made with other weights, another preprocessing or another order of "
-            f"features of {extractor.name} ({expected[:12]}) than this evaluation uses "
-            f"({extractor.fingerprint[:12]}); make it anew with `ablate reference`."
-        )
-
-
 def _protocol(
-    count: int, reference: ReferenceStatistics, extractors: dict[str, Extractor], config: MetricsConfig
+    count: int, reference: ReferenceStatistics, extractors: Mapping[str, Extractor], config: MetricsConfig
 ) -> dict[str, Any]:
     kept = 0 if reference.images is None else len(reference.images)
     of = f" of {reference.count:,} images" if reference.count else ""

@@ -5,7 +5,7 @@ Shapes: N images.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,27 +26,43 @@ SCORES: dict[str, type[LocalModel]] = {
 """By their section of the protocol."""
 
 
+def load_scorers(config: MetricsConfig) -> dict[str, LocalModel]:
+    """The models whose folders `config` names, on the CPU, by their section of the protocol.
+
+    Raises:
+        ValueError, FileNotFoundError: as `LocalModel` does.
+    """
+    folders = {section: getattr(config, kind.key) for section, kind in SCORES.items()}
+    return {section: SCORES[section](Path(folder)) for section, folder in folders.items() if folder}
+
+
 def with_caption_scores(
-    measured: Measurement, images: np.ndarray, captions: Sequence[str], config: MetricsConfig
+    measured: Measurement,
+    images: np.ndarray,
+    captions: Sequence[str],
+    config: MetricsConfig,
+    scorers: Mapping[str, LocalModel] | None = None,
 ) -> Measurement:
     """A measurement with those scores beside it whose weights `config` names, where there are captions.
 
     A score is the mean over the images whose captions it can judge, of which the protocol tells the number.
+
+    Args:
+        scorers: those of `load_scorers(config)`, where they are loaded already.
     """
+    if not captions:
+        return measured
     metrics, protocol, replicates = dict(measured.metrics), dict(measured.protocol), dict(measured.replicates)
-    for section, kind in SCORES.items():
-        folder = getattr(config, kind.key)
-        if not captions or not folder:
-            continue
-        model = kind(Path(folder), config.device)
-        values = model(images, captions, config.batch_size)
+    for section, model in (load_scorers(config) if scorers is None else scorers).items():
+        values = model.to(config.device)(images, captions, config.batch_size)
+        model.to("cpu")  # the next one needs the memory
         values = values[~np.isnan(values)]
         protocol[section] = {**model.protocol, "images": len(values)}
         if not len(values):
             continue
-        found, drawn = {kind.name: float(values.mean())}, {}
+        found, drawn = {model.name: float(values.mean())}, {}
         if config.bootstrap:
-            drawn[kind.name] = mean_deviations(values, resamples(len(values), config.bootstrap, config.seed))
+            drawn[model.name] = mean_deviations(values, resamples(len(values), config.bootstrap, config.seed))
         metrics |= found | intervals(found, drawn, len(values))
         replicates |= {name: [float(f"{v:.{DIGITS}g}") for v in row] for name, row in drawn.items()}
     return Measurement(metrics, protocol, replicates)

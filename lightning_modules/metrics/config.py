@@ -25,6 +25,9 @@ class MetricSpec:
     description: str
 
 
+LEAST_IMAGES = 4
+"""Samples, and real images, that a comparison needs: precision and recall look at the third neighbour of each."""
+
 METRICS: dict[str, MetricSpec] = {
     "fd_efflite0": MetricSpec(
         "FD-EffLite0",

@@ -6,6 +6,7 @@ Shapes: N samples, M reference images, H x W pixels.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from lightning_modules.metrics import efficientnet
 from lightning_modules.metrics.bootstrap import intervals, mean_deviations, resamples
-from lightning_modules.metrics.config import MetricsConfig
+from lightning_modules.metrics.config import LEAST_IMAGES, MetricsConfig
 from lightning_modules.metrics.distribution import NEIGHBOURS
 from lightning_modules.metrics.features import Extractor, dinov2_extractor, efficientnet_extractor, inception_extractor
 from lightning_modules.metrics.measures import deviations, distances, splits, subset_size
@@ -42,7 +43,11 @@ class Measurement(NamedTuple):
 
 
 def evaluate_images(
-    images: np.ndarray, labels: np.ndarray, reference: ReferenceSet, config: MetricsConfig
+    images: np.ndarray,
+    labels: np.ndarray,
+    reference: ReferenceSet,
+    config: MetricsConfig,
+    extractors: Mapping[str, Extractor] | None = None,
 ) -> Measurement:
     """Measure samples. The same samples give the same numbers.
 
@@ -53,13 +58,18 @@ def evaluate_images(
     Args:
         images: (N, H, W, 3) uint8.
         labels: (N,) integers, what each sample was conditioned on.
+        extractors: those of `make_extractors(config)`, where they are made already.
 
     Raises:
         ValueError: images that do not fit the reference, fewer than 4 of them, or a wrong file of weights.
         FileNotFoundError: no such file of weights.
     """
-    _check(images, labels, reference)
-    extractors = make_extractors(config)
+    if images.dtype != np.uint8:
+        raise ValueError(f"Samples are {images.dtype}; uint8 images (N, H, W, 3) were expected.")
+    if len(labels) != len(images):
+        raise ValueError(f"There are {len(images)} samples but {len(labels)} labels.")
+    check_reference(images.shape, reference)
+    extractors = extractors or make_extractors(config)
     real = reference.draw_real(labels, config.seed)
     if real is None:
         log.warning("Too few real images for a floor at N = %d with these labels.", len(images))
@@ -116,7 +126,12 @@ def _measure(
 
 
 def make_extractors(config: MetricsConfig) -> dict[str, Extractor]:
-    """What takes features, by its section of the protocol. Made before any work: a wrong file is refused at once."""
+    """What takes features, by its section of the protocol.
+
+    Raises:
+        ValueError: a file that holds no such weights.
+        FileNotFoundError: no such file of weights.
+    """
     result = {"": efficientnet_extractor()}
     if config.inception_weights:
         result["inception"] = inception_extractor(Path(config.inception_weights))
@@ -125,7 +140,7 @@ def make_extractors(config: MetricsConfig) -> dict[str, Extractor]:
     return result
 
 
-def describe_settings(extractors: dict[str, Extractor], config: MetricsConfig, count: int) -> dict[str, Any]:
+def describe_settings(extractors: Mapping[str, Extractor], config: MetricsConfig, count: int) -> dict[str, Any]:
     """The part of a protocol that does not depend on what samples are measured against."""
     result: dict[str, Any] = {"bootstrap": {"replicates": config.bootstrap}} if config.bootstrap else {}
     result |= {section: describe(extractor) for section, extractor in extractors.items() if section}
@@ -135,7 +150,7 @@ def describe_settings(extractors: dict[str, Extractor], config: MetricsConfig, c
 
 
 def _protocol(
-    count: int, reference: ReferenceSet, extractors: dict[str, Extractor], config: MetricsConfig
+    count: int, reference: ReferenceSet, extractors: Mapping[str, Extractor], config: MetricsConfig
 ) -> dict[str, Any]:
     protocol: dict[str, Any] = {
         "num_samples": count,
@@ -161,13 +176,21 @@ def describe(extractor: Extractor) -> dict[str, Any]:
     return {"extractor": extractor.name, "extractor_sha256": extractor.sha256, "resize": extractor.resize}
 
 
-def _check(images: np.ndarray, labels: np.ndarray, reference: ReferenceSet) -> None:
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != reference.images.shape[1:]:
+def check_reference(shape: tuple[int, ...], reference: ReferenceSet) -> None:
+    """Whether samples can be measured against these images, which can be asked before there are any samples.
+
+    Args:
+        shape: of the samples, (N, H, W, 3).
+
+    Raises:
+        ValueError: samples of another size, or fewer than 4 samples or real images.
+    """
+    if shape[1:] != reference.images.shape[1:]:
         raise ValueError(
-            f"Samples are {images.dtype} {images.shape}, the reference images of {reference.name} "
-            f"uint8 {reference.images.shape}: height, width and type must agree."
+            f"Samples are {shape}, the reference images of {reference.name} {reference.images.shape}: height and width "
+            "must agree."
         )
-    if len(labels) != len(images):
-        raise ValueError(f"There are {len(images)} samples but {len(labels)} labels.")
-    if len(images) < 4 or len(reference.images) < 4:
-        raise ValueError(f"{len(images)} samples and {len(reference.images)} reference images are too few; 4 is least.")
+    if shape[0] < LEAST_IMAGES or len(reference.images) < LEAST_IMAGES:
+        raise ValueError(
+            f"{shape[0]} samples and {len(reference.images)} reference images are too few; {LEAST_IMAGES} is least."
+        )

@@ -9,7 +9,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -59,6 +59,12 @@ class LocalModel(ABC):
             first = " ".join(str(error).split())[:300]
             raise ValueError(f"evaluation.{self.key}={folder} cannot be loaded as a {kind}: {first}") from error
         self.model = model.to(self.device).eval().requires_grad_(False)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move to a device; returns itself."""
+        self.device = torch.device(device)
+        self.model.to(self.device)
+        return self
 
     @property
     @abstractmethod

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import zipfile
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +27,7 @@ from lightning_modules.files import atomic_path
 from lightning_modules.hashing import file_sha256
 from lightning_modules.metrics import efficientnet, inception
 from lightning_modules.metrics.features import Extractor
+from lightning_modules.metrics.reference_file import UNREADABLE, damaged
 
 SUFFIX = {inception.LAYER: "", inception.SPATIAL: "_s", efficientnet.LAYER: "_efflite0"}
 """Layer of features -> ending of the names of its arrays."""
@@ -161,11 +161,8 @@ def read_statistics(path: Path) -> ReferenceStatistics:
             raise ValueError("no zip archive")
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"{path} is damaged or no npz file ({error}); name statistics that `ablate reference` makes, or a file as "
-            "published for ADM."
-        ) from error
+    except UNREADABLE as error:
+        raise damaged(path, error) from error
     moments = {}
     for layer, suffix in SUFFIX.items():
         if f"mu{suffix}" in arrays and f"sigma{suffix}" in arrays:

@@ -134,8 +134,22 @@ def test_what_an_evaluation_lacks_is_said_before_the_training(tmp_path: Path) ->
     with pytest.raises(UserError, match=r"evaluation\.dataset=coco needs evaluation\.dataset_reference=FILE"):
         check_files(lacking, evaluated=True)
     lacking.evaluation.dataset_reference = str(tmp_path / "coco.npz")
+    np.savez(tmp_path / "coco.npz", arr_0=np.zeros((4, 32, 32, 3), np.uint8))
     check_files(lacking, evaluated=True)
+    np.savez(tmp_path / "coco.npz", arr_0=np.zeros((4, 64, 64, 3), np.uint8))
+    with pytest.raises(UserError, match=r"of 32 x 32 pixels, the reference coco\.npz of 64 x 64 .*--size 32"):
+        check_files(lacking, evaluated=True)
+    np.savez(tmp_path / "coco.npz", arr_0=np.zeros((3, 32, 32, 3), np.uint8))
+    with pytest.raises(UserError, match=r"keeps 3 of its images, too few .*--keep N"):
+        check_files(lacking, evaluated=True)
+    (tmp_path / "coco.npz").write_text("notes")
+    with pytest.raises(UserError, match="damaged or no npz file"):
+        check_files(lacking, evaluated=True)
     check_files(config(tmp_path), evaluated=True)
+    few = config(tmp_path, "evaluation.num_samples=3")
+    check_files(few)  # of a training alone
+    with pytest.raises(UserError, match=r"evaluation\.num_samples=3 must be at least 4"):
+        check_files(few, evaluated=True)
 
 
 def test_another_data_set_is_measured_against_its_own_images(tmp_path: Path) -> None:

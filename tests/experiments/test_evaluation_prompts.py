@@ -19,6 +19,7 @@ from experiments.evaluation import evaluate
 from experiments.identity import evaluation_id
 from experiments.reference import ReferenceJob, make_reference
 from experiments.run import train
+from experiments.shards import Shards
 from experiments.store import Run
 from tests.datamodules.collections import coco
 from tests.datamodules.collections import run as tokenize
@@ -68,6 +69,16 @@ def test_captions_and_statistics_of_coco(trained: tuple[RunConfig, Run], tmp_pat
     assert len(set(captions)) == 12 and all(caption.startswith("picture ") for caption in captions)
     with pytest.raises(ValueError, match=r"evaluation\.reference=FILE"):  # tokens carry no real images
         evaluate(_evaluation(base, dataset="coco", dataset_root=tmp_path / "stores"), run)
+
+
+def test_a_wrong_model_costs_no_samples(
+    trained: tuple[RunConfig, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, run = trained
+    monkeypatch.setattr(Shards, "fill", lambda *_: pytest.fail("sampled before the check"))
+    config = _evaluation(base, clip_weights=save_blip_vqa(tmp_path / "blip"), num_samples=4)
+    with pytest.raises(ValueError, match=r"evaluation\.clip_weights=.* holds a blip; it must be clip"):
+        evaluate(config, run)
 
 
 def test_a_file_of_prompts_is_scored_beside_its_images(trained: tuple[RunConfig, Run], tmp_path: Path) -> None:

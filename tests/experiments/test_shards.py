@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from experiments import evaluation as evaluation_module
-from experiments import process
+from experiments import evaluator, process
 from experiments import shards as sharding
 from experiments.cli import main
 from experiments.config import RunConfig, build_config, load_config, save_config
@@ -21,7 +21,9 @@ from experiments.evaluation import evaluate, evaluation_shards
 from experiments.export import export_samples, share_of_evaluation
 from experiments.shards import Shards, parse_share
 from experiments.store import Evaluation, Run, RunStore
+from lightning_modules.metrics import efficientnet
 from lightning_modules.metrics.evaluate import Measurement
+from lightning_modules.metrics.statistics import ReferenceStatistics, write_statistics
 from tests.experiments.configs import finished
 
 COUNT = 22
@@ -129,7 +131,7 @@ def test_an_evaluation_takes_up_what_others_drew(
 ) -> None:
     """One part is drawn by another job, one by a first attempt that is then killed, the last one by the second."""
     measured = Measurement({"fd_efflite0": 1.0}, {}, {"fd_efflite0": [0.5, -0.5]})
-    monkeypatch.setattr(evaluation_module, "evaluate_images", lambda *_: measured)
+    monkeypatch.setattr(evaluator, "evaluate_images", lambda *_: measured)
     config, run = config_in(trained), only_run(trained)
     share_of_evaluation(config, run, (2, 3))
     evaluation = run.prepare_evaluation(config)
@@ -154,6 +156,41 @@ def test_an_evaluation_takes_up_what_others_drew(
     assert result and result["metrics"]["seconds_per_image"] > 0 and result["replicates"] == measured.replicates
     with np.load(evaluation.samples_path) as file:
         assert np.array_equal(file["arr_0"], expected)
+
+
+@pytest.mark.parametrize(
+    ("key", "side", "kept", "said"),
+    [
+        ("inception_weights", 0, 0, "is not a file of PyTorch weights"),
+        ("reference", 64, 8, "the reference toy of 64 x 64 pixels"),
+        ("reference", 32, 3, "keeps 3 of its images, too few"),
+        ("reference", 32, 8, "other weights, another preprocessing"),
+    ],
+)
+def test_what_cannot_be_measured_costs_no_samples(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, side: int, kept: int, said: str
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("notes")
+    if side:
+        moments = {efficientnet.LAYER: (np.zeros(1280), np.eye(1280))}
+        images = np.zeros((kept, side, side, 3), np.uint8)
+        made_with = {efficientnet.LAYER: "another"}
+        write_statistics(file, ReferenceStatistics("toy", 9, moments, images, side, made_with))
+    monkeypatch.setattr(Shards, "fill", lambda *_: pytest.fail("sampled before the check"))
+    config = config_in(trained)
+    setattr(config.evaluation, key, str(file))
+    config.evaluation.seed = 9
+    with pytest.raises(ValueError, match=said):
+        evaluate(config, only_run(trained))
+
+
+def test_too_few_samples_are_not_drawn(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Shards, "fill", lambda *_: pytest.fail("sampled before the check"))
+    config = config_in(trained)
+    config.evaluation.num_samples = 3
+    with pytest.raises(ValueError, match="3 samples and .* are too few; 4 is least"):
+        evaluate(config, only_run(trained))
 
 
 def test_other_ranks_draw_and_do_not_measure(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

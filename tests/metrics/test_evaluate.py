@@ -134,8 +134,8 @@ def test_no_floor_where_real_images_are_too_few(reference, config):
 @pytest.mark.parametrize(
     "images,labels,message",
     [
-        (np.zeros((8, 16, 16, 3), np.uint8), np.zeros(8), "height, width and type must agree"),
-        (np.zeros((8, 32, 32, 3), np.float32), np.zeros(8), "height, width and type must agree"),
+        (np.zeros((8, 16, 16, 3), np.uint8), np.zeros(8), "height and width must agree"),
+        (np.zeros((8, 32, 32, 3), np.float32), np.zeros(8), "Samples are float32"),
         (np.zeros((8, 32, 32, 3), np.uint8), np.zeros(7), "8 samples but 7 labels"),
         (np.zeros((3, 32, 32, 3), np.uint8), np.zeros(3), "too few"),
     ],

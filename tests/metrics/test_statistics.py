@@ -124,6 +124,8 @@ def test_what_does_not_fit_is_refused(made, tmp_path):
         evaluate_against(np.zeros((8, 64, 64, 3), np.uint8), statistics, CONFIG)
     with pytest.raises(ValueError, match="too few"):
         evaluate_against(noise(0, 3), statistics, CONFIG)
+    with pytest.raises(ValueError, match="keeps 3 of its images, too few"):
+        evaluate_against(noise(0, 8), replace(statistics, images=statistics.images[:3]), CONFIG)
     statistics.extractors[efficientnet.LAYER] = "another"
     with pytest.raises(ValueError, match="make it anew"):
         evaluate_against(noise(0, 8), statistics, CONFIG)

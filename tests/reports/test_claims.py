@@ -197,6 +197,8 @@ def test_correlation() -> None:
     published = [(row.values["parameters"], row.values["fid"]) for row in load_table("aim.figure6").rows]
     found = judge(falls, sized([(p, f) for p, f in published if p and f]))
     assert found.judgement == "supported" and found.evidence[0].startswith("r = -0.987")
+    without = judge(falls, sized([(0, 9), (1, 4), (2, 3), (3, 2), (4, 1.1)]))  # which has no logarithm
+    assert without.judgement == "supported" and "over 4 rows, by the logarithm; 1 without a" in without.evidence[0]
 
 
 def test_a_bound_on_a_correlation_is_held_by_its_whole_interval() -> None:

@@ -17,7 +17,7 @@ from reports.figures import draw, floors
 from reports.layout import Figure
 from reports.page import render
 from reports.records import Record
-from reports.samples import class_names, collect_samples, enlarge, grid_image, read_images
+from reports.samples import SampleRow, Samples, class_names, collect_samples, enlarge, grid_image, read_images
 from reports.style import GRID, IN_THE_DARK, PALETTE, save, to_svg
 from tests.reports import fakes
 
@@ -119,6 +119,20 @@ def test_a_fit_is_a_line_for_each_colour_straight_on_the_axes_as_drawn(tmp_path:
     assert "over the logarithm of x" in caption(figure, rows)
 
 
+def test_what_has_no_logarithm_is_left_out_and_named() -> None:
+    pairs = {"none": 0.0, "one": 1.0, "two": 2.0, "four": 4.0}
+    rows = [
+        Row({"size": name}, (Record(name, {"size": name}, {}, 0, "r", "e", {"parameters": x, "fid": 9.0 - x}),))
+        for name, x in pairs.items()
+    ]
+    figure = Figure("scatter", "fid", "parameters", fit=True, log="x")
+    drawing = draw(figure, rows)
+    assert drawing is not None and "r = -0.98" in drawing.axes[0].get_legend().get_texts()[0].get_text()
+    assert "Left out, as 0 and less have no logarithm: size none." in caption(figure, rows)
+    linear = replace(figure, log="")
+    assert draw(linear, rows) is not None and "Left out" not in caption(linear, rows)
+
+
 def test_names_of_close_points_do_not_overlap() -> None:
     names = [f"a rather long name {n}" for n in range(6)]
     metrics = [{"fd_efflite0": 100.0 + n, "seconds_per_image": 1 + 0.001 * n} for n in range(6)]
@@ -146,6 +160,16 @@ def test_colours_differ_for_colour_blind_readers() -> None:
     seen = colours @ np.array([[0.29275, 0.70725, 0.0], [0.29275, 0.70725, 0.0], [-0.02234, 0.02234, 1.0]]).T
     gaps = [np.linalg.norm(a - b) for i, a in enumerate(seen) for b in seen[:i]]
     assert min(gaps) > 0.08
+
+
+def test_rows_of_other_resolutions_do_not_overlap() -> None:
+    colours = {32: (255, 0, 0), 64: (0, 0, 255), 48: (0, 255, 0)}
+    heads = ("x", "y", "z")
+    rows = [SampleRow(str(side), np.full((3, side, side, 3), c, np.uint8), heads) for side, c in colours.items()]
+    picture = np.asarray(grid_image(Samples(tuple(rows), False, "seed 0")))
+    for side, colour in colours.items():
+        tile = enlarge(np.zeros((1, side, side, 3), np.uint8)).shape[1]
+        assert (picture == colour).all(-1).sum() == 3 * tile * tile, side
 
 
 # --- samples ----------------------------------------------------------------------------------------------------------

@@ -7,8 +7,13 @@ from typing import Any
 
 import pytest
 
+from experiments.provenance import code_of
+from reports.guard import guard
+from reports.provenance import origin_lines, origin_note, provenance
 from tests.reports import fakes
 
+AGAIN = fakes.provenance_of(fakes.cells_of()[0])
+"""Of samples that were measured once more, by the same code on the same machine."""
 MUTATIONS: dict[str, tuple[dict[str, Any], str]] = {
     "steps": ({"run__step": 300, "run__max_steps": 300, "config__trainer__max_steps": 300}, "trainer.max_steps"),
     "data": ({"run__provenance__data_fingerprint": "0" * 64}, "data.fingerprint"),
@@ -43,8 +48,21 @@ MUTATIONS: dict[str, tuple[dict[str, Any], str]] = {
         {"evaluation__provenance__precision": "bf16"},
         "precision of the evaluation",
     ),
-    "hardware": ({"run__provenance__hardware__gpus": ["A100"]}, "hardware"),
-    "torch": ({"run__provenance__versions__torch": "2.8.0"}, "torch"),
+    "hardware": ({f"{part}__provenance__hardware__gpus": ["A100"] for part in ("run", "evaluation")}, "hardware"),
+    "hardware of the evaluation": (
+        {"evaluation__provenance__hardware__gpus": ["A100"]},
+        "hardware of the evaluation",
+    ),
+    "torch": ({f"{part}__provenance__versions__torch": "2.8.0" for part in ("run", "evaluation")}, "torch"),
+    "torch of the evaluation": ({"evaluation__provenance__versions__torch": "2.8.0"}, "torch of the evaluation"),
+    "code of the metrics": (
+        {"evaluation__measured_again": {**AGAIN, "git_commit": "f" * 40}},
+        "code version of the metrics",
+    ),
+    "torch of the metrics": (
+        {"evaluation__measured_again": {**AGAIN, "versions": {"torch": "2.8.0"}}},
+        "torch of the metrics",
+    ),
     "seed": ({"run__provenance__seed": 7, "config__seed": 7}, "seed"),
     "seed of the samples": ({"config__evaluation__seed": 7}, "evaluation.seed"),
     "learning rate": ({"config__optim": {"lr": 0.1}}, "optim.lr"),
@@ -68,6 +86,30 @@ def test_the_decoder_of_a_trainings_sample_grids_is_no_difference(tmp_path: Path
         decoder = {"run__provenance__backends__mamba2_decode": "cpp" if scheme == "group_v2" else "torch"}
         fakes.write_run(tmp_path, cell, fakes.FD[scheme], **decoder)
     assert fakes.subject(tmp_path).flags == []
+
+
+def test_a_second_measurement_by_the_same_code_is_no_difference(tmp_path: Path) -> None:
+    assert mutated(tmp_path, {"evaluation__measured_again": AGAIN}).flags == []
+
+
+def test_the_metrics_of_code_that_is_known_to_be_the_same_are_no_difference(tmp_path: Path) -> None:
+    """Trained and sampled by one version, measured again by another that gives the same numbers."""
+    for other in (False, True):
+        again = {"evaluation__measured_again": {**AGAIN, "git_commit": "f" * 40}}
+        found = mutated(tmp_path, again)
+        codes = frozenset({code_of(AGAIN), "f" * 10})
+        same = {("maskmamba", code): codes for code in codes} if other else {}
+        assert bool(guard(found.rows, found.declared, {}, same)) != other
+
+
+def test_the_page_and_provenance_say_what_measured(tmp_path: Path) -> None:
+    found = mutated(tmp_path, {"evaluation__measured_again": {**AGAIN, "git_commit": "f" * 40}})
+    victim = next(record for record in found.records if record.labels["hybrid_scheme"] == "group_v2")
+    assert ("code of the metrics", "f" * 10) in origin_lines(victim)
+    stored = provenance(found)["evaluations"]
+    assert stored[victim.eval_id]["measured_again"]["git_commit"] == "f" * 40
+    assert sum("measured_again" in evaluation for evaluation in stored.values()) == 1
+    assert "f" * 10 in origin_note(found)
 
 
 @pytest.mark.parametrize("name", MUTATIONS)

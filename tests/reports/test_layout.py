@@ -15,6 +15,15 @@ BLOCK: dict[str, Any] = {"rows": "scheme", "spread": "guidance", "columns": ["fd
 
 OWN = {"id": "x", "text": "t", "source": "us", "kind": "best", "metric": "fid", "axis": "scheme", "label": "a"}
 
+CORRELATION = {"id": "c", "text": "t", "source": "us", "kind": "correlation", "metric": "fid", "x": "parameters"} | {
+    "at_most": 0
+}
+SIMILAR = {"id": "s", "text": "t", "source": "us", "kind": "similar", "metric": "fid"} | {
+    "left": {"scheme": "a"},
+    "right": {"scheme": "b"},
+    "tolerance": 0.05,
+}
+
 
 def test_labels_are_written_as_yaml_has_them() -> None:
     axes = {"flip": ["true", "false"], "rate": ["0.0001"]}
@@ -45,6 +54,12 @@ def test_claims_can_be_named_across_tables_or_written_out() -> None:
     own = {"id": "x", "text": "t", "source": "us", "kind": "best", "metric": "fid", "axis": "scheme", "label": "a"}
     layout = parse_layout({**BLOCK, "claims": ["maskmamba.table5.middle_best", own]}, AXES)
     assert [claim.id for claim in layout.claims] == ["middle_best", "x"]
+
+
+def test_well_formed_blocks_of_these_kinds_pass() -> None:
+    figure = {"kind": "lines", "x": "guidance", "y": "fid", "log": "xy"}
+    layout = parse_layout({**BLOCK, "claims": [CORRELATION, SIMILAR], "figure": [figure]}, AXES)
+    assert [claim.id for claim in layout.claims] == ["c", "s"] and layout.figures[0].log == "xy"
 
 
 @pytest.mark.parametrize(
@@ -79,6 +94,18 @@ def test_claims_can_be_named_across_tables_or_written_out() -> None:
         ({"figure": [{"kind": "bars", "y": "fd_eflite0"}]}, "Did you mean 'fd_efflite0'"),
         ({"figure": [{"kind": "pareto", "x": "second", "y": "fid"}]}, "metric in report.figure: 'second'"),
         ({"reference": "maskmamba.table33"}, "Did you mean"),
+        ({"reference": ["maskmamba.table3"]}, "Unknown reference"),
+        ({"rows": 5}, "must be an axis or a list of axes"),
+        ({"baseline": "scheme a"}, "report.baseline must be a mapping"),
+        ({"claims": [{**OWN, "where": "z"}]}, "where must be a mapping"),
+        ({"claims": [{**OWN, "kind": "order", "order": "a b"}]}, "must be a list of rows"),
+        ({"claims": [{**OWN, "kind": "order", "order": ["a", "b"]}]}, "order must be a mapping"),
+        ({"claims": [{**CORRELATION, "x": "paramters"}]}, "Did you mean 'parameters'"),
+        ({"claims": [{**CORRELATION, "at_most": "-0.5x"}]}, "at_most='-0.5x' must be a number"),
+        ({"claims": [{**CORRELATION, "log": "x"}]}, "log='x' must be true or false"),
+        ({"claims": [{**SIMILAR, "tolerance": "5%"}]}, "tolerance='5%' must be a number, such as 0.05"),
+        ({"claims": [{**SIMILAR, "tolerance": True}]}, "tolerance=True must be a number"),
+        ({"figure": [{"kind": "lines", "x": "scheme", "y": "fid", "log": "x"}]}, "label 'a' is no number above 0"),
     ],
 )
 def test_mistakes_are_refused(change: dict[str, Any], message: str) -> None:

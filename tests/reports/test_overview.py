@@ -11,7 +11,7 @@ import pytest
 from experiments.cli import main
 from experiments.errors import UserError
 from reports import commands
-from reports.entry import entry_of
+from reports.entry import NO_PAPER, by_paper, entry_of
 from reports.overview import build_overview, find_subjects, render_overview
 from reports.subject import load_subject
 from sweeps.commands import list_sweeps
@@ -85,6 +85,15 @@ def test_the_page_shows_best_rows_claims_and_tau(tmp_path: Path) -> None:
         assert text in page
     assert "τ" in page and "<script" not in page
     assert entry.claims[0]["judgement"] in ("supported", "contradicted", "undecided")
+
+
+def test_sweeps_of_one_paper_stand_together_whatever_its_tables_are_called(tmp_path: Path) -> None:
+    report = {"rows": "hybrid_scheme", "columns": ["fd_efflite0"]}
+    parts = {"report": report, "citation": "Li, Yang: Mamba. arXiv 1, 2024"}
+    tables = ("Slides 6, 7 and 14", "Table 3", "")
+    entries = [entry_of(fakes.subject(tmp_path, in_paper=table, **parts)) for table in tables]
+    assert list(by_paper(entries)) == ["Li, Yang: Mamba. arXiv 1, 2024"]
+    assert by_paper([entry_of(fakes.subject(tmp_path, report=report, citation=""))]).keys() == {NO_PAPER}
 
 
 def test_groups_have_their_own_best_row(tmp_path: Path) -> None:

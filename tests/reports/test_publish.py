@@ -13,6 +13,7 @@ from experiments.cli import main
 from experiments.errors import UserError
 from reports import publish
 from reports.entry import entry_of
+from reports.unplaced import Unplaced
 from tests.reports import fakes
 
 
@@ -57,6 +58,45 @@ def test_a_definition_of_ones_own_is_published_without_its_place(
     readme, (entry,), _ = publish.publish([tmp_path], tmp_path / "out")
     assert entry.command == "ablate run mine.yaml --scale demo"
     assert all(str(tmp_path) not in path.read_text() for path in (tmp_path / "out").rglob("*.*"))
+
+
+def test_no_path_or_name_of_the_machine_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, odd = "/some/dir/ref.npz", "/its own/R&D/weights.pth"
+    words = (f"evaluation.reference={file}", f"evaluation.inception_weights={odd}")
+    for cell in fakes.cells_of():
+        evaluation = {"num_samples": 512, "seed": 0, "reference": file, "inception_weights": odd}
+        fakes.write_run(tmp_path, cell, 100.0, config__evaluation=evaluation)
+    subject = fakes.subject(tmp_path, words=words)
+    monkeypatch.setattr(publish, "find_subjects", lambda root: ([subject], []))
+    out = tmp_path / "published"
+    _, (entry,), _ = publish.publish([tmp_path], out)
+    assert entry.words == ["evaluation.reference=ref.npz", "evaluation.inception_weights=weights.pth"]
+    texts = {path: path.read_text() for path in out.rglob("*.*")}
+    assert len(texts) == 6
+    for path, text in texts.items():
+        for secret in ("some/dir", "its own", "R&D", "R&amp;D", '"host"', str(tmp_path)):
+            assert secret not in text, (path, secret)
+    stored = json.loads((out / subject.slug / "provenance.json").read_text())
+    assert all(item["config"]["evaluation.reference"] == "ref.npz" for item in stored["evaluations"].values())
+    assert all(item["provenance"]["hardware"]["cores"] == 2 for item in stored["runs"].values())
+    assert "evaluation.reference=ref.npz" in (out / subject.slug / "table.md").read_text()
+
+
+def test_only_paths_are_taken_out_of_a_text() -> None:
+    record = {
+        "config": {"data.root": "/data", "data.source": "/data/cc3m"},
+        "words": ["run x='/a b' y=/c/d"],
+        "host": "here",
+    }
+    unplaced = Unplaced(record, ["/data/outputs"])
+    text = "https://host/data my/data </data> in /data/outputs/runs of /data and /data/cc3m, it's /data/other"
+    expected = "https://host/data my/data </data> in outputs/runs of data and cc3m, it's data/other"
+    assert unplaced.text(text) == expected
+    assert unplaced.record(record) == {
+        "config": {"data.root": "data", "data.source": "cc3m"},
+        "words": ["run x='a b' y=d"],
+    }
+    assert Unplaced({}, []).text(text) == text
 
 
 @pytest.mark.parametrize(

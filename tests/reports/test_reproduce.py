@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,8 @@ from experiments.config import RunConfig, build_config
 from experiments.errors import UserError
 from experiments.store import RunStore
 from reports import commands
-from reports.reproduce import reproduce
+from reports.records import Record
+from reports.reproduce import compare_metrics, reproduce
 from reports.subject import Subject
 from tests.reports import fakes
 
@@ -79,6 +81,25 @@ def test_metrics_that_differ_are_named_and_fail(
     shutil.rmtree(tmp_path / "elsewhere")
     assert commands.reproduce("any", "serial_v2", into=tmp_path / "elsewhere", tolerance=0.1, as_json=True) == 0
     assert json.loads(capsys.readouterr().out)["differing"] == []
+
+
+def test_a_metric_that_is_gone_differs_and_a_new_one_or_a_cost_does_not() -> None:
+    cell = fakes.cell_of({"hybrid_scheme": "serial_v2"})
+
+    def lines(then: dict[str, float], now: dict[str, float]) -> dict[str, tuple[bool, str]]:
+        records = [Record(cell.name, cell.labels, {}, 0, "run", "eval", metrics) for metrics in (then, now)]
+        return {line.name: (line.differs, line.remark) for line in compare_metrics(*records, 0.01)}
+
+    then = {"fid": 3.5, "is": 250.0, "val/loss": 4.0, "peak_memory_bytes": 1.0, "parameters": 10.0}
+    now = {"val/loss": math.nan, "parameters": 10.0, "kid": 1.0}
+    assert lines(then, now) == {
+        "fid": (True, "not measured now"),
+        "is": (True, "not measured now"),
+        "val/loss": (True, "not finite now"),
+        "peak_memory_bytes": (False, "cost, not compared"),
+        "parameters": (False, "equal"),
+        "kid": (False, "not measured then"),
+    }
 
 
 def test_without_a_place_it_makes_a_new_one_each_time(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
