@@ -54,6 +54,7 @@ class TrainerConfig:
     batch_size: int = 128
     """Samples per optimiser step, over all devices and accumulated batches."""
     accumulate: int = 1
+    """Parts that a batch is computed in, one after the other; masks, noise and dropout are drawn for each."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """bf16 is float32 on a device that does not compute in bfloat16 (CPUs without AVX-512, GPUs before Ampere)."""
     ema_decay: float = 0.0
