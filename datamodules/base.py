@@ -31,6 +31,7 @@ class StreamDataModule(LightningDataModule):
         encoder: the tokenizer, or None for pixels where the data has them.
         cache_dir: where stores that are made on the way are kept.
         text_encoder: what makes features of captions, where the condition is a caption.
+        accumulate: batches of an optimiser step, as the trainer has it.
     """
 
     def __init__(
@@ -42,10 +43,11 @@ class StreamDataModule(LightningDataModule):
         encoder: ImageEncoder | None = None,
         cache_dir: Path | str = "outputs/cache",
         text_encoder: TextEncoder | None = None,
+        accumulate: int = 1,
     ):
         super().__init__()
         self.config = config
-        self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
+        self.batch_size, self.seed, self.num_workers, self.accumulate = batch_size, seed, num_workers, accumulate
         self.encoder = encoder
         self.cache_dir = Path(cache_dir)
         self.text_encoder = text_encoder if config.condition == "caption" else None
@@ -55,7 +57,7 @@ class StreamDataModule(LightningDataModule):
         """Shuffled, endless over epochs, resumable."""
         dataset = self._datasets["train"]
         count = len(dataset) // dataset.views
-        sampler = EpochSampler(count, self.batch_size, self.seed, dataset.views, *self._process())
+        sampler = EpochSampler(count, self.batch_size, self.seed, dataset.views, *self._process(), self.accumulate)
         return ResumableLoader(dataset, sampler, self.num_workers, self._pins())
 
     def val_dataloader(self) -> DataLoader:

@@ -3,7 +3,9 @@
 The order of an epoch is a permutation of all N samples that depends on (seed, epoch) alone. A position in it is
 counted in samples consumed by all processes together, so that it keeps its meaning when their number changes.
 
-Batch g of size B on W processes covers permutation[g*B*W : (g+1)*B*W]; process r takes its r-th B of them.
+Batch g of size B on W processes covers permutation[g*B*W : (g+1)*B*W]; process r takes its r-th B of them. A batches
+make an optimiser step (gradient accumulation). An epoch ends with a whole step, so that every step is of B*W*A samples
+and the samples of a step depend on B*W*A alone.
 """
 
 from __future__ import annotations
@@ -14,9 +16,9 @@ import numpy as np
 
 
 class EpochSampler:
-    """Endless (epoch, position) arithmetic for training: every process gets equally many full batches an epoch.
+    """Endless (epoch, position) arithmetic for training: an epoch is of whole optimiser steps.
 
-    Up to B*W - 1 samples at the end of the permutation are left out of an epoch (other ones in every epoch).
+    Up to B*W*A - 1 samples at the end of the permutation are left out of an epoch (other ones in every epoch).
 
     Args:
         count: N, samples.
@@ -24,53 +26,70 @@ class EpochSampler:
         seed: of the order and of the views.
         views: V; each sample has V stored variants, one of which is drawn per (seed, epoch, sample).
         rank, world_size: r, W.
+        accumulate: A, batches of a step.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, views: int = 1, rank: int = 0, world_size: int = 1):
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        seed: int,
+        views: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        accumulate: int = 1,
+    ):
         if not 0 <= rank < world_size:
             raise ValueError(f"Rank {rank} does not exist among {world_size} processes.")
-        if count < batch_size * world_size:
-            most = count // world_size * world_size
-            way = f"set trainer.batch_size={most} or less" if most else f"set runtime.devices={max(1, count)} or less"
-            raise ValueError(
-                f"A batch of {batch_size * world_size} over {world_size} process(es) needs more training images than "
-                f"the {count} there are; {way}, or take more images."
-            )
         self.count, self.batch_size, self.seed, self.views = count, batch_size, seed, views
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.accumulate = rank, world_size, accumulate
+        if count < self.global_batch:
+            parts = world_size * accumulate
+            most = count // parts * parts
+            way = f"trainer.batch_size={most}" if most else f"runtime.devices x trainer.accumulate={max(1, count)}"
+            raise ValueError(
+                f"A batch of {self.global_batch} over {world_size} process(es) needs more training images than the "
+                f"{count} there are; set {way} or less, or take more images."
+            )
         self.epoch, self.consumed = 0, 0
+        self._batch = 0  # of the step that begins at `consumed`
 
     @property
     def global_batch(self) -> int:
-        """Samples that one step of all processes consumes."""
-        return self.batch_size * self.world_size
+        """B*W*A, the samples of an optimiser step."""
+        return self.batch_size * self.world_size * self.accumulate
 
     def __len__(self) -> int:
         """Batches of a whole epoch."""
-        return self.count // self.global_batch
+        return self.count // self.global_batch * self.accumulate
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Batches from the current position to the end of the epoch: (B,) int64, index * views + view.
 
         Iterating does not move the position: with workers, indices are drawn long before their batch is used.
         """
-        return self._batches(self.epoch, self.consumed)
+        return self._batches(self.epoch, self.consumed, self._batch)
 
-    def _batches(self, epoch: int, consumed: int) -> Iterator[np.ndarray]:
+    def _batches(self, epoch: int, consumed: int, skip: int) -> Iterator[np.ndarray]:
         generator = np.random.default_rng([self.seed, epoch])
         order = generator.permutation(self.count)
         order = order * self.views + generator.integers(self.views, size=self.count)
-        for start in range(consumed, self.count - self.global_batch + 1, self.global_batch):
+        end = self.count - (self.count - consumed) % self.global_batch
+        width = self.batch_size * self.world_size
+        for start in range(consumed + skip * width, end, width):
             mine = start + self.rank * self.batch_size
             yield order[mine : mine + self.batch_size]
 
     def advance(self) -> None:
-        """Count one batch of every process as consumed; after the last full one comes the next epoch."""
-        self.consumed += self.global_batch
-        self._wrap()
+        """Count one batch of every process as consumed; after the last whole step comes the next epoch."""
+        self._batch += 1
+        if self._batch == self.accumulate:
+            self._batch = 0
+            self.consumed += self.global_batch
+            self._wrap()
 
     def state_dict(self) -> dict[str, int]:
-        """The position; the same on every process."""
+        """The position after the last whole step; the same on every process."""
         return {"epoch": self.epoch, "consumed": self.consumed, "count": self.count, "seed": self.seed}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -85,7 +104,7 @@ class EpochSampler:
                     f"The checkpoint was trained on data with {key} {state[key]}, this run has {key} "
                     f"{getattr(self, key)}; resume with the configuration the checkpoint was made with."
                 )
-        self.epoch, self.consumed = state["epoch"], state["consumed"]
+        self.epoch, self.consumed, self._batch = state["epoch"], state["consumed"], 0
         self._wrap()
 
     def _wrap(self) -> None:

@@ -168,6 +168,7 @@ def acquire(folder: Path, heartbeat: Path) -> Claim:
     """
     claims = folder / "claims"
     try:
+        _newest_dead(folder, heartbeat, time.time())  # before anything is written: whoever waits asks again and again
         claims.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=claims, prefix=".claim.")
         try:
@@ -211,12 +212,18 @@ def pulse(claim: Claim, heartbeat: Path) -> Iterator[None]:
 def _next_generation(folder: Path, ticket: Path, heartbeat: Path, me: Owner) -> Claim:
     now = ticket.stat().st_mtime  # the file server's clock, which also stamps the heartbeats: hosts' clocks may differ
     while True:
-        last = newest_claim(folder)
-        if last and last.alive(now - max(mtime(heartbeat), mtime(last.path("json")))):
-            raise Busy(folder, last.owner)
+        last = _newest_dead(folder, heartbeat, now)
         claim = Claim(folder / "claims", last.generation + 1 if last else 1, me, released=False)
         if _create(ticket, claim.path("json")):
             return claim
+
+
+def _newest_dead(folder: Path, heartbeat: Path, now: float) -> Claim | None:
+    """The highest generation, or None if there is none. Raises Busy if its owner is alive at `now`, in Unix seconds."""
+    last = newest_claim(folder)
+    if last and last.alive(now - max(mtime(heartbeat), mtime(last.path("json")))):
+        raise Busy(folder, last.owner)
+    return last
 
 
 def _create(ticket: Path, path: Path) -> bool:

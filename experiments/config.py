@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import lru_cache
@@ -54,6 +54,7 @@ class TrainerConfig:
     batch_size: int = 128
     """Samples per optimiser step, over all devices and accumulated batches."""
     accumulate: int = 1
+    """Parts that a batch is computed in, one after the other; masks, noise and dropout are drawn for each."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """bf16 is float32 on a device that does not compute in bfloat16 (CPUs without AVX-512, GPUs before Ampere)."""
     ema_decay: float = 0.0
@@ -176,11 +177,15 @@ def build_config(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = N
 
 
 def _assemble(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> RunConfig:
-    overrides = dict(overrides)
+    overrides = flat_sections(overrides)
     raw = {**raw, **{section: _section(raw, section) for section in SECTIONS}}
     try:
-        for section in SECTIONS:
-            if (name := overrides.pop(f"{section}.name", None)) and name != raw[section].get("name"):
+        for section, registry in SECTIONS.items():
+            if (key := f"{section}.name") not in overrides:
+                continue
+            if not isinstance(name := overrides.pop(key), str) or not name:
+                raise UserError(f"{key} needs a value, one of {', '.join(registry.names())}.")
+            if name != raw[section].get("name"):
                 raw[section] = {"name": name} | (_kept(raw[section], name) if section == "data" else {})
         names = tuple((section, str(raw[section].get("name", ""))) for section in SECTIONS)
         config = _schema(names, default_root())
@@ -188,11 +193,34 @@ def _assemble(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> RunConfig
         for key, value in overrides.items():
             _update(config, key, value)
         result = OmegaConf.to_object(config)
+        for section, registry in SECTIONS.items():
+            part = getattr(result, section)
+            if type(part) is not registry[part.name].config:
+                raise UserError(
+                    f"{section}.name cannot become {part.name} in this way; write {section}.name={part.name}."
+                )
     except OmegaConfBaseException as error:
         raise UserError(_explain(error)) from error
     except (ValueError, FileNotFoundError) as error:
         raise UserError(str(error)) from error
     assert isinstance(result, RunConfig)
+    return result
+
+
+def flat_sections(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """{"sampler": {"name": "halton"}} -> {"sampler.name": "halton"}: by its dotted key a name picks another dataclass.
+
+    Raises:
+        UserError: a section is given as an empty mapping.
+    """
+    result: dict[str, Any] = {}
+    for key, value in overrides.items():
+        if isinstance(value, Mapping) and key in RunConfig.__dataclass_fields__:
+            if not value:
+                raise UserError(f"{key} needs a value.")
+            result |= {f"{key}.{inner}": part for inner, part in value.items()}
+        else:
+            result[key] = value
     return result
 
 
@@ -227,18 +255,36 @@ def _schema(names: tuple[tuple[str, str], ...], root: str) -> Any:
     return config
 
 
-def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
-    """Split "key=value" words. Values stay text (the field's type decides), except lists, mappings and null."""
+def parse_overrides(words: Iterable[str], own: Collection[str] = ()) -> dict[str, Any]:
+    """Split "key=value" words. Values stay text (the field's type decides), except lists, mappings and null.
+
+    Args:
+        own: keys of the caller, which are none of a configuration's.
+
+    Raises:
+        UserError: no such word, a key that is there twice, or one that a person cannot set.
+    """
     result: dict[str, Any] = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise UserError(f"'{word}' is not an override; write key=value, for example trainer.max_steps=500.")
         try:
-            result[key] = yaml.safe_load(value) if value.startswith(("[", "{")) or value == "null" else value
+            read = yaml.safe_load(value) if value.startswith(("[", "{")) or value == "null" else value
         except yaml.YAMLError as error:
             raise UserError(f"{key}: '{value}' is not valid YAML.") from error
+        for name, part in {key: read}.items() if key in own else flat_sections({key: read}).items():
+            if name in result:
+                raise UserError(f"{name} is given twice, {result[name]} and {part}; leave one of them out.")
+            if name not in own and is_filled_in(name):
+                raise UserError(f"{name} is filled in when a run is made, and cannot be set; leave {word} out.")
+            result[name] = part
     return result
+
+
+def is_filled_in(key: str) -> bool:
+    """Whether it is a key whose value follows from others and from files, so that none can be set."""
+    return key in ("preset", "data.classes", "data.image_size") or key.endswith("fingerprint")
 
 
 def _update(config: Any, key: str, value: Any) -> None:

@@ -11,11 +11,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
-from experiments.config import SECTIONS, RunConfig
+from experiments.config import SECTIONS, RunConfig, is_filled_in
 from experiments.errors import unknown
-
-NOT_SET = ("preset", "imported", "data.classes", "data.image_size")
-"""Filled in by the program, as are all fingerprints."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class Key:
 
 def keys_of(config: RunConfig) -> list[Key]:
     """All keys that a person may set, in the order of the sections."""
-    return [key for key in _keys(config, "") if not (key.name in NOT_SET or key.name.endswith("fingerprint"))]
+    return [key for key in _keys(config, "") if not (key.name == "imported" or is_filled_in(key.name))]
 
 
 def select(keys: Sequence[Key], parts: Sequence[str], preset: str) -> list[Key]:

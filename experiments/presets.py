@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from experiments.errors import UserError
+from experiments.strict_yaml import load_yaml
 
 PRESETS = Path(__file__).parent / "configs"
 
@@ -27,11 +28,13 @@ def read_chain(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in seen:
         raise UserError(f"{path} includes itself through 'base:'.")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        raw = load_yaml(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise UserError(f"Cannot read preset {path}: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path} must hold a mapping of configuration keys.")
     base = raw.pop("base", None)

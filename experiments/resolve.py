@@ -166,7 +166,8 @@ def _check_batch(config: RunConfig) -> None:
     the data: the sampler is exact, but by then the run is begun."""
     count = _most_images(config.data)
     processes = config.runtime.devices * config.runtime.num_nodes
-    most = count // processes * processes * config.trainer.accumulate if count else 0
+    parts = processes * config.trainer.accumulate
+    most = count // parts * parts
     if most and config.trainer.batch_size > most:
         raise UserError(
             f"trainer.batch_size={config.trainer.batch_size} needs more training images than the {count} there are; "

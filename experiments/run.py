@@ -113,6 +113,7 @@ def build_data(config: RunConfig, tokenizer: Any) -> L.LightningDataModule:
         encoder,
         config.root / "cache",
         build_text_encoder(config, device_of(config)),
+        config.trainer.accumulate,
     )
 
 

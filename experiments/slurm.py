@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 ALIVE = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "CONFIGURING", "STAGE_OUT", "SIGNALING"})
 """States in which a job's processes may still exist."""
@@ -15,6 +16,10 @@ WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPEC
 UNLISTED = "UNLISTED"
 """Not a state of Slurm's: the controller does not list the job. It is over, or hidden from this user."""
 _cache: tuple[float, dict[str, tuple[str, str]] | None] = (-1e9, None)
+_ended: dict[str, str] = {}
+"""Job -> how it ended, which never changes once the controller has forgotten the job."""
+_not_ended: dict[str, float] = {}
+"""Job -> when the accounting was last asked and did not know how it ended."""
 
 
 def current_job() -> str:
@@ -59,21 +64,32 @@ def forget_states() -> None:
     _cache = (-1e9, None)
 
 
-def ended_jobs(jobs: Iterable[str]) -> dict[str, str]:
+def ended_jobs(jobs: Iterable[str], max_age: float = 60.0) -> dict[str, str]:
     """How jobs ended that the controller has forgotten, from the accounting where there is one: id -> state.
 
-    What an accounting does not know, or where there is none, is left out; one call for all of them.
+    What an accounting does not know, or where there is none, is left out; one call for all of them, and none for those
+    whose end is known already.
+
+    Args:
+        max_age: for so many seconds the accounting is not asked again about a job whose end it did not know.
     """
-    wanted = sorted(set(jobs))
-    if not wanted or not shutil.which("sacct"):
-        return {}
+    wanted, now = set(jobs), time.monotonic()
+    open_ones = sorted(job for job in wanted - _ended.keys() if now - _not_ended.get(job, -math.inf) > max_age)
+    if open_ones and shutil.which("sacct"):
+        _not_ended.update(dict.fromkeys(open_ones, now))
+        _ended.update(_account(open_ones))
+    return {job: _ended[job] for job in wanted & _ended.keys()}
+
+
+def _account(jobs: Sequence[str]) -> dict[str, str]:
+    """Those of the jobs that have ended, by the accounting: id -> state."""
     command = [
         "sacct",
         "--allocations",
         "--noheader",
         "--parsable2",
         "--format=JobID,State",
-        f"--jobs={','.join(wanted)}",
+        f"--jobs={','.join(jobs)}",
     ]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
@@ -81,7 +97,8 @@ def ended_jobs(jobs: Iterable[str]) -> dict[str, str]:
         return {}
     rows = (line.strip().split("|") for line in answer.splitlines())
     # "CANCELLED by 1000" is CANCELLED.
-    return {row[0]: row[1].split()[0] for row in rows if len(row) == 2 and row[0] in wanted and row[1]}
+    states = {row[0]: row[1].split()[0] for row in rows if len(row) == 2 and row[0] in jobs and row[1]}
+    return {job: state for job, state in states.items() if state not in ALIVE | WAITING}
 
 
 def _query() -> dict[str, tuple[str, str]] | None:

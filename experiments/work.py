@@ -23,6 +23,9 @@ from experiments.ranks import is_leader
 from experiments.status import State, Status
 from experiments.stopping import Stopped
 
+LONGEST_PAUSE = 30.0
+"""Seconds between two questions, by one who waits, whether an owner is alive: of another host Slurm has to be asked."""
+
 
 class Work:
     """One folder of work. Only `claim` gives the right to write to it.
@@ -162,7 +165,7 @@ class Work:
             time.sleep(0.2)
 
     def _acquire(self, wait: bool, on_wait: Callable[[Owner | None], None] | None) -> Claim | None:
-        told = False
+        pause = 1.0
         while True:
             # Asked before the claim, so that finding finished work is no attempt; `acquire` finds the previous owner
             # gone, so whatever it was going to finish is there by the second look.
@@ -173,10 +176,13 @@ class Work:
             except Busy as busy:
                 if not wait:
                     raise
-                if on_wait and not told:
+                if on_wait:
                     on_wait(busy.owner)
-                told = True
-                time.sleep(1.0)
+                on_wait = None
+                deadline = time.monotonic() + pause  # a release is seen at once; whether it lives is asked less often
+                while time.monotonic() < deadline and not ((last := newest_claim(self.folder)) and last.released):
+                    time.sleep(1.0)
+                pause = min(1.5 * pause, LONGEST_PAUSE)
                 continue
             if self.is_done():
                 claim.release()

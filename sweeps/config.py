@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from omegaconf import MISSING, OmegaConf
 
+from experiments.config import flat_sections
+
 TIME = re.compile(
     r"(?P<minutes>\d+)(:(?P<seconds>\d+))?|(?P<h>\d+):(?P<m>\d+):(?P<s>\d+)|"
     r"(?P<days>\d+)-(?P<dh>\d+)(:(?P<dm>\d+)(:(?P<ds>\d+))?)?"
@@ -118,6 +120,9 @@ class PartConfig:
     """In place of the scale's."""
     set: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.set = flat_sections(self.set)
+
 
 @dataclass
 class ScaleConfig:
@@ -133,6 +138,9 @@ class ScaleConfig:
     """Axis -> the labels taken at this scale; an axis that is not named is taken whole."""
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
 
+    def __post_init__(self) -> None:
+        self.overrides = flat_sections(self.overrides)
+
 
 @dataclass
 class ValueConfig:
@@ -146,6 +154,9 @@ class ValueConfig:
     """Further dotted keys that belong to this value."""
     when: dict[str, Any] = field(default_factory=dict)
     """Earlier axis -> labels: elsewhere this value does not exist. Values of disjoint conditions may share a label."""
+
+    def __post_init__(self) -> None:
+        self.set = flat_sections(self.set)
 
 
 @dataclass

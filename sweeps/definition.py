@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.errors import UserError, did_you_mean, unknown
 from experiments.files import default_root
+from experiments.strict_yaml import load_yaml
 from sweeps.axes import Axis, Choice, Sweep, matches
 from sweeps.config import SweepConfig, ValueConfig
 
@@ -90,32 +90,6 @@ def read_sweep(path: Path) -> Sweep:
         raise UserError(f"Sweep {path} is not valid YAML: {' '.join(str(error).split())}.") from error
     except (OmegaConfBaseException, ValueError, UserError) as error:
         raise UserError(f"Sweep {path}: {_first_lines(error)}") from error
-
-
-def load_yaml(text: str) -> Any:
-    """Read a file that a person wrote. Raises YAMLError, or UserError for a key that stands twice."""
-    return yaml.load(text, _Strict)
-
-
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_CLOCK = "tag:yaml.org,2002:str", re.compile(r"[-+]?\d[\d_]*(:[0-5]?\d)+(\.\d*)?$")
-"""Times such as 4:00:00 are text; YAML 1.1 has 14400 for them."""
-
-
-class _Strict(_Loader):
-    """YAML in which a key that stands twice in one mapping is refused: the first would be lost without a word."""
-
-    yaml_implicit_resolvers = {first: [_CLOCK, *known] for first, known in _Loader.yaml_implicit_resolvers.items()}
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key.value, str) or key.value == "<<":
-                continue
-            if key.value in seen:
-                raise UserError(f"the key '{key.value}' is there twice, again in line {key.start_mark.line + 1}.")
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def _first_lines(error: Exception) -> str:

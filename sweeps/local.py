@@ -253,15 +253,17 @@ def _prepare_child() -> None:
 
 @contextmanager
 def _signals_as_interrupt() -> Iterator[None]:
-    """A closed terminal or a `kill` stops the launcher as Ctrl-C does."""
+    """A closed terminal or a `kill` stops the launcher as Ctrl-C does; under `nohup` a closed terminal does not."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, interrupt) for number in numbers]
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)

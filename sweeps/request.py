@@ -17,10 +17,11 @@ from experiments.config import RunConfig, nearest_key, parse_overrides, section_
 from experiments.environment import environment_kernels
 from experiments.errors import UserError, unknown
 from experiments.files import default_root
+from experiments.strict_yaml import load_yaml
 from lightning_modules.backends import AUTO, ENVIRONMENT_VARIABLE
 from sweeps.axes import Sweep
 from sweeps.config import ResourcesConfig
-from sweeps.definition import label_of, load_yaml
+from sweeps.definition import label_of
 
 KERNELS = "runtime.kernels"
 
@@ -69,8 +70,9 @@ def parse_request(sweep: Sweep, scale: str, words: Iterable[str], root: Path | s
     only: dict[str, tuple[str, ...]] = {}
     seeds: tuple[int, ...] = ()
     given: dict[str, Any] = {}
-    for key, value in parse_overrides(words).items():
-        if key in (axis.name for axis in sweep.axes):
+    axes = [axis.name for axis in sweep.axes]
+    for key, value in parse_overrides(words, own=axes).items():
+        if key in axes:
             only[key] = _labels(sweep, key, value)
         elif key == "seeds":
             seeds = _seeds(value)
@@ -79,7 +81,6 @@ def parse_request(sweep: Sweep, scale: str, words: Iterable[str], root: Path | s
         elif key.startswith("resources."):
             given[key.removeprefix("resources.")] = value
         elif section_of(key) not in (item.name for item in fields(RunConfig)):
-            axes = [axis.name for axis in sweep.axes]
             own = [*axes, "seeds", *(f"resources.{item.name}" for item in fields(ResourcesConfig))]
             raise UserError(
                 f"{key}={value}: '{key}' is neither an axis of sweep {sweep.name} nor a key of its runs."

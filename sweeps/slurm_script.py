@@ -14,8 +14,8 @@ ARRAY = """\
 # {title}: {count} {what}, one per array task. Written by `ablate run`.
 {directives}
 
-set -u
 {setup}
+set -u  # only now: what a site has for its setup often reads variables that are not set
 export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}
 export ABLATE_CODE_VERSION="$(cat {code}/code_version.json)"
 export PYTHONUNBUFFERED=1

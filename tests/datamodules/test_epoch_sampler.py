@@ -34,16 +34,33 @@ def test_an_epoch_is_a_permutation_and_epochs_differ():
     count=st.integers(12, 60),
     batch=st.integers(1, 4),
     world=st.integers(1, 3),
+    accumulate=st.integers(1, 3),
     stop=st.integers(0, 40),
 )
-def test_resumption_is_exact(count, batch, world, stop):
-    """Stopping after any number of batches and loading the state elsewhere changes nothing."""
-    uninterrupted = draw(EpochSampler(count, batch, 1, 2, 0, world), stop + 9)
-    stopped = EpochSampler(count, batch, 1, 2, 0, world)
+def test_resumption_is_exact(count, batch, world, accumulate, stop):
+    """Stopping after any number of batches and loading the state elsewhere changes nothing: not in the middle of an
+    epoch; in the middle of a step, whose gradient no checkpoint holds, it goes back to the beginning of the step."""
+    count *= accumulate
+    uninterrupted = draw(EpochSampler(count, batch, 1, 2, 0, world, accumulate), stop + 9)
+    stopped = EpochSampler(count, batch, 1, 2, 0, world, accumulate)
     start = draw(stopped, stop)
-    resumed = EpochSampler(count, batch, 1, 2, 0, world)
+    resumed = EpochSampler(count, batch, 1, 2, 0, world, accumulate)
     resumed.load_state_dict(stopped.state_dict())
-    np.testing.assert_array_equal(np.stack(start + draw(resumed, 9)), np.stack(uninterrupted))
+    whole = start[: stop - stop % accumulate]
+    np.testing.assert_array_equal(np.stack(whole + draw(resumed, 9 + stop - len(whole))), np.stack(uninterrupted))
+    np.testing.assert_array_equal(np.stack(start + draw(stopped, 9)), np.stack(uninterrupted))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 4, 6])
+def test_a_step_is_of_the_same_samples_however_it_is_divided(parts):
+    """Into batches of any size, one after the other or on several processes; all epochs are of whole steps."""
+    undivided = draw(EpochSampler(62, 12, 1, 2), 11)
+    assert len(EpochSampler(62, 12 // parts, 1, 2, accumulate=parts)) == 5 * parts
+    steps = np.stack(draw(EpochSampler(62, 12 // parts, 1, 2, accumulate=parts), 11 * parts))
+    np.testing.assert_array_equal(steps.reshape(11, 12), np.stack(undivided))
+    if parts % 2 == 0:
+        ranks = [draw(EpochSampler(62, 12 // parts, 1, 2, rank, 2, parts // 2), 11 * parts // 2) for rank in range(2)]
+        np.testing.assert_array_equal(np.stack(ranks, 1).reshape(11, 12), np.stack(undivided))
 
 
 @pytest.mark.parametrize("stop", [0, 1, 5, 7, 8, 11])
@@ -106,8 +123,10 @@ def test_foreign_state_and_small_data_are_refused():
             sampler.load_state_dict(other.state_dict())
     with pytest.raises(ValueError, match="the 7 there are; set trainer.batch_size=6 or less, or take more images"):
         EpochSampler(7, 4, seed=0, world_size=2)
-    with pytest.raises(ValueError, match="the 3 there are; set runtime.devices=3 or less"):
+    with pytest.raises(ValueError, match="3 there are; set runtime.devices x trainer.accumulate=3 or less"):
         EpochSampler(3, 1, seed=0, world_size=4)
+    with pytest.raises(ValueError, match="A batch of 12 over 2 .* the 10 there are; set trainer.batch_size=8 or less"):
+        EpochSampler(10, 3, seed=0, world_size=2, accumulate=2)
 
 
 @pytest.mark.parametrize("count,batch,world", [(10, 4, 1), (10, 4, 3), (2, 4, 3), (12, 4, 3)])

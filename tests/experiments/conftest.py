@@ -35,9 +35,15 @@ TINY = [
 ]
 
 
+def tiny(*extra: str) -> list[str]:
+    """The words of the tiny run, with `extra` ones, which stand in place of its own for the same keys."""
+    keys = {word.partition("=")[0] for word in extra}
+    return [*(word for word in TINY if word.partition("=")[0] not in keys), *extra]
+
+
 def train_command(root: Path, *extra: str) -> list[str]:
     """The command that trains the tiny run under `root`."""
-    words = [*TINY, f"runtime.root={root}", *extra]
+    words = tiny(f"runtime.root={root}", *extra)
     return [sys.executable, "-m", "experiments.cli", "train", "maskmamba/demo", *words]
 
 

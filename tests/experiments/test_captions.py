@@ -22,7 +22,7 @@ from experiments.errors import UserError
 from experiments.identity import evaluation_hash, training_hash
 from experiments.pictures import captioned_grid, image_grid
 from experiments.resolve import check_files
-from tests.experiments.conftest import TINY
+from tests.experiments.conftest import tiny
 
 CAPTIONED = ["data.condition=caption", "generator.condition=text", "text_encoder.name=minilm"]
 
@@ -191,7 +191,7 @@ def test_train_evaluate_and_draw_a_prompt(
     undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(undisturbed / "cache", tmp_path / "cache")
-    words = [*TINY, *CAPTIONED, "trainer.max_steps=3", "runtime.num_workers=1", f"runtime.root={tmp_path}"]
+    words = tiny(*CAPTIONED, "trainer.max_steps=3", "runtime.num_workers=1", f"runtime.root={tmp_path}")
     assert _ablate("train", "maskmamba/demo", *words) == 0
     (run,) = (tmp_path / "runs").iterdir()
     assert (run / "samples" / "step-000003.png").is_file()

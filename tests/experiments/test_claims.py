@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from experiments import claims, slurm
+from experiments import claims, slurm, work
 from experiments.claims import STALE_AFTER, Busy, Owner, acquire, newest_claim, process_start
 from experiments.errors import UserError
 from tests.experiments.conftest import elsewhere
@@ -195,3 +195,44 @@ def test_a_process_that_ends_while_it_is_looked_at_has_ended(monkeypatch: pytest
     assert process_start(child.pid)
     monkeypatch.setattr(Path, "open", ends_meanwhile)
     assert process_start(child.pid) == ""
+
+
+class Clock:
+    """Stands for the module `time`: sleeping takes no time. After `end` seconds the newest claim is given up."""
+
+    def __init__(self, claim: claims.Claim, end: float):
+        self.claim, self.end, self.now, self.time = claim, end, 0.0, time.time
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        if self.now >= self.end and not self.claim.path("released").exists():
+            self.claim.release()
+
+
+def test_waiting_for_a_job_asks_slurm_seldom_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, tickets = [], []
+
+    def states() -> dict[str, tuple[str, str]]:
+        asked.append(clock.now)
+        return {"9": ("RUNNING", "None")}
+
+    def ticket(**options: Any) -> tuple[int, str]:
+        tickets.append(clock.now)
+        return mkstemp(**options)
+
+    mkstemp = claims.tempfile.mkstemp
+    claim_of(tmp_path, elsewhere(job="9"))
+    owned = newest_claim(tmp_path)
+    assert owned
+    clock = Clock(owned, 600.0)
+    monkeypatch.setattr(work, "time", clock)
+    monkeypatch.setattr(slurm, "job_states", states)
+    monkeypatch.setattr(claims.tempfile, "mkstemp", ticket)
+    with work.Work(tmp_path).claim(wait=True) as mine:
+        assert mine and tickets and min(tickets) == 600.0, "as soon as it is given up, and nothing before"
+    assert len(asked) < 600 / 20

@@ -56,6 +56,15 @@ def test_a_section_changes_its_kind_by_name() -> None:
 
 
 @pytest.mark.parametrize(
+    "overrides", [["sampler={name: halton, steps: 9}"], {"sampler": {"name": "halton"}, "sampler.steps": 9}]
+)
+def test_a_section_given_whole_is_its_keys_one_by_one(overrides: object) -> None:
+    assert load_config("maskmamba/demo", overrides) == load_config(
+        "maskmamba/demo", ["sampler.name=halton", "sampler.steps=9"]
+    )
+
+
+@pytest.mark.parametrize(
     ("preset", "words", "kept"),
     [
         ("maskmamba/text-demo", ["data.name=folder"], {"condition": "caption", "best_share": 1.0}),
@@ -114,6 +123,17 @@ def test_another_data_set_is_asked_for_the_same(preset: str, words: list[str], k
                 "most_equal_failures": 0,
             }.items()
         ),
+        (["generator={name: aim}"], ["generator.name=aim is made for objective.name=autoregressive"]),
+        (["sampler[name]=halton"], ["sampler.name cannot become halton", "write sampler.name=halton"]),
+        (["sampler.name="], ["sampler.name needs a value", "maskgit"]),
+        (["sampler.name=null"], ["sampler.name needs a value"]),
+        (["sampler={}"], ["sampler needs a value"]),
+        (["optim.lr=0.001", "optim.lr=0.002"], ["optim.lr is given twice, 0.001 and 0.002"]),
+        (["sampler={steps: 3}", "sampler.steps=4"], ["sampler.steps is given twice, 3 and 4"]),
+        (["preset=aim/demo"], ["preset is filled in", "leave preset=aim/demo out"]),
+        (["tokenizer.fingerprint=abc"], ["tokenizer.fingerprint is filled in"]),
+        (["data={fingerprint: abc}"], ["data.fingerprint is filled in"]),
+        (["data.classes=[a,b]"], ["data.classes is filled in"]),
         (["seed=-1"], ["seed=-1", "at least 0"]),
         (["seed=100000000000000000000"], ["seed=100000000000000000000", "2**63"]),
         (["optim.warmup_steps=-3"], ["optim.warmup_steps=-3", "at least 0"]),
@@ -214,6 +234,7 @@ def test_own_yaml_file_builds_on_a_preset(tmp_path: Path) -> None:
         (b"data: [a]", ["data: ['a']", "{name: NAME}", "emoji"]),
         (b"base: 5", ["mine.yaml", "base=5", "path"]),
         (b"\xff", ["mine.yaml", "not valid YAML"]),
+        (b"trainer: {max_steps: 5}\ntrainer: {batch_size: 8}", ["mine.yaml", "'trainer' is there twice", "line 2"]),
     ],
 )
 def test_a_file_of_another_shape_is_one_clear_sentence(tmp_path: Path, text: bytes, words: list[str]) -> None:

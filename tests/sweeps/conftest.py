@@ -99,6 +99,8 @@ def slurm_here(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
             monkeypatch.delenv(name)
     for name, value in cluster.environment.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(slurm, "_ended", {})  # another cluster counts its jobs from 1 again
+    monkeypatch.setattr(slurm, "_not_ended", {})
     original = slurm.job_states
     monkeypatch.setattr(slurm, "job_states", lambda max_age=0.0: original(0.0))
     yield

@@ -27,7 +27,8 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, s
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-    monkeypatch.setattr(slurm, "_cache", (-1e9, None))
+    for name, empty in {"_cache": (-1e9, None), "_ended": {}, "_not_ended": {}}.items():
+        monkeypatch.setattr(slurm, name, empty)
 
     def make(name: str, body: str) -> None:
         (folder / name).write_text(SCRIPT.format(log=tmp_path / f"{name}.log", body=body))
@@ -63,6 +64,20 @@ def test_without_an_accounting_nothing_is_claimed(
     register(planned)
     write_submissions(planned.folder, [Submission("u", "7", [group.id for group in planned.groups()], time.time())])
     assert {state.describe() for state in plan(path).states().values()} == {"missing"}
+
+
+def test_the_accounting_is_asked_again_only_about_what_it_did_not_know(
+    command: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    command("sacct", "printf '7_0|COMPLETED\\n7_1|RUNNING\\n'")
+    asked = tmp_path / "sacct.log"
+    for _ in range(5):
+        assert slurm.ended_jobs(["7_0", "7_1", "7_2"]) == {"7_0": "COMPLETED"}
+    assert len(asked.read_text().splitlines()) == 1
+    command("sacct", "printf '7_0|FAILED\\n7_1|TIMEOUT\\n'")
+    ended = slurm.ended_jobs(["7_0", "7_1"], max_age=0.0)
+    assert ended == {"7_0": "COMPLETED", "7_1": "TIMEOUT"}, "what has ended stays so"
+    assert asked.read_text().splitlines()[-1].endswith("--jobs=7_1")
 
 
 def test_what_this_process_submits_or_cancels_is_seen_at_once(

@@ -25,6 +25,7 @@ report: {rows: [mixer, d_state, flip], columns: [val/loss]}
 
 
 def sweep_file(folder: Path, text: str = SWEEP) -> Path:
+    folder.mkdir(exist_ok=True)
     path = folder / "mine.yaml"
     path.write_text(text)
     return path
@@ -75,6 +76,31 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     path.write_bytes(b"name: \xff\xfe")
     with pytest.raises(UserError, match="not valid YAML"):
         read_sweep(path)
+
+
+def test_a_section_set_whole_is_its_keys_one_by_one(tmp_path: Path) -> None:
+    """So that a name picks another part, and tables know which keys a sweep varies."""
+    more = ", overrides: {sampler: {name: halton}}, cells: [{when: {flip: true}, set: {optim: {lr: 1}}}]}"
+    text = SWEEP.replace("maskmamba/demo}", f"maskmamba/demo{more}")
+    text = text.replace("[true, false]", "[true, {value: 0, set: {data: {subset: 9}}}]")
+    sweep = read_sweep(sweep_file(tmp_path, text))
+    assert sweep.base("demo", {"flip": "true"}) == ("maskmamba/demo", {"sampler.name": "halton", "optim.lr": 1})
+    assert sweep.axis("flip").choices[1].overrides == {"data.flip": 0, "data.subset": 9}
+
+
+def test_words_that_would_be_dropped_are_refused(tmp_path: Path) -> None:
+    sweep = read_sweep(sweep_file(tmp_path))
+    with pytest.raises(UserError, match="flip is given twice, true and false"):
+        parse_request(sweep, "demo", ["flip=true", "flip=false"], tmp_path)
+    with pytest.raises(UserError, match="preset is filled in"):
+        parse_request(sweep, "demo", ["preset=aim/demo"], tmp_path)
+    other = read_sweep(
+        sweep_file(
+            tmp_path / "an axis may have that name",
+            SWEEP.replace("name: flip", "name: preset").replace("d_state, flip]", "d_state, preset]"),
+        )
+    )
+    assert parse_request(other, "demo", ["preset=true"], tmp_path).only == {"preset": ("true",)}
 
 
 @pytest.mark.parametrize("word", ["flip=true", "flip=[true]", "flip=true,false", "flip=[true, false]"])

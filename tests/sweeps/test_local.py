@@ -22,6 +22,7 @@ from experiments.status import Status
 from experiments.store import RunStore
 from sweeps import commands
 from sweeps.definition import read_sweep
+from sweeps.local import _signals_as_interrupt
 from sweeps.logs import log_path
 from sweeps.planner import Plan, plan
 from sweeps.progress import Progress
@@ -227,6 +228,20 @@ def test_stopping_the_launcher_stops_its_workers_and_loses_nothing(
     behave()
     assert run(path) == 0
     assert set(states(path).values()) == {"done"}
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_closed_terminal_stops_the_launcher_unless_nohup_began_it(ignored: bool) -> None:
+    inherited, stopped = signal.SIG_IGN if ignored else signal.SIG_DFL, False
+    before = signal.signal(signal.SIGHUP, inherited)
+    try:
+        with _signals_as_interrupt():
+            os.kill(os.getpid(), signal.SIGHUP)
+    except KeyboardInterrupt:
+        stopped = True
+    finally:
+        after = signal.signal(signal.SIGHUP, before)
+    assert stopped is not ignored and after == inherited
 
 
 def test_two_launchers_at_once_train_everything_once(make_sweep: Make, behave: Callable, trainings: Callable) -> None:

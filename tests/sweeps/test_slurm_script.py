@@ -134,3 +134,15 @@ def test_evaluations_have_resources_of_their_own() -> None:
     assert ResourcesConfig(nodes=4).of_evaluation() is None
     with pytest.raises(OmegaConfBaseException, match="gpsu"):
         ResourcesConfig(evaluation={"gpsu": 1}).of_evaluation()
+
+
+def test_the_setup_may_read_variables_that_are_not_set(tmp_path: Path) -> None:
+    """As `export LD_LIBRARY_PATH=/opt/lib:$LD_LIBRARY_PATH` does, and what environment modules run."""
+    (tmp_path / "code_version.json").write_text("{}")
+    (tmp_path / "tasks.txt").write_text("a.yaml\n")
+    (tmp_path / "srun").write_text('#!/bin/bash\necho "$REACHED"\n')
+    (tmp_path / "srun").chmod(0o755)
+    lines = script(1, code=tmp_path, tasks=tmp_path / "tasks.txt", setup=["export REACHED=here:$NEVER_SET"])
+    job = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_JOB_ID": "7"}
+    done = subprocess.run(["bash", "-c", "\n".join(lines)], capture_output=True, text=True, env={**os.environ, **job})
+    assert (done.returncode, done.stdout) == (0, "here:\n"), done.stderr
