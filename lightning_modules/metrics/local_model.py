@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from lightning_modules.text_encoders.checkpoint import weights_fingerprint
-from lightning_modules.text_encoders.library import import_transformers
+from lightning_modules.text_encoders.library import check_whole, import_transformers
 
 
 class LocalModel(ABC):
@@ -29,7 +29,7 @@ class LocalModel(ABC):
 
     Raises:
         FileNotFoundError: no such folder, or no weights or tokenizer in it.
-        ValueError: it holds a model of another kind, or transformers is not installed.
+        ValueError: it holds a model of another kind, or a part of one, or transformers is not installed.
     """
 
     name: ClassVar[str]
@@ -52,12 +52,15 @@ class LocalModel(ABC):
             raise ValueError(f"evaluation.{self.key}={folder} holds a {kind}; it must be {wanted}.")
         transformers = import_transformers(f"evaluation.{self.key}")
         try:
-            model = getattr(transformers, self.model_class).from_pretrained(folder, local_files_only=True)
+            model, info = getattr(transformers, self.model_class).from_pretrained(
+                folder, local_files_only=True, output_loading_info=True
+            )
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
             self.processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             first = " ".join(str(error).split())[:300]
             raise ValueError(f"evaluation.{self.key}={folder} cannot be loaded as a {kind}: {first}") from error
+        check_whole(f"evaluation.{self.key}={folder}", info, self.model_class)
         self.model = model.to(self.device).eval().requires_grad_(False)
 
     def to(self, device: torch.device | str) -> Self:

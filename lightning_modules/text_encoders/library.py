@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from types import ModuleType
 
 
@@ -21,3 +22,15 @@ def import_transformers(why: str) -> ModuleType:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return transformers
+
+
+def check_whole(source: str, info: Mapping[str, Collection[str]], model_class: str) -> None:
+    """Raise ValueError where a folder lacks weights, which the library draws at random, anew in every process.
+
+    Args:
+        source: what names the folder, the beginning of the error's sentence.
+        info: what `from_pretrained` says with `output_loading_info`.
+    """
+    if missing := sorted(info["missing_keys"]):
+        first = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
+        raise ValueError(f"{source} lacks {first}; name a folder with all of {model_class}.")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lightning_modules.precision import computes_bfloat16
 from lightning_modules.text_encoders.checkpoint import model_folder, tokenizer_in, weights_in
-from lightning_modules.text_encoders.library import import_transformers
+from lightning_modules.text_encoders.library import check_whole, import_transformers
 from lightning_modules.text_encoders.ragged import RaggedText
 
 BATCH = 64
@@ -108,9 +108,5 @@ class PretrainedEncoder:
         except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
             first = " ".join(str(error).split())[:300]
             raise ValueError(f"text_encoder.model={self.config.model} cannot be loaded: {first}") from error
-        if missing := sorted(info["missing_keys"]):  # which the library draws at random, anew in every process
-            raise ValueError(
-                f"text_encoder.model={self.config.model} lacks {', '.join(missing[:3])}{', ...' * (len(missing) > 3)}, "
-                f"which text_encoder.name={self.config.name} needs; name a folder with all of {self.model_class}."
-            )
+        check_whole(f"text_encoder.model={self.config.model}", info, self.model_class)
         return tokenizer, model.to(self.device).eval().requires_grad_(False)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lightning_modules.metrics.caption_scores import with_caption_scores
 from lightning_modules.metrics.clip_score import CLIPScore
@@ -78,6 +79,11 @@ def test_what_is_no_clip_is_refused(folder: Path, tmp_path: Path) -> None:
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "model.safetensors").write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="cannot be loaded as a clip"):
+        CLIPScore(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("visual_projection.weight")
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks visual_projection\.weight; name a folder with all of CLIPModel"):
         CLIPScore(tmp_path)
     with pytest.raises(ValueError, match="4 images but 1 captions"):
         CLIPScore(folder)(np.zeros((4, 32, 32, 3), np.uint8), ["a"])
