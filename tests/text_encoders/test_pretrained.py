@@ -118,9 +118,7 @@ def test_an_encoder_without_all_of_its_weights_is_refused_by_their_names(tmp_pat
     transformers().CLIPTextModel(settings).save_pretrained(tmp_path / "text_encoder")
     config = clip(tmp_path)
     config.resolve()
-    with pytest.raises(
-        ValueError, match=r"lacks text_projection\.weight; name a folder with all of CLIPText"
-    ):
+    with pytest.raises(ValueError, match=r"lacks text_projection\.weight; name a folder with all of CLIPText"):
         TEXT_ENCODERS.build(config).encode(["a dragon"])
 
 
