@@ -15,10 +15,10 @@ import lightning as L
 
 from experiments.claims import ClaimLost
 from experiments.conditions import Conditions, grid_columns, grid_conditions
-from experiments.config import RunConfig
 from experiments.curves import write_metrics
 from experiments.files import atomic_path
 from experiments.pictures import captioned_grid, write_png
+from experiments.run_config import RunConfig
 from experiments.sampling import sample_images
 from experiments.stopping import Stopped
 from experiments.store import Run

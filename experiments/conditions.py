@@ -15,10 +15,10 @@ import torch
 
 from datamodules.config import DATASETS
 from datamodules.text_store import TextStore, cached_text_store
-from experiments.config import RunConfig
 from experiments.errors import UserError
 from experiments.pictures import GRID_ROWS
 from experiments.resolve import evaluation_data
+from experiments.run_config import RunConfig
 from lightning_modules.conditions import Condition, TextFeatures
 from lightning_modules.text_encoders.config import TEXT_ENCODERS
 

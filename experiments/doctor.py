@@ -109,7 +109,8 @@ def _cpp_library() -> list[Finding]:
 
 
 def _embedded() -> list[Finding]:
-    from experiments.config import RunConfig, build_config
+    from experiments.config import build_config
+    from experiments.run_config import RunConfig
 
     findings = []
     try:

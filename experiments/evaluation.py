@@ -16,7 +16,7 @@ import numpy as np
 from torch import nn
 
 from experiments.conditions import Conditions, evaluation_conditions, grid_columns
-from experiments.config import RunConfig, save_config, to_dict
+from experiments.config import save_config, to_dict
 from experiments.evaluator import build_evaluator
 from experiments.files import atomic_path
 from experiments.pictures import GRID_ROWS, captioned_grid, write_png
@@ -24,6 +24,7 @@ from experiments.process import device_of, prepare_process
 from experiments.provenance import provenance
 from experiments.ranks import is_leader, rank, world_size
 from experiments.run import build_tokenizer, load_generator
+from experiments.run_config import RunConfig
 from experiments.runs import not_trained
 from experiments.sampling import sample_images
 from experiments.shards import Draw, Shards

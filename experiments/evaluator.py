@@ -13,9 +13,9 @@ import numpy as np
 
 from datamodules.config import DATASETS
 from experiments.conditions import Conditions
-from experiments.config import RunConfig
 from experiments.process import device_of
 from experiments.resolve import evaluation_data
+from experiments.run_config import RunConfig
 from lightning_modules.metrics.against import check_statistics, evaluate_against
 from lightning_modules.metrics.caption_scores import load_scorers, with_caption_scores
 from lightning_modules.metrics.config import MetricsConfig

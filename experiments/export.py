@@ -15,12 +15,13 @@ from typing import Any, Literal
 import numpy as np
 
 from experiments.conditions import Conditions, evaluation_conditions
-from experiments.config import RunConfig, to_dict
+from experiments.config import to_dict
 from experiments.errors import UserError
 from experiments.evaluation import check_trained, draw_share, drawer
 from experiments.files import atomic_path, atomic_write_json, atomic_write_text, read_json
 from experiments.pictures import write_png
 from experiments.process import device_of, prepare_process
+from experiments.run_config import RunConfig
 from experiments.shards import Shards
 from experiments.store import Run
 

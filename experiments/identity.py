@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from experiments.config import RunConfig
+from experiments.run_config import RunConfig
 from lightning_modules.backends import forced_backends
 
 TRAINING = ("imported", "seed", "data", "tokenizer", "text_encoder", "generator", "objective", "optim", "trainer")

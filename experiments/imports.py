@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from experiments.config import RunConfig, load_config
+from experiments.config import load_config
 from experiments.files import atomic_path
 from experiments.flat import flatten
 from experiments.model_facts import build_facts
 from experiments.provenance import provenance
 from experiments.run import count_parameters
+from experiments.run_config import RunConfig
 from experiments.store import Run, RunStore
 from lightning_modules.checkpoints import read_part, read_weights, save_safetensors, split_unused
 from lightning_modules.generators.config import GENERATORS

@@ -17,11 +17,11 @@ from experiments.conditions import (
     grid_columns,
     grid_conditions,
 )
-from experiments.config import RunConfig
 from experiments.errors import UserError, did_you_mean
 from experiments.pictures import GRID_ROWS, captioned_grid, write_png
 from experiments.process import device_of, prepare_process
 from experiments.run import build_tokenizer, load_generator
+from experiments.run_config import RunConfig
 from experiments.sampling import sample_images
 from experiments.store import Run
 

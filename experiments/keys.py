@@ -11,8 +11,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
-from experiments.config import SECTIONS, RunConfig, is_filled_in
 from experiments.errors import unknown
+from experiments.overrides import is_filled_in
+from experiments.run_config import SECTIONS, RunConfig
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from experiments.errors import UserError
 from lightning_modules.hashing import file_sha256
 
 if TYPE_CHECKING:
-    from experiments.config import RunConfig
+    from experiments.run_config import RunConfig
     from lightning_modules.base import TrainingModule
 
 log = logging.getLogger("ablate")

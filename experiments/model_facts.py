@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments.config import RunConfig
+from experiments.run_config import RunConfig
 
 BACKWARD = 2
 """A backward pass costs about twice its forward pass: every matrix product has two gradients."""

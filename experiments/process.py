@@ -12,10 +12,10 @@ from functools import cache
 import torch
 
 from experiments.allocator import keep_freed_memory
-from experiments.config import RunConfig
 from experiments.environment import environment_kernels
 from experiments.errors import UserError
 from experiments.ranks import local_rank
+from experiments.run_config import RunConfig
 from lightning_modules.backends import ENVIRONMENT_VARIABLE
 from lightning_modules.precision import computes_bfloat16
 

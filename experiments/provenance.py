@@ -17,8 +17,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from experiments.config import RunConfig
 from experiments.identity import evaluation_hash, training_hash
+from experiments.run_config import RunConfig
 
 PACKAGES = (
     *("ablate", "torch", "triton", "lightning", "torch-fidelity"),

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from experiments.conditions import Conditions
-from experiments.config import RunConfig
 from experiments.errors import UserError
 from experiments.evaluation import finite
 from experiments.evaluator import build_evaluator
@@ -18,6 +17,7 @@ from experiments.files import atomic_write_json
 from experiments.identity import EVALUATION, differences, evaluation_id
 from experiments.process import prepare_process
 from experiments.provenance import provenance
+from experiments.run_config import RunConfig
 from experiments.store import Evaluation, Run
 
 

@@ -19,7 +19,7 @@ from lightning_modules.metrics.reference_file import check_file
 from lightning_modules.text_encoders.checkpoint import weights_fingerprint
 
 if TYPE_CHECKING:
-    from experiments.config import RunConfig
+    from experiments.run_config import RunConfig
 
 SIZES = {
     "tokenizer": ("vocab_size", "grid_size", "latent_channels"),

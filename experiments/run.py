@@ -23,7 +23,6 @@ from datamodules.encoder import ImageEncoder
 from experiments import lineage
 from experiments.callbacks import Checkpoints, Heartbeat, SampleGrid
 from experiments.conditions import build_text_encoder
-from experiments.config import RunConfig
 from experiments.errors import CellError, UserError
 from experiments.failures import classify
 from experiments.files import atomic_path
@@ -32,6 +31,7 @@ from experiments.model_facts import build_facts
 from experiments.process import device_of, peak_memory_bytes, prepare_process
 from experiments.provenance import provenance
 from experiments.ranks import check_world
+from experiments.run_config import RunConfig
 from experiments.runs import check_weights
 from experiments.selection import Selection
 from experiments.status import Part

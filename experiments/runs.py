@@ -10,12 +10,13 @@ from typing import Any
 
 import yaml
 
-from experiments.config import RunConfig, load_config, to_dict
+from experiments.config import load_config, to_dict
 from experiments.errors import UserError
 from experiments.files import default_root
 from experiments.flat import flatten
 from experiments.identity import NOT_SEMANTIC, TRAINING, run_id
 from experiments.resolve import evaluation_data
+from experiments.run_config import RunConfig
 from experiments.store import Run, RunStore
 from lightning_modules.hashing import file_crc32
 

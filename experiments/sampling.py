@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from experiments.conditions import Conditions
-from experiments.config import RunConfig
 from experiments.process import autocast
+from experiments.run_config import RunConfig
 from lightning_modules.samplers.config import SAMPLERS
 from lightning_modules.samplers.noise import Noise
 

@@ -12,10 +12,10 @@ from typing import Any
 import lightning as L
 from safetensors import safe_open
 
-from experiments.config import RunConfig
 from experiments.curves import write_metrics
 from experiments.errors import UserError
 from experiments.files import atomic_path
+from experiments.run_config import RunConfig
 from experiments.store import Run
 from lightning_modules.checkpoints import load_safetensors, save_safetensors
 from lightning_modules.metrics.config import METRICS

@@ -15,11 +15,12 @@ from typing import Any
 
 import yaml
 
-from experiments.config import RunConfig, read_config, save_config, to_dict
+from experiments.config import read_config, save_config, to_dict
 from experiments.errors import UserError, did_you_mean
 from experiments.files import atomic_write_text
 from experiments.flat import flatten
 from experiments.identity import EVALUATION, NOT_SEMANTIC, TRAINING, benchmark_id, evaluation_id, run_id, search_id
+from experiments.run_config import RunConfig
 from experiments.search.work import Search
 from experiments.work import Work
 

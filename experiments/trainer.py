@@ -13,11 +13,11 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch.nn.parallel import DistributedDataParallel
 
-from experiments.config import RunConfig, RuntimeConfig
 from experiments.curves import Board
 from experiments.errors import UserError
 from experiments.process import device_of, precision_of
 from experiments.ranks import started_together
+from experiments.run_config import RunConfig, RuntimeConfig
 from experiments.store import Run
 
 PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}

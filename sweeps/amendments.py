@@ -9,10 +9,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.config import parse_overrides, to_dict
+from experiments.config import to_dict
 from experiments.errors import UserError
 from experiments.files import atomic_write_json, read_json
 from experiments.flat import flatten
+from experiments.overrides import parse_overrides
 from sweeps.axes import matches
 from sweeps.cell import Cell, cell_name
 from sweeps.equal_compute import STEPS

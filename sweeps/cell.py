@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from experiments.config import RunConfig, load_config
+from experiments.config import load_config
 from experiments.errors import UserError
+from experiments.run_config import RunConfig
 from experiments.store import RunStore
 from experiments.work import Work
 

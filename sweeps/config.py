@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from omegaconf import MISSING, OmegaConf
 
-from experiments.config import flat_sections
+from experiments.overrides import flat_sections
 
 TIME = re.compile(
     r"(?P<minutes>\d+)(:(?P<seconds>\d+))?|(?P<h>\d+):(?P<m>\d+):(?P<s>\d+)|"

@@ -6,9 +6,9 @@ import os
 import shutil
 import subprocess
 
-from experiments.config import RuntimeConfig
 from experiments.errors import UserError
 from experiments.provenance import cores
+from experiments.run_config import RuntimeConfig
 
 
 def gpus() -> list[str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from experiments.config import RunConfig
 from experiments.errors import UserError
 from experiments.model_facts import ModelFacts
+from experiments.run_config import RunConfig
 from sweeps.axes import Choice, Sweep, matches
 
 STEPS = "trainer.max_steps"

@@ -8,10 +8,10 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from experiments.config import RunConfig
 from experiments.errors import UserError
 from experiments.files import atomic_write_json
 from experiments.model_facts import ModelFacts, build_facts
+from experiments.run_config import RunConfig
 from sweeps.cache import PROJECT
 
 SOURCES = ("lightning_modules/**/*.py", "experiments/benchmarks/cells/*.py", "experiments/model_facts.py")

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from experiments.config import RunConfig
 from experiments.identity import run_id
 from experiments.lineage import SUFFIX, parent_config
+from experiments.run_config import RunConfig
 from experiments.store import RunStore
 from sweeps.cell import Group
 from sweeps.state import CellState

@@ -9,9 +9,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from experiments.config import RunConfig, build_config, load_config, to_dict
+from experiments.config import build_config, load_config, to_dict
 from experiments.errors import UserError
 from experiments.identity import benchmark_id, evaluation_id, run_id, search_id
+from experiments.run_config import RunConfig
 from experiments.store import RunStore
 from sweeps import cache
 from sweeps.amendments import Amendments, amendment_of, read_amendments

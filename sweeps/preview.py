@@ -10,9 +10,9 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from experiments.config import RunConfig
 from experiments.errors import UserError
 from experiments.model_facts import ModelFacts
+from experiments.run_config import RunConfig
 from experiments.store import RunStore
 from sweeps.fact_book import FactBook
 from sweeps.parents import Parent, parents

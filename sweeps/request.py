@@ -13,10 +13,11 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.config import RunConfig, nearest_key, parse_overrides, section_of
 from experiments.environment import environment_kernels
 from experiments.errors import UserError, unknown
 from experiments.files import default_root
+from experiments.overrides import nearest_key, parse_overrides, section_of
+from experiments.run_config import RunConfig
 from experiments.strict_yaml import load_yaml
 from lightning_modules.backends import AUTO, ENVIRONMENT_VARIABLE
 from sweeps.axes import Sweep

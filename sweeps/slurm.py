@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from experiments.claims import Busy, Claim, acquire
-from experiments.config import RuntimeConfig, save_config
+from experiments.config import save_config
 from experiments.errors import UserError
 from experiments.files import atomic_write_text
+from experiments.run_config import RuntimeConfig
 from experiments.status import Part
 from experiments.store import RunStore
 from sweeps.config import ResourcesConfig

@@ -21,10 +21,10 @@ from experiments.benchmarks.cells.base import BenchmarkCell, Phase
 from experiments.benchmarks.config import BENCHMARK_CELLS
 from experiments.benchmarks.measure import in_turns, median_interval, memory_held, peak_memory
 from experiments.benchmarks.problem import forced
-from experiments.config import RunConfig
 from experiments.errors import CellError, UserError
 from experiments.process import device_of, prepare_process
 from experiments.provenance import provenance
+from experiments.run_config import RunConfig
 from experiments.store import Benchmark, RunStore
 from lightning_modules.kernels import backends_used, reset_backends_used
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from experiments.config import parse_overrides
 from experiments.errors import UserError, did_you_mean
+from experiments.overrides import parse_overrides
 
 OVERRIDES = "overrides"
 BACKENDS = "backends"

@@ -19,8 +19,9 @@ from experiments.benchmarks.bench import Bench
 from experiments.benchmarks.cells.inputs import random_condition
 from experiments.benchmarks.measure import interleave, machine
 from experiments.benchmarks.problem import verify
-from experiments.config import RunConfig, load_config
+from experiments.config import load_config
 from experiments.errors import UserError
+from experiments.run_config import RunConfig
 from lightning_modules.conditions import Condition, repeat_condition
 from lightning_modules.generators.config import GENERATORS
 from lightning_modules.samplers.config import SAMPLERS, HaltonConfig

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from experiments.commands.single import ROOT_OPTION
-from experiments.config import parse_overrides
 from experiments.errors import UserError
+from experiments.overrides import parse_overrides
 
 KINDS = ("aim", "amused", "dimba", "llamagen-vq")
 SHOWN = 5

@@ -241,7 +241,7 @@ def _configured(kind: type, settings: tuple[str, ...], prefix: str) -> Any:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from experiments.config import parse_overrides
+    from experiments.overrides import parse_overrides
 
     config = OmegaConf.structured(kind)
     try:

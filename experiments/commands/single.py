@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from experiments.config import RunConfig, build_config, load_config, parse_overrides, read_config
+from experiments.config import build_config, load_config, read_config
 from experiments.errors import CellError, UserError
 from experiments.failures import classify
 from experiments.files import DEFAULT_ROOT, check_root
 from experiments.identity import run_id
 from experiments.lineage import check_start
+from experiments.overrides import parse_overrides
 from experiments.presets import read_chain
 from experiments.resolve import check_files, check_unchanged
+from experiments.run_config import RunConfig
 from experiments.runs import how_to_use, not_trained
 from experiments.stopping import stopped_by_signals
 from experiments.store import Run, RunStore

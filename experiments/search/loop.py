@@ -15,10 +15,11 @@ from typing import Any
 import optuna
 
 from experiments.claims import Busy, ClaimLost
-from experiments.config import RunConfig, build_config, to_dict
+from experiments.config import build_config, to_dict
 from experiments.errors import CellError, UserError
 from experiments.failures import classify
 from experiments.identity import evaluation_id, run_id
+from experiments.run_config import RunConfig
 from experiments.search.study import close_orphans, create_study, live_trial, open_study, propose, tell
 from experiments.search.work import Search, Trial
 from experiments.store import RunStore

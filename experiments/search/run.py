@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import lightning as L
 import optuna
 
-from experiments.config import RunConfig
 from experiments.errors import UserError
 from experiments.evaluation import evaluate
 from experiments.ranks import is_leader, world_size
 from experiments.run import train
+from experiments.run_config import RunConfig
 from experiments.search.loop import Pruned, chosen_config, take_part, trial_config
 from experiments.status import Part
 

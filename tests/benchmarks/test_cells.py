@@ -19,9 +19,10 @@ from experiments.benchmarks.cells.layer import build_layer
 from experiments.benchmarks.config import LayerBenchmarkConfig
 from experiments.benchmarks.contest import measure
 from experiments.benchmarks.measure import FEWEST_ROUNDS, median_interval
-from experiments.config import RunConfig, load_config, preset_names
+from experiments.config import load_config, preset_names
 from experiments.errors import CellError, UserError
 from experiments.identity import benchmark_id, run_id
+from experiments.run_config import RunConfig
 from experiments.store import RunStore
 from lightning_modules.metrics.config import METRICS
 

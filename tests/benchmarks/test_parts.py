@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from experiments.benchmarks.cells import parts
-from experiments.config import RunConfig, load_config
+from experiments.config import load_config
+from experiments.run_config import RunConfig
 from lightning_modules.metrics.config import METRICS
 
 TINY = {

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from experiments.config import RunConfig, build_config
+from experiments.config import build_config
+from experiments.run_config import RunConfig
 from experiments.store import Run, RunStore
 
 TINY = {

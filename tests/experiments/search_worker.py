@@ -12,7 +12,8 @@ from pathlib import Path
 
 import optuna
 
-from experiments.config import RunConfig, read_config
+from experiments.config import read_config
+from experiments.run_config import RunConfig
 from experiments.search.loop import chosen_config, take_part, trial_config
 from experiments.store import RunStore
 

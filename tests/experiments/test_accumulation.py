@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from experiments.config import RunConfig, build_config
+from experiments.config import build_config
 from experiments.run import train
+from experiments.run_config import RunConfig
 from experiments.store import Run
 from tests.experiments.configs import TINY
 

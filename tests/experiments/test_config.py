@@ -11,10 +11,11 @@ import click
 import pytest
 
 from experiments.commands.single import ROOT_OPTION
-from experiments.config import SECTIONS, build_config, load_config, preset_names, read_config, save_config
+from experiments.config import build_config, load_config, preset_names, read_config, save_config
 from experiments.errors import UserError
 from experiments.files import default_root
 from experiments.identity import NOT_SEMANTIC, differences, evaluation_id, run_id, semantic, training_hash
+from experiments.run_config import SECTIONS
 from lightning_modules.registry import Registry
 from sweeps.definition import load_sweep
 from sweeps.request import parse_request

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from experiments.conditions import evaluation_conditions
-from experiments.config import RunConfig, load_config
+from experiments.config import load_config
 from experiments.errors import UserError
 from experiments.evaluation import evaluate
 from experiments.identity import evaluation_id
 from experiments.reference import ReferenceJob, make_reference
 from experiments.run import train
+from experiments.run_config import RunConfig
 from experiments.shards import Shards
 from experiments.store import Run
 from tests.datamodules.collections import coco

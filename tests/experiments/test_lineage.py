@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.config import RunConfig, load_config
+from experiments.config import load_config
 from experiments.errors import UserError
 from experiments.identity import run_id, training_hash
 from experiments.lineage import check_start, parent_config
 from experiments.run import load_generator, train
+from experiments.run_config import RunConfig
 from experiments.store import RunStore
 from tests.experiments.configs import tiny_preset
 

@@ -11,11 +11,12 @@ from lightning.pytorch.accelerators import CPUAccelerator, MPSAccelerator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.compat.proto.event_pb2 import SessionLog
 
-from experiments.config import RunConfig, build_config
+from experiments.config import build_config
 from experiments.curves import Board
 from experiments.errors import UserError
 from experiments.process import prepare_process, usable_device
 from experiments.ranks import check_world
+from experiments.run_config import RunConfig
 from experiments.store import Run
 from experiments.trainer import build_trainer
 from tests.experiments.configs import TINY

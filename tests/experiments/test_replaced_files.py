@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.config import RunConfig, load_config, read_config, to_dict
+from experiments.config import load_config, read_config, to_dict
 from experiments.errors import UserError
 from experiments.resolve import FILES, check_unchanged
+from experiments.run_config import RunConfig
 from experiments.store import RunStore
 from lightning_modules.checkpoints import load_safetensors, save_safetensors
 from lightning_modules.tokenizers.config import EMBEDDED, TOKENIZERS, EmojiVQConfig

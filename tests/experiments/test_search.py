@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 import pytest
 
-from experiments.config import RunConfig, load_config, save_config
+from experiments.config import load_config, save_config
 from experiments.errors import CellError, UserError
 from experiments.identity import evaluation_id, run_id, search_id
+from experiments.run_config import RunConfig
 from experiments.search import study
 from experiments.search.config import SearchAxisConfig, SearchConfig
 from experiments.search.loop import Pruned, chosen_config, take_part, trial_config

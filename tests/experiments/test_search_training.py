@@ -7,9 +7,10 @@ from pathlib import Path
 import optuna
 import pytest
 
-from experiments.config import RunConfig, load_config
+from experiments.config import load_config
 from experiments.errors import UserError
 from experiments.identity import search_id
+from experiments.run_config import RunConfig
 from experiments.search.loop import take_part
 from experiments.search.run import measure, search_and_execute
 from experiments.store import RunStore

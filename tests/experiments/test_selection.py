@@ -10,10 +10,11 @@ import lightning as L
 import pytest
 import torch
 
-from experiments.config import RunConfig, load_config
+from experiments.config import load_config
 from experiments.errors import UserError
 from experiments.identity import run_id
 from experiments.run import load_generator, train
+from experiments.run_config import RunConfig
 from experiments.store import Run, RunStore
 from lightning_modules.checkpoints import load_safetensors
 from lightning_modules.diffusion import DiffusionModule

@@ -15,10 +15,11 @@ from experiments import evaluation as evaluation_module
 from experiments import evaluator, process
 from experiments import shards as sharding
 from experiments.cli import main
-from experiments.config import RunConfig, build_config, load_config, save_config
+from experiments.config import build_config, load_config, save_config
 from experiments.errors import UserError
 from experiments.evaluation import evaluate, evaluation_shards
 from experiments.export import export_samples, share_of_evaluation
+from experiments.run_config import RunConfig
 from experiments.shards import Shards, parse_share
 from experiments.store import Evaluation, Run, RunStore
 from lightning_modules.metrics import efficientnet

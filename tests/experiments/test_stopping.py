@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from experiments.callbacks import STOP_SIGNALS
-from experiments.config import RunConfig, load_config, save_config
+from experiments.config import load_config, save_config
 from experiments.identity import run_id
 from experiments.lineage import parent_config
 from experiments.run import train
+from experiments.run_config import RunConfig
 from experiments.stopping import Stopped, stopped_by_signals
 from experiments.store import Run, RunStore
 from tests.experiments.configs import tiny_preset

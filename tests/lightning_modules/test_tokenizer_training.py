@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
-from experiments.config import RuntimeConfig
+from experiments.run_config import RuntimeConfig
 from experiments.trainer import _strategy
 from lightning_modules.config import OptimConfig, ReconstructionConfig
 from lightning_modules.tokenizer import VQModule

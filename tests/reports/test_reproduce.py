@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from experiments import run as running
-from experiments.config import RunConfig, build_config
+from experiments.config import build_config
 from experiments.errors import UserError
+from experiments.run_config import RunConfig
 from experiments.store import RunStore
 from reports import commands
 from reports.records import Record

@@ -16,7 +16,8 @@ import time
 import traceback
 from pathlib import Path
 
-from experiments.config import RunConfig, read_config
+from experiments.config import read_config
+from experiments.run_config import RunConfig
 from experiments.store import RunStore
 
 

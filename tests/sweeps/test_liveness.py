@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from datamodules.config import DATASETS
-from experiments.config import RunConfig, load_config
+from experiments.config import load_config
 from experiments.identity import benchmark_id, semantic
 from experiments.model_facts import build_facts
+from experiments.run_config import RunConfig
 from lightning_modules.conditions import TextFeatures, condition_of
 from lightning_modules.config import OBJECTIVES
 from lightning_modules.generators.config import GENERATORS

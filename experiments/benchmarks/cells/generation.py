@@ -6,9 +6,9 @@ import torch
 
 from experiments.benchmarks.cells.base import Phase, count_parameters
 from experiments.benchmarks.cells.inputs import random_condition
-from experiments.config import RunConfig
 from experiments.errors import UserError
 from experiments.process import autocast
+from experiments.run_config import RunConfig
 from lightning_modules.generators.config import GENERATORS
 from lightning_modules.samplers.config import SAMPLERS
 from lightning_modules.samplers.noise import Noise

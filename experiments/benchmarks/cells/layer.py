@@ -12,8 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from experiments.benchmarks.cells.base import Phase, count_parameters
 from experiments.benchmarks.config import TRANSFORMER_LAYERS, LayerBenchmarkConfig
-from experiments.config import RunConfig
 from experiments.process import autocast
+from experiments.run_config import RunConfig
 from lightning_modules.layers.attention import SelfAttention
 from lightning_modules.layers.block import Block
 from lightning_modules.layers.config import MIXERS

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from experiments.benchmarks.cells.base import Phase
 from experiments.benchmarks.cells.inputs import random_batch
-from experiments.config import RunConfig
 from experiments.process import autocast
+from experiments.run_config import RunConfig
 from lightning_modules.generators.config import GENERATORS
 from lightning_modules.generators.mmamba import MMamba
 from lightning_modules.generators.muse import Muse

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from experiments.benchmarks.cells.base import Phase, count_parameters
 from experiments.benchmarks.cells.inputs import random_batch
-from experiments.config import RunConfig
 from experiments.process import autocast
+from experiments.run_config import RunConfig
 from lightning_modules.config import OBJECTIVES
 from lightning_modules.generators.config import GENERATORS
 

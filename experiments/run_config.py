@@ -1,0 +1,135 @@
+"""What a run is configured by: its sections, and their defaults."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from datamodules.config import DATASETS, EmojiConfig
+from experiments.benchmarks.config import BENCHMARK_CELLS, NoBenchmarkConfig
+from experiments.evaluation_config import EvaluationConfig
+from experiments.files import default_root
+from experiments.search.config import SearchConfig
+from lightning_modules.backends import forced_backends
+from lightning_modules.bounds import check_least, check_share
+from lightning_modules.config import OBJECTIVES, MaskedConfig, OptimConfig
+from lightning_modules.generators.config import GENERATORS
+from lightning_modules.generators.configs.maskmamba import MaskMambaConfig
+from lightning_modules.registry import Registry
+from lightning_modules.samplers.config import SAMPLERS, MaskGITConfig
+from lightning_modules.text_encoders.config import TEXT_ENCODERS, NoTextEncoderConfig
+from lightning_modules.tokenizers.config import TOKENIZERS, EmojiVQConfig
+
+SECTIONS: dict[str, Registry] = {
+    "data": DATASETS,
+    "tokenizer": TOKENIZERS,
+    "text_encoder": TEXT_ENCODERS,
+    "generator": GENERATORS,
+    "objective": OBJECTIVES,
+    "sampler": SAMPLERS,
+    "benchmark": BENCHMARK_CELLS,
+}
+"""Polymorphic sections: `name:` picks the dataclass through a registry."""
+
+
+@dataclass
+class TrainerConfig:
+    """How long, on how much, and in which precision a run trains."""
+
+    max_steps: int = 1000
+    """Optimiser steps."""
+    batch_size: int = 128
+    """Samples per optimiser step, over all devices and accumulated batches."""
+    accumulate: int = 1
+    """Parts that a batch is computed in, one after the other; masks, noise and dropout are drawn for each."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """bf16 is float32 on a device that does not compute in bfloat16 (CPUs without AVX-512, GPUs before Ampere)."""
+    ema_decay: float = 0.0
+    """Decay of the exponential moving average of the weights that samples are drawn from; 0 = none."""
+    compile: bool = False
+    init_from: str = ""
+    """Start from the weights of a preset's run (trained first if need be), of a run by its id, or of a safetensors
+    file; positions are resized where the resolution differs."""
+    init_fingerprint: str = ""
+    """Training hash of that run, or sha256 of that file, filled in when a run is resolved."""
+    keep: Literal["last", "best"] = "last"
+    """Weights that a run ends with: the last, or those of the best validation."""
+    patience: int = 0
+    """Early stopping: end after so many validations in a row without a new best; 0 = train all steps."""
+    watch: str = "val/loss"
+    """The validation's metric that `keep` and `patience` go by, one that the objective measures."""
+
+    def __post_init__(self) -> None:
+        check_least(self, "trainer", max_steps=1, batch_size=1, accumulate=1, patience=0)
+        check_share(self, "trainer", "ema_decay")
+
+    @property
+    def selects(self) -> bool:
+        """Whether validations decide about the weights or the end."""
+        return self.keep == "best" or self.patience > 0
+
+
+@dataclass
+class RuntimeConfig:
+    """Where and how a run is carried out: never part of its identity."""
+
+    root: str = field(default_factory=default_root)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """What each of several processes holds: the whole model, or a share of weights, averages and optimiser states."""
+    num_workers: int = 0
+    """Threads that read batches ahead; processes where images are decoded during training."""
+    threads: int = 0
+    """CPU threads per process; 0 = all cores shared among the processes on this machine."""
+    kernels: str = "auto"
+    """Back end to force, as ABLATE_KERNELS takes it: `cpp`, or `selective_scan=torch,depthwise_conv1d=cpp`."""
+    log_every: int = 20
+    val_every: int = 200
+    sample_every: int = 200
+    checkpoint_every: int = 100
+    most_equal_failures: int = 5
+    """Give a training up that failed so often in the same way without getting further; 0 = never."""
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        check_least(self, "runtime", devices=1, num_nodes=1, log_every=1, val_every=1, checkpoint_every=1)
+        check_least(self, "runtime", num_workers=0, threads=0, sample_every=0, most_equal_failures=0)
+        forced_backends(self.kernels, "runtime.kernels")
+
+
+@dataclass
+class RunConfig:
+    """One run: a training and one evaluation of it; where `benchmark` is not none, a measurement without training."""
+
+    preset: str = ""
+    imported: str = ""
+    """sha256 of the published file that the weights come from; empty: they are trained."""
+    seed: int = 0
+    data: Any = field(default_factory=EmojiConfig)
+    tokenizer: Any = field(default_factory=EmojiVQConfig)
+    text_encoder: Any = field(default_factory=NoTextEncoderConfig)
+    generator: Any = field(default_factory=MaskMambaConfig)
+    objective: Any = field(default_factory=MaskedConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    sampler: Any = field(default_factory=MaskGITConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    benchmark: Any = field(default_factory=NoBenchmarkConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    """Values that are tuned before the run that counts; by itself never part of a run's identity."""
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed={self.seed} must be at least 0 and less than 2**63.")
+        if not math.isfinite(self.optim.lr):
+            raise ValueError(f"optim.lr={self.optim.lr} must be a finite number.")
+
+    @property
+    def root(self) -> Path:
+        """The folder of all outputs."""
+        return Path(self.runtime.root)
