@@ -5,14 +5,17 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from datamodules.store import write_store
 from experiments.config import load_config, read_config, to_dict
 from experiments.errors import UserError
 from experiments.resolve import FILES, check_unchanged
 from experiments.run_config import RunConfig
 from experiments.store import RunStore
 from lightning_modules.checkpoints import load_safetensors, save_safetensors
+from lightning_modules.hashing import file_sha256
 from lightning_modules.tokenizers.config import EMBEDDED, TOKENIZERS, EmojiVQConfig
 from tests.experiments.configs import finished
 
@@ -49,8 +52,9 @@ def test_a_tokenizer_that_was_replaced_is_refused_by_name(ablate, tmp_path: Path
 def test_data_that_are_gone_are_not_missed_where_they_have_no_part(ablate, tmp_path: Path) -> None:
     stores = tmp_path / "stores"
     for split in ("train", "val"):
-        (stores / split).mkdir(parents=True)
-        (stores / split / "meta.json").write_text(split)
+        codes = np.full((2, 1, 64), len(split))
+        made = {"vocab_size": 512, "tokenizer": file_sha256(EMBEDDED), "source": {}}
+        write_store(stores / split, codes, np.zeros(2, int), ["", ""], **made)
     run = finished(small(tmp_path, data__name="imagenet", data__root=str(stores)))
     sample = ("sample", run.id, "--class", 7, "--count", 2, "--out", tmp_path / "x.png", *QUICK, "--root", tmp_path)
     shutil.move(stores, tmp_path / "away")
@@ -59,7 +63,8 @@ def test_data_that_are_gone_are_not_missed_where_they_have_no_part(ablate, tmp_p
     code, _, err = ablate("evaluate", run.id, *QUICK, "--root", tmp_path)
     assert code == 2 and f"No store at {stores / 'train'}" in err
     shutil.move(tmp_path / "away", stores)
-    (stores / "val" / "meta.json").write_text("others")
+    meta = stores / "val" / "meta.json"
+    meta.write_text(meta.read_text().replace('"count": 2', '"count": 5'))
     code, _, err = ablate(*sample)
     assert code == 2 and f"data.root={stores} is not what" in err
 

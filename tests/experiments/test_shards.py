@@ -119,8 +119,8 @@ def test_captions_are_part_of_what_samples_are_of(tmp_path: Path) -> None:
         with open(tmp_path / "drawn" / "samples.csv") as file:
             return list(csv.DictReader(file))
 
-    prompts.write_text("red apple\n")
-    assert [row["caption"] for row in drawn(prompt_file=str(prompts))] == ["red apple"] * 2
+    prompts.write_text("abacus\n")
+    assert [row["caption"] for row in drawn(prompt_file=str(prompts))] == ["abacus"] * 2
     prompts.write_text("green apple\n")
     for others in ({"prompt_file": str(prompts)}, {}, {"prompts": "train"}):
         with pytest.raises(UserError, match="holds other samples"):
