@@ -24,7 +24,7 @@ from lightning_modules.layers.adaln import AdaLN
 from lightning_modules.layers.condition import Context, condition_tokens
 from lightning_modules.layers.mamba2 import NORM_EPS, Mamba2, Mamba2State
 from lightning_modules.layers.module_list import ModuleList
-from lightning_modules.layers.residual import Residual, RMSNorm
+from lightning_modules.layers.residual import Dropout, Residual, RMSNorm
 
 INIT_STD = 0.02
 
@@ -100,7 +100,7 @@ class AiM(TokenGenerator):
                 layout=config.adaln_layout,
                 init=config.adaln_init,
             )
-        self.embedded = Residual(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.layers: ModuleList[Layer] = ModuleList(Layer(config) for _ in range(config.depth))
         self.norm = RMSNorm(width, NORM_EPS)
         self.final_norm = RMSNorm(width, NORM_EPS)
@@ -144,7 +144,7 @@ class AiM(TokenGenerator):
             x = x + self.position_embedding.weight[: x.shape[1]]
         mask = None if context.mask is None else F.pad(context.mask, (0, x.shape[1]), value=True)
         summary, prefix = _summary(context), context.embedding
-        x = self.embedded(None, torch.cat([prefix, x], dim=1))
+        x = self.dropout(torch.cat([prefix, x], dim=1))
         r = self._run(x, summary, mask)[:, prefix.shape[1] - 1 :]
         modulation = () if self.final_adaln is None else self.final_adaln(summary)[0].unbind(1)
         return F.linear(self.final_norm(self.norm(r), *modulation), self._head_weight)

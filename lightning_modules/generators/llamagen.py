@@ -26,7 +26,7 @@ from lightning_modules.kernels.dispatch import autocast_dtype
 from lightning_modules.layers.attention import attend
 from lightning_modules.layers.condition import Context, condition_tokens
 from lightning_modules.layers.module_list import ModuleList
-from lightning_modules.layers.residual import Residual, RMSNorm
+from lightning_modules.layers.residual import Dropout, Residual, RMSNorm
 from lightning_modules.layers.rotary import rotate, rotation_table
 
 INIT_STD = 0.02
@@ -130,7 +130,7 @@ class LlamaGen(TokenGenerator):
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
         self.condition = condition_tokens(config)
-        self.embedded = Residual(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.layers: ModuleList[Layer] = ModuleList(Layer(config) for _ in range(config.depth))
         self.norm = RMSNorm(config.width, NORM_EPS)
         self.head = nn.Linear(config.width, config.vocab_size, bias=False)
@@ -156,7 +156,7 @@ class LlamaGen(TokenGenerator):
         """tokens: (B, L) int64 -> logits (B, L, V): row i predicts token i from the condition and the tokens before."""
         x = torch.cat([context.embedding, self.token_embedding(tokens[:, :-1])], dim=1)
         mask, rotation = caption_mask(context, x.shape[1]), self.rotation[: x.shape[1]]
-        x = self.embedded(None, x)
+        x = self.dropout(x)
         for layer in self.layers:
             if self.config.gradient_checkpointing and self.training:
                 x, _, _ = checkpoint(layer, x, rotation, mask, use_reentrant=False)

@@ -17,7 +17,7 @@ from lightning_modules.generators.configs.maskmamba import MaskMambaConfig
 from lightning_modules.layers.block import NORM_EPS
 from lightning_modules.layers.condition import Context, condition_tokens
 from lightning_modules.layers.hybrid import build_layers
-from lightning_modules.layers.residual import Residual
+from lightning_modules.layers.residual import Dropout
 
 INIT_STD = 0.02
 
@@ -42,7 +42,7 @@ class MaskMamba(TokenGenerator):
         else:
             self.position_sequence = nn.Parameter(torch.empty(length + count, width))
         self.embedding_norm = nn.LayerNorm(width, eps=NORM_EPS) if config.embedding_norm else nn.Identity()
-        self.embedded = Residual(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.layers = build_layers(config)
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.head = None if config.tied_head else nn.Linear(width, config.vocab_size, bias=False)
@@ -83,7 +83,7 @@ class MaskMamba(TokenGenerator):
             x = torch.cat([x[:, :split], extra, x[:, split:]], dim=1)
         else:
             x = torch.cat([x[:, :split], context.embedding, x[:, split:]], dim=1) + self.position_sequence
-        x = self.embedded(None, self.embedding_norm(x))
+        x = self.dropout(self.embedding_norm(x))
         key_mask = None
         if context.mask is not None:
             seen = torch.ones(tokens.shape, dtype=torch.bool, device=tokens.device)

@@ -1,4 +1,4 @@
-"""The ends of a residual branch: the norm in front of it, and the sum behind it.
+"""The ends of a residual branch: the norm in front of it, dropout, and the sum behind it.
 
 Shapes: B batch, L positions, C channels.
 """
@@ -23,6 +23,14 @@ class RMSNorm(nn.RMSNorm):
         return rms_norm(x, self.weight, eps=self.eps, shift=shift, scale=scale)
 
 
+class Dropout(nn.Dropout):
+    """`nn.Dropout` by the suite's kernels; see `kernels.residual`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, C) -> (B, L, C)."""
+        return residual(None, x, dropout=self.p) if self.training and self.p else x
+
+
 class Residual(nn.Module):
     """x + gate dropout(h); see `kernels.residual`.
 
@@ -30,12 +38,12 @@ class Residual(nn.Module):
         dropout: the share dropped in training.
     """
 
-    def __init__(self, dropout: float = 0.0):
+    def __init__(self, dropout: float):
         super().__init__()
         self.dropout = dropout
 
-    def forward(self, x: Tensor | None, h: Tensor, gate: Tensor | None = None) -> Tensor:
-        """x, h: (B, L, C); gate: (B, C) -> (B, L, C); without x the branch alone."""
+    def forward(self, x: Tensor, h: Tensor, gate: Tensor | None = None) -> Tensor:
+        """x, h: (B, L, C); gate: (B, C) -> (B, L, C)."""
         return residual(x, h, gate=gate, dropout=self.dropout if self.training else 0.0)
 
     def extra_repr(self) -> str:
