@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
+from datamodules.counts import count_best, count_subset
 from datamodules.emoji.labels import CATEGORIES, EMOJI_FILE, STYLES
 from datamodules.online_config import FolderOnlineConfig, ImageNetOnlineConfig
-from datamodules.store_format import check_tokenizer
+from datamodules.store_format import check_tokenizer, read_meta
 from lightning_modules.bounds import check_least
 from lightning_modules.hashing import file_sha256
 from lightning_modules.registry import Entry, Registry
@@ -62,6 +63,12 @@ class EmojiConfig:
     def resolve(self) -> None:
         """Fill in the fingerprint. Raises FileNotFoundError when the data file is not installed."""
         self.fingerprint = file_sha256(EMOJI_FILE)
+
+    def training_images(self) -> int:
+        """How many images a run trains on. Raises FileNotFoundError or ValueError when there are none, or too few."""
+        from datamodules.emoji.data import load_emoji
+
+        return count_subset(count_best(len(load_emoji(self.styles)), self.best_share), self.subset)
 
 
 @dataclass
@@ -127,6 +134,14 @@ class StoreConfig:
                     raise FileNotFoundError(f"data.best_share={self.best_share} needs the images' scores in {file}.")
             files += scores
         self.fingerprint = "-".join(file_sha256(file)[:32] for file in files)
+
+    def training_images(self) -> int:
+        """How many images a run trains on; 0 before `root` is named. Raises as `read_meta`, and ValueError when there
+        are fewer than `subset`."""
+        if not self.root:
+            return 0
+        stored = read_meta(Path(self.root) / "train")[0].count
+        return count_subset(count_best(stored, self.best_share), self.subset)
 
     def check_tokenizer(self, tokenizer: Any) -> None:
         """Raises ValueError where the codes of a store are not those of the run's tokenizer (its configuration)."""

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from datamodules.counts import count_subset
 from lightning_modules.bounds import check_least
 
 if TYPE_CHECKING:
@@ -55,6 +56,11 @@ class OnlineConfig:
             FileNotFoundError, ValueError: no such folder, no images, or images that are no single files with classes.
         """
         return _image_files(self.kind, self.source, split)
+
+    def training_images(self) -> int:
+        """How many images a run trains on; 0 before `source` is named. Raises as `open`, and ValueError when there are
+        fewer than `subset`."""
+        return count_subset(len(self.open("train").files), self.subset) if self.source else 0
 
     def resolve(self) -> None:
         """Check the sizes and fill in the fingerprint where `source` is given. Raises as `open`, and ValueError."""

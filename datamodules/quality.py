@@ -8,10 +8,11 @@ Shapes: N images, H x W pixels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
+
+from datamodules.counts import count_best
 
 
 def colourfulness(images: np.ndarray) -> np.ndarray:
@@ -33,5 +34,5 @@ SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {"colourfulness": colour
 
 def best(scores: np.ndarray, share: float) -> np.ndarray:
     """Sorted indices of the `share` of highest finite scores, at least one; ties go to the first."""
-    count = max(1, math.ceil(share * len(scores)))
-    return np.sort(np.argsort(-scores.astype(np.float64), kind="stable")[:count])
+    order = np.argsort(-scores.astype(np.float64), kind="stable")
+    return np.sort(order[: count_best(len(scores), share)])

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from datamodules.counts import check_batch
+
 
 class EpochSampler:
     """Endless (epoch, position) arithmetic for training: an epoch is of whole optimiser steps.
@@ -43,14 +45,7 @@ class EpochSampler:
             raise ValueError(f"Rank {rank} does not exist among {world_size} processes.")
         self.count, self.batch_size, self.seed, self.views = count, batch_size, seed, views
         self.rank, self.world_size, self.accumulate = rank, world_size, accumulate
-        if count < self.global_batch:
-            parts = world_size * accumulate
-            most = count // parts * parts
-            way = f"trainer.batch_size={most}" if most else f"runtime.devices x trainer.accumulate={max(1, count)}"
-            raise ValueError(
-                f"A batch of {self.global_batch} over {world_size} process(es) needs more training images than the "
-                f"{count} there are; set {way} or less, or take more images."
-            )
+        check_batch(count, self.global_batch, world_size * accumulate)
         self.epoch, self.consumed = 0, 0
         self._batch = 0  # of the step that begins at `consumed`
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from datamodules.counts import count_subset
+
 
 def choose_subset(count: int, wanted: int) -> np.ndarray:
     """Sorted indices of `wanted` of `count` images, always the same and each set within the larger ones; 0 = all.
@@ -11,6 +13,5 @@ def choose_subset(count: int, wanted: int) -> np.ndarray:
     Raises:
         ValueError: more are wanted than there are.
     """
-    if wanted > count:
-        raise ValueError(f"data.subset={wanted} is more than the {count} training images there are.")
-    return np.sort(np.random.default_rng(0).permutation(count)[:wanted]) if wanted else np.arange(count)
+    chosen = count_subset(count, wanted)
+    return np.sort(np.random.default_rng(0).permutation(count)[:chosen]) if wanted else np.arange(count)

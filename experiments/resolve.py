@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from datamodules.config import DATASETS
-from datamodules.store_format import read_meta
+from datamodules.counts import check_batch
 from experiments import lineage
 from experiments.errors import UserError, unknown
 from experiments.flat import flatten
@@ -162,32 +161,11 @@ def check_files(config: RunConfig, *, evaluated: bool = False) -> None:
 
 
 def _check_batch(config: RunConfig) -> None:
-    """Raise UserError where a batch takes more training images than there are, as far as that is known without opening
-    the data: the sampler is exact, but by then the run is begun."""
-    count = _most_images(config.data)
-    processes = config.runtime.devices * config.runtime.num_nodes
-    parts = processes * config.trainer.accumulate
-    most = count // parts * parts
-    if most and config.trainer.batch_size > most:
-        raise UserError(
-            f"trainer.batch_size={config.trainer.batch_size} needs more training images than the {count} there are; "
-            f"set trainer.batch_size={most} or less, or take more images."
-        )
-
-
-def _most_images(data: Any) -> int:
-    """How many training images there are at most; 0 = not known."""
-    from datamodules.subset import choose_subset
-
+    """Raise UserError where a batch takes more training images than there are: the sampler does, in a run begun."""
+    parts = config.runtime.devices * config.runtime.num_nodes * config.trainer.accumulate
     try:
-        if root := getattr(data, "root", ""):
-            stored = read_meta(Path(root) / "train")[0].count
-            stored = max(1, math.ceil(data.best_share * stored))  # as `datamodules.quality.best` has it
-        elif getattr(data, "source", ""):
-            stored = len(data.open("train").files)
-        else:
-            return data.subset
-        return len(choose_subset(stored, data.subset))
+        if count := config.data.training_images():
+            check_batch(count, config.trainer.batch_size, parts)
     except (FileNotFoundError, ValueError) as error:
         raise UserError(str(error)) from error
 

@@ -121,11 +121,13 @@ def test_foreign_state_and_small_data_are_refused():
     for other in (EpochSampler(33, 4, seed=0), EpochSampler(32, 4, seed=1)):
         with pytest.raises(ValueError, match="resume with the configuration"):
             sampler.load_state_dict(other.state_dict())
-    with pytest.raises(ValueError, match="the 7 there are; set trainer.batch_size=6 or less, or take more images"):
+    with pytest.raises(
+        ValueError, match="the 7 there are; set trainer.batch_size=6 or less and a multiple of 2, or take"
+    ):
         EpochSampler(7, 4, seed=0, world_size=2)
     with pytest.raises(ValueError, match="3 there are; set runtime.devices x trainer.accumulate=3 or less"):
         EpochSampler(3, 1, seed=0, world_size=4)
-    with pytest.raises(ValueError, match="A batch of 12 over 2 .* the 10 there are; set trainer.batch_size=8 or less"):
+    with pytest.raises(ValueError, match="batch_size=12 needs .* the 10 there are; set trainer.batch_size=8 or less"):
         EpochSampler(10, 3, seed=0, world_size=2, accumulate=2)
 
 

@@ -188,6 +188,14 @@ def test_a_run_that_its_preset_does_not_give_any_more_is_named_by_its_configurat
         (("data.name=imagenet",), "data.name=imagenet needs data.root=FOLDER, the stores that `ablate tokenize"),
         (("data.name=folder",), "data.name=folder needs data.root=FOLDER"),
         (("data.root=stores",), "data.name is emoji; another takes other keys"),
+        (
+            ("trainer.batch_size=4000",),
+            "needs more training images than the 1715 there are; set trainer.batch_size=1715",
+        ),
+        (
+            ("trainer.batch_size=4000", "trainer.accumulate=2"),
+            "than the 1715 there are; set trainer.batch_size=1714 or less and a multiple of 2, or take more images",
+        ),
         (("--subset", "54", "trainer.batch_size=64"), "than the 54 there are; set trainer.batch_size=54 or less"),
         (
             ("--subset", "54", "trainer.batch_size=128", "trainer.accumulate=2"),
