@@ -253,6 +253,7 @@ def count_parameters(network: torch.nn.Module) -> dict[str, int]:
     """All parameters, and those outside the tables (of tokens, positions, classes) that papers leave out at times."""
     total = sum(p.numel() for p in network.parameters())
     tables = {m.weight for m in network.modules() if isinstance(m, torch.nn.Embedding)}
+    tables |= {p for name, p in network.named_parameters() if name.rpartition(".")[2].startswith("position_")}
     return {"parameters": total, "non_embedding_parameters": total - sum(table.numel() for table in tables)}
 
 

@@ -91,6 +91,8 @@ class TrainingBenchmarkConfig(_BenchmarkConfig):
         "trainer.precision",
         "trainer.compile",
         "trainer.ema_decay",
+        "optim.optimizer",
+        "optim.gradient_clip",
     )
 
     name: str = "training"
