@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -87,6 +88,9 @@ class StoreConfig:
     best_share: float = 1.0
     """Train and validate on this share of the images (quality tuning): the highest of the store's scores.npy, (N,)
     numbers of any predictor, in the order of its images."""
+    caption_weights: list[float] = field(default_factory=list)
+    """How often each of an image's captions is trained on, such as [0.9, 0.1] for long and raw ones (Dimba, section
+    3.2), to the nearest 420th; all alike. An image with fewer captions than others goes by the first of them."""
     fingerprint: str = ""
     """sha256 of the stores' meta.json, filled in when a run is resolved: stands for `root` in its identity."""
     possible: ClassVar[tuple[str, ...]] = ("class", "caption")
@@ -96,6 +100,10 @@ class StoreConfig:
     def __post_init__(self) -> None:
         check_least(self, "data", subset=0)
         _check_share(self.best_share)
+        if self.caption_weights and (self.condition != "caption" or not all(0 < w < inf for w in self.caption_weights)):
+            raise ValueError(
+                f"data.caption_weights={list(self.caption_weights)} must be numbers above 0, of data.condition=caption."
+            )
         if self.condition not in self.possible:
             raise ValueError(
                 f"data.condition={self.condition}: {self.name} has no "

@@ -31,6 +31,10 @@ class TokenDataset:
         captions: whether batches carry captions.
         text: features of all captions of the store, in its order.
         views: which of the stored views take part, or None for all.
+        caption_weights: how often each of an image's captions is drawn, first to last; () = all alike.
+
+    Raises:
+        ValueError: there are not as many weights as an image has captions, at most.
     """
 
     in_processes = False
@@ -42,6 +46,7 @@ class TokenDataset:
         captions: bool = False,
         text: TextStore | None = None,
         views: Sequence[int] | None = None,
+        caption_weights: Sequence[float] = (),
     ):
         self.store = store
         self.index = np.arange(len(store)) if index is None else index
@@ -50,6 +55,14 @@ class TokenDataset:
         self.text = text
         self.caption_draws = CAPTION_DRAWS if captions and store.several_captions else 1
         self.views = len(self.stored_views) * self.caption_draws
+        if caption_weights and len(caption_weights) != store.most_captions:
+            raise ValueError(
+                f"data.caption_weights={list(caption_weights)} must be as many numbers as an image of "
+                f"{store.folder} has captions, {store.most_captions}; or leave it out."
+            )
+        shares = [np.cumsum(caption_weights[: n + 1]) for n in range(len(caption_weights))]
+        self._bounds = [np.round(share / share[-1] * CAPTION_DRAWS) for share in shares]
+        """[n - 1] -> (n,) the draws at which the next of n captions begins, where they are not all alike."""
 
     def __len__(self) -> int:
         return len(self.index) * self.views
@@ -67,13 +80,19 @@ class TokenDataset:
         }
         if self.captions:
             chosen = [
-                (int(sample), int(draw) * self.store.caption_count(int(sample)) // self.caption_draws)
+                (int(sample), self._which(int(draw), self.store.caption_count(int(sample))))
                 for sample, draw in zip(samples, draws, strict=True)
             ]
             batch["caption"] = [self.store.caption(sample, which) for sample, which in chosen]
             if self.text is not None:
                 batch["text"] = self.text.batch([self.store.caption_row(sample, which) for sample, which in chosen])
         return batch
+
+    def _which(self, draw: int, count: int) -> int:
+        """The one of an image's captions that a draw out of `caption_draws` picks; 0 of none."""
+        if self._bounds and count:
+            return int(np.searchsorted(self._bounds[count - 1], draw, side="right"))
+        return draw * count // self.caption_draws
 
 
 class ImageDataset:

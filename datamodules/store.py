@@ -141,6 +141,11 @@ class TokenStore:
         return "caption_index.npy" in self._files
 
     @property
+    def most_captions(self) -> int:
+        """Captions of the image that has most of them."""
+        return int(np.diff(self._caption_index.astype(np.int64)).max(initial=0)) if self.several_captions else 1
+
+    @property
     def all_captioned(self) -> bool:
         """Whether every image has a caption that is not empty."""
         if self.several_captions and np.diff(self._caption_index.astype(np.int64)).min(initial=1) < 1:

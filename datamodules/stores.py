@@ -65,7 +65,8 @@ class StoreDataModule(StreamDataModule):
             index = self._index(store, split)
             views = self._views(store) if train else None
             captions = self.config.condition == "caption"
-            self._datasets[split] = TokenDataset(store, index, captions, self._text(store), views)
+            weights = self.config.caption_weights if train else ()
+            self._datasets[split] = TokenDataset(store, index, captions, self._text(store), views, weights)
         train_store = self.stores["train"]
         read_ahead(train_store.folder / train_store.meta.codes_file)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from datamodules.config import DATASETS, CC3MConfig, CocoConfig, FolderConfig, ImageNetConfig
-from datamodules.datasets import CAPTION_DRAWS
+from datamodules.datasets import CAPTION_DRAWS, TokenDataset
 from datamodules.encoder import ImageEncoder
 from datamodules.store import TokenStore, write_store
 from datamodules.stores import StoreDataModule
@@ -119,6 +119,31 @@ def test_one_of_several_captions_is_drawn_each_epoch(captions):
     assert counts.sum() == 600 and counts.min() > 85
     first = [text for batch in data.val_dataloader() for text in batch["caption"]]
     assert all(text.endswith("no 0") for text in first)
+
+
+def test_captions_are_drawn_by_weight(captions):
+    """Dimba trains on long and raw captions as 9 to 1; validation goes on with the first."""
+    config = CocoConfig(root=str(captions), caption_weights=[6, 1, 1, 1, 1])
+    data = module(config, batch_size=4)
+    loader = data.train_dataloader()
+    which = [int(text[-1]) for _ in range(60) for batch in loader for text in batch["caption"]]
+    counts = np.bincount(which, minlength=5) / len(which)
+    np.testing.assert_allclose(counts, [0.6, 0.1, 0.1, 0.1, 0.1], atol=0.05)
+    assert all(text.endswith("no 0") for batch in data.val_dataloader() for text in batch["caption"])
+    with pytest.raises(
+        ValueError, match=r"caption_weights=\[0.9, 0.1\] must be as many numbers .* captions, 5; or leave"
+    ):
+        module(CocoConfig(root=str(captions), caption_weights=[0.9, 0.1]))
+    with pytest.raises(ValueError, match="must be numbers above 0, of data.condition=caption"):
+        FolderConfig(caption_weights=[0.9, 0.1])
+
+
+def test_an_image_with_fewer_captions_goes_by_the_first_weights(captions):
+    dataset = TokenDataset(TokenStore(captions / "train"), captions=True, caption_weights=[6, 3, 1, 1, 1])
+    draws = range(CAPTION_DRAWS)
+    assert np.bincount([dataset._which(draw, 2) for draw in draws]).tolist() == [280, 140]
+    assert np.bincount([dataset._which(draw, 5) for draw in draws]).tolist() == [210, 105, 35, 35, 35]
+    assert {dataset._which(draw, 1) for draw in draws} == {0}
 
 
 def test_prompts_of_the_30k_protocol(captions):
