@@ -28,6 +28,7 @@ from experiments.run_config import RunConfig
 from experiments.runs import not_trained
 from experiments.sampling import sample_images
 from experiments.shards import Draw, Shards
+from experiments.snapshots import sampled_weights, snapshot_facts
 from experiments.store import Evaluation, Run
 from lightning_modules.kernels import backends_used, reset_backends_used
 
@@ -101,7 +102,8 @@ def evaluation_shards(evaluation: Evaluation, config: RunConfig) -> Shards:
 def _evaluate(config: RunConfig, run: Run, evaluation: Evaluation) -> None:
     started = time.time()
     reset_backends_used()
-    evaluator = build_evaluator(config)  # before any work: what does not fit must cost no samples
+    sampled_weights(config, run)  # before any work: what is not there, or does not fit, must cost no samples
+    evaluator = build_evaluator(config)
     conditions = evaluation_conditions(config, device_of(config))
     count, shards = len(conditions), evaluation_shards(evaluation, config)
     log.info("sampling %d images from %s", count, run.id)
@@ -122,6 +124,7 @@ def _evaluate(config: RunConfig, run: Run, evaluation: Evaluation) -> None:
             "schema": 1,
             "eval_id": evaluation.id,
             "run_id": run.id,
+            **snapshot_facts(config, run),
             "metrics": finite(metrics),
             "protocol": {"num_samples": count, **measured.protocol, "sampler": to_dict(config)["sampler"]},
             "replicates": measured.replicates,

@@ -12,6 +12,9 @@ from lightning_modules.bounds import check_least
 class EvaluationConfig:
     """What is sampled from a finished run, and how it is measured."""
 
+    snapshot: int = 0
+    """Which of the weights that `trainer.snapshots` kept on the way are sampled from, 1 = the first; 0 = those that the
+    run ends with."""
     num_samples: int = 512
     """Images, with labels balanced over the classes: 4 at least, where they are compared with real ones."""
     prompt_file: str = ""
@@ -72,7 +75,7 @@ class EvaluationConfig:
         return str(getattr(self, self.reference_key))
 
     def __post_init__(self) -> None:
-        check_least(self, "evaluation", num_samples=2, batch_size=1)
+        check_least(self, "evaluation", snapshot=0, num_samples=2, batch_size=1)
         if self.prompt_file and (self.dataset or self.reference):
             raise ValueError(
                 "evaluation.prompt_file leaves no real images to measure against; leave evaluation.dataset and "

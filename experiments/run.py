@@ -34,6 +34,7 @@ from experiments.ranks import check_world
 from experiments.run_config import RunConfig
 from experiments.runs import check_weights
 from experiments.selection import Selection
+from experiments.snapshots import Snapshots, sampled_weights, snapshot_steps
 from experiments.status import Part
 from experiments.store import Run, RunStore
 from experiments.trainer import build_trainer
@@ -160,6 +161,7 @@ def _train(config: RunConfig, run: Run, more_callbacks: Sequence[L.Callback]) ->
     callbacks: list[L.Callback] = [selection, Heartbeat(run, config), *more_callbacks]
     if tokenizer is not None:
         callbacks.append(SampleGrid(run, config, tokenizer, config.runtime.sample_every))
+    callbacks.append(Snapshots(run, snapshot_steps(config)))
     checkpoints = Checkpoints(run.last_checkpoint, config.runtime.checkpoint_every)
     callbacks.append(checkpoints)
     trainer = build_trainer(config, run, callbacks, purge_step=step + 1)
@@ -267,10 +269,14 @@ def _median_rate(run: Run) -> float | None:
 
 
 def load_generator(config: RunConfig, run: Run, device: torch.device) -> torch.nn.Module:
-    """The trained generator in eval mode. Raises UserError where its weights are damaged."""
+    """The generator in eval mode, trained to its end or up to `evaluation.snapshot`.
+
+    Raises:
+        UserError: its weights are damaged, or not there.
+    """
     check_weights(run)
     generator = GENERATORS.build(config.generator)
-    generator.load_state_dict(load_safetensors(run.final_weights, generator.state_dict()))
+    generator.load_state_dict(load_safetensors(sampled_weights(config, run), generator.state_dict()))
     return generator.to(device).eval().requires_grad_(False)
 
 

@@ -54,6 +54,9 @@ class TrainerConfig:
     file; positions are resized where the resolution differs."""
     init_fingerprint: str = ""
     """Training hash of that run, or sha256 of that file, filled in when a run is resolved."""
+    snapshots: int = 0
+    """Keep weights at so many equal shares of the training, the end among them, for `evaluation.snapshot`: 4 keeps
+    those of 25, 50 and 75 % as well; 0 = only those that a run ends with."""
     keep: Literal["last", "best"] = "last"
     """Weights that a run ends with: the last, or those of the best validation."""
     patience: int = 0
@@ -62,7 +65,9 @@ class TrainerConfig:
     """The validation's metric that `keep` and `patience` go by, one that the objective measures."""
 
     def __post_init__(self) -> None:
-        check_least(self, "trainer", max_steps=1, batch_size=1, accumulate=1, patience=0)
+        check_least(self, "trainer", max_steps=1, batch_size=1, accumulate=1, snapshots=0, patience=0)
+        if self.snapshots > self.max_steps:
+            raise ValueError(f"trainer.snapshots={self.snapshots} must be {self.max_steps} or less, one a step.")
         check_share(self, "trainer", "ema_decay")
 
     @property
@@ -126,6 +131,11 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed} must be at least 0 and less than 2**63.")
+        if self.evaluation.snapshot and self.evaluation.snapshot >= self.trainer.snapshots:
+            raise ValueError(
+                f"evaluation.snapshot={self.evaluation.snapshot} must be less than trainer.snapshots="
+                f"{self.trainer.snapshots}, which keeps the weights when it trains, or 0 for those of the end."
+            )
         if not math.isfinite(self.optim.lr):
             raise ValueError(f"optim.lr={self.optim.lr} must be a finite number.")
 

@@ -87,6 +87,10 @@ class Run(Work):
         """The weights that samples are drawn from (EMA if on)."""
         return self.checkpoints / "final.safetensors"
 
+    def snapshot(self, step: int) -> Path:
+        """Weights of a step on the way that samples can be drawn from."""
+        return self.checkpoints / f"step-{step}.safetensors"
+
     @property
     def tensorboard(self) -> Path:
         """Folder of TensorBoard event files."""

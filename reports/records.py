@@ -128,7 +128,7 @@ def _look(cell: Cell, store: RunStore, state: CellState) -> Record:
         seed=cell.seed,
         run_id=cell.run_id,
         eval_id=cell.eval_id,
-        metrics={} if reason else {**numbers(run_result), **numbers(measured), **_chosen(search), **spent(results)},
+        metrics={} if reason else {**_together(run_result, measured), **_chosen(search), **spent(results)},
         reason=reason,
         state=state,
         run_result=run_result,
@@ -172,6 +172,15 @@ def numbers(result: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
+def _together(trained: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a training and of an evaluation; of one of weights from the way (`evaluation.snapshot`), without
+    the losses of the end."""
+    of_training = numbers(trained)
+    if "kept_step" in measured:
+        of_training = {key: v for key, v in of_training.items() if not key.startswith(("val/", "train/"))}
+    return {**of_training, **numbers(measured)}
+
+
 def _timed(config: dict[str, Any]) -> dict[str, Any]:
     """Of a benchmark's configuration, what it times."""
     kept = ("seed", "benchmark", *getattr(BENCHMARK_CELLS[config["benchmark.name"]].config, "measures", ()))
@@ -198,7 +207,7 @@ def record_of(run: Run, evaluation: Evaluation | None = None) -> Record:
         seed=0,
         run_id=run.id,
         eval_id=newest.id if newest else "",
-        metrics={**numbers(result), **numbers(measured), **spent((result, measured))},
+        metrics={**_together(result, measured), **spent((result, measured))},
         state=CellState(run.inspect(), "training"),
         run_result=result,
         evaluation_result=measured,

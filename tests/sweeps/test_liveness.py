@@ -76,8 +76,9 @@ def _fingerprint(config: RunConfig) -> str:
     )
     module.log_dict = lambda *args, **kwargs: None
     batch = random_batch(config)
-    torch.manual_seed(0)
-    digest.update(module.training_step(batch, 0).numpy().tobytes())
+    for seed in range(2):  # of two distributions one draw may be the same
+        torch.manual_seed(seed)
+        digest.update(module.training_step(batch, 0).numpy().tobytes())
     sampler = SAMPLERS.build(config.sampler)
     digest.update(sampler(model.eval(), condition_of(batch), Noise(0, torch.arange(BATCH))).numpy().tobytes())
     # How training goes on from there (steps, learning rate, start) and what is measured are tested by themselves.
