@@ -105,7 +105,7 @@ def read_queue(folder: Path, max_age: float = 5.0) -> Queue:
     tasks: dict[str, list[Task]] = {}
     reports: list[Task] = []
     for item in submissions:
-        known = jobs if _is_here(item) else None
+        known = jobs if jobs is None or _is_here(item) else None
         for index, group in enumerate(item.groups):
             tasks.setdefault(group, []).extend(_tasks(f"{item.job}_{index}", item.uid, item.part, known))
         if item.report:
