@@ -62,6 +62,8 @@ class Owner:
     """How often Slurm had requeued that job."""
     user: str
     claimed_at: float
+    cluster: str = ""
+    """Of the job: elsewhere its number is another job's, or nobody's. "" where unknown."""
 
     @classmethod
     def here(cls) -> Owner:
@@ -75,6 +77,7 @@ class Owner:
             restarts=slurm.current_restarts(),
             user=_user(),
             claimed_at=time.time(),
+            cluster=slurm.cluster_name() if slurm.current_job() else "",
         )
 
     def __str__(self) -> str:
@@ -94,12 +97,15 @@ class Owner:
         """
         if self.is_local and (self.user == _user() or _sees_others()):
             return bool(self.started) and process_start(self.pid) == self.started
-        if self.job and self.job == slurm.current_job() and self.restarts < slurm.current_restarts():
-            return False  # an earlier start of the very job that asks
-        if self.job:
+        here = slurm.cluster_name() if self.cluster else ""
+        if self.job and here in ("", self.cluster):
+            if self.job == slurm.current_job() and self.restarts < slurm.current_restarts():
+                return False  # an earlier start of the very job that asks
             ours = self.user == _user()  # others' jobs may be hidden from us, however often we ask
             state = slurm.state_of(self.job, silent if ours else math.inf)
-            if state is not None and (ours or state != slurm.UNLISTED):
+            if state == slurm.UNLISTED and ours:  # over, unless it may be a job of another cluster
+                return not here and silent < 2 * PULSE
+            if state not in (None, slurm.UNLISTED):
                 return state in slurm.ALIVE
         return silent < STALE_AFTER
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 ALIVE = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "CONFIGURING", "STAGE_OUT", "SIGNALING"})
 """States in which a job's processes may still exist."""
@@ -15,7 +16,21 @@ WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPEC
 """States in which Slurm is going to start the job, perhaps again."""
 UNLISTED = "UNLISTED"
 """Not a state of Slurm's: the controller does not list the job. It is over, or hidden from this user."""
-_cache: tuple[float, dict[str, tuple[str, str]] | None] = (-1e9, None)
+OPTIONS = ("SLURM_", "SBATCH_", "SRUN_", "SLURMD_", "SLURMSTEPD_", "SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_")
+"""Variables that stand for options of Slurm's commands, or describe the job that one is in: they would silently filter
+what is listed or cancelled, ask another cluster, or change the jobs that are submitted."""
+
+
+class JobState(NamedTuple):
+    """What the controller says of a job or array task."""
+
+    state: str
+    reason: str
+    comment: str | None = None
+    """None if it was not told."""
+
+
+_cache: tuple[float, dict[str, JobState] | None] = (-1e9, None)
 _ended: dict[str, str] = {}
 """Job -> how it ended, which never changes once the controller has forgotten the job."""
 _not_ended: dict[str, float] = {}
@@ -34,8 +49,24 @@ def current_restarts() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
 
-def job_states(max_age: float = 5.0) -> dict[str, tuple[str, str]] | None:
-    """(state, reason) of every job and array task that the controller knows, by id; one call for all of them.
+def environment() -> dict[str, str]:
+    """The variables that all of Slurm's commands are called with: this process' own without those that would change
+    what the commands do. SLURM_CONF, which names the cluster, stays."""
+    return {key: value for key, value in os.environ.items() if key == "SLURM_CONF" or not key.startswith(OPTIONS)}
+
+
+@lru_cache
+def cluster_name() -> str:
+    """The cluster whose controller this process asks; "" if it cannot be found out."""
+    if current_job() and (name := os.environ.get("SLURM_CLUSTER_NAME")):
+        return name
+    lines = (_answer("scontrol", "show", "config") or "").splitlines()
+    settings = (line.partition("=") for line in lines)
+    return next((value.strip() for key, _, value in settings if key.strip() == "ClusterName"), "")
+
+
+def job_states(max_age: float = 5.0) -> dict[str, JobState] | None:
+    """Every job and array task that the controller knows, by id; one call for all of them.
 
     Args:
         max_age: an answer that is at most this many seconds old will do.
@@ -55,7 +86,7 @@ def state_of(job: str, silent: float) -> str | None:
     if states is not None and job not in states and time.monotonic() - _cache[0] > silent:
         forget_states()  # asked before that sign of life, perhaps before the job began
         states = job_states()
-    return None if states is None else states.get(job, (UNLISTED, ""))[0]
+    return None if states is None else states.get(job, JobState(UNLISTED, "")).state
 
 
 def forget_states() -> None:
@@ -75,7 +106,7 @@ def ended_jobs(jobs: Iterable[str], max_age: float = 60.0) -> dict[str, str]:
     """
     wanted, now = set(jobs), time.monotonic()
     open_ones = sorted(job for job in wanted - _ended.keys() if now - _not_ended.get(job, -math.inf) > max_age)
-    if open_ones and shutil.which("sacct"):
+    if open_ones:
         _not_ended.update(dict.fromkeys(open_ones, now))
         _ended.update(_account(open_ones))
     return {job: _ended[job] for job in wanted & _ended.keys()}
@@ -83,32 +114,27 @@ def ended_jobs(jobs: Iterable[str], max_age: float = 60.0) -> dict[str, str]:
 
 def _account(jobs: Sequence[str]) -> dict[str, str]:
     """Those of the jobs that have ended, by the accounting: id -> state."""
-    command = [
-        "sacct",
-        "--allocations",
-        "--noheader",
-        "--parsable2",
-        "--format=JobID,State",
-        f"--jobs={','.join(jobs)}",
-    ]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    except (subprocess.SubprocessError, OSError):
-        return {}
+    columns = ("--allocations", "--noheader", "--parsable2", "--format=JobID,State")
+    answer = _answer("sacct", *columns, f"--jobs={','.join(jobs)}") or ""
     rows = (line.strip().split("|") for line in answer.splitlines())
     # "CANCELLED by 1000" is CANCELLED.
     states = {row[0]: row[1].split()[0] for row in rows if len(row) == 2 and row[0] in jobs and row[1]}
     return {job: state for job, state in states.items() if state not in ALIVE | WAITING}
 
 
-def _query() -> dict[str, tuple[str, str]] | None:
-    if not shutil.which("squeue"):
-        return None
+def _query() -> dict[str, JobState] | None:
     # Columns, not --json: the JSON changes shape between versions. --all: jobs in hidden partitions, too.
-    command = ["squeue", "--noheader", "--all", "--array", "--states=all", "--format=%i|%T|%r"]
+    answer = _answer("squeue", "--noheader", "--all", "--array", "--states=all", "--format=%i|%T|%r|%k")
+    if answer is None:
+        return None
+    rows = (line.strip().split("|", 3) for line in answer.splitlines())
+    return {row[0]: JobState(*row[1:]) for row in rows if len(row) >= 3}
+
+
+def _answer(*command: str) -> str | None:
+    """What a command prints; None if it is not here, fails or does not answer."""
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment())
     except (subprocess.SubprocessError, OSError):
         return None
-    rows = (line.strip().split("|", 2) for line in answer.splitlines())
-    return {row[0]: (row[1], row[2]) for row in rows if len(row) == 3}
+    return done.stdout

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from experiments.files import atomic_write_json
 from experiments.status import Status
-from sweeps.submissions import jobs_of
+from sweeps.queue import Queue
 
 
 def request_cancel(folder: Path, keep: Iterable[str]) -> None:
@@ -29,12 +29,12 @@ def note_worker(folder: Path, group: str, pid: int) -> None:
         file.write(f"{socket.gethostname()} {pid}\n")
 
 
-def is_ours(folder: Path, group: str, status: Status) -> bool:
+def is_ours(folder: Path, group: str, status: Status, queue: Queue) -> bool:
     """Whether a launcher of the sweep began the process that owns a group's work, or Slurm on its behalf."""
     with suppress(OSError):
         if f"{status.host} {status.pid}" in _workers(folder, group).read_text(encoding="utf-8").splitlines():
             return True
-    return bool(status.job) and status.job in jobs_of(folder, [group])
+    return any(task.job == status.job for task in queue.of(group))
 
 
 def _workers(folder: Path, group: str) -> Path:

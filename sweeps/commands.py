@@ -26,11 +26,21 @@ from experiments.terminal import console
 from sweeps.amendments import Amendments, amend, tell_amendments, write_amendments
 from sweeps.definition import load_sweep, sweep_names
 from sweeps.devices import Slots
-from sweeps.interventions import cancel_plan, clear_failures, failed_cells, only, wait_for_endings, wait_for_ends
+from sweeps.interventions import (
+    cancel_plan,
+    clear_failures,
+    failed_cells,
+    only,
+    tell_unasked,
+    unasked_groups,
+    wait_for_endings,
+    wait_for_ends,
+)
 from sweeps.local import WORKER, LocalLauncher, local_slots
 from sweeps.logs import newest_log
 from sweeps.planner import Plan, count_cells, plan
 from sweeps.progress import Progress
+from sweeps.queue import read_queue
 from sweeps.registry import begun, definition_of, register
 from sweeps.slurm import SlurmLauncher
 from sweeps.slurm_commands import max_array_size
@@ -110,12 +120,15 @@ def status(
 ) -> int:
     """How far every cell is, and the failures by cause. Exit code 1 if a cell failed."""
     planned = plan(name, scale, overrides, root)
-    states = planned.states()
+    queue = read_queue(planned.folder)
+    states = planned.states(queue)
+    unasked = unasked_groups(planned, states, queue)
     screen = console()
     if as_json:
         cells = [cell_json(cell, states[cell.name]) for cell in planned.cells]
         hours = device_time(planned, states) / 3600
         whole = {"sweep": planned.sweep.name, "scale": planned.scale, "device_hours": round(hours, 4)}
+        whole["queue_known"] = not unasked
         _print_json({**whole, "cells": cells, "failures": failures(states)})
         return _exit_code(states)
     if watch and screen.is_terminal:
@@ -123,6 +136,8 @@ def status(
     screen.print(status_table(planned, states, screen.width))
     if seconds := device_time(planned, states):
         _say(f"Device time so far, all attempts: {duration(seconds)}.")
+    if unasked:
+        _say(tell_unasked(unasked))
     for line in failure_lines(states):
         _say(line)
     return _exit_code(states)
@@ -168,9 +183,12 @@ def _launch(planned: Plan, launcher: str, jobs: int, worker: tuple[str, ...], dr
         tell_open(planned, launcher, jobs, _say)
         return 0
     wait_for_endings(planned, _say)
-    states = planned.states()
+    queue = read_queue(planned.folder)
+    states = planned.states(queue)
     slots = _check(planned, states, launcher, jobs)
     todo = any(state.is_open or state.state == "running" for state in states.values())
+    # What is queued may lack what was to follow it, if Slurm refused that.
+    todo = todo or launcher == "slurm" and any(state.is_queued for state in states.values())
     register(planned)
     others = _by_other_code(planned)
     for left, right in planned.duplicates:
@@ -180,6 +198,8 @@ def _launch(planned: Plan, launcher: str, jobs: int, worker: tuple[str, ...], dr
     elif launcher == "slurm":
         states = _submit(planned, jobs, worker)
     elif slots:
+        if unasked := unasked_groups(planned, states, queue):
+            _say(f"{tell_unasked(unasked)} What is open is started here; a job that finds its run taken waits for it.")
         LocalLauncher(planned, slots, Progress(planned, console()), worker).launch()
         states = planned.states()
         screen = console()

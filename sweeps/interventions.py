@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
@@ -12,10 +12,10 @@ from experiments.failures import CAUSES
 from experiments.store import RunStore
 from sweeps.cancellation import is_ours, request_cancel
 from sweeps.planner import Cell, Plan
+from sweeps.queue import Queue, read_queue
 from sweeps.registry import needed_elsewhere
 from sweeps.slurm_commands import scancel
 from sweeps.state import CellState
-from sweeps.submissions import active_jobs, places
 
 
 def failed_cells(plan: Plan, where: Iterable[str]) -> tuple[Cell, ...]:
@@ -55,48 +55,58 @@ def wait_for_ends(plan: Plan, cells: Iterable[Cell], say: Callable[[str], None],
     Raises:
         UserError: one has not after `patience` seconds.
     """
-    cells, deadline, said = tuple(cells), time.monotonic() + patience, False
-    while ending := _jobs_at_work(plan, cells):
-        name, job = next(iter(ending.items()))
-        if time.monotonic() > deadline:
-            raise UserError(f"{name} failed, but its job {job} is still at work; try again when that has ended.")
-        if not said:
-            say(f"Waiting for job {job} to end, in which {name} failed.")
-            said = True
-        time.sleep(0.5)
-
-
-def _jobs_at_work(plan: Plan, cells: Iterable[Cell]) -> dict[str, str]:
-    """Cells whose latest attempt was made by a job that has not ended -> that job."""
-    states, found = plan.states(), places(plan.folder, max_age=0.0) or {}
-    at_work = {cell.name: found[cell.group] for cell in cells if cell.group in found}
-    return {
-        name: place.job
-        for name, place in at_work.items()
-        if place.is_active and not place.is_waiting and place.job == states[name].status.job
-    }
-
-
-def ending_jobs(plan: Plan) -> dict[str, str]:
-    """Cells that are not done -> the job that was at work on them and is ending, because it was cancelled or else."""
-    found, states = places(plan.folder, max_age=0.0) or {}, plan.states()
-    at_work = {cell.name: found[cell.group] for cell in plan.cells if cell.group in found}
-    return {name: place.job for name, place in at_work.items() if place.is_ending and states[name].state != "done"}
+    cells = tuple(cells)
+    if left := _wait(lambda: _jobs_at_work(plan, cells), "in which {name} failed", say, patience):
+        name, job = left
+        raise UserError(f"{name} failed, but its job {job} is still at work; try again when that has ended.")
 
 
 def wait_for_endings(plan: Plan, say: Callable[[str], None], patience: float = 90.0) -> None:
     """After `ablate cancel` jobs need a while to save and end, in which their cells are not open: wait for these, so
     that what is launched next takes the cells up. What takes longer than `patience` seconds is named and left."""
+    if left := _wait(lambda: ending_jobs(plan), "which was at work on {name}", say, patience):
+        name, job = left
+        say(f"{name} and what else is in job {job} stay out: it has not ended. Run the same again when it has.")
+
+
+def _wait(
+    jobs: Callable[[], dict[str, str]], which: str, say: Callable[[str], None], patience: float
+) -> tuple[str, str] | None:
+    """Wait until no job is left.
+
+    Args:
+        jobs: by cell, those that are left now.
+        which: they are, for the reader.
+
+    Returns:
+        A cell and its job that was left after `patience` seconds; else None.
+    """
     deadline, said = time.monotonic() + patience, False
-    while ending := ending_jobs(plan):
-        name, job = next(iter(ending.items()))
+    while left := jobs():
+        name, job = next(iter(left.items()))
         if time.monotonic() > deadline:
-            say(f"{name} and what else is in job {job} stay out: it has not ended. Run the same again when it has.")
-            return
+            return name, job
         if not said:
-            say(f"Waiting for job {job} to end, which was at work on {name}.")
+            say(f"Waiting for job {job} to end, {which.format(name=name)}.")
             said = True
         time.sleep(0.5)
+    return None
+
+
+def _jobs_at_work(plan: Plan, cells: Iterable[Cell]) -> dict[str, str]:
+    """Cells whose latest attempt was made by a job that has not ended -> that job."""
+    queue = read_queue(plan.folder, max_age=0.0)
+    states = plan.states(queue)
+    at_work = {cell.name: {task.job for task in queue.of(cell.group) if task.is_at_work} for cell in cells}
+    return {name: job for name, jobs in at_work.items() if (job := states[name].status.job) in jobs}
+
+
+def ending_jobs(plan: Plan) -> dict[str, str]:
+    """Cells that are not done -> the job that was at work on them and is ending, because it was cancelled or else."""
+    queue = read_queue(plan.folder, max_age=0.0)
+    states = plan.states(queue)
+    found = {cell.name: queue.place(cell.group) for cell in plan.cells if states[cell.name].state != "done"}
+    return {name: place.job for name, place in found.items() if place and place.is_ending}
 
 
 def clear_failures(plan: Plan, cells: Iterable[Cell]) -> None:
@@ -112,50 +122,77 @@ def clear_failures(plan: Plan, cells: Iterable[Cell]) -> None:
 
 
 def cancel_plan(plan: Plan, confirm: Callable[[str], bool], say: Callable[[str], None], dry_run: bool = False) -> int:
-    """Stop a sweep's running and queued trainings in good order, but none that another begun sweep still needs.
+    """Stop a sweep's running and queued trainings in good order, but none that runs and another begun sweep needs.
 
     Args:
         dry_run: only say which.
 
     Returns:
-        The exit code: 1 if something runs that no launcher of the sweep has begun, so that none can stop it; it is
-        named with its owner.
+        The exit code: 1 if something goes on that cannot be stopped, because no launcher of the sweep has begun it,
+        which is named with its owner, or because Slurm does not answer.
     """
-    states = plan.states()
-    active = {
-        cell.group: cell for cell in plan.cells if states[cell.name].state == "running" or states[cell.name].is_queued
-    }
-    shared = {identity: sweep for identity, sweep in needed_elsewhere(plan).items() if identity in active}
+    queue = read_queue(plan.folder, max_age=0.0)
+    states = plan.states(queue)
+    unasked = unasked_groups(plan, states, queue)
+    running = {cell.group: cell for cell in plan.cells if states[cell.name].state == "running"}
+    queued = {cell.group: cell for cell in plan.cells if states[cell.name].is_queued and cell.group not in running}
+    shared = {identity: sweep for identity, sweep in needed_elsewhere(plan).items() if identity in running}
     for identity, sweep in shared.items():
-        say(f"{active[identity].name} goes on: {sweep} needs it.")
+        say(f"{running[identity].name} goes on: {sweep} needs it.")
     foreign = {
         identity: status
-        for identity, cell in active.items()
-        if identity not in shared and (status := states[cell.name].status).state == "running"
-        if not is_ours(plan.folder, identity, status)
+        for identity, cell in running.items()
+        if identity not in shared and not is_ours(plan.folder, identity, status := states[cell.name].status, queue)
     }
     for identity, status in foreign.items():
         owner, how = f"process {status.pid} on {status.host}", f"kill -INT {status.pid}"
         owner, how = (f"{owner}, job {status.job}", f"scancel {status.job}") if status.job else (owner, f"{how} there")
-        say(f"{active[identity].name} goes on: no launcher of this sweep began it, but {owner}; stop it with {how}.")
-    stop = [identity for identity in active if identity not in shared and identity not in foreign]
-    code = 1 if foreign else 0
-    if not stop:
-        say(f"Nothing {'else ' if shared or foreign else ''}to stop in {plan.title}.")
+        say(f"{running[identity].name} goes on: no launcher of this sweep began it, but {owner}; stop it with {how}.")
+    if unasked:
+        say(f"{tell_unasked(unasked)} None of these was cancelled; try again later, or there.")
+    stop = {
+        identity: cell
+        for identity, cell in {**running, **queued}.items()
+        if identity not in shared and identity not in foreign
+        if identity in queued or identity not in unasked or not states[cell.name].status.job
+    }
+    # For what goes on no other task of this sweep is left, whose allocation would wait; nor is the report.
+    owners = {states[running[identity].name].status.job for identity in (*shared, *foreign)}
+    idle = [task for task in queue.active([*shared, *foreign]) if task.job not in owners]
+    idle += [task for task in queue.reports if task.is_active]
+    code = 1 if foreign or unasked else 0
+    if not stop and not idle:
+        if not unasked:
+            say(f"Nothing {'else ' if shared or foreign else ''}to stop in {plan.title}.")
         return code
     if dry_run:
-        for identity in stop:
-            cell = active[identity]
+        for cell in stop.values():
             say(f"would stop  {cell.name}: {states[cell.name].describe()}")
+        for task in idle:
+            say(f"would cancel job {task.job}, which waits")
         return code
-    if not confirm(f"Stop {len(stop)} running or queued training(s) of {plan.title}?"):
+    what = f"{len(stop)} running or queued training(s)" + (f" and {len(idle)} job(s) that wait" if idle else "")
+    if not confirm(f"Stop {what} of {plan.title}?"):
         say("Nothing was stopped; --yes stops without asking.")
         return 2
     request_cancel(plan.folder, keep=shared)
-    if jobs := active_jobs(plan.folder, stop):
+    if jobs := [task.job for task in [*queue.active(stop), *idle]]:
         scancel(jobs)
     say(f"Asked {len(stop)} training(s) to stop; ablate run {plan.title} goes on from there.")
     return code
+
+
+def unasked_groups(plan: Plan, states: Mapping[str, CellState], queue: Queue) -> set[str]:
+    """Groups that are not done, for which jobs may be queued without anyone knowing."""
+    return {cell.group for cell in plan.cells if states[cell.name].state != "done" and queue.is_unknown(cell.group)}
+
+
+def tell_unasked(groups: Collection[str]) -> str:
+    """A sentence about them."""
+    return (
+        f"Whether jobs for {len(groups)} training(s) are queued is not known: Slurm does not answer, or they are "
+        "another cluster's."
+    )
 
 
 def only(plan: Plan, names: Iterable[str]) -> Plan:

@@ -21,9 +21,9 @@ from sweeps.cell import Cell, Excluded, Group, cell_name, check_name
 from sweeps.definition import DEFINITIONS, load_sweep
 from sweeps.equal_compute import STEPS, equal_steps, followed, labels_of
 from sweeps.fact_book import FactBook
+from sweeps.queue import Queue, read_queue
 from sweeps.request import Request, parse_request
 from sweeps.state import CellState, cell_states, with_queue
-from sweeps.submissions import places, with_accounting
 
 
 @dataclass(frozen=True)
@@ -85,16 +85,17 @@ class Plan:
             found.setdefault(cell.group, {}).setdefault(cell.search_id or cell.eval_id, cell)
         return [Group(identity, tuple(cells.values())) for identity, cells in found.items()]
 
-    def states(self) -> dict[str, CellState]:
-        """The state of every cell by its name, looked up now."""
-        return self.states_of(self.cells)
+    def states(self, queue: Queue | None = None) -> dict[str, CellState]:
+        """The state of every cell by its name, looked up now.
 
-    def states_of(self, cells: Collection[Cell]) -> dict[str, CellState]:
+        Args:
+            queue: as it was read already; by default it is read now.
+        """
+        return self.states_of(self.cells, queue)
+
+    def states_of(self, cells: Collection[Cell], queue: Queue | None = None) -> dict[str, CellState]:
         """The same of some of its cells."""
-        states = cell_states(cells, RunStore(self.root))
-        found = places(self.folder) or {}
-        unsaid = {cell.group for cell in cells if states[cell.name].state in ("missing", "interrupted")}
-        states = with_queue(states, cells, with_accounting(found, unsaid))
+        states = with_queue(cell_states(cells, RunStore(self.root)), cells, queue or read_queue(self.folder))
         for name in self.forgiven & states.keys():
             if states[name].state == "failed":
                 states[name] = replace(states[name], status=replace(states[name].status, state="stopped", cause=""))

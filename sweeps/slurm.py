@@ -8,47 +8,29 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from experiments import slurm
 from experiments.claims import Busy, Claim, acquire
 from experiments.config import save_config
-from experiments.errors import UserError
+from experiments.errors import CellError, UserError
 from experiments.files import atomic_write_text
 from experiments.run_config import RuntimeConfig
-from experiments.status import Part
 from experiments.store import RunStore
-from sweeps.config import ResourcesConfig
+from sweeps.arrays import Arrays, Batch
 from sweeps.local import WORKER
 from sweeps.planner import Cell, Group, Plan
+from sweeps.queue import Queue, queued_elsewhere, read_queue
 from sweeps.slurm_commands import max_array_size, sbatch
 from sweeps.slurm_script import array_script, report_script
 from sweeps.snapshot import take_snapshot
-from sweeps.submissions import Submission, new_uid, places, read_submissions, recover, write_submissions
+from sweeps.submissions import Submission, new_uid, read_submissions, recover, write_submissions
 
 
-@dataclass(frozen=True)
-class Batch:
-    """An array of tasks to submit."""
-
-    groups: Sequence[Group]
-    """Of each task; several work on one where values are searched."""
-    part: Part
-    resources: ResourcesConfig
-    what: str
-    """The tasks do."""
-    parallel: int
-    """Tasks at once; 0 = no limit."""
-    waits: bool = False
-    """Whether each task waits for the task of the same number in the last array of trainings."""
-
-    @property
-    def text(self) -> str:
-        """In words."""
-        r, waits = self.resources, ", each after its training" if self.waits else ""
-        each = f"{r.nodes} node(s), {f'{r.gpus} GPU(s) per node' if r.gpus else 'CPUs'}"
-        return f"would submit an array of {len(self.groups)} task(s): {self.what}{waits}; {each}"
+class PartlySubmitted(CellError):
+    """Slurm took some of the jobs and refused the next."""
 
 
 class SlurmLauncher:
@@ -68,9 +50,9 @@ class SlurmLauncher:
         self.folder = plan.folder.resolve()
         self.jobs = self.folder / "jobs"
 
-    def open_groups(self) -> list[Group]:
+    def open_groups(self, queue: Queue | None = None) -> list[Group]:
         """What to submit now, by training."""
-        states = self.plan.states()
+        states = self.plan.states(queue)
         groups = []
         for group in self.plan.groups():
             found = [states[cell.name] for cell in group.cells]
@@ -80,35 +62,51 @@ class SlurmLauncher:
         return groups
 
     def launch(self) -> list[Submission]:
-        """Submit what is open.
+        """Submit what is open, and what was refused of an earlier submission that is still in the queue.
 
         Returns:
-            The new submissions, [] if nothing was open.
+            The new arrays, [] if nothing was open.
 
         Raises:
-            UserError: Slurm does not answer, or refuses the job.
+            UserError: Slurm does not answer, or refuses the first job; nothing was submitted.
+            PartlySubmitted: it refuses another one.
         """
         claim = self._claim()
         try:
             known = recover(read_submissions(self.folder))
             write_submissions(self.folder, known)
-            if places(self.folder, max_age=0.0) is None:
+            if slurm.job_states(max_age=0.0) is None:
                 raise UserError("Slurm does not answer (squeue failed); nothing was submitted. Try again later.")
-            groups = self._within_attempts(self.open_groups())
-            if not groups:
-                return []
-            batches = self._checked(groups, max_array_size())
-            code = take_snapshot(self.folder / "code")
-            new: list[Submission] = []
-            trainings = ""
-            for batch in batches:
-                new.append(self._submit_array(batch, code, [*known, *new], trainings if batch.waits else ""))
-                trainings = new[-1].job if batch.part == "train" else trainings
-            if self.report:
-                self._submit_report(new, code)
-            return new
+            queue = read_queue(self.folder)
+            batches = self._checked(self._within_attempts(self.open_groups(queue)), max_array_size(), queue)
+            if batches or self._last_without_report(known, queue):
+                return self._submit(batches, known, queue)
+            return []
         finally:
             claim.release()
+
+    def _submit(self, batches: Sequence[Batch], known: list[Submission], queue: Queue) -> list[Submission]:
+        code = take_snapshot(self.folder / "code")
+        new: list[Submission] = []
+        try:
+            for batch in batches:
+                trainings = batch.trainings or next((item.job for item in reversed(new) if item.part == "train"), "")
+                new.append(self._submit_array(batch, code, [*known, *new], _dependency(batch, trainings)))
+            last = new[-1] if new else self._last_without_report(known, queue)
+            if last and self.report:
+                self._submit_report(last, new or [last], [*known, *new], code)
+        except UserError as error:
+            if not new:
+                raise
+            there = ", ".join(f"{item.job} ({batch.what})" for item, batch in zip(new, batches, strict=False))
+            missing = [
+                *dict.fromkeys(batch.what for batch in batches[len(new) :]),
+                *(["the report"] * bool(self.report)),
+            ]
+            raise PartlySubmitted(
+                f"{error} In the queue: {there}. Not submitted: {', '.join(missing)}; the same command again does that."
+            ) from error
+        return new
 
     def batches(self, largest: int) -> list[Batch]:
         """The arrays that `launch` would submit now to a cluster whose arrays have at most `largest` tasks.
@@ -116,7 +114,9 @@ class SlurmLauncher:
         Raises:
             UserError: `launch` would refuse them.
         """
-        return self._checked([group for group in self.open_groups() if not self._attempts_too_many(group)], largest)
+        queue = read_queue(self.folder)
+        groups = [group for group in self.open_groups(queue) if not self._attempts_too_many(group)]
+        return self._checked(groups, largest, queue)
 
     def given_up(self) -> dict[str, str]:
         """Groups that `launch` would leave out as failed -> why."""
@@ -126,65 +126,39 @@ class SlurmLauncher:
     def draft(self, batch: Batch) -> tuple[Path, str]:
         """The script of an array as `launch` would write it now, and where; `*` stands for what is not known before."""
         uid = f"ablate-{self.plan.sweep.name}-*"
-        return self.jobs / f"{uid}.sbatch", self._script(batch, uid, self.folder / "code" / "*", batch.waits * "*")
+        return self.jobs / f"{uid}.sbatch", self._script(
+            batch, uid, self.folder / "code" / "*", _dependency(batch, batch.trainings or "*")
+        )
 
-    def _checked(self, groups: Sequence[Group], largest: int) -> list[Batch]:
-        """The arrays of these groups; what is wrong with one comes out before anything is written or submitted."""
-        batches = list(self._batches(groups, largest))
+    def _checked(self, groups: Sequence[Group], largest: int, queue: Queue) -> list[Batch]:
+        """The arrays of these groups, and those that ones in the queue lack; what is wrong with one comes out before
+        anything is written or submitted."""
+        arrays = Arrays(self.plan, largest, self.parallel)
+        others = queued_elsewhere(self.folder, [group.id for group in groups])
+        batches = list(arrays.of([group for group in groups if group.id not in others]))
+        # A training that another sweep is going to do is not worth a second allocation that waits while it is done.
+        tasks = tuple(job for jobs in others.values() for job in jobs)
+        for batch in arrays.of([group for group in groups if group.id in others]):
+            batches.append(batch if batch.waits else replace(batch, elsewhere=tasks))
+        batches += self._refused_before(queue, arrays)
         for batch in batches:
             for group in batch.groups:
                 for cell in group.cells:
                     self._runtime(cell, batch)
         return batches
 
-    def _batches(self, groups: Sequence[Group], largest: int) -> Iterator[Batch]:
-        """The arrays, none of more tasks than the cluster takes."""
-        apart = self.resources.of_evaluation()
-        if self.plan.is_timed:
-            yield from self._arrays(groups, largest, "all", self.resources, "timings")
-            return
-        searches = [group for group in groups if group.cells[0].is_searched]
-        others = [group for group in groups if not group.cells[0].is_searched]
-        training = [group for group in searches if not group.cells[0].run_id]
-        if training and (processes := self.resources.nodes * max(self.resources.gpus, 1)) > 1:
-            raise UserError(
-                f"A search over a key of the training runs one process a trial, not {processes}: set resources.nodes=1 "
-                f"and resources.gpus={min(self.resources.gpus, 1)}."
-            )
-        if apart is None:
-            yield from self._arrays(others, largest, "all", self.resources, "trainings and their evaluations")
-        else:
-            yield from self._after_trainings(others, largest, apart, "evaluations")
-        # Hands that search would hold their devices idle while one of them trains; where every trial is a training,
-        # there is none that they share. Each hand is one process: ranks would not wait for each other's trials.
-        sharing = [group for group in searches if group not in training]
-        single = replace(apart or self.resources, nodes=1, gpus=min((apart or self.resources).gpus, 1))
-        yield from self._after_trainings(sharing, largest, single, "searches")
-        yield from self._arrays(training, largest, "all", self.resources, "searches")
+    def _refused_before(self, queue: Queue, arrays: Arrays) -> Iterator[Batch]:
+        """What was to wait for trainings that are in the queue, and is not."""
+        groups = {group.id: group for group in self.plan.groups()}
+        for item in _active(read_submissions(self.folder), queue):
+            alone = all(task.part == "train" for task in queue.active(item.groups))
+            if item.part == "train" and alone and groups.keys() >= set(item.groups):
+                yield from arrays.followers([groups[identity] for identity in item.groups], item.job)
 
-    def _after_trainings(
-        self, groups: Sequence[Group], largest: int, resources: ResourcesConfig, what: str
-    ) -> Iterator[Batch]:
-        """Arrays of trainings, each followed by what waits for them, task by task; then of what need not wait."""
-        store = RunStore(self.plan.root)
-        trained = [group for group in groups if store.run(group.cells[0].run_id).is_done()]
-        # Those that most hands work on first: in every array a task of the same number works on the same group.
-        untrained = sorted((group for group in groups if group not in trained), key=_hands, reverse=True)
-        for some in _chunks(untrained, largest):
-            yield Batch(some, "train", self.resources, "trainings", self.parallel)
-            hands = min(_hands(some[0]), self.parallel or _hands(some[0]))
-            for number in range(hands):
-                these = [group for group in some if _hands(group) > number]
-                yield Batch(these, "evaluate", resources, what, -(-self.parallel // hands), waits=True)
-        yield from self._arrays(trained, largest, "evaluate", resources, what)
-
-    def _arrays(
-        self, groups: Sequence[Group], largest: int, part: Part, resources: ResourcesConfig, what: str
-    ) -> Iterator[Batch]:
-        """Of as many tasks a group as there are hands to work on it."""
-        tasks = [group for group in groups for _ in range(_hands(group))]
-        for some in _chunks(tasks, largest):
-            yield Batch(some, part, resources, what, self.parallel)
+    def _last_without_report(self, known: Sequence[Submission], queue: Queue) -> Submission | None:
+        """The last array in the queue, if no report is going to follow it."""
+        active = _active(known, queue)
+        return active[-1] if active and self.report and not active[-1].report else None
 
     def _claim(self) -> Claim:
         """Submitting is for one at a time, also among users who share the folder."""
@@ -216,25 +190,28 @@ class SlurmLauncher:
             return ""
         return f"given up after {attempts} attempts (resources.max_attempts)"
 
-    def _submit_array(self, batch: Batch, code: Path, known: list[Submission], after: str) -> Submission:
+    def _submit_array(self, batch: Batch, code: Path, known: list[Submission], dependency: str) -> Submission:
         uid = new_uid(self.plan.sweep.name)
         tasks, script = self._tasks(uid), self.jobs / f"{uid}.sbatch"
         lines = ["\t".join(str(self._write_config(cell, batch)) for cell in group.cells) for group in batch.groups]
         atomic_write_text(tasks, "".join(f"{line}\n" for line in lines))
         (self.folder / "logs").mkdir(parents=True, exist_ok=True)
-        atomic_write_text(script, self._script(batch, uid, code, after))
+        atomic_write_text(script, self._script(batch, uid, code, dependency))
         # Noted before it is submitted: if this process dies in between, the next one finds the job by its comment.
-        submission = Submission(uid, "", [group.id for group in batch.groups], time.time())
+        groups, cluster = [group.id for group in batch.groups], slurm.cluster_name()
+        submission = Submission(uid, "", groups, time.time(), batch.part, cluster)
         write_submissions(self.folder, [*known, submission])
-        submission = replace(submission, job=sbatch(script))
-        write_submissions(self.folder, [*known, submission])
-        return submission
+        found = recover([replace(submission, job=sbatch(script))])
+        if not found:
+            raise UserError("Slurm's sbatch printed no job's id, and no job of its script is in the queue.")
+        write_submissions(self.folder, [*known, *found])
+        return found[0]
 
     def _tasks(self, uid: str) -> Path:
         """The list of what each task works on."""
         return self.jobs / f"{uid}.txt"
 
-    def _script(self, batch: Batch, uid: str, code: Path, after: str) -> str:
+    def _script(self, batch: Batch, uid: str, code: Path, dependency: str) -> str:
         return array_script(
             title=self.plan.title,
             name=self.plan.sweep.name,
@@ -248,25 +225,25 @@ class SlurmLauncher:
             code=code,
             worker=self.worker if batch.part == "all" else [*self.worker, "--part", batch.part],
             what=batch.what,
-            after=after,
+            dependency=dependency,
             exclusive=self.plan.is_timed,
         )
 
-    def _submit_report(self, arrays: list[Submission], code: Path) -> None:
-        uid = new_uid(f"{self.plan.sweep.name}-report")
-        script = self.jobs / f"{uid}.sbatch"
+    def _submit_report(self, last: Submission, after: list[Submission], known: list[Submission], code: Path) -> None:
+        script = self.jobs / f"{last.report_uid}.sbatch"
         text = report_script(
             title=self.plan.title,
             name=self.plan.sweep.name,
-            uid=uid,
+            uid=last.report_uid,
             resources=self.resources,
-            after=[item.job for item in arrays],
+            after=[item.job for item in after],
             logs=self.folder / "logs",
             code=code,
             command=[sys.executable, "-m", "experiments.cli", *self.report],
         )
         atomic_write_text(script, text)
-        sbatch(script)
+        report = sbatch(script)
+        write_submissions(self.folder, [replace(item, report=report) if item == last else item for item in known])
 
     def _devices(self, cell: Cell, batch: Batch) -> int:
         """Processes per node."""
@@ -298,12 +275,14 @@ class SlurmLauncher:
         return runtime
 
 
-def _chunks(groups: Sequence[Group], size: int) -> Iterator[Sequence[Group]]:
-    for begin in range(0, len(groups), size):
-        yield groups[begin : begin + size]
+def _dependency(batch: Batch, trainings: str) -> str:
+    """What an array waits for, as sbatch takes it."""
+    if batch.waits:
+        return f"aftercorr:{trainings}"
+    return f"afterany:{':'.join(batch.elsewhere)}" if batch.elsewhere else ""
 
 
-def _hands(group: Group) -> int:
-    """How many array tasks work on a group at once: several only while values are searched."""
-    cell = group.cells[0]
-    return cell.config.search.jobs if cell.is_searched else 1
+def _active(submissions: Iterable[Submission], queue: Queue) -> list[Submission]:
+    """Those of which a task waits or is at work."""
+    active = {task.job.partition("_")[0] for tasks in queue.tasks.values() for task in tasks if task.is_active}
+    return [item for item in submissions if item.job in active]

@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-import os
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.errors import UserError
-from experiments.slurm import forget_states
+from experiments.slurm import environment, forget_states
 
 USUAL_ARRAY = 1000
 """Tasks that an array may have at most where the cluster does not say: Slurm's own default."""
-LEAKING = ("SLURM_", "SBATCH_", "SRUN_", "SLURMD_", "SLURMSTEPD_")
-"""Variables of a job that one submits from; they would silently change the jobs that are submitted."""
-
-
-def clean_environment() -> dict[str, str]:
-    """This process' variables without those of a job it may run in; SLURM_CONF names the cluster and stays."""
-    return {key: value for key, value in os.environ.items() if key == "SLURM_CONF" or not key.startswith(LEAKING)}
 
 
 def sbatch(script: Path) -> str:
-    """Submit a script; returns the job's id. Raises UserError with Slurm's words if it refuses."""
+    """Submit a script; returns the job's id, "" if none is printed. Raises UserError with Slurm's words if refused."""
     answer = _slurm("sbatch", "--parsable", str(script))
     forget_states()
-    return answer.strip().partition(";")[0]
+    # A site may greet its users on the same stream; behind a semicolon stands the cluster.
+    ids = re.findall(r"^(\d+)(?:;.*)?$", answer, re.MULTILINE)
+    return ids[-1] if ids else ""
 
 
 def scancel(jobs: Sequence[str]) -> None:
     """End jobs or array tasks. Raises UserError if Slurm refuses."""
     _slurm("scancel", *jobs)
     forget_states()
+
+
+def jobs_by_comment() -> dict[str, str]:
+    """The ids of all jobs that have a comment, by that. Raises UserError if Slurm does not answer."""
+    answer = _slurm("squeue", "--noheader", "--all", "--states=all", "--format=%F|%k")
+    rows = (line.strip().split("|", 1) for line in answer.splitlines())
+    return {row[1]: row[0] for row in rows if len(row) == 2}
 
 
 def would_refuse(script: str) -> str:
@@ -56,7 +58,7 @@ def max_array_size() -> int:
 
 def _slurm(*command: str, text: str = "") -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=clean_environment(), input=text)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment(), input=text)
     except FileNotFoundError as error:
         raise UserError(f"{command[0]} is not here; --launcher slurm needs a login node of a Slurm cluster.") from error
     except subprocess.TimeoutExpired as error:

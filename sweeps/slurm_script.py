@@ -82,7 +82,7 @@ def array_script(
     code: Path,
     worker: Sequence[str],
     what: str = "trainings and their evaluations",
-    after: str = "",
+    dependency: str = "",
     exclusive: bool = False,
 ) -> str:
     """The script of an array of `count` tasks.
@@ -92,7 +92,7 @@ def array_script(
         parallel: tasks at once; 0 = no limit.
         processes: per node.
         what: the tasks do, for the reader.
-        after: an array; each task waits until that one's task of the same number has done its work.
+        dependency: what the tasks wait for, as sbatch takes it; where that cannot come about, they are cancelled.
         exclusive: nothing else may run on the nodes.
     """
     array = f"0-{count - 1}{f'%{parallel}' if parallel else ''}"
@@ -109,7 +109,7 @@ def array_script(
         **_shared(resources),
         **({"gres": f"gpu:{resources.gpus}"} if resources.gpus else {}),
         **({"exclusive": ""} if exclusive else {}),
-        **({"dependency": f"aftercorr:{after}", "kill-on-invalid-dep": "yes"} if after else {}),
+        **({"dependency": dependency, "kill-on-invalid-dep": "yes"} if dependency else {}),
     }
     # srun does not take over --cpus-per-task from sbatch since Slurm 22.05.
     srun = ["--kill-on-bad-exit=1", *([f"--cpus-per-task={resources.cpus}"] if resources.cpus else [])]

@@ -11,7 +11,7 @@ from experiments.errors import UserError
 from experiments.failures import RESUMABLE
 from experiments.status import Status
 from experiments.store import Run, RunStore
-from sweeps.submissions import ENDINGS, Place
+from sweeps.queue import ENDINGS, Queue, Task, with_accounting
 
 if TYPE_CHECKING:
     from sweeps.cell import Cell
@@ -23,8 +23,8 @@ class CellState:
 
     status: Status
     part: Literal["training", "search", "evaluation", "benchmark"]
-    queue: Place | None = None
-    """Where it stands in Slurm's queue, if it is not done and was submitted."""
+    queue: Task | None = None
+    """By which it stands in Slurm's queue, if it is not done."""
     steps: int = 0
     """At which its training ended, if that is done: fewer than planned where it was stopped early."""
     local: Literal["", "starting", "queued"] = ""
@@ -47,7 +47,7 @@ class CellState:
     @property
     def is_queued(self) -> bool:
         """Whether a job of Slurm's is going to work on it, or has just started."""
-        return self.queue is not None and self.queue.is_active and self.state != "running"
+        return self.queue is not None and self.state != "running"
 
     @property
     def percent(self) -> float:
@@ -90,32 +90,43 @@ class CellState:
         return f"{self.state}{doing} {self.percent:.0f} %{why}"
 
 
-def with_queue(
-    states: Mapping[str, CellState], cells: Iterable[Cell], found: Mapping[str, Place]
-) -> dict[str, CellState]:
+def with_queue(states: Mapping[str, CellState], cells: Iterable[Cell], queue: Queue) -> dict[str, CellState]:
     """Add what Slurm knows: places in the queue, and how jobs ended whose runs could not say it themselves."""
-    result = dict(states)
+    result, attempts = dict(states), dict[str, Task]()
     for cell in cells:
-        state, place = states[cell.name], found.get(cell.group)
-        if place is None or state.state in ("done", "running"):
+        state = states[cell.name]
+        if state.state in ("done", "running"):
             continue
-        status = state.status
-        if state.state == "failed":
-            if state.is_open and place.is_active:  # submitted again
-                result[cell.name] = replace(state, status=replace(status, state="stopped"), queue=place)
-            continue
-        cause, reason = ENDINGS.get(place.state, ("", ""))
-        if cause == "oom" and state.state == "stopped":  # it has said so itself, or was forgiven
-            continue
-        if cause == "oom":
-            status = replace(status, state="failed", cause=cause, reason=reason)
-        elif cause:
-            status = replace(status, cause=cause, reason=reason)
-        elif place.state == "FAILED" and state.state == "missing" and state.part != "evaluation":
-            reason = f"job {place.job} failed before the run began; see its log"
-            status = replace(status, state="failed", cause="killed", reason=reason)
-        result[cell.name] = replace(state, status=status, queue=place)
+        if place := queue.place(cell.group):
+            result[cell.name] = _queued(state, place)
+        elif state.state == "missing" or state.state == "interrupted" and state.status.job:
+            part = "train" if state.part == "training" else "evaluate"
+            if attempt := queue.attempt(cell.group, state.status.job, part):
+                attempts[cell.name] = attempt
+    for name, attempt in with_accounting(attempts).items():
+        result[name] = _ended(states[name], attempt)
     return result
+
+
+def _queued(state: CellState, place: Task) -> CellState:
+    if state.state != "failed":
+        return replace(state, queue=place)
+    # What failed for good stays so; what did not was submitted again.
+    return replace(state, status=replace(state.status, state="stopped"), queue=place) if state.is_open else state
+
+
+def _ended(state: CellState, attempt: Task) -> CellState:
+    """The state of a cell whose latest attempt that task made, and which says nothing of its end."""
+    status = state.status
+    cause, reason = ENDINGS.get(attempt.state, ("", ""))
+    if cause == "oom":
+        return replace(state, status=replace(status, state="failed", cause=cause, reason=reason))
+    if cause:
+        return replace(state, status=replace(status, cause=cause, reason=reason))
+    if attempt.state == "FAILED" and state.state == "missing" and state.part != "evaluation":
+        reason = f"job {attempt.job} failed before the run began; see its log"
+        return replace(state, status=replace(status, state="failed", cause="killed", reason=reason))
+    return state
 
 
 def cell_states(cells: Iterable[Cell], store: RunStore) -> dict[str, CellState]:

@@ -19,6 +19,7 @@ import pytest
 from experiments import claims, slurm, work
 from experiments.claims import STALE_AFTER, Busy, Owner, acquire, newest_claim, process_start
 from experiments.errors import UserError
+from experiments.slurm import JobState
 from tests.experiments.conftest import elsewhere
 
 HOLDER = """
@@ -119,10 +120,32 @@ def test_owner_elsewhere_is_believed_until_silent_for_long(tmp_path: Path) -> No
 def test_owner_in_a_job_lives_as_long_as_slurm_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str | None, alive: bool
 ) -> None:
-    monkeypatch.setattr(slurm, "job_states", lambda: {"7_1": (state, "None")} if state else {})
-    claim_of(tmp_path, elsewhere(job="7_1"), age=0 if not alive else 10 * STALE_AFTER)
+    monkeypatch.setattr(slurm, "job_states", lambda: {"7_1": JobState(state, "None")} if state else {})
+    monkeypatch.setattr(slurm, "cluster_name", lambda: "here")
+    claim_of(tmp_path, elsewhere(job="7_1", cluster="here"), age=0 if not alive else 10 * STALE_AFTER)
     newest = newest_claim(tmp_path)
     assert newest and newest.alive() is alive
+
+
+def test_a_job_of_another_cluster_is_believed_until_silent_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job here may have its number. Where the cluster is not known, one that is not listed may be one."""
+    monkeypatch.setattr(slurm, "cluster_name", lambda: "here")
+    for jobs in ({}, {"7": JobState("FAILED", "")}, {"7": JobState("RUNNING", "")}):
+        monkeypatch.setattr(slurm, "job_states", lambda jobs=jobs: jobs)
+        owner = elsewhere(job="7", cluster="there")
+        assert owner.alive(silent=STALE_AFTER - 1) and not owner.alive(silent=STALE_AFTER + 1)
+    monkeypatch.setattr(slurm, "job_states", lambda: {})
+    assert elsewhere(job="7").alive(silent=claims.PULSE) and not elsewhere(job="7").alive(silent=3 * claims.PULSE)
+
+
+def test_an_owner_in_a_job_names_its_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", "there")
+    slurm.cluster_name.cache_clear()
+    assert Owner.here().cluster == "there"
+    monkeypatch.delenv("SLURM_JOB_ID")
+    assert Owner.here().cluster == ""
+    slurm.cluster_name.cache_clear()
 
 
 def test_unreachable_slurm_means_unknown_not_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +155,7 @@ def test_unreachable_slurm_means_unknown_not_dead(tmp_path: Path, monkeypatch: p
 
 
 def test_earlier_start_of_my_own_requeued_job_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slurm, "job_states", lambda: {"7": ("RUNNING", "None")})
+    monkeypatch.setattr(slurm, "job_states", lambda: {"7": JobState("RUNNING", "None")})
     owner = elsewhere(job="7", restarts=0)
     assert owner.alive(silent=0)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
@@ -217,9 +240,9 @@ def test_waiting_for_a_job_asks_slurm_seldom_and_writes_nothing(
 ) -> None:
     asked, tickets = [], []
 
-    def states() -> dict[str, tuple[str, str]]:
+    def states() -> dict[str, JobState]:
         asked.append(clock.now)
-        return {"9": ("RUNNING", "None")}
+        return {"9": JobState("RUNNING", "None")}
 
     def ticket(**options: Any) -> tuple[int, str]:
         tickets.append(clock.now)

@@ -48,8 +48,9 @@ def test_a_job_that_began_after_the_answer_is_alive(queue: Path) -> None:
     assert len(queue.with_name("asked").read_text().splitlines()) == 2
 
 
-def test_a_job_of_another_user_may_be_hidden(queue: Path) -> None:
-    theirs, ours = elsewhere(job="9", user="colleague"), elsewhere(job="9")
+def test_a_job_of_another_user_may_be_hidden(queue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm, "cluster_name", lambda: "here")
+    theirs, ours = (elsewhere(job="9", cluster="here", **owner) for owner in ({"user": "colleague"}, {}))
     assert theirs.alive(silent=2.0) and not theirs.alive(silent=STALE_AFTER + 1)
     assert not ours.alive(silent=2.0)
     queue.write_text("9|FAILED|None\n")

@@ -103,5 +103,7 @@ def slurm_here(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setattr(slurm, "_not_ended", {})
     original = slurm.job_states
     monkeypatch.setattr(slurm, "job_states", lambda max_age=0.0: original(0.0))
+    slurm.cluster_name.cache_clear()
     yield
+    slurm.cluster_name.cache_clear()
     cluster.call("scancel", "--user", os.environ.get("USER", "root"))

@@ -90,6 +90,6 @@ def test_what_this_process_submits_or_cancels_is_seen_at_once(
     command("scancel", f"echo '8|CANCELLED|None' > {queue}")
     assert slurm.job_states() == {}
     assert sbatch(tmp_path / "script") == "8"
-    assert slurm.job_states() == {"8": ("PENDING", "Priority")}
+    assert slurm.job_states() == {"8": slurm.JobState("PENDING", "Priority")}
     scancel(["8"])
-    assert slurm.job_states() == {"8": ("CANCELLED", "None")}
+    assert slurm.job_states() == {"8": slurm.JobState("CANCELLED", "None")}

@@ -18,8 +18,8 @@ from reports.subject import load_subject
 from sweeps import commands, planner
 from sweeps.amendments import amendments_path
 from sweeps.planner import Plan, plan
+from sweeps.queue import Queue, Task
 from sweeps.registry import register
-from sweeps.submissions import Place
 from tests.sweeps.conftest import WORKER
 from tests.sweeps.steps import run, states
 
@@ -97,7 +97,8 @@ def test_a_failure_that_only_slurm_knows_is_checked_as_open(make_sweep: Make, mo
     """A change is tried before the failure is forgotten."""
     path = make_sweep()
     group = plan(path).find(CHANGED).group
-    monkeypatch.setattr(planner, "places", lambda folder: {group: Place("7_0", "OUT_OF_MEMORY", "")})
+    queue = Queue({group: (Task("7_0", "all", "OUT_OF_MEMORY", ""),)})
+    monkeypatch.setattr(planner, "read_queue", lambda folder: queue)
     planned = plan(path)
     assert planned.states()[CHANGED].status.cause == "oom"
     assert replace(planned, forgiven=frozenset({CHANGED})).states()[CHANGED].is_open

@@ -71,5 +71,6 @@ def test_watching_goes_on_while_cells_are_queued(make_sweep: Make, monkeypatch: 
 def queue(planned: Plan, monkeypatch: pytest.MonkeyPatch, jobs: dict[str, tuple[str, str]]) -> None:
     """As if all groups were submitted as job 77, of whose tasks Slurm says this."""
     write_submissions(planned.folder, [Submission("u", "77", [group.id for group in planned.groups()], 0.0)])
-    monkeypatch.setattr(slurm, "job_states", lambda max_age=0.0: jobs)
+    answer = {job: slurm.JobState(*found) for job, found in jobs.items()}
+    monkeypatch.setattr(slurm, "job_states", lambda max_age=0.0: answer)
     monkeypatch.setattr(slurm, "ended_jobs", lambda jobs: {})

@@ -171,7 +171,7 @@ def test_the_report_runs_last(cluster: Cluster, make_sweep: Make, behave: Callab
     path = make_sweep()
     behave(serial_v1="fail", steps=0.1)
     submit(path)
-    script = next(plan(path).folder.glob("jobs/*-report-*.sbatch")).read_text()
+    script = next(plan(path).folder.glob("jobs/*-report.sbatch")).read_text()
     assert f"--dependency=afterany:{read_submissions(plan(path).folder)[0].job}" in script
     report = next(line for line in script.splitlines() if line.startswith("exec"))
     assert f"report {path} --scale demo" in report

@@ -19,7 +19,7 @@ from subprocess import SubprocessError
 import pytest
 
 from experiments.claims import newest_claim, process_start
-from experiments.errors import UserError
+from experiments.errors import CellError, UserError
 from experiments.store import RunStore
 from reports.subject import load_subject
 from sweeps import commands
@@ -54,7 +54,7 @@ class Faults:
         try:
             if fault():
                 self.injected[fault.__name__] += 1
-        except (SubprocessError, UserError, ProcessLookupError):
+        except (SubprocessError, UserError, CellError, ProcessLookupError):
             self.refused[fault.__name__] += 1  # the controller is down, or the job has just ended
 
     def kill_worker(self) -> bool:
@@ -160,7 +160,7 @@ def _finish(cluster: Cluster, path: str) -> None:
     """Ask again, as a person would, until all is done."""
 
     def done() -> bool:
-        with suppress(UserError, SubprocessError):
+        with suppress(UserError, CellError, SubprocessError):
             states = plan(path).states()
             if all(state.state == "done" for state in states.values()):
                 return True

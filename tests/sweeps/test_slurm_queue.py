@@ -53,6 +53,25 @@ def test_evaluations_wait_for_their_trainings(
     wait_done(cluster, path)
 
 
+def test_a_training_that_two_sweeps_share_is_done_by_one_job_while_the_other_holds_nothing(
+    cluster: Cluster, make_sweep: Make, behave: Callable, trainings: Callable
+) -> None:
+    path, other = make_sweep(axes=ONE, report={}), make_sweep("other", axes=ONE, report={})
+    behave(steps=0.3)
+    cluster.call("scontrol", "update", "PartitionName=main", "State=DOWN")
+    try:
+        submit(path)
+        submit(other)
+    finally:
+        cluster.call("scontrol", "update", "PartitionName=main", "State=UP")
+    first, second = task(path, "serial_v1"), task(other, "serial_v1")
+    while (jobs := cluster.jobs())[first] in ("PENDING", "RUNNING", "COMPLETING"):
+        assert jobs[second] == "PENDING"
+        time.sleep(0.2)
+    cluster.wait_until(lambda: cluster.jobs()[second] == "COMPLETED", "the second did not end")
+    assert trainings() == ["serial_v1"] and {*states(path).values(), *states(other).values()} == {"done"}
+
+
 def test_a_trained_run_is_only_evaluated(
     cluster: Cluster, make_sweep: Make, root: Path, trainings: Callable, behave: Callable
 ) -> None:
