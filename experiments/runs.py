@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -64,10 +65,9 @@ def _command(run: Run) -> str:
         return "ablate import-checkpoint KIND FILE"
     words = [word for word in words if not word.startswith("runtime.root=")]
     where = ["--root", str(run.root or default_root())]
-    try:
+    config: RunConfig | None = None
+    with suppress(UserError):
         config = load_config(preset, words)
-    except UserError:
-        config = None
     if config is None or run_id(config) != run.id:
         # Its configuration names the folder of outputs that it was begun in, which may have been moved since.
         return shlex.join(["ablate", "train", str(run.config_path), *where])

@@ -147,12 +147,13 @@ def test_images_that_are_gone_are_not_missed_in_sampling_classes(ablate, tmp_pat
     assert "data.class_folders" not in semantic(run.config()), "runs of before there was this key stay what they are"
     words = ("sample", run.id, "--count", 2, "--root", tmp_path, "--out", tmp_path / "x.png", "--class")
     shutil.move(images, tmp_path / "away")
+    _image_files.cache_clear()  # as a process that begins now
     for name in (1, "n01443537")[: 2 if kind == "folder" else 1]:  # a synset's name is in the folder only
         code, _, err = ablate(*words, name)
         assert code == 0, err
     (tmp_path / "away" / "val" / "n01440764" / "0.png").unlink()
     shutil.move(tmp_path / "away", images)
-    _image_files.cache_clear()  # as a process that begins now
+    _image_files.cache_clear()
     code, _, err = ablate(*words, 1)
     assert code == 2 and f"data.source={images} is not what" in err
 
