@@ -9,6 +9,7 @@ from math import inf
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
+from datamodules.base_config import DataConfig
 from datamodules.counts import count_best, count_subset
 from datamodules.emoji.labels import CATEGORIES, EMOJI_FILE, STYLES
 from datamodules.online_config import FolderOnlineConfig, ImageNetOnlineConfig
@@ -21,13 +22,10 @@ T = TypeVar("T")
 
 
 @dataclass
-class EmojiConfig:
+class EmojiConfig(DataConfig):
     """The embedded data set: 1,898 emoji in two styles, 32x32 pixels, 9 categories, a caption each."""
 
     has_images: ClassVar[bool] = True
-    """Samples can be measured against its own images; those of other data sets do not travel with their tokens."""
-    possible: ClassVar[tuple[str, ...]] = ("class", "caption")
-    """What `condition` may be."""
     name: str = "emoji"
     styles: list[str] = field(default_factory=lambda: list(STYLES))
     condition: Literal["class", "caption"] = "class"
@@ -73,7 +71,7 @@ class EmojiConfig:
 
 
 @dataclass
-class StoreConfig:
+class StoreConfig(DataConfig):
     """Images as tokens or latents that were made beforehand by `ablate tokenize`: a folder with a store per split."""
 
     name: str = ""
@@ -93,7 +91,7 @@ class StoreConfig:
     3.2), to the nearest 420th; all alike. An image with fewer captions than others goes by the first of them."""
     fingerprint: str = ""
     """sha256 of the stores' meta.json, filled in when a run is resolved: stands for `root` in its identity."""
-    possible: ClassVar[tuple[str, ...]] = ("class", "caption")
+    folder_key: ClassVar[str] = "root"
     hint: ClassVar[str] = ""
     """What else helps where a store is not there."""
 
@@ -156,6 +154,9 @@ class StoreConfig:
         for split in ("train", "val", "test"):
             if self.root and (Path(self.root) / split / "meta.json").is_file():
                 check_tokenizer(Path(self.root) / split, tokenizer)
+
+    def _contents(self) -> str:
+        return f"the stores that `ablate tokenize {self.name}` makes"
 
     def _classes(self, split: str) -> list[str]:
         return self._read(split, lambda meta: list(meta["source"].get("classes", [])))

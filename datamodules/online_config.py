@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from datamodules.base_config import DataConfig
 from datamodules.counts import count_subset
 from lightning_modules.bounds import check_least
 
@@ -15,10 +16,12 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class OnlineConfig:
+class OnlineConfig(DataConfig):
     """Image files with classes, tokenised during training from a random crop per image and epoch (AiM's code)."""
 
     kind: ClassVar[str] = ""
+    """The name of the data set as `ablate tokenize` and `ablate reference` take it."""
+    folder_key: ClassVar[str] = "source"
     possible: ClassVar[tuple[str, ...]] = ("class",)
     name: str = ""
     source: str = ""
@@ -39,15 +42,16 @@ class OnlineConfig:
     def __post_init__(self) -> None:
         check_least(self, "data", subset=0)
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes in label order; empty before `source` is named."""
-        return tuple(self.open("train").class_names) if self.source else ()
+    def fit(self, tokenizer: Any) -> None:
+        """Crop images of the tokenizer's size."""
+        self.image_size = tokenizer.image_size
 
-    @property
-    def num_classes(self) -> int:
-        """Number of classes a generator is conditioned on."""
-        return len(self.class_names)
+    def images(self) -> tuple[str, str]:
+        """As `DataConfig.images`."""
+        return self.kind, self.source or "IMAGES"
+
+    def _contents(self) -> str:
+        return "its images"
 
     def open(self, split: str) -> FileSource:
         """The files of a split, listed once per process.
@@ -94,6 +98,11 @@ class ImageNetOnlineConfig(OnlineConfig):
     name: str = "imagenet_online"
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """The synsets in label order; their numbers without `source`."""
+        return tuple(self.open("train").class_names if self.source else map(str, range(self.num_classes)))
+
+    @property
     def num_classes(self) -> int:
         """1,000."""
         return 1000
@@ -105,3 +114,22 @@ class FolderOnlineConfig(OnlineConfig):
 
     kind: ClassVar[str] = "folder"
     name: str = "folder_online"
+    class_folders: list[str] = field(default_factory=list)
+    """Names of the classes in label order, filled in from `source` when a run is resolved; the fingerprint covers
+    them."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes in label order; empty before `source` is named."""
+        return tuple(self.class_folders)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes a generator is conditioned on."""
+        return len(self.class_folders)
+
+    def resolve(self) -> None:
+        """As `OnlineConfig.resolve`; fills in the names of the classes, too."""
+        super().resolve()
+        if self.source:
+            self.class_folders = list(self.open("train").class_names)

@@ -125,13 +125,23 @@ def save_config(config: RunConfig, path: Path) -> None:
     atomic_write_text(path, yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
 
 
-def read_config(path: Path) -> RunConfig:
+def read_config(
+    path: Path, overrides: Mapping[str, Any] | None = None, *, trains: bool = False, needs_data: bool = True
+) -> RunConfig:
     """Read back what `save_config` wrote.
+
+    Args:
+        overrides: dotted keys of what is to be otherwise.
+        trains: it is to be trained, so what it starts from must be there, and its batches must suit its processes.
+        needs_data: where not, the folder of the data may be gone. Data that were replaced are refused all the same:
+            classes may have other numbers in them.
 
     Raises:
         UserError: as `load_config` does; a file that the training goes by was replaced since.
     """
     stored = read_chain(path)
-    config = build_config(stored)
-    check_unchanged(stored, config, path)
+    config = _assemble(stored, overrides or {})
+    if not needs_data:
+        config.data.forget_lost_folder()
+    check_unchanged(stored, resolve(config, trains=trains), path)
     return config

@@ -111,7 +111,7 @@ def _evaluate(config: RunConfig, run: Run, evaluation: Evaluation) -> None:
     def progress(drawn: int) -> None:
         evaluation.update(phase="sample", step=min(shards.done + drawn, count), max_steps=count)
 
-    with _helpers(config, shards) as workers:
+    with _helpers(config, run, shards) as workers:
         shards.fill(drawer(config, run, conditions, config.evaluation.seed, progress), 0, workers)
     images, seconds = shards.gather()
     _write_samples(config, evaluation, images, conditions)
@@ -128,7 +128,7 @@ def _evaluate(config: RunConfig, run: Run, evaluation: Evaluation) -> None:
             "metrics": finite(metrics),
             "protocol": {"num_samples": count, **measured.protocol, "sampler": to_dict(config)["sampler"]},
             "replicates": measured.replicates,
-            "provenance": provenance(config, backends_used(), started, evaluation.attempts),
+            "provenance": provenance(config, backends_used(), started, evaluation.attempts, processes=workers),
         }
     )
     shards.remove()
@@ -151,7 +151,7 @@ def finite(metrics: dict[str, float]) -> dict[str, float]:
 
 
 @contextmanager
-def _helpers(config: RunConfig, shards: Shards) -> Iterator[int]:
+def _helpers(config: RunConfig, run: Run, shards: Shards) -> Iterator[int]:
     """How many processes draw meanwhile, this one included: the ranks of a distributed run, or, where this process was
     started alone, one that is started here for each further device that it may use."""
     count = min(config.runtime.devices, len(shards.missing())) if world_size() == 1 else 1
@@ -161,6 +161,7 @@ def _helpers(config: RunConfig, shards: Shards) -> Iterator[int]:
         save_config(config, path)
         # Only this part: there may be fewer of them than processes in the training, which would refuse such a number.
         command = [sys.executable, "-m", "experiments.cli", "execute", str(path), "--part", "evaluate"]
+        command += ["--run", str(run.folder)]  # which may lie outside of every root
         for number in range(1, count):
             ranks = {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(count)}
             processes.append(subprocess.Popen(command, env={**os.environ, **ranks}))
@@ -168,5 +169,7 @@ def _helpers(config: RunConfig, shards: Shards) -> Iterator[int]:
         yield max(count, world_size())
     finally:
         for process in processes:
+            if code := process.poll():  # neither at work nor through
+                log.warning("a process that was to draw samples too ended with exit code %d; others drew them", code)
             process.terminate()
             process.wait()

@@ -30,6 +30,7 @@ NOT_SEMANTIC = frozenset(
         "data.root",
         "data.source",
         "data.image_size",
+        "data.class_folders",
         "evaluation.batch_size",
         "evaluation.inception_weights",
         "search.jobs",
@@ -43,7 +44,8 @@ NOT_SEMANTIC = frozenset(
         "evaluation.reference",
     }
 )
-"""Keys that never change a result: places and sizes of batches. Files enter by their fingerprint."""
+"""Keys that never change a result: places and sizes of batches. Files enter by their fingerprint, and so does what was
+read out of them."""
 
 
 def semantic(config: RunConfig, sections: Iterable[str] = TRAINING) -> dict[str, Any]:

@@ -154,9 +154,7 @@ def finish_import(
         unused: keys of the file that the network has no use for.
         notes: what to know about these weights.
     """
-    notes = list(notes)
-    if getattr(config.data, "root", "given") == "":
-        notes.append("Without data.root=DIR it samples, but ablate evaluate has no images to compare with.")
+    notes = [*notes, *_what_evaluating_needs(config)]
     words = [f"{key}={value}" for key, value in {**values, "imported": config.imported}.items()]
     run = RunStore(config.root).prepare(config, words)
     with run.claim() as mine:
@@ -164,6 +162,16 @@ def finish_import(
             origin = {"file": file.name, "notes": notes, "unused": list(unused)}
             _write(config, run, model, weights, origin, started)
     return Imported(run.folder, run.id, len(weights), list(unused), notes)
+
+
+def _what_evaluating_needs(config: RunConfig) -> list[str]:
+    """What is to be named for `ablate evaluate`, where the run itself does not."""
+    notes, missing = [], config.data.lacks()
+    if config.data.condition == "caption" and missing:
+        notes.append(f"For captions to draw, it needs {missing}; or evaluation.prompt_file=FILE.")
+    if not (config.data.has_images or config.evaluation.reference_file):
+        notes.append("ablate evaluate needs evaluation.reference=FILE, statistics of real images (ablate reference).")
+    return notes
 
 
 def _write(

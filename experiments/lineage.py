@@ -8,10 +8,12 @@ run (so that it is known before the run is trained), or the checksum of the file
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,10 @@ from experiments.errors import UserError
 from lightning_modules.hashing import file_sha256
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from experiments.run_config import RunConfig
+    from experiments.store import Run
     from lightning_modules.base import TrainingModule
 
 log = logging.getLogger("ablate")
@@ -29,137 +34,191 @@ INTERVALS = ("log_every", "val_every", "sample_every", "checkpoint_every")
 _resolving: ContextVar[tuple[str, ...]] = ContextVar("resolving", default=())
 
 
-def fingerprint(config: RunConfig) -> str:
-    """What identifies the weights that a run starts from.
+@dataclass(frozen=True)
+class Start(ABC):
+    """Weights that a run starts from, by their `name` in trainer.init_from."""
+
+    name: str
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """What identifies the weights, whether or not they are there yet."""
+
+    @property
+    @abstractmethod
+    def weights(self) -> Path:
+        """Where they are, or will be."""
+
+    @abstractmethod
+    def _shapes(self) -> Mapping[str, Tensor]:
+        """Their state on the meta device."""
+
+    def check(self, config: RunConfig) -> None:
+        """Raise UserError where these weights cannot be had, or the run's network cannot start from them."""
+        import torch
+
+        from experiments.run import new_network
+        from lightning_modules.adapt import adapt
+
+        with torch.device("meta"):
+            network = new_network(config)
+        try:
+            adapt(self.name, self._shapes(), network)
+        except ValueError as error:
+            raise UserError(f"trainer.init_from={self.name}: {error}") from error
+
+    @abstractmethod
+    def make(self) -> None:
+        """See to it that the weights are there. Raises UserError where they are not, or not as they were written."""
+
+    def put_into(self, config: RunConfig, module: TrainingModule) -> None:
+        """Make `module`, which is built of `config`, start from these weights. Raises UserError as `check`."""
+        from lightning_modules.adapt import adapt
+        from lightning_modules.checkpoints import read_weights
+
+        self.check(config)
+        self.make()
+        state, resized = adapt(self.weights, read_weights(self.weights), module.model)
+        module.model.load_state_dict(state)
+        if module.ema is not None:
+            module.ema.load_state_dict(state)
+        log.info("starting from %s%s", self.weights, f", with {', '.join(resized)} resized" if resized else "")
+
+    def record(self) -> dict[str, Any]:
+        """What the provenance of a run says about its start."""
+        digest = file_sha256(self.weights) if self.weights.is_file() else None
+        return {"init_from": self.name, "fingerprint": self.fingerprint, "weights_sha256": digest}
+
+
+@dataclass(frozen=True)
+class FileStart(Start):
+    """A safetensors file."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex sha256 of the file."""
+        return file_sha256(self.weights)
+
+    @property
+    def weights(self) -> Path:
+        """The file."""
+        return Path(self.name)
+
+    def make(self) -> None:
+        """A file is there, or it would be no start."""
+
+    def _shapes(self) -> Mapping[str, Tensor]:
+        from lightning_modules.checkpoints import read_weights
+
+        return {key: value.to("meta") for key, value in read_weights(self.weights).items()}
+
+
+@dataclass(frozen=True)
+class RunStart(Start):
+    """A run that was trained on its own, and is not trained from here."""
+
+    config: RunConfig
+    run: Run
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The run's training hash."""
+        from experiments.identity import training_hash
+
+        return training_hash(self.config)
+
+    @property
+    def weights(self) -> Path:
+        """Those that the run ends with."""
+        return self.run.final_weights
+
+    def check(self, config: RunConfig) -> None:
+        """As `Start.check`; the run must be trained to its end."""
+        from experiments.runs import not_trained
+
+        if not self.run.is_done():
+            raise not_trained(self.run, f"trainer.init_from={self.name}")
+        super().check(config)
+
+    def make(self) -> None:
+        """As `Start.make`."""
+        from experiments.runs import check_weights
+
+        check_weights(self.run)
+
+    def _shapes(self) -> Mapping[str, Tensor]:
+        import torch
+
+        from experiments.run import new_network
+
+        with torch.device("meta"):
+            return new_network(self.config).state_dict()
+
+
+@dataclass(frozen=True)
+class PresetStart(RunStart):
+    """The run of a preset, with the child's seed, on the child's devices; it is trained where it is missing."""
+
+    def check(self, config: RunConfig) -> None:
+        """As `Start.check`."""
+        Start.check(self, config)
+
+    def make(self) -> None:
+        """Train the run, or find it done."""
+        from experiments.run import train
+
+        log.info("training %s first, to start from it", self.name)
+        train(self.config, wait=True)
+        super().make()
+
+
+def start_of(config: RunConfig) -> FileStart | RunStart:
+    """What `trainer.init_from` names, looked up now.
 
     Raises:
-        UserError: nothing of that name, or presets that start from each other.
+        UserError: nothing of that name, presets that start from each other, or one that cannot be trained with the
+            run's `runtime`.
     """
-    from experiments.identity import training_hash
+    from experiments.identity import run_id
+    from experiments.presets import preset_names
+    from experiments.store import RunStore
 
-    name = config.trainer.init_from
+    name, store = config.trainer.init_from, RunStore(config.root)
     if name.endswith(SUFFIX):
         if not Path(name).is_file():
             raise UserError(f"trainer.init_from={name} is not there; name a preset, a run or a safetensors file.")
-        return file_sha256(Path(name))
-    with _nested(name):
-        return training_hash(parent_config(config))
-
-
-def parent_config(config: RunConfig) -> RunConfig:
-    """The configuration of the run that another one starts from; a preset is trained with the child's seed."""
-    from experiments.config import load_config, read_config
-
-    name = config.trainer.init_from
-    if _is_preset(name):
-        parent = load_config(name, {"seed": config.seed})
-        own = {key: getattr(parent.runtime, key) for key in INTERVALS}
-        parent.runtime = replace(config.runtime, **own)
-        return parent
-    folder = config.root / "runs" / name
-    if not (folder / "config.yaml").is_file():
+        return FileStart(name)
+    if name in preset_names() or name.endswith((".yaml", ".yml")):
+        parent = _parent(config)
+        return PresetStart(name, parent, store.run(run_id(parent)))
+    run = store.run(name)
+    if not run.config_path.is_file():
         raise UserError(
             f"trainer.init_from={name} is neither a preset, nor a run in {config.root}, nor a {SUFFIX} file; "
             "`ablate train PRESET` makes runs."
         )
-    return read_config(folder / "config.yaml")
+    return RunStart(name, run.config(), run)
 
 
-def start(config: RunConfig, module: TrainingModule) -> None:
-    """Put the weights that the run starts from into `module`, after training the run that they are from.
-
-    Raises:
-        UserError: a parent that is not trained and cannot be, or whose network is another.
-        FileNotFoundError, ValueError: no such file of weights, or one of another network.
-    """
-    from lightning_modules.adapt import adapt
-    from lightning_modules.checkpoints import read_weights
-
-    weights = _weights(config)
-    state, resized = adapt(weights, read_weights(weights), module.model)
-    module.model.load_state_dict(state)
-    if module.ema is not None:
-        module.ema.load_state_dict(state)
-    log.info("starting from %s%s", weights, f", with {', '.join(resized)} resized" if resized else "")
-
-
-def check_start(config: RunConfig) -> None:
-    """Raise UserError where the run to start from is named by its id and not trained to its end, or has a network whose
-    weights this one cannot start from."""
-    from experiments.runs import not_trained
-    from experiments.store import RunStore
+def _parent(config: RunConfig) -> RunConfig:
+    """The preset that a run starts from, checked as it will be trained."""
+    from experiments.config import load_config
 
     name = config.trainer.init_from
-    if not name or name.endswith(SUFFIX):
-        return
-    if not _is_preset(name) and not (parent := RunStore(config.root).find(name)).is_done():
-        raise not_trained(parent, f"trainer.init_from={name}")
-    _check_network(config)
-
-
-def _check_network(config: RunConfig) -> None:
-    """Compare shapes, on the meta device: weights need not exist."""
-    import torch
-
-    from experiments.run import new_network
-    from lightning_modules.adapt import adapt
-
-    with torch.device("meta"):
-        ours, theirs = new_network(config), new_network(parent_config(config))
-    try:
-        adapt(config.trainer.init_from, theirs.state_dict(), ours)
-    except ValueError as error:
-        raise UserError(f"trainer.init_from={config.trainer.init_from}: {error}") from error
-
-
-def _is_preset(name: str) -> bool:
-    from experiments.config import preset_names
-
-    return name in preset_names() or name.endswith((".yaml", ".yml"))
-
-
-def record(config: RunConfig) -> dict[str, Any]:
-    """What the provenance of a run says about its start."""
-    weights = _weights_path(config)
-    return {
-        "init_from": config.trainer.init_from,
-        "fingerprint": config.trainer.init_fingerprint,
-        "weights_sha256": file_sha256(weights) if weights.is_file() else None,
-    }
-
-
-def _weights(config: RunConfig) -> Path:
-    """The file of weights; made first where it belongs to a preset."""
-    from experiments.run import train
-    from experiments.runs import check_weights
-    from experiments.store import Run
-
-    name = config.trainer.init_from
-    path = _weights_path(config)
-    if name.endswith(SUFFIX):
-        return path
-    check_start(config)
-    if _is_preset(name):
-        log.info("training %s first, to start from it", name)
-        train(parent_config(config), wait=True)
-    check_weights(Run(path.parent.parent))
-    return path
-
-
-def _weights_path(config: RunConfig) -> Path:
-    from experiments.identity import run_id
-    from experiments.store import RunStore
-
-    if config.trainer.init_from.endswith(SUFFIX):
-        return Path(config.trainer.init_from)
-    return RunStore(config.root).run(run_id(parent_config(config))).final_weights
+    runtime = {f"runtime.{key}": value for key, value in asdict(config.runtime).items() if key not in INTERVALS}
+    with _nested(name):
+        try:
+            return load_config(name, {"seed": config.seed, **runtime})
+        except UserError as error:
+            raise UserError(f"trainer.init_from={name}: {error}") from error
 
 
 @contextmanager
 def _nested(name: str) -> Iterator[None]:
     chain = _resolving.get()
     if name in chain:
-        raise UserError(f"trainer.init_from: {' -> '.join((*chain, name))} start from each other.")
+        raise UserError(f"The presets {' -> '.join((*chain, name))} start from each other.")
     token = _resolving.set((*chain, name))
     try:
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import lru_cache
@@ -30,6 +31,9 @@ def parse_overrides(words: Iterable[str], own: Collection[str] = ()) -> dict[str
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise UserError(f"'{word}' is not an override; write key=value, for example trainer.max_steps=500.")
+        if "[" in key:
+            dotted = ".".join(filter(None, re.split(r"[.\[\]]+", key)))
+            raise UserError(f"{word}: brackets are for values, as in optim.betas=[0.9,0.95]; write {dotted}={value}.")
         try:
             read = yaml.safe_load(value) if value.startswith(("[", "{")) or value == "null" else value
         except yaml.YAMLError as error:
@@ -45,7 +49,8 @@ def parse_overrides(words: Iterable[str], own: Collection[str] = ()) -> dict[str
 
 def is_filled_in(key: str) -> bool:
     """Whether it is a key whose value follows from others and from files, so that none can be set."""
-    return key in ("preset", "data.classes", "data.image_size") or key.endswith("fingerprint")
+    found = ("preset", "data.classes", "data.class_folders", "data.image_size")
+    return key in found or key.endswith("fingerprint")
 
 
 def update(config: Any, key: str, value: Any) -> None:

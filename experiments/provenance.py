@@ -31,17 +31,22 @@ SOURCES = tuple(f"{folder}/*{ending}" for folder in FOLDERS for ending in (".py"
 identity of a run; nor are notes, reports and other outputs, wherever they lie."""
 
 
-def provenance(config: RunConfig, backends: dict[str, str], started_at: float, attempts: int) -> dict[str, Any]:
+def provenance(
+    config: RunConfig, backends: dict[str, str], started_at: float, attempts: int, processes: int | None = None
+) -> dict[str, Any]:
     """The record that goes into every result.json.
 
     Args:
         backends: operation -> back end that really ran.
         started_at: Unix seconds at which this attempt began.
         attempts: how often the work was begun.
+        processes: how many shared an evaluation; None = of a training, as its configuration says.
     """
     from experiments.process import device_of, precision_of  # with torch, which planning does without
 
-    processes = config.runtime.devices * config.runtime.num_nodes
+    strategy = None
+    if processes is None and (processes := config.runtime.devices * config.runtime.num_nodes) > 1:
+        strategy = config.runtime.strategy
     return {
         **code_version(),
         "training_hash": training_hash(config),
@@ -52,7 +57,7 @@ def provenance(config: RunConfig, backends: dict[str, str], started_at: float, a
         "tokenizer_fingerprint": config.tokenizer.fingerprint,
         "precision": precision_of(config, device_of(config)),
         "processes": processes,
-        "strategy": config.runtime.strategy if processes > 1 else None,
+        "strategy": strategy,
         "backends": backends,
         "hardware": hardware(),
         "versions": versions(),

@@ -49,7 +49,7 @@ def measure_again(config: RunConfig, run: Run) -> Evaluation:
             "metrics": finite({**measured.metrics, **kept}),
             "protocol": {"num_samples": len(images), **measured.protocol, "sampler": old["protocol"].get("sampler")},
             "replicates": measured.replicates,
-            "measured_again": provenance(config, {}, started, evaluation.attempts),
+            "measured_again": provenance(config, {}, started, evaluation.attempts, processes=1),
         },
     )
     return evaluation

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from datamodules.config import DATASETS
 from datamodules.counts import check_batch
-from experiments import lineage
 from experiments.errors import UserError, unknown
 from experiments.flat import flatten
+from experiments.lineage import start_of
 from lightning_modules.hashing import file_sha256
 from lightning_modules.metrics.config import LEAST_IMAGES
 from lightning_modules.metrics.reference_file import check_file
@@ -36,8 +36,11 @@ FILES = {
 """Fingerprint -> keys of its section that name the files it is taken of; where none does, they come with the suite."""
 
 
-def resolve(config: RunConfig) -> RunConfig:
+def resolve(config: RunConfig, *, trains: bool = True) -> RunConfig:
     """Fill in fingerprints and the generator's sizes, and check that the parts fit together.
+
+    Args:
+        trains: a training is to begin; where not, what it starts from and how many processes share it are no matter.
 
     Raises:
         UserError: a file that is not there, or parts that do not fit.
@@ -45,10 +48,9 @@ def resolve(config: RunConfig) -> RunConfig:
     try:
         if weights := config.tokenizer.weight_file():
             config.tokenizer.fingerprint = _fingerprint(weights, "tokenizer.weights")
-        if hasattr(config.data, "image_size"):
-            config.data.image_size = config.tokenizer.image_size
+        config.data.fit(config.tokenizer)
         config.data.resolve()
-        if hasattr(config.data, "check_tokenizer") and config.objective.name != "reconstruction":
+        if config.objective.name != "reconstruction":
             config.data.check_tokenizer(config.tokenizer)
         config.text_encoder.resolve()
         if hasattr(config.generator, "resolve"):
@@ -62,8 +64,8 @@ def resolve(config: RunConfig) -> RunConfig:
             named = f"evaluation.{config.evaluation.reference_key}"
             config.evaluation.reference_fingerprint = _fingerprint(Path(reference), named)
         _resolve_captions(config)
-        if config.trainer.init_from:
-            config.trainer.init_fingerprint = lineage.fingerprint(config)
+        if config.trainer.init_from and trains:
+            config.trainer.init_fingerprint = start_of(config).fingerprint
     except (FileNotFoundError, ValueError) as error:
         raise UserError(str(error)) from error
     if config.objective.name != "reconstruction":
@@ -73,16 +75,11 @@ def resolve(config: RunConfig) -> RunConfig:
     watch, measured = config.trainer.watch, config.objective.validates
     if config.trainer.selects and watch not in measured:
         raise unknown(f"metric of objective '{config.objective.name}' (trainer.watch)", watch, measured)
-    _check_strategy(config)
+    if trains:
+        _check_processes(config)
     for section, keys in SIZES.items():
         for key in keys:
             _pass_on(config, section, key)
-    processes = config.runtime.devices * config.runtime.num_nodes
-    if config.trainer.batch_size % (config.trainer.accumulate * processes):
-        raise UserError(
-            f"trainer.batch_size={config.trainer.batch_size} must be a multiple of accumulate x devices x nodes = "
-            f"{config.trainer.accumulate * processes}."
-        )
     return config
 
 
@@ -129,9 +126,8 @@ def check_files(config: RunConfig, *, evaluated: bool = False) -> None:
             f"The tokenizer {tokenizer.name} has no weights of its own; name the published file or folder with "
             "tokenizer.weights=PATH."
         )
-    for key, what in (("root", f"the stores that `ablate tokenize {data.name}` makes"), ("source", "its images")):
-        if getattr(data, key, None) == "":
-            raise UserError(f"data.name={data.name} needs data.{key}=FOLDER, {what}.")
+    if missing := data.lacks():
+        raise UserError(f"data.name={data.name} needs {missing}.")
     if getattr(config.text_encoder, "model", "none") == "":
         raise UserError(
             f"text_encoder.name={config.text_encoder.name} needs text_encoder.model=FOLDER, or a name on the Hugging "
@@ -142,7 +138,7 @@ def check_files(config: RunConfig, *, evaluated: bool = False) -> None:
         return
     data = evaluation_data(config)
     wanted = config.evaluation
-    if not (wanted.reference_file or wanted.prompt_file) and not getattr(data, "has_images", False):
+    if not (wanted.reference_file or wanted.prompt_file or data.has_images):
         raise UserError(
             f"{'evaluation.dataset' if wanted.dataset else 'data.name'}={data.name} needs "
             f"evaluation.{wanted.reference_key}=FILE, statistics of its real images to measure against, from "
@@ -162,12 +158,16 @@ def check_files(config: RunConfig, *, evaluated: bool = False) -> None:
 
 def _check_batch(config: RunConfig) -> None:
     """Raise UserError where a batch takes more training images than there are: the sampler does, in a run begun."""
-    parts = config.runtime.devices * config.runtime.num_nodes * config.trainer.accumulate
     try:
         if count := config.data.training_images():
-            check_batch(count, config.trainer.batch_size, parts)
+            check_batch(count, config.trainer.batch_size, _parts(config))
     except (FileNotFoundError, ValueError) as error:
         raise UserError(str(error)) from error
+
+
+def _parts(config: RunConfig) -> int:
+    """How many parts a batch is computed in."""
+    return config.trainer.accumulate * config.runtime.devices * config.runtime.num_nodes
 
 
 def evaluation_data(config: RunConfig) -> Any:
@@ -180,13 +180,13 @@ def evaluation_data(config: RunConfig) -> Any:
     if not wanted.dataset:
         return config.data
     data = DATASETS[wanted.dataset].config(condition="caption")
-    if hasattr(data, "root"):
+    if data.folder_key:
         if not wanted.dataset_root:
             raise UserError(
                 f"evaluation.dataset={data.name} needs evaluation.dataset_root=FOLDER with the store {wanted.prompts}/ "
                 f"(`ablate tokenize {data.name}`); `evaluation.dataset=` takes the captions of {config.data.name}."
             )
-        data.root = wanted.dataset_root
+        setattr(data, data.folder_key, wanted.dataset_root)
     return data
 
 
@@ -197,8 +197,9 @@ def _resolve_captions(config: RunConfig) -> None:
     for key in ("dataset", "prompt_file", *(f"{model}_weights" for model in models)):
         if getattr(wanted, key) and config.generator.condition == "class":
             raise ValueError(f"evaluation.{key} needs a run on captions; this one is conditioned on classes.")
-    if wanted.dataset and wanted.dataset not in DATASETS.names():
-        raise unknown("data set of evaluation.dataset", wanted.dataset, DATASETS.names())
+    captioned = [name for name in DATASETS.names() if "caption" in DATASETS[name].config.possible]
+    if wanted.dataset and wanted.dataset not in captioned:
+        raise unknown("data set with captions (evaluation.dataset)", wanted.dataset, captioned)
     for model in models:
         if folder := getattr(wanted, f"{model}_weights"):
             setattr(wanted, f"{model}_fingerprint", weights_fingerprint(Path(folder)))
@@ -253,8 +254,11 @@ def _check_condition(config: RunConfig) -> None:
         )
 
 
-def _check_strategy(config: RunConfig) -> None:
-    """What cannot be shared out among processes by fully sharded training."""
+def _check_processes(config: RunConfig) -> None:
+    """Whether a training can be shared out among its processes."""
+    batch, parts = config.trainer.batch_size, _parts(config)
+    if batch % parts:
+        raise UserError(f"trainer.batch_size={batch} must be a multiple of accumulate x devices x nodes = {parts}.")
     if config.runtime.strategy != "fsdp":
         return
     obstacles = {

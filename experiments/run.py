@@ -20,13 +20,13 @@ import torch
 
 from datamodules.config import DATASETS
 from datamodules.encoder import ImageEncoder
-from experiments import lineage
 from experiments.callbacks import Checkpoints, Heartbeat, SampleGrid
 from experiments.conditions import build_text_encoder
 from experiments.errors import CellError, UserError
 from experiments.failures import classify
 from experiments.files import atomic_path
 from experiments.identity import evaluation_id, run_id
+from experiments.lineage import Start, start_of
 from experiments.model_facts import build_facts
 from experiments.process import device_of, peak_memory_bytes, prepare_process
 from experiments.provenance import provenance
@@ -153,6 +153,7 @@ def _train(config: RunConfig, run: Run, more_callbacks: Sequence[L.Callback]) ->
         raise UserError(f"The weights of {run.id} were imported, not trained; run ablate import-checkpoint again.")
     started = time.time()
     reset_backends_used()
+    start = start_of(config) if config.trainer.init_from else None
     tokenizer = build_tokenizer(config)
     module, data = build_module(config), build_data(config, tokenizer)
     step = _resume_step(run)
@@ -167,8 +168,8 @@ def _train(config: RunConfig, run: Run, more_callbacks: Sequence[L.Callback]) ->
     trainer = build_trainer(config, run, callbacks, purge_step=step + 1)
     if step:
         selection.make_up(trainer, module, data, step)
-    elif config.trainer.init_from:
-        lineage.start(config, module)
+    elif start is not None:
+        start.put_into(config, module)
     if step < config.trainer.max_steps and not selection.exhausted:
         with checkpoints.stop_on_signals():
             trainer.fit(module, data, ckpt_path=run.last_checkpoint if step else None, weights_only=False)
@@ -184,7 +185,7 @@ def _train(config: RunConfig, run: Run, more_callbacks: Sequence[L.Callback]) ->
     weights = whole_state(module.sampling_model)
     if trainer.is_global_zero:  # the weights, then the result, in this order: a result promises weights
         _write_weights(run, weights, end["kept_step"], final)
-        _write_result(config, run, module, final, end, started)
+        _write_result(config, run, module, final, end, started, start)
 
 
 def _resume_step(run: Run) -> int:
@@ -218,13 +219,21 @@ def _write_weights(run: Run, weights: dict[str, torch.Tensor], step: int, final:
 
 
 def _write_result(
-    config: RunConfig, run: Run, module: TrainingModule, final: Mapping[str, float], end: dict[str, Any], started: float
+    config: RunConfig,
+    run: Run,
+    module: TrainingModule,
+    final: Mapping[str, float],
+    end: dict[str, Any],
+    started: float,
+    start: Start | None,
 ) -> None:
     """Declare the training done.
 
     Args:
         final: what the last validation found, of the weights that are kept.
         end: at which step training ended, and why, if not at the last one.
+        started: in seconds since the epoch.
+        start: the weights that it started from, if they were another's.
     """
     lines, rate = [line for line in run.metrics() if "train/loss" in line], _median_rate(run)
     facts = build_facts(config)
@@ -245,7 +254,7 @@ def _write_result(
             "peak_memory_bytes": peak_memory_bytes(),
             "provenance": {
                 **provenance(config, backends_used(), started, run.attempts),
-                **({"started_from": lineage.record(config)} if config.trainer.init_from else {}),
+                **({} if start is None else {"started_from": start.record()}),
             },
         }
     )
@@ -280,12 +289,13 @@ def load_generator(config: RunConfig, run: Run, device: torch.device) -> torch.n
     return generator.to(device).eval().requires_grad_(False)
 
 
-def execute(configs: list[RunConfig], wait: bool = True, part: Part = "all") -> None:
+def execute(configs: list[RunConfig], wait: bool = True, part: Part = "all", folder: Path | None = None) -> None:
     """Train the run that the configurations share, unless it is done, then evaluate each of them; an evaluation that
     fails leaves the others alone.
 
     Args:
         part: only "train", or only "evaluate" a run that is trained already.
+        folder: of "evaluate", the run's, where that is not in the root of the configurations.
 
     Raises:
         Exception: the training failed, or the first of the evaluations that failed.
@@ -294,7 +304,10 @@ def execute(configs: list[RunConfig], wait: bool = True, part: Part = "all") -> 
         raise UserError("The configurations of one worker must share their training.")
     from experiments.evaluation import evaluate  # which builds on this module
 
-    run = RunStore(configs[0].root).prepare(configs[0]) if part == "evaluate" else train(configs[0], wait=wait)
+    if part == "evaluate":
+        run = RunStore(configs[0].root).prepare(configs[0]) if folder is None else Run(folder)
+    else:
+        run = train(configs[0], wait=wait)
     failures: list[Exception] = []
     for config in configs if part != "train" and not is_stage1(configs[0]) else ():
         try:

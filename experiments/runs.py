@@ -4,6 +4,8 @@ Torch-free."""
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from experiments.errors import UserError
 from experiments.files import default_root
 from experiments.flat import flatten
 from experiments.identity import NOT_SEMANTIC, TRAINING, run_id
+from experiments.provenance import other_code
 from experiments.resolve import evaluation_data
 from experiments.run_config import RunConfig
 from experiments.store import Run, RunStore
@@ -61,40 +64,69 @@ def _command(run: Run) -> str:
     if any(word.startswith("imported=") for word in words):
         return "ablate import-checkpoint KIND FILE"
     words = [word for word in words if not word.startswith("runtime.root=")]
-    try:
-        known = run_id(load_config(preset, words)) == run.id
-    except UserError:
-        known = False
-    return shlex.join(["ablate", "train", *([preset, *words] if known else [str(run.config_path)]), *_where(run)])
+    where = ["--root", str(run.root or default_root())]
+    config: RunConfig | None = None
+    with suppress(UserError):
+        config = load_config(preset, words)
+    if config is None or run_id(config) != run.id:
+        # Its configuration names the folder of outputs that it was begun in, which may have been moved since.
+        return shlex.join(["ablate", "train", str(run.config_path), *where])
+    elsewhere = config.root.resolve() != Path(where[1]).resolve()  # which the preset's file may say, too
+    return shlex.join(["ablate", "train", preset, *words, *(where if elsewhere else [])])
+
+
+def command_on(run: Run, name: str, *words: str) -> str:
+    """`ablate NAME` with a run and further words, as it is typed to find just this run."""
+    return shlex.join(["ablate", name, run.id if run.root else str(run.folder), *words, *_where(run)])
 
 
 def _where(run: Run) -> list[str]:
     """What a command needs to find a run that is not where runs are by default."""
-    root = run.folder.parent.parent
-    return ["--root", str(root)] if root.resolve() != Path(default_root()).resolve() else []
+    root = run.root
+    return ["--root", str(root)] if root and root.resolve() != Path(default_root()).resolve() else []
+
+
+def done_before(done: str, folder: Path, result: Mapping[str, Any], way_out: str = "") -> str:
+    """What is said of work that was done already: also that other code did it, which may give other numbers.
+
+    Args:
+        done: what was done, such as "trained".
+        way_out: beside moving its `folder` away.
+    """
+    if not (other := other_code(result)):
+        return f"Nothing to do, it is {done} already."
+    ways = ", ".join(filter(None, (f"move {folder} away", way_out)))
+    return (
+        f"Nothing to do, it is {done} already, but by the code of {other}, which is not this one. To have it from this "
+        f"code, {ways}."
+    )
 
 
 def how_to_use(config: RunConfig, run: Run) -> str:
     """What to do with a finished training: the command that measures it, and where its data bring no real images along,
     the one that makes statistics of some; of a tokenizer, the keys that take it."""
     if config.objective.name == "reconstruction":
-        name = config.tokenizer.name
-        return f"Train on its tokens with: tokenizer.name={name} tokenizer.weights={run.final_weights}"
-    command, wanted = ["ablate", "evaluate", run.id], config.evaluation
+        return how_to_use_tokenizer(run, config.tokenizer.name)
+    wanted = config.evaluation
     try:
         data = evaluation_data(config)
     except UserError:  # an evaluation that lacks a key, as the command will say
         data = None
-    if data is None or wanted.reference_file or wanted.prompt_file or getattr(data, "has_images", False):
-        return f"Evaluate it with: {shlex.join([*command, *_where(run)])}"
-    kind, source = getattr(data, "kind", data.name), getattr(data, "source", "") or "IMAGES"
+    if data is None or wanted.reference_file or wanted.prompt_file or data.has_images:
+        return f"Evaluate it with: {command_on(run, 'evaluate')}"
+    kind, source = data.images()
     made = ["ablate", "reference", kind, "--source", source]
     made += ["--split", wanted.prompts if wanted.dataset else "train", "--size", str(config.tokenizer.image_size)]
     return (
         "Its data bring no real images to measure against. Make statistics of some, once, and evaluate it with:\n"
         f"  {shlex.join([*made, '--out', 'FILE'])}\n"
-        f"  {shlex.join([*command, f'evaluation.{wanted.reference_key}=FILE', *_where(run)])}"
+        f"  {command_on(run, 'evaluate', f'evaluation.{wanted.reference_key}=FILE')}"
     )
+
+
+def how_to_use_tokenizer(run: Run, name: str) -> str:
+    """The keys that take the tokenizer of a stage 1 run."""
+    return f"Train on its tokens with: tokenizer.name={name} tokenizer.weights={run.final_weights}"
 
 
 def _record(run: Run) -> dict[str, Any]:

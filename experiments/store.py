@@ -68,6 +68,11 @@ class Run(Work):
         return self.folder.name
 
     @property
+    def root(self) -> Path | None:
+        """The folder of outputs that it lies in; None where somebody put it elsewhere."""
+        return self.folder.parents[1] if self.folder.parent.name == "runs" else None
+
+    @property
     def metrics_path(self) -> Path:
         """One JSON object a line."""
         return self.folder / "metrics.jsonl"
@@ -198,8 +203,10 @@ class RunStore:
         Raises:
             UserError: no such run, or several.
         """
-        if (Path(word) / "config.yaml").exists():
-            return Run(Path(word))
+        if ((folder := Path(word).resolve()) / "config.yaml").exists():
+            if folder.parent.name == "evaluations":
+                raise UserError(f"{word} is an evaluation; name its run, {folder.parents[1]}.")
+            return Run(folder)
         names = [run.id for run in self.runs()]
         matches = [word] if word in names else [n for n in names if n.startswith(word) or n.endswith(f"-{word}")]
         matches = matches or [n for n in names if word and word in n]

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from experiments.identity import run_id
-from experiments.lineage import SUFFIX, parent_config
+from experiments.lineage import PresetStart, RunStart, start_of
 from experiments.run_config import RunConfig
 from experiments.store import RunStore
 from sweeps.cell import Group
@@ -48,11 +47,13 @@ def parents(groups: Iterable[Group]) -> list[Parent]:
     for group in groups:
         child, name = group.cells[0].config, group.cells[0].name
         line: list[Parent] = []
-        while child.trainer.init_from and not child.trainer.init_from.endswith(SUFFIX):
-            config = parent_config(child)
-            start = f"{child.trainer.init_from}{f',seed={config.seed}' if config.seed else ''}"
-            line.insert(0, Parent(start, config, run_id(config), (name,)))
-            child, name = config, start
+        while child.trainer.init_from and isinstance(start := start_of(child), RunStart):
+            config = start.config
+            called = f"{start.name}{f',seed={config.seed}' if config.seed else ''}"
+            line.insert(0, Parent(called, config, start.run.id, (name,)))
+            if not isinstance(start, PresetStart) and start.run.is_done():  # whatever it once started from
+                break
+            child, name = config, called
         for parent in line:
             if parent.run_id in own:
                 continue

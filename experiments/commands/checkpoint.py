@@ -9,6 +9,8 @@ import click
 from experiments.commands.single import ROOT_OPTION
 from experiments.errors import UserError
 from experiments.overrides import parse_overrides
+from experiments.runs import command_on
+from experiments.store import Run
 
 KINDS = ("aim", "amused", "dimba", "llamagen-vq")
 SHOWN = 5
@@ -50,6 +52,6 @@ def import_command(kind: str, file: Path, overrides: tuple[str, ...], preset: st
     for note in result.notes:
         click.echo(f"Note: {note}")
     if result.run_id:
-        click.echo(f"In {result.path}. Sample from it with: ablate sample {result.run_id}")
+        click.echo(f"In {result.path}. Sample from it with: {command_on(Run(result.path), 'sample')}")
     else:
         click.echo(f"Wrote {result.path}. Use it with tokenizer.weights={result.path}.")

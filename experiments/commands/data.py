@@ -9,9 +9,9 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from datamodules.store_format import check_tokenizer, read_meta
+from experiments.commands.options import refuse_given
 from experiments.commands.single import configure_logging
 from experiments.errors import UserError
 
@@ -87,19 +87,19 @@ def tokenize_command(
     """
     configure_logging()
     if dataset == "merge":
-        _refuse_given("is for making a store, not for merge", "source", "divide", *OF_IMAGES)
+        refuse_given("is for making a store, not for merge", "source", "divide", *OF_IMAGES)
     elif source is None:
-        _refuse_given("needs the images; name their folder with --source", *OF_IMAGES)
+        refuse_given("needs the images; name their folder with --source", *OF_IMAGES)
     device, share = _device(device), parse_shard(shard)
     if share[1] > 1:
-        _refuse_given("needs the whole store; give it to `ablate tokenize merge`", "verify", "text_encoder")
+        refuse_given("needs the whole store; give it to `ablate tokenize merge`", "verify", "text_encoder")
     of_text = tuple(word for word in settings if word.startswith("text_encoder."))
     text = text_encoder_config(text_encoder, of_text)
     of_tokenizer = tuple(word for word in settings if word not in of_text)
     if source is None and not verify:  # needs no tokenizer
         if dataset != "merge" and text is None:
             raise UserError("Name the folder of the images with --source, or look at a finished store with --verify.")
-        _refuse_given("needs --verify here, which decodes", "tokenizer")
+        refuse_given("needs --verify here, which decodes", "tokenizer")
         if of_tokenizer:
             raise UserError(f"{of_tokenizer[0]}: a tokenizer is needed here with --verify only.")
     else:
@@ -161,9 +161,9 @@ def reference_command(dataset: str, settings: tuple[str, ...], **options: Any) -
     from experiments.reference import ReferenceJob, make_reference
 
     if dataset == "store":
-        _refuse_given("is for images; those of a store are cropped already", "size", "crop", "exif", "workers")
+        refuse_given("is for images; those of a store are cropped already", "size", "crop", "exif", "workers")
     else:
-        _refuse_given("is for `reference store`, which decodes", "tokenizer")
+        refuse_given("is for `reference store`, which decodes", "tokenizer")
     options["device"] = _device(options["device"])
     name = options.pop("tokenizer")
     decode = None
@@ -178,14 +178,6 @@ def reference_command(dataset: str, settings: tuple[str, ...], **options: Any) -
     measured = ", ".join(f"{layer} features" for layer in made.moments)
     click.echo(f"{options['out']}: {made.name}, {made.count:,} images, moments of {measured}.")
     click.echo(f"Measure against it with: ablate evaluate RUN evaluation.reference={options['out']}")
-
-
-def _refuse_given(why: str, *names: str) -> None:
-    """Raise UserError where one of these options was named on the command line, though it would change nothing."""
-    context = click.get_current_context()
-    for option in context.command.params:
-        if option.name in names and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE:
-            raise UserError(f"{option.opts[0]} {why}.")
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from experiments.commands.single import check_request
+from experiments.commands.finished import check_request
 from experiments.config import load_config, preset_names
 from experiments.errors import UserError
 from experiments.run import count_parameters

@@ -26,7 +26,8 @@ from experiments.store import RunStore
 from lightning_modules.metrics.pixels import PIXEL_MEASURES
 from tests.experiments.conftest import TINY
 
-QUICK = ["sampler.steps=2", "evaluation.num_samples=36", "runtime.threads=1"]
+DRAWN = ["sampler.steps=2", "runtime.threads=1"]
+QUICK = [*DRAWN, "evaluation.num_samples=36"]
 
 
 @pytest.fixture(scope="module")
@@ -170,13 +171,18 @@ def test_what_is_not_trained_yet_is_named_with_its_own_words(
         assert [path.name for path in (root / "runs").iterdir()] == [run.id]
 
 
-def test_a_run_that_its_preset_does_not_give_any_more_is_named_by_its_configuration(ablate, tmp_path: Path) -> None:
+def test_a_run_that_its_preset_does_not_give_any_more_is_named_by_its_configuration(
+    ablate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     preset = tmp_path / "mine.yaml"
     preset.write_text(f"base: {PRESETS / 'maskmamba' / 'demo.yaml'}\nseed: 5\n")
     run = RunStore(tmp_path).prepare(load_config(str(preset), {"runtime.root": str(tmp_path)}))
     preset.unlink()
     code, _, err = ablate("sample", run.id, "--root", tmp_path)
     assert code == 2 and f"(missing); train it first: ablate train {run.config_path} --root {tmp_path}" in err
+    monkeypatch.setenv("ABLATE_ROOT", str(tmp_path))  # no matter: the configuration names the folder of then
+    again = shlex.split(ablate("sample", run.id)[2].partition("train it first: ")[2])
+    assert again == ["ablate", "train", str(run.config_path), "--root", str(tmp_path)]
     assert run_id(load_config(str(run.config_path))) == run.id
 
 
@@ -232,7 +238,7 @@ def test_evaluate_may_not_change_the_training(ablate, trained: Path) -> None:
 
 
 def test_sample_is_deterministic_and_takes_a_class(ablate, trained: Path, tmp_path: Path) -> None:
-    words = ["sample", _id(trained), *QUICK, "--root", trained, "--class", "flags", "--count", "3"]
+    words = ["sample", _id(trained), *DRAWN, "--root", trained, "--class", "flags", "--count", "3"]
     for name in ("a.png", "b.png"):
         assert ablate(*words, "--out", tmp_path / name)[0] == 0
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
@@ -246,7 +252,7 @@ def test_inpainting_draws_the_box_alone(ablate, trained: Path, tmp_path: Path) -
     from datamodules.emoji.data import load_emoji
 
     Image.fromarray(load_emoji(split="val").images[0]).save(tmp_path / "known.png")
-    words = ["sample", _id(trained), *QUICK, "--root", trained, "--count", "2", "--known-from", tmp_path / "known.png"]
+    words = ["sample", _id(trained), *DRAWN, "--root", trained, "--count", "2", "--known-from", tmp_path / "known.png"]
     pictures = []
     for i, box in enumerate(("0,0,8,8", "0,0,32,32")):
         assert ablate(*words, "--mask", box, "--out", tmp_path / f"{i}.png")[0] == 0
@@ -274,8 +280,11 @@ def test_altered_weights_are_one_sentence(ablate, trained: Path, tmp_path: Path)
     run = RunStore(tmp_path).run(_id(tmp_path))
     whole = run.final_weights.read_bytes()
     run.final_weights.write_bytes(whole[:-1000] + b"\xff" * 8 + whole[-992:])
-    for words in (("sample", run.id, "--out", tmp_path / "x.png"), ("evaluate", run.id, "sampler.guidance=4")):
-        code, _, err = ablate(*words, *QUICK, "--root", tmp_path)
+    for words in (
+        ("sample", run.id, "--out", tmp_path / "x.png"),
+        ("evaluate", run.id, "sampler.guidance=4", QUICK[-1]),
+    ):
+        code, _, err = ablate(*words, *DRAWN, "--root", tmp_path)
         assert code == 2 and f"{run.final_weights} is damaged" in err and f"move {run.folder} away" in err
         assert "ablate train maskmamba/demo " in err and not (tmp_path / "x.png").exists()
     code, _, err = ablate("train", "maskmamba/demo", f"trainer.init_from={run.id}", "--root", tmp_path, *TINY[:6])
@@ -284,7 +293,7 @@ def test_altered_weights_are_one_sentence(ablate, trained: Path, tmp_path: Path)
     del result["weights_crc32"]  # as of runs that were made before there were checksums
     run.result_path.write_text(json.dumps(result))
     run.final_weights.write_bytes(whole)
-    code, _, err = ablate("sample", run.id, *QUICK, "--root", tmp_path, "--count", "2", "--out", tmp_path / "x.png")
+    code, _, err = ablate("sample", run.id, *DRAWN, "--root", tmp_path, "--count", "2", "--out", tmp_path / "x.png")
     assert code == 0 and (tmp_path / "x.png").exists(), err
 
 

@@ -125,7 +125,10 @@ def test_another_data_set_is_asked_for_the_same(preset: str, words: list[str], k
             }.items()
         ),
         (["generator={name: aim}"], ["generator.name=aim is made for objective.name=autoregressive"]),
-        (["sampler[name]=halton"], ["sampler.name cannot become halton", "write sampler.name=halton"]),
+        (["sampler[name]=halton"], ["brackets", "write sampler.name=halton."]),
+        (["trainer[max_steps]=5", "trainer.max_steps=7"], ["brackets", "write trainer.max_steps=5."]),
+        (["trainer[init_fingerprint]=abc"], ["brackets", "trainer.init_fingerprint"]),
+        (["optim.betas[0]=0.5"], ["brackets", "write optim.betas.0=0.5."]),
         (["sampler.name="], ["sampler.name needs a value", "maskgit"]),
         (["sampler.name=null"], ["sampler.name needs a value"]),
         (["sampler={}"], ["sampler needs a value"]),

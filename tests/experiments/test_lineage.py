@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,12 @@ import torch
 from experiments.config import load_config
 from experiments.errors import UserError
 from experiments.identity import run_id, training_hash
-from experiments.lineage import check_start, parent_config
-from experiments.run import load_generator, train
+from experiments.lineage import RunStart, start_of
+from experiments.run import build_network, load_generator, train
 from experiments.run_config import RunConfig
-from experiments.store import RunStore
-from tests.experiments.configs import tiny_preset
+from experiments.store import Run
+from lightning_modules.checkpoints import save_safetensors
+from tests.experiments.configs import finished, tiny_preset
 
 
 def _child(folder: Path, **trainer: str) -> RunConfig:
@@ -30,11 +32,17 @@ def _child(folder: Path, **trainer: str) -> RunConfig:
     return load_config(child)
 
 
+def _parent(config: RunConfig) -> Run:
+    start = start_of(config)
+    assert isinstance(start, RunStart)
+    return start.run
+
+
 def test_a_preset_is_trained_first_and_its_weights_are_the_start(tmp_path: Path) -> None:
     config = _child(tmp_path, keep="best")
     config.optim.lr = 1e-12  # so that the child ends where it starts
     run = train(config)
-    parent = RunStore(config.root).run(run_id(parent_config(config)))
+    parent = _parent(config)
     assert run.is_done() and parent.is_done() and run.id != parent.id
     ours, theirs = (load_generator(c, r, torch.device("cpu")) for c, r in ((config, run), (parent.config(), parent)))
     for (key, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
@@ -56,7 +64,8 @@ def test_the_start_is_part_of_the_identity_but_not_its_place(tmp_path: Path) -> 
     other = load_config(str(tmp_path / "child.yaml"), {"trainer.init_from": changed})
     assert run_id(other) != run_id(config)
     seeded = load_config(str(tmp_path / "child.yaml"), {"seed": 3})
-    assert parent_config(seeded).seed == 3
+    start = start_of(seeded)
+    assert isinstance(start, RunStart) and start.config.seed == 3
 
 
 def test_unknown_starts_and_circles_are_one_sentence(tmp_path: Path) -> None:
@@ -72,7 +81,47 @@ def test_unknown_starts_and_circles_are_one_sentence(tmp_path: Path) -> None:
 def test_a_parent_of_another_network_is_refused_before_it_is_trained(tmp_path: Path) -> None:
     parent = tiny_preset(tmp_path, "parent", generator={"width": 32})
     config = load_config(tiny_preset(tmp_path, "child", trainer={"init_from": parent}))
-    for begin in (check_start, train):
+    for begin in (start_of(config).check, train):
         with pytest.raises(UserError, match=r"trainer.init_from=.*parent.yaml: .* does not fit this network: .*shape"):
             begin(config)
-    assert not RunStore(config.root).run(run_id(parent_config(config))).folder.exists()
+    assert not _parent(config).folder.exists()
+
+
+def test_a_file_of_another_network_is_refused_before_a_run_is_begun(ablate, tmp_path: Path) -> None:
+    wide = load_config(tiny_preset(tmp_path, "wide", generator={"width": 32}))
+    file = tmp_path / "wide.safetensors"
+    save_safetensors(file, build_network(wide).state_dict(), {})
+    preset, words = tiny_preset(tmp_path, "tiny"), ["--root", tmp_path / "out", f"trainer.init_from={file}"]
+    code, _, err = ablate("train", preset, *words)
+    assert code == 2 and f"trainer.init_from={file}: {file} does not fit this network: keys" in err
+    file.write_bytes(b"no weights")
+    code, _, err = ablate("train", preset, *words)
+    assert code == 2 and f"{file} is damaged" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_parent_must_suit_the_devices_that_it_is_trained_on(tmp_path: Path) -> None:
+    """Its own preset says one device; on three its batch of 8 would silently be one of 6."""
+    parent = tiny_preset(tmp_path, "parent")
+    child = tiny_preset(tmp_path, "child", trainer={"init_from": parent, "batch_size": 9})
+    assert _parent(load_config(child)).id == run_id(load_config(parent))
+    with pytest.raises(UserError, match=r"trainer.init_from=.*parent.yaml: trainer.batch_size=8 must be a multiple of"):
+        load_config(child, {"runtime.devices": 3})
+
+
+@pytest.mark.parametrize("start", ["file", "run", "preset"])
+def test_a_finished_run_does_without_what_it_started_from(ablate, tmp_path: Path, start: str) -> None:
+    preset = tiny_preset(tmp_path, "parent")
+    parent = finished(load_config(preset))
+    name = {"file": str(shutil.copy(parent.final_weights, tmp_path / "w.safetensors")), "run": parent.id}
+    child = tiny_preset(tmp_path, "child", trainer={"init_from": name.get(start, preset)})
+    run = finished(load_config(child))
+    before = run.config()
+    lost = {"file": Path(name["file"]), "run": parent.folder, "preset": Path(preset)}[start]
+    lost.rename(tmp_path / "lost")
+    assert run.config() == before and before.trainer.init_fingerprint
+    words = ("sample", run.id, "--root", tmp_path / "out", "--count", 2, "runtime.threads=1")
+    code, _, err = ablate(*words, "--out", tmp_path / "x.png")
+    assert code == 0 and (tmp_path / "x.png").exists(), err
+    code, _, err = ablate("execute", "--part", "train", run.config_path)
+    assert code == 2 and str(name.get(start, preset)) in err, "which trains, and needs it"

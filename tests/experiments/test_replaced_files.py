@@ -19,7 +19,8 @@ from lightning_modules.hashing import file_sha256
 from lightning_modules.tokenizers.config import EMBEDDED, TOKENIZERS, EmojiVQConfig
 from tests.experiments.configs import finished
 
-QUICK = ("sampler.steps=1", "evaluation.num_samples=4", "evaluation.bootstrap=0", "runtime.threads=1")
+QUICK = ("sampler.steps=1", "runtime.threads=1")
+FEW = ("evaluation.num_samples=4", "evaluation.bootstrap=0")
 
 
 def small(root: Path, **more: object) -> RunConfig:
@@ -33,7 +34,7 @@ def test_a_tokenizer_that_was_replaced_is_refused_by_name(ablate, tmp_path: Path
     run, out = finished(config), tmp_path / "x.png"
     words = {
         "sample": ("--count", 2, "--out", out, *QUICK, "--root", tmp_path),
-        "evaluate": (*QUICK, "--root", tmp_path),
+        "evaluate": (*QUICK, *FEW, "--root", tmp_path),
     }
     assert ablate("sample", run.id, *words["sample"])[0] == 0
     out.unlink()
@@ -60,7 +61,7 @@ def test_data_that_are_gone_are_not_missed_where_they_have_no_part(ablate, tmp_p
     shutil.move(stores, tmp_path / "away")
     code, _, err = ablate(*sample)
     assert code == 0 and (tmp_path / "x.png").exists(), err
-    code, _, err = ablate("evaluate", run.id, *QUICK, "--root", tmp_path)
+    code, _, err = ablate("evaluate", run.id, *QUICK, *FEW, "--root", tmp_path)
     assert code == 2 and f"No store at {stores / 'train'}" in err
     shutil.move(tmp_path / "away", stores)
     meta = stores / "val" / "meta.json"

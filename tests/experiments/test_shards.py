@@ -205,24 +205,31 @@ def test_other_ranks_draw_and_do_not_measure(trained: Path, monkeypatch: pytest.
     assert not evaluation.status_path.exists()
 
 
-def test_helpers_draw_however_many_they_are(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four devices, but two parts left: the helper must not take the number of processes for that of a training."""
+def test_helpers_draw_however_many_they_are(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Four devices, but two parts left: the helper must not take the number of processes for that of a training; nor
+    look for the run elsewhere than in the folder that was named."""
     commands: list[tuple[list[str], dict[str, str]]] = []
 
     class Started:
         def __init__(self, command: list[str], env: dict[str, str]):
             commands.append((command, env))
 
+        def poll(self) -> int:
+            return 3
+
         def terminate(self) -> None: ...
         def wait(self) -> None: ...
 
-    config, run = config_in(trained), only_run(trained)
+    config, run = config_in(tmp_path / "other"), Run(tmp_path / "elsewhere" / "copy")
+    shutil.copytree(only_run(trained).folder, run.folder)
     config.evaluation.seed, config.runtime.devices = 9, 4
     evaluation = run.prepare_evaluation(config)
     share_of_evaluation(config, run, (2, 3))
     monkeypatch.setattr(evaluation_module.subprocess, "Popen", Started)
     parts = evaluation_shards(evaluation, config)
-    with evaluation_module._helpers(config, parts) as workers:
+    with evaluation_module._helpers(config, run, parts) as workers:
         assert workers == 2
         ((command, environment),) = commands
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
@@ -230,7 +237,8 @@ def test_helpers_draw_however_many_they_are(trained: Path, monkeypatch: pytest.M
         with pytest.raises(SystemExit) as ended:
             main(command[3:])
         assert ended.value.code == 0
-    assert [span.start for span in parts.missing()] == [0]
+    assert [span.start for span in parts.missing()] == [0] and not (tmp_path / "other").exists()
+    assert caplog.text.count("ended with exit code 3") == 1
 
 
 @pytest.mark.parametrize(("gpus", "words", "devices"), [(0, (), 1), (2, (), 2), (0, ("runtime.devices=4",), 4)])

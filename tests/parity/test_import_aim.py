@@ -39,7 +39,8 @@ def test_published_files_import_and_sample(
     save_file(state, tmp_path / "model.safetensors")
     _ablate("import-checkpoint", "aim", tmp_path / "model.safetensors", "trainer.precision=fp32")
     out = capsys.readouterr().out
-    assert f"1 not used: {TRAINING_ONLY}." in out and "Without data.root=DIR" in out
+    assert f"1 not used: {TRAINING_ONLY}." in out and "needs evaluation.reference=FILE" in out
+    assert "captions" not in out
     (run,) = RunStore(tmp_path / "out").runs()
     config = run.config()
     assert (config.generator.width, config.generator.depth, config.generator.adaln_groups) == (64, 4, 2)

@@ -88,12 +88,19 @@ def test_cost_is_assumed_for_gpus_and_measured_once_a_run_is_done(make_sweep: Ma
     assert cost["device_hours"] == pytest.approx(0.01 * ratio)
 
 
+def make_preset(folder: Path, name: str, start: str) -> str:
+    """Write a preset whose run starts from `start`, and return its file."""
+    raw = {**PRESET, "trainer": {**PRESET["trainer"], "init_from": start}}
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(raw))
+    return str(folder / f"{name}.yaml")
+
+
 def test_parents_have_lines_cost_and_state_of_their_own(
     make_sweep: Make, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, start in (("first", ""), ("second", "first"), ("third", "second")):
-        raw = {**PRESET, "trainer": {**PRESET["trainer"], "init_from": start and str(tmp_path / f"{start}.yaml")}}
-        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(raw))
+    start = ""
+    for name in ("first", "second", "third"):
+        start = make_preset(tmp_path, name, start)
     axes = [{"name": "lr", "key": "optim.lr", "values": [0.1, 0.2]}]
     path = make_sweep(axes=axes, report={}, scales={"demo": {"preset": str(tmp_path / "third.yaml"), "seeds": [0]}})
     words = ["resources.gpus=1"]
@@ -111,3 +118,17 @@ def test_parents_have_lines_cost_and_state_of_their_own(
     assert commands.run(path, dry_run=True) == 0
     told = capsys.readouterr().out
     assert "would use" in told and "would start first" in told and "would start  lr=0.1" in told
+
+
+def test_what_a_finished_parent_started_from_may_be_gone(make_sweep: Make, root: Path, tmp_path: Path) -> None:
+    preset = make_preset(tmp_path, "first", "")
+    second = RunStore(root).prepare(load_config(make_preset(tmp_path, "second", preset)))
+    third = make_preset(tmp_path, "third", second.id)
+    path = make_sweep(report={}, scales={"demo": {"preset": third, "seeds": [0]}})
+    found = preview(plan(path, "demo", ["resources.gpus=1"]))
+    assert [Path(parent["parent"]).stem for parent in found["parents"]] == ["first", second.id]
+    with second.claim():
+        second.write_result({"step": 10, "max_steps": 10, "metrics": {}})
+    Path(preset).unlink()
+    found = preview(plan(path, "demo", ["resources.gpus=1"]))
+    assert [(parent["parent"], parent["state"]) for parent in found["parents"]] == [(second.id, "done")]
