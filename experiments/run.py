@@ -26,6 +26,7 @@ from experiments.conditions import build_text_encoder
 from experiments.errors import CellError, UserError
 from experiments.failures import classify
 from experiments.files import atomic_path
+from experiments.history import Attempt
 from experiments.identity import evaluation_id, run_id
 from experiments.model_facts import build_facts
 from experiments.process import device_of, peak_memory_bytes, prepare_process
@@ -156,8 +157,8 @@ def _train(config: RunConfig, run: Run, more_callbacks: Sequence[L.Callback]) ->
     module, data = build_module(config), build_data(config, tokenizer)
     step = _resume_step(run)
     run.truncate_metrics(step)
-    selection = Selection(run, config)
-    callbacks: list[L.Callback] = [selection, Heartbeat(run, config), *more_callbacks]
+    selection, attempt = Selection(run, config), Attempt(run, config, step)
+    callbacks: list[L.Callback] = [selection, attempt, Heartbeat(run, config), *more_callbacks]
     if tokenizer is not None:
         callbacks.append(SampleGrid(run, config, tokenizer, config.runtime.sample_every))
     checkpoints = Checkpoints(run.last_checkpoint, config.runtime.checkpoint_every)
@@ -182,7 +183,9 @@ def _train(config: RunConfig, run: Run, more_callbacks: Sequence[L.Callback]) ->
     weights = whole_state(module.sampling_model)
     if trainer.is_global_zero:  # the weights, then the result, in this order: a result promises weights
         _write_weights(run, weights, end["kept_step"], final)
-        _write_result(config, run, module, final, end, started)
+        origin = {**provenance(config, backends_used(), started, run.attempts), **attempt.finish(step)}
+        origin |= {"started_from": lineage.record(config)} if config.trainer.init_from else {}
+        _write_result(config, run, module, final, end, origin)
 
 
 def _resume_step(run: Run) -> int:
@@ -216,13 +219,14 @@ def _write_weights(run: Run, weights: dict[str, torch.Tensor], step: int, final:
 
 
 def _write_result(
-    config: RunConfig, run: Run, module: TrainingModule, final: Mapping[str, float], end: dict[str, Any], started: float
+    config: RunConfig, run: Run, module: TrainingModule, final: Mapping[str, float], end: dict[str, Any], origin: Any
 ) -> None:
     """Declare the training done.
 
     Args:
         final: what the last validation found, of the weights that are kept.
         end: at which step training ended, and why, if not at the last one.
+        origin: its provenance.
     """
     lines, rate = [line for line in run.metrics() if "train/loss" in line], _median_rate(run)
     facts = build_facts(config)
@@ -241,10 +245,7 @@ def _write_result(
             "train_seconds": end["step"] * config.trainer.batch_size / rate if rate else None,
             "samples_per_s": rate,
             "peak_memory_bytes": peak_memory_bytes(),
-            "provenance": {
-                **provenance(config, backends_used(), started, run.attempts),
-                **({"started_from": lineage.record(config)} if config.trainer.init_from else {}),
-            },
+            "provenance": origin,
         }
     )
 
