@@ -20,7 +20,7 @@ from experiments.files import atomic_path
 from experiments.pictures import captioned_grid, write_png
 from experiments.run_config import RunConfig
 from experiments.sampling import sample_images
-from experiments.stopping import Stopped
+from experiments.stopping import Stopped, with_hangup
 from experiments.store import Run
 from lightning_modules.base import TrainingModule
 from lightning_modules.generators.config import GENERATORS
@@ -70,7 +70,7 @@ class Checkpoints(L.Callback):
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
         """Take over the stop signals (possible in the main thread only)."""
-        for number in STOP_SIGNALS if stage == "fit" else ():
+        for number in with_hangup(*STOP_SIGNALS) if stage == "fit" else ():
             self._handlers[number] = signal.signal(number, self._on_signal)
         self._at_sigterm = signal.getsignal(signal.SIGTERM)
 

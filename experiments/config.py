@@ -33,7 +33,9 @@ def load_config(preset: str, overrides: Mapping[str, Any] | Iterable[str] = ()) 
     Raises:
         UserError: unknown preset or key, a value of the wrong type or out of range.
     """
-    return resolve(load_unresolved(preset, overrides))
+    config = resolve(load_unresolved(preset, overrides))
+    config.check_selection()  # of what is asked for; a stored run that gained nothing by it can still be read
+    return config
 
 
 def load_unresolved(preset: str, overrides: Mapping[str, Any] | Iterable[str] = ()) -> RunConfig:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from experiments.evaluator import build_evaluator
 from experiments.files import atomic_path
 from experiments.pictures import GRID_ROWS, captioned_grid, write_png
 from experiments.process import device_of, prepare_process
-from experiments.provenance import provenance
+from experiments.provenance import code_of, provenance, ran_with
 from experiments.ranks import is_leader, rank, world_size
 from experiments.run import build_tokenizer, load_generator
 from experiments.run_config import RunConfig
@@ -88,10 +89,12 @@ def drawer(config: RunConfig, run: Run, conditions: Conditions, seed: int, progr
 
 def draw_share(config: RunConfig, run: Run, evaluation: Evaluation, worker: int, workers: int) -> None:
     """Draw one worker's share of an evaluation's images, for another process that measures them."""
+    reset_backends_used()
     conditions = evaluation_conditions(config, device_of(config))
     draw = drawer(config, run, conditions, config.evaluation.seed)
     gathered = evaluation.samples_path.exists  # by a process that drew the rest of this share as well
-    evaluation_shards(evaluation, config).fill(draw, worker, workers, alone=True, needless=gathered)
+    shards, drawn_with = evaluation_shards(evaluation, config), partial(_ran_with, config)
+    shards.fill(draw, worker, workers, alone=True, needless=gathered, drawn_with=drawn_with)
 
 
 def evaluation_shards(evaluation: Evaluation, config: RunConfig) -> Shards:
@@ -112,7 +115,8 @@ def _evaluate(config: RunConfig, run: Run, evaluation: Evaluation) -> None:
         evaluation.update(phase="sample", step=min(shards.done + drawn, count), max_steps=count)
 
     with _helpers(config, run, shards) as workers:
-        shards.fill(drawer(config, run, conditions, config.evaluation.seed, progress), 0, workers)
+        draw = drawer(config, run, conditions, config.evaluation.seed, progress)
+        shards.fill(draw, 0, workers, drawn_with=partial(_ran_with, config))
     images, seconds = shards.gather()
     _write_samples(config, evaluation, images, conditions)
     evaluation.update(phase="evaluate", step=count, max_steps=count)
@@ -128,10 +132,26 @@ def _evaluate(config: RunConfig, run: Run, evaluation: Evaluation) -> None:
             "metrics": finite(metrics),
             "protocol": {"num_samples": count, **measured.protocol, "sampler": to_dict(config)["sampler"]},
             "replicates": measured.replicates,
-            "provenance": provenance(config, backends_used(), started, evaluation.attempts, processes=workers),
+            "provenance": {
+                **provenance(config, backends_used(), started, evaluation.attempts, processes=workers),
+                **_sampled_by_others(config, shards),
+            },
         }
     )
     shards.remove()
+
+
+def _ran_with(config: RunConfig) -> dict[str, Any]:
+    return ran_with(config, backends_used())
+
+
+def _sampled_by_others(config: RunConfig, shards: Shards) -> dict[str, Any]:
+    """What provenance says of who drew the images, where that was not this process alone, or with other kernels than it
+    has run by now."""
+    parts, here = shards.sampled_by(), _ran_with(config)
+    if others := sum(part["images"] for part in parts if code_of(part) != code_of(here)):
+        log.warning("%d of the %d images were drawn before by other code; the result names it", others, shards.count)
+    return {} if parts == [{"images": shards.count, **here}] else {"sampled_by": parts}
 
 
 def _write_samples(config: RunConfig, evaluation: Evaluation, images: np.ndarray, conditions: Conditions) -> None:

@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -29,6 +29,8 @@ FOLDERS = ("experiments", "lightning_modules", "datamodules", "sweeps", "reports
 SOURCES = tuple(f"{folder}/*{ending}" for folder in FOLDERS for ending in (".py", ".cpp", ".h", ".cu", ".cuh"))
 """git's patterns of the files that are the code. Presets, sweeps and weights are none of it: what they say is in the
 identity of a run; nor are notes, reports and other outputs, wherever they lie."""
+CODE, PRECISION, PROCESSES = "code version", "precision", "processes"
+"""Of `kinds`."""
 
 
 def provenance(
@@ -42,29 +44,58 @@ def provenance(
         attempts: how often the work was begun.
         processes: how many shared an evaluation; None = of a training, as its configuration says.
     """
-    from experiments.process import device_of, precision_of  # with torch, which planning does without
-
-    strategy = None
-    if processes is None and (processes := config.runtime.devices * config.runtime.num_nodes) > 1:
-        strategy = config.runtime.strategy
     return {
-        **code_version(),
+        **ran_with(config, backends),
         "training_hash": training_hash(config),
         "evaluation_hash": evaluation_hash(config),
         "preset": config.preset,
         "seed": config.seed,
         "data_fingerprint": config.data.fingerprint,
         "tokenizer_fingerprint": config.tokenizer.fingerprint,
-        "precision": precision_of(config, device_of(config)),
-        "processes": processes,
-        "strategy": strategy,
-        "backends": backends,
-        "hardware": hardware(),
-        "versions": versions(),
+        **shared_by(config, processes),
         "started_at": started_at,
         "finished_at": time.time(),
         "attempts": attempts,
         "command": shlex.join([_program(), *sys.argv[1:]]),
+    }
+
+
+def ran_with(config: RunConfig, backends: Mapping[str, str]) -> dict[str, Any]:
+    """What the numbers of this process depend on beside its configuration: one record of `makers`."""
+    from experiments.process import device_of, precision_of  # with torch, which planning does without
+
+    return {
+        **code_version(),
+        "precision": precision_of(config, device_of(config)),
+        "backends": dict(backends),
+        "hardware": hardware(),
+        "versions": versions(),
+    }
+
+
+def shared_by(config: RunConfig, evaluating: int | None = None) -> dict[str, Any]:
+    """How many processes train together, and what each of them holds; or how many share an evaluation."""
+    if evaluating is not None:
+        return {"processes": evaluating, "strategy": None}
+    processes = config.runtime.devices * config.runtime.num_nodes
+    return {"processes": processes, "strategy": config.runtime.strategy if processes > 1 else None}
+
+
+def makers(origin: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Who made what a result rests on, of its provenance: the attempts whose steps are in the weights ("trained_by"),
+    the processes that drew the samples ("sampled_by"), or, where no others are named, who wrote the result."""
+    return origin.get("trained_by") or origin.get("sampled_by") or [origin]
+
+
+def kinds(maker: Mapping[str, Any]) -> dict[str, str | None]:
+    """What one of the `makers` ran with, in words, by what it is; None = not recorded."""
+    hardware = maker.get("hardware", {})
+    return {
+        CODE: code_of(maker),
+        PRECISION: maker.get("precision"),
+        "torch": maker.get("versions", {}).get("torch"),
+        "hardware": ", ".join(dict.fromkeys(hardware.get("gpus") or [hardware.get("cpu") or ""])) or None,
+        PROCESSES: str(maker["processes"]) if "processes" in maker else None,
     }
 
 
@@ -128,9 +159,10 @@ def code_of(origin: Mapping[str, Any]) -> str | None:
 
 
 def other_code(result: Mapping[str, Any]) -> str:
-    """The code that made a result, in words, if it is not this one; "" also where one of the two is not known."""
-    made, now = code_of(result.get("provenance", {})), code_of(code_version())
-    return f"commit {made}" if made and now and made != now else ""
+    """The code that made a result, in words, if it is not this one alone; "" also where one of them is not known."""
+    origin, now = result.get("provenance", {}), code_of(code_version())
+    made = list(dict.fromkeys(code for maker in (*makers(origin), origin) if (code := code_of(maker))))
+    return f"commit{'s' * (len(made) > 1)} {' and '.join(made)}" if now and made not in ([], [now]) else ""
 
 
 @lru_cache

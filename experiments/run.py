@@ -25,8 +25,9 @@ from experiments.conditions import build_text_encoder
 from experiments.errors import CellError, UserError
 from experiments.failures import classify
 from experiments.files import atomic_path
+from experiments.history import Attempt
 from experiments.identity import evaluation_id, run_id
-from experiments.lineage import Start, start_of
+from experiments.lineage import start_of
 from experiments.model_facts import build_facts
 from experiments.process import device_of, peak_memory_bytes, prepare_process
 from experiments.provenance import provenance
@@ -158,8 +159,8 @@ def _train(config: RunConfig, run: Run, more_callbacks: Sequence[L.Callback]) ->
     module, data = build_module(config), build_data(config, tokenizer)
     step = _resume_step(run)
     run.truncate_metrics(step)
-    selection = Selection(run, config)
-    callbacks: list[L.Callback] = [selection, Heartbeat(run, config), *more_callbacks]
+    selection, attempt = Selection(run, config), Attempt(run, config, step)
+    callbacks: list[L.Callback] = [selection, attempt, Heartbeat(run, config), *more_callbacks]
     if tokenizer is not None:
         callbacks.append(SampleGrid(run, config, tokenizer, config.runtime.sample_every))
     callbacks.append(Snapshots(run, snapshot_steps(config)))
@@ -185,7 +186,9 @@ def _train(config: RunConfig, run: Run, more_callbacks: Sequence[L.Callback]) ->
     weights = whole_state(module.sampling_model)
     if trainer.is_global_zero:  # the weights, then the result, in this order: a result promises weights
         _write_weights(run, weights, end["kept_step"], final)
-        _write_result(config, run, module, final, end, started, start)
+        origin = {**provenance(config, backends_used(), started, run.attempts), **attempt.finish(step)}
+        origin |= {} if start is None else {"started_from": start.record()}
+        _write_result(config, run, module, final, end, origin)
 
 
 def _resume_step(run: Run) -> int:
@@ -219,21 +222,14 @@ def _write_weights(run: Run, weights: dict[str, torch.Tensor], step: int, final:
 
 
 def _write_result(
-    config: RunConfig,
-    run: Run,
-    module: TrainingModule,
-    final: Mapping[str, float],
-    end: dict[str, Any],
-    started: float,
-    start: Start | None,
+    config: RunConfig, run: Run, module: TrainingModule, final: Mapping[str, float], end: dict[str, Any], origin: Any
 ) -> None:
     """Declare the training done.
 
     Args:
         final: what the last validation found, of the weights that are kept.
         end: at which step training ended, and why, if not at the last one.
-        started: in seconds since the epoch.
-        start: the weights that it started from, if they were another's.
+        origin: its provenance.
     """
     lines, rate = [line for line in run.metrics() if "train/loss" in line], _median_rate(run)
     facts = build_facts(config)
@@ -252,10 +248,7 @@ def _write_result(
             "train_seconds": end["step"] * config.trainer.batch_size / rate if rate else None,
             "samples_per_s": rate,
             "peak_memory_bytes": peak_memory_bytes(),
-            "provenance": {
-                **provenance(config, backends_used(), started, run.attempts),
-                **({} if start is None else {"started_from": start.record()}),
-            },
+            "provenance": origin,
         }
     )
 

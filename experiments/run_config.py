@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from datamodules.config import DATASETS, EmojiConfig
 from experiments.benchmarks.config import BENCHMARK_CELLS, NoBenchmarkConfig
+from experiments.errors import UserError
 from experiments.evaluation_config import EvaluationConfig
 from experiments.files import default_root
 from experiments.search.config import SearchConfig
@@ -138,6 +139,21 @@ class RunConfig:
             )
         if not math.isfinite(self.optim.lr):
             raise ValueError(f"optim.lr={self.optim.lr} must be a finite number.")
+
+    def check_selection(self) -> None:
+        """Raise UserError where `trainer.keep` or `trainer.patience` is asked for and too few validations are."""
+        steps, every, patience = self.trainer.max_steps, self.runtime.val_every, self.trainer.patience
+        now = f"runtime.val_every={every} and trainer.max_steps={steps}"
+        if self.trainer.keep == "best" and steps < 2 * every:
+            raise UserError(
+                f"trainer.keep=best chooses among the validations of a run, of which {now} leave fewer than two; set "
+                "fewer steps between validations, or trainer.keep=last."
+            )
+        if patience and steps <= (patience + 1) * every:
+            raise UserError(
+                f"trainer.patience={patience} can end a run at step {(patience + 1) * every} at the earliest, which "
+                f"{now} do not go beyond; set fewer steps between validations, or trainer.patience=0."
+            )
 
     @property
     def root(self) -> Path:

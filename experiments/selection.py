@@ -7,14 +7,16 @@ in a row without a new best (early stopping); the result then says so and counts
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import lightning as L
-from safetensors import safe_open
 
 from experiments.curves import write_metrics
 from experiments.errors import UserError
 from experiments.files import atomic_path
+from experiments.ranks import is_leader
 from experiments.run_config import RunConfig
 from experiments.store import Run
 from lightning_modules.checkpoints import load_safetensors, save_safetensors
@@ -36,15 +38,40 @@ class Selection(L.Callback):
         self.run, self.config = run, config.trainer
         self._every = config.runtime.val_every
         self._sign = -1.0 if METRICS[self.config.watch].better == "higher" else 1.0
-        self._path = run.checkpoints / "best.safetensors"
         lines = [line for line in run.metrics() if any(key.startswith("val/") for key in line)]
         self._seen = {line["step"]: self._usable(line.get(self.config.watch)) for line in lines}
         """Step -> value."""
+        self._saved = max(self._seen, default=0)
+        """Step of the last checkpoint, or of the last validation before it."""
+        if self.config.keep == "best":
+            self._start()
+
+    def _start(self) -> None:
+        """Drop the weights of validations that the run does not go on from; those of its best one must be there."""
+        if (best := self.best_step) is not None and not self._weights(best).is_file():
+            raise UserError(
+                f"{self._weights(best)} is gone, the weights of the best validation so far; put it back, or remove "
+                f"{self.run.last_checkpoint} to train this run again from the start."
+            )
+        self._keep(best)
+
+    def _weights(self, step: int) -> Path:
+        return self.run.checkpoints / f"best-{step:06d}.safetensors"
+
+    def _keep(self, *steps: int | None) -> None:
+        """Remove the weights of all other steps."""
+        kept = [self._weights(step) for step in steps if step is not None]
+        for path in self.run.checkpoints.glob("best-*.safetensors") if is_leader() else ():
+            if path not in kept:
+                path.unlink(missing_ok=True)
 
     @property
     def best_step(self) -> int | None:
         """Step of the best validation, the first of equals; None before any."""
-        return min(self._seen, key=lambda step: (self._sign * self._seen[step], step), default=None)
+        return self._best_of(self._seen)
+
+    def _best_of(self, steps: Iterable[int]) -> int | None:
+        return min(steps, key=lambda step: (self._sign * self._seen[step], step), default=None)
 
     @property
     def exhausted(self) -> bool:
@@ -52,6 +79,10 @@ class Selection(L.Callback):
         best = self.best_step
         since = 0 if best is None else sum(step > best for step in self._seen)
         return 0 < self.config.patience <= since
+
+    def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Remember from where the run would go on."""
+        self._saved = trainer.global_step
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         """Take note, and end training in good order where it goes nowhere."""
@@ -76,8 +107,10 @@ class Selection(L.Callback):
         if self.config.keep == "best" and self.best_step == step:
             weights = whole_state(module.sampling_model)
             if trainer.is_global_zero:
-                with atomic_path(self._path) as temporary:
+                with atomic_path(self._weights(step)) as temporary:
                     save_safetensors(temporary, weights, {"step": str(step)})
+                # An attempt after this one may go on from the checkpoint, and find this step's validation not to win.
+                self._keep(step, self._best_of(seen for seen in self._seen if seen <= self._saved and seen != step))
 
     def _usable(self, value: Any) -> float:
         """A value that is not finite (null in a file) is the worst of all."""
@@ -85,12 +118,11 @@ class Selection(L.Callback):
 
     def restore(self, module: Any) -> int | None:
         """Give the module the weights that the run ends with; returns their step, None = they are the last ones."""
-        if self.config.keep != "best" or not self._path.is_file():
+        if self.config.keep != "best" or (best := self.best_step) is None:
             return None
         network = module.sampling_model
-        load_whole_state(network, load_safetensors(self._path, network.state_dict()))
-        with safe_open(self._path, framework="pt") as file:
-            return int(file.metadata()["step"])
+        load_whole_state(network, load_safetensors(self._weights(best), network.state_dict()))
+        return best
 
     def record(self, step: int) -> dict[str, Any]:
         """What the result of a training that ended at `step` says, if that is not the last one."""

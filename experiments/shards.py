@@ -9,9 +9,12 @@ Shapes: N images, H x W pixels.
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +47,7 @@ class Shards:
         self.spans = [range(start, min(start + SHARD, count)) for start in range(0, count, SHARD)]
 
     def path(self, span: range) -> Path:
-        """The file of one part: images (n, H, W, 3) uint8 and seconds."""
+        """The file of one part: images (n, H, W, 3) uint8, seconds, and, as JSON, what it was drawn with."""
         return self.folder / f"{span.start:08d}-{span.stop:08d}.npz"
 
     def missing(self) -> list[range]:
@@ -63,6 +66,7 @@ class Shards:
         workers: int = 1,
         alone: bool = False,
         needless: Callable[[], bool] = lambda: False,
+        drawn_with: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         """Draw the parts of this worker, then help with those of the others, until none is missing.
 
@@ -70,6 +74,7 @@ class Shards:
             worker, workers: this one's number, and how many there are; part k belongs to worker k mod `workers`.
             alone: leave the others' parts to them.
             needless: asked before every part; once it says so, no more are drawn.
+            drawn_with: asked after every part; says what this process ran with.
         """
         own = self.spans[worker::workers]
         others = [] if alone else [span for span in reversed(self.spans) if span not in own]
@@ -79,7 +84,7 @@ class Shards:
             if not self.path(span).exists():
                 images, seconds = draw(span)
                 with atomic_path(self.path(span)) as temporary, open(temporary, "wb") as file:
-                    np.savez(file, images=images, seconds=seconds)
+                    np.savez(file, images=images, seconds=seconds, drawn_with=json.dumps(drawn_with()))
 
     def gather(self) -> tuple[np.ndarray, float]:
         """All images (N, H, W, 3) uint8 in order, and the seconds of all processes together."""
@@ -93,6 +98,15 @@ class Shards:
             result[span.start : span.stop] = part
         assert result is not None
         return result, seconds
+
+    def sampled_by(self) -> list[dict[str, Any]]:
+        """What the parts were drawn with, each kind once, with how many images were; of parts that say nothing of it,
+        their number alone."""
+        counts = Counter[str]()
+        for span in self.spans:
+            with np.load(self.path(span)) as file:
+                counts[str(file["drawn_with"]) if "drawn_with" in file else "{}"] += len(span)
+        return [{"images": count, **json.loads(record)} for record, count in counts.items()]
 
     def remove(self) -> None:
         """Delete the parts."""

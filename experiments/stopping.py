@@ -20,10 +20,15 @@ class Stopped(SystemExit):
         self.name = name
 
 
+def with_hangup(*numbers: signal.Signals) -> tuple[signal.Signals, ...]:
+    """`numbers` and SIGHUP, which a closed terminal sends, unless this process was begun to ignore it (`nohup`)."""
+    return numbers if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (*numbers, signal.SIGHUP)
+
+
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Inside the block SIGTERM and SIGUSR1 raise `Stopped`, once; main thread only. Training has handlers of its own,
-    see `Checkpoints`."""
+    """Inside the block SIGTERM, SIGUSR1 and a closed terminal raise `Stopped`, once; main thread only. Training has
+    handlers of its own, see `Checkpoints`."""
     process, stopped = os.getpid(), False
 
     def stop(number: int, frame: Any) -> None:
@@ -35,7 +40,7 @@ def stopped_by_signals() -> Iterator[None]:
         stopped = True
         raise Stopped(signal.Signals(number).name)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    before = {number: signal.signal(number, stop) for number in with_hangup(signal.SIGTERM, signal.SIGUSR1)}
     try:
         yield
     finally:

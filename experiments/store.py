@@ -1,7 +1,7 @@
 """The run store: where runs live, what is in their folders, and whether a stored run is the one that is asked for.
 
-outputs/runs/<run_id>/ holds config.yaml, overrides.txt, claims/, status.json, metrics.jsonl, checkpoints/, tb/,
-samples/, result.json and evaluations/<eval_id>/, which in turn holds config.yaml, claims/, status.json,
+outputs/runs/<run_id>/ holds config.yaml, overrides.txt, claims/, attempts/, status.json, metrics.jsonl, checkpoints/,
+tb/, samples/, result.json and evaluations/<eval_id>/, which in turn holds config.yaml, claims/, status.json,
 samples.npz, grid.png and result.json.
 """
 
@@ -71,6 +71,11 @@ class Run(Work):
     def root(self) -> Path | None:
         """The folder of outputs that it lies in; None where somebody put it elsewhere."""
         return self.folder.parents[1] if self.folder.parent.name == "runs" else None
+
+    @property
+    def attempts_folder(self) -> Path:
+        """What each attempt ran with, see `experiments.history`."""
+        return self.folder / "attempts"
 
     @property
     def metrics_path(self) -> Path:

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from experiments.identity import NOT_SEMANTIC
-from experiments.provenance import code_of
+from experiments.provenance import CODE, PRECISION, PROCESSES, kinds, makers
 from experiments.resolve import SIZES
 from reports.aggregate import Row, select
 from reports.records import Record
@@ -37,7 +37,10 @@ FOLLOWS = {
 STEPS = "sampler.steps"
 """Forward passes an image, which mean the same in all samplers of one objective."""
 MISSING = "not recorded"
-CODE, EVALUATED, MEASURED = "code version", "code version of the evaluation", "code version of the metrics"
+AND = " and "
+Facts = dict[str, tuple[str, ...]]
+"""Name -> value, or values where the measurement is not of one piece."""
+EVALUATED, MEASURED = f"{CODE} of the evaluation", f"{CODE} of the metrics"
 SAME, SAMPLED = "that of the training", "that of the evaluation"
 START = "trainer.init_fingerprint"
 DECODING = frozenset({"selective_state_update", "depthwise_conv1d_update", "mamba2_decode", "transformer_decode"})
@@ -51,13 +54,15 @@ class Flag:
     row: int
     fact: str
     value: str
-    usual: str
-    """What the other rows have."""
+    usual: str = ""
+    """What the other rows have; "" = the row's own measurement is of several values."""
 
     @property
     def text(self) -> str:
         """The difference in words."""
-        return f"{self.fact} is {self.value}, elsewhere {self.usual}"
+        return (
+            f"{self.fact} is {self.value}, elsewhere {self.usual}" if self.usual else f"mixed {self.fact}: {self.value}"
+        )
 
 
 @dataclass(frozen=True)
@@ -82,20 +87,22 @@ class OneFactor:
 
 def facts(record: Record) -> dict[str, str]:
     """What was true of one measurement, as text by name; what was recorded goes before what was configured."""
+    return {name: AND.join(values) for name, values in _facts(record).items()}
+
+
+def _facts(record: Record) -> Facts:
+    """As `facts`: several values of what changed between attempts at a training or processes that drew samples."""
     # An empty text says nothing, and older configurations lack keys that came later.
-    result = {key: _text(value) for key, value in record.config.items() if _compared(key) and value != ""}
+    result: Facts = {key: (_text(value),) for key, value in record.config.items() if _compared(key) and value != ""}
     run, protocol = record.run_result, record.protocol
     origin = run.get("provenance", {})
     of_evaluation = record.evaluation_result.get("provenance", {})
     of_metrics = record.evaluation_result.get("measured_again") or of_evaluation  # the same samples, measured later
-    trained, evaluated, measured = map(_made_with, (origin, of_evaluation, of_metrics))
-    sampled_in = of_evaluation.get("precision")
+    trained, evaluated, measured = map(_made_with, (makers(origin), makers(of_evaluation), [of_metrics]))
     seed = origin.get("seed", record.config.get("seed"))
     recorded = {
         "seed": None if seed is None else AS_PLANNED if seed == record.seed else f"{seed} (planned: {record.seed})",
         "trainer.max_steps": f"{run['step']} (stopped early)" if "stopped_early" in run else run.get("step"),
-        "trainer.precision": origin.get("precision"),
-        "precision of the evaluation": SAME if sampled_in == origin.get("precision") else sampled_in,
         "data.fingerprint": _short(origin.get("data_fingerprint")),
         "tokenizer.fingerprint": _short(origin.get("tokenizer_fingerprint")),
         "evaluation.num_samples": protocol.get("num_samples"),
@@ -104,26 +111,43 @@ def facts(record: Record) -> dict[str, str]:
         "resize": protocol.get("resize"),
         "threads": protocol.get("threads"),
     }
-    for name, value in trained.items():
-        at_evaluation, at_metrics = evaluated[name], measured[name]
-        recorded[name] = value
-        recorded[f"{name} of the evaluation"] = SAME if at_evaluation == value else at_evaluation
-        recorded[f"{name} of the metrics"] = SAMPLED if at_metrics == at_evaluation else at_metrics
     recorded |= {f"sampler.{key}": value for key, value in protocol.get("sampler", {}).items()}
-    recorded |= {f"kernel {op}": name for op, name in origin.get("backends", {}).items() if op not in DECODING}
-    sampled = of_evaluation.get("backends", {})
-    recorded |= {f"kernel {op} of the evaluation": name for op, name in sampled.items()}
-    return result | {key: _text(value) for key, value in recorded.items() if value is not None}
+    result |= {key: (_text(value),) for key, value in recorded.items() if value is not None}
+    for name, values in trained.items():
+        fact = "trainer.precision" if name == PRECISION else name
+        result[fact] = values or result.get(fact, ())
+        if name != PROCESSES:  # which share the images of an evaluation, and change none
+            result[f"{name} of the evaluation"] = _or_same(evaluated[name], values, SAME)
+        if name not in (PROCESSES, PRECISION):
+            result[f"{name} of the metrics"] = _or_same(measured[name], evaluated[name], SAMPLED)
+    result |= {f"kernel {op}": names for op, names in kernels_of(makers(origin)).items() if op not in DECODING}
+    result |= {f"kernel {op} of the evaluation": names for op, names in kernels_of(makers(of_evaluation)).items()}
+    return {name: values for name, values in result.items() if values}
 
 
-def _made_with(origin: Mapping[str, Any]) -> dict[str, str | None]:
-    """What a training, an evaluation or a measurement ran with, by fact."""
-    hardware = origin.get("hardware", {})
-    return {
-        CODE: code_of(origin),
-        "torch": origin.get("versions", {}).get("torch"),
-        "hardware": ", ".join(hardware.get("gpus") or [hardware.get("cpu") or ""]) or None,
-    }
+def _made_with(parts: Sequence[Mapping[str, Any]]) -> Facts:
+    """What the makers of a training, an evaluation or a measurement ran with, by fact, each value once."""
+    found = [kinds(part) for part in parts]
+    result = {name: tuple(dict.fromkeys(value for kind in found if (value := kind[name]))) for name in found[0]}
+    if result[CODE] and not all(kind[CODE] for kind in found):  # what is not recorded is of an earlier version
+        result[CODE] = (MISSING, *result[CODE])
+    return result
+
+
+def kernels_of(parts: Sequence[Mapping[str, Any]]) -> Facts:
+    """Back ends by operation: several where no part ran all that others did; one that ended early ran fewer."""
+    ran: dict[str, dict[frozenset[str], None]] = {}
+    for part in parts:
+        for op, names in part.get("backends", {}).items():
+            ran.setdefault(op, {})[frozenset(names.split("+"))] = None
+    widest = {op: max(found, key=len) for op, found in ran.items()}
+    whole = {op: [widest[op]] if all(names <= widest[op] for names in found) else found for op, found in ran.items()}
+    return {op: tuple("+".join(sorted(names)) for names in found) for op, found in whole.items()}
+
+
+def _or_same(later: tuple[str, ...], earlier: tuple[str, ...], same: str) -> tuple[str, ...]:
+    """`same` where what comes later was made with what made the earlier, or with one of them, which is said there."""
+    return (same,) if later == earlier or (len(later) == 1 and later[0] in earlier) else later
 
 
 def guard(
@@ -132,22 +156,26 @@ def guard(
     baseline: Mapping[str, str],
     alike: Mapping[tuple[str, str], frozenset[str]] = MappingProxyType({}),
 ) -> list[Flag]:
-    """Every fact in which a measured row stands apart from the most common value (in a tie, the baseline's).
+    """Every fact in which a measured row stands apart from the most common value (in a tie, the baseline's), or is not
+    of one piece: trained or sampled in part by other code, in another precision, on other hardware.
 
     Args:
         declared: the configuration keys that the sweep varies on purpose.
         alike: generator and code version -> all versions that give its numbers.
     """
-    by_row = [[facts(record) for record in row.measured] for row in rows]
+    by_row = [[_facts(record) for record in row.measured] for row in rows]
     _unify_code(by_row, alike)
     _forgive_starts(rows, by_row)
     reference = [id(row) for row in select(rows, baseline)] if baseline else []
     names = dict.fromkeys(name for found in by_row for fact in found for name in fact)
     flags = []
     for name in names:
+        mixed = [dict.fromkeys(fact[name] for fact in found if len(fact.get(name, ())) > 1) for found in by_row]
+        flags += [Flag(index, name, AND.join(values)) for index, found in enumerate(mixed) for values in found]
         if _is_declared(name, declared):
             continue
-        values = [sorted({fact.get(name, MISSING) for fact in found}) for found in by_row]
+        single = [[fact.get(name, (MISSING,)) for fact in found] for found in by_row]
+        values = [sorted({values[0] for values in found if len(values) == 1}) for found in single]
         if name.startswith("kernel ") or "benchmark.name" in declared:
             # An operation that a row does not use is no difference, nor is a part that its benchmark does not time.
             values = [[value for value in found if value != MISSING] for found in values]
@@ -158,27 +186,29 @@ def guard(
         usual = max(counts, key=lambda value: (counts[value], value in favoured))
         for index, found in enumerate(values):
             if other := [value for value in found if value != usual]:
-                flags.append(Flag(index, name, " and ".join(other), usual))
+                flags.append(Flag(index, name, AND.join(other), usual))
     return flags
 
 
-def _unify_code(by_row: Sequence[Sequence[dict[str, str]]], alike: Mapping[tuple[str, str], frozenset[str]]) -> None:
+def _unify_code(by_row: Sequence[Sequence[Facts]], alike: Mapping[tuple[str, str], frozenset[str]]) -> None:
     """Of code versions that are known to be the same, name the one that most measurements here were made with."""
     found = [fact for row in by_row for fact in row if CODE in fact]
-    used = Counter(fact[CODE] for fact in found)
+    used = Counter(code for fact in found for code in fact[CODE])
     for fact in found:
-        for name in (CODE, EVALUATED, MEASURED):
-            if same := alike.get((fact.get("generator.name", ""), fact.get(name, ""))):
-                fact[name] = max(sorted(same), key=lambda code: used[code])
-        if fact.get(MEASURED) == (fact[CODE] if fact.get(EVALUATED) == SAME else fact.get(EVALUATED)):
-            fact[MEASURED] = SAMPLED
-        if fact.get(EVALUATED) == fact[CODE]:
-            fact[EVALUATED] = SAME
+        (generator,) = fact.get("generator.name", ("",))
+        for name in {CODE, EVALUATED, MEASURED} & fact.keys():
+            same = [alike.get((generator, code)) or {code} for code in fact[name]]
+            fact[name] = tuple(dict.fromkeys(max(sorted(known), key=lambda code: used[code]) for known in same))
+        evaluated = fact[CODE] if fact.get(EVALUATED) == (SAME,) else fact.get(EVALUATED, ())
+        if MEASURED in fact:
+            fact[MEASURED] = _or_same(fact[MEASURED], evaluated, SAMPLED)
+        if EVALUATED in fact:
+            fact[EVALUATED] = _or_same(fact[EVALUATED], fact[CODE], SAME)
 
 
-def _forgive_starts(rows: Sequence[Row], by_row: Sequence[Sequence[dict[str, str]]]) -> None:
+def _forgive_starts(rows: Sequence[Row], by_row: Sequence[Sequence[Facts]]) -> None:
     """Trainings of different seeds may start from runs of these seeds: starts are compared within a seed alone."""
-    of_seed: dict[int, Counter[str]] = {}
+    of_seed: dict[int, Counter[tuple[str, ...]]] = {}
     pairs = [
         (record.seed, fact)
         for row, found in zip(rows, by_row, strict=True)
@@ -189,7 +219,7 @@ def _forgive_starts(rows: Sequence[Row], by_row: Sequence[Sequence[dict[str, str
         of_seed.setdefault(seed, Counter())[fact[START]] += 1
     for seed, fact in pairs:
         if fact[START] == of_seed[seed].most_common(1)[0][0]:
-            fact[START] = "that of its seed"
+            fact[START] = ("that of its seed",)
 
 
 def one_factor(rows: Sequence[Row], baseline: Mapping[str, str]) -> list[OneFactor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from experiments.provenance import makers
 from lightning_modules.metrics.config import METRICS
 from reports.aggregate import rows_of, shared_labels
 from reports.quantities import quantity
@@ -77,7 +78,8 @@ def _features(protocol: Mapping[str, Any], shown: Collection[str]) -> list[str]:
 
 def _precision_note(records: Sequence[Record]) -> list[str]:
     """Where bfloat16 was asked for and is not what a device computed in."""
-    work = [result.get("provenance", {}) for r in records for result in (r.run_result, r.evaluation_result)]
+    results = [result for record in records for result in (record.run_result, record.evaluation_result)]
+    work = [maker for result in results for maker in makers(result.get("provenance", {}))]
     asked = {str(record.config.get("trainer.precision")) for record in records}
     if asked != {"bf16"} or not any(origin.get("precision") == "fp32" for origin in work):
         return []

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from experiments.provenance import code_of
+from experiments.provenance import code_of, makers
 from reports.entry import entry_of
-from reports.guard import DECODING
+from reports.guard import AND, DECODING, MISSING, kernels_of
 from reports.records import Record
 from reports.subject import LISTED, Subject
 from sweeps.amendments import amendment_words
@@ -143,55 +143,74 @@ def origin_note(subject: Subject) -> str:
 def origin_lines(record: Record) -> list[tuple[str, str]]:
     """What a person reads about one record: (what, value)."""
     origin: Mapping[str, Any] = record.run_result.get("provenance", {})
-    hardware, versions = origin.get("hardware", {}), origin.get("versions", {})
-    machine = ", ".join(
-        str(part)
-        for part in (*hardware.get("gpus", []), hardware.get("cpu"), f"{hardware.get('cores', '?')} cores")
-        if part
-    )
+    trained, sampled = makers(origin), makers(record.evaluation_result.get("provenance", {}))
+    codes = [_each(parts, _code) for parts in (trained, sampled)]
     again = record.evaluation_result.get("measured_again")
     seconds = record.metrics.get("train_seconds")
     ids = [("benchmark", record.eval_id)] if record.benchmark else [("run", record.run_id)]
     ids += [] if record.benchmark else [("evaluation", record.eval_id)]
-    trained = f"{record.run_result.get('step', '-')} steps" + (f", {seconds:.0f} s" if seconds else "")
+    training = f"{record.run_result.get('step', '-')} steps" + (f", {seconds:.0f} s" if seconds else "")
     lines = [
         *ids,
         *([("amended", " ".join(amendment_words(record.amended)))] if record.amended else []),
-        ("code", _code(origin)),
+        ("code", codes[0]),
+        *([("code of the samples", codes[1])] if record.evaluation_result and codes[0] != codes[1] else []),
         *([("code of the metrics", _code(again))] if again else []),
         ("data", str(origin.get("data_fingerprint", "-"))[:16]),
         ("tokenizer", str(origin.get("tokenizer_fingerprint", "-"))[:16]),
         *_kernels(record),
-        ("hardware", machine if hardware else "-"),
-        ("precision", str(origin.get("precision", "-"))),
-        ("versions", ", ".join(f"{name} {number}" for name, number in versions.items()) or "-"),
+        ("hardware", _each(trained, _machine)),
+        ("precision", _each(trained, lambda maker: str(maker.get("precision", "-")))),
+        ("versions", _each(trained, _versions)),
         ("attempts", str(origin.get("attempts", "-"))),
-        *([] if record.benchmark else [("training", trained)]),
+        *([] if record.benchmark else [("training", training)]),
         ("command", _typed(str(origin.get("command", "-")))),
     ]
     return lines
 
 
+def _each(parts: Sequence[Mapping[str, Any]], say: Callable[[Mapping[str, Any]], str]) -> str:
+    """What `say` tells of the makers of a training or of samples: once, or with the share of each where they differ."""
+    if len(told := dict.fromkeys(map(say, parts))) == 1:
+        return next(iter(told))
+    return "; ".join(f"{say(part)} ({_share(part)})" for part in parts)
+
+
+def _share(part: Mapping[str, Any]) -> str:
+    return f"{part['images']} images" if "images" in part else f"steps {part['first_step']} to {part['last_step']}"
+
+
+def _machine(maker: Mapping[str, Any]) -> str:
+    if not (hardware := maker.get("hardware", {})):
+        return "-"
+    parts = (*hardware.get("gpus", []), hardware.get("cpu"), f"{hardware.get('cores', '?')} cores")
+    return ", ".join(str(part) for part in parts if part)
+
+
+def _versions(maker: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in maker.get("versions", {}).items()) or "-"
+
+
 def _code(origin: Mapping[str, Any]) -> str:
     commit, changed = origin.get("git_commit"), " with uncommitted changes" if origin.get("git_dirty") else ""
-    return f"{commit[:10]}{changed}" if commit else "not under version control"
+    return f"{commit[:10]}{changed}" if commit else "not under version control" if "git_commit" in origin else MISSING
 
 
 def _kernels(record: Record) -> list[tuple[str, str]]:
     """Which back ends ran. A training decodes for its sample grids alone: what it did that with made no number."""
-    ran = record.run_result.get("provenance", {}).get("backends", {})
+    ran = kernels_of(makers(record.run_result.get("provenance", {})))
     if record.benchmark:
         return [("kernels", _listed(ran))]
     grids = {op: name for op, name in ran.items() if op in DECODING}
     return [
         ("kernels of the training", _listed({op: name for op, name in ran.items() if op not in DECODING})),
         *([("kernels of its sample grids", _listed(grids))] if grids else []),
-        ("kernels of the evaluation", _listed(record.evaluation_result.get("provenance", {}).get("backends", {}))),
+        ("kernels of the evaluation", _listed(kernels_of(makers(record.evaluation_result.get("provenance", {}))))),
     ]
 
 
-def _listed(backends: Mapping[str, str]) -> str:
-    return ", ".join(f"{op}: {name}" for op, name in backends.items()) or "-"
+def _listed(backends: Mapping[str, Sequence[str]]) -> str:
+    return ", ".join(f"{op}: {AND.join(names)}" for op, names in backends.items()) or "-"
 
 
 def _typed(command: str) -> str:

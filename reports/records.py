@@ -14,6 +14,7 @@ import yaml
 from experiments.benchmarks.config import BENCHMARK_CELLS
 from experiments.errors import UserError
 from experiments.flat import flatten
+from experiments.provenance import makers
 from experiments.store import Benchmark, Evaluation, Run, RunStore
 from experiments.work import Status, Work
 from reports.quantities import CHOSEN
@@ -65,11 +66,12 @@ class Record:
 
     @property
     def origins(self) -> tuple[Mapping[str, Any], ...]:
-        """The provenance of all that made these numbers: of the training, the evaluation, and the measurement, where
-        that was repeated (`ablate evaluate --again`)."""
+        """The provenance of all that made these numbers: of the training and the evaluation, with the attempts and the
+        processes that they are of, and of the measurement, where that was repeated (`ablate evaluate --again`)."""
         again = self.evaluation_result.get("measured_again")
-        results = (self.run_result, self.evaluation_result)
-        return (*(result.get("provenance", {}) for result in results), *([again] if again else []))
+        found = [result.get("provenance", {}) for result in (self.run_result, self.evaluation_result)]
+        others = [maker for origin in found for maker in makers(origin) if maker is not origin]
+        return (*found, *others, *([again] if again else []))
 
     @property
     def protocol(self) -> Mapping[str, Any]:

@@ -21,6 +21,7 @@ from typing import IO
 from experiments.config import save_config
 from experiments.errors import UserError
 from experiments.failures import cause_of
+from experiments.stopping import with_hangup
 from experiments.store import RunStore
 from sweeps.cache import PROJECT
 from sweeps.cancellation import CancelWatch, note_worker
@@ -258,10 +259,7 @@ def _signals_as_interrupt() -> Iterator[None]:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    numbers = [signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, interrupt) for number in numbers}
+    before = {number: signal.signal(number, interrupt) for number in with_hangup(signal.SIGTERM)}
     try:
         yield
     finally:

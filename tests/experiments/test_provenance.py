@@ -88,6 +88,8 @@ def test_a_new_file_that_is_not_committed_is_part_of_the_code(tmp_path: Path, mo
     now = {"provenance": version()}
     assert provenance.other_code(now) == "" == provenance.other_code({})
     assert provenance.other_code({"provenance": clean}) == f"commit {clean['git_commit'][:10]}"
+    both = f"commits {'a' * 10} and {provenance.code_of(version())}"
+    assert provenance.other_code({"provenance": {**version(), "trained_by": [{"git_commit": 40 * "a"}]}}) == both
 
 
 def test_weights_on_a_full_disk_are_one_sentence(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -15,6 +16,7 @@ from experiments.errors import UserError
 from experiments.identity import run_id
 from experiments.run import load_generator, train
 from experiments.run_config import RunConfig
+from experiments.selection import Selection
 from experiments.store import Run, RunStore
 from lightning_modules.checkpoints import load_safetensors
 from lightning_modules.diffusion import DiffusionModule
@@ -69,7 +71,7 @@ def test_the_best_weights_are_kept_and_restored(tmp_path: Path) -> None:
     assert len(curve) == 4 and result["metrics"]["val/loss"] == pytest.approx(min(curve.values()), rel=1e-5)
     assert result["step"] == 4 and curve[result["kept_step"]] == min(curve.values())
     state = load_generator(config, run, torch.device("cpu")).state_dict()
-    best = load_safetensors(run.checkpoints / "best.safetensors", state)
+    best = load_safetensors(run.checkpoints / f"best-{result['kept_step']:06d}.safetensors", state)
     assert all(torch.equal(best[key], value) for key, value in state.items())
 
 
@@ -154,3 +156,92 @@ def test_what_the_objective_does_not_measure_cannot_be_watched(tmp_path: Path) -
         _config(tmp_path, keep="best", watch="val/psnr")
     with pytest.raises(UserError, match="not measured by this run"):
         train(_config(tmp_path, keep="best", watch="val/bound"))
+
+
+class Validations:
+    """One attempt at a run whose only weight is the step it is of."""
+
+    def __init__(self, run: Run):
+        self.run = run
+        self.selection = Selection(run, load_config("maskmamba/demo", {"trainer.keep": "best"}))
+        self.network = torch.nn.Linear(1, 1, bias=False)
+        self.module = SimpleNamespace(sampling_model=self.network)
+
+    def validate(self, step: int, loss: float) -> None:
+        torch.nn.init.constant_(self.network.weight, step)
+        metrics = {"val/loss": loss}
+        trainer: Any = SimpleNamespace(
+            state=SimpleNamespace(fn="fit"),
+            global_step=step,
+            callback_metrics=metrics,
+            is_global_zero=True,
+            should_stop=False,
+        )
+        self.selection.on_validation_end(trainer, self.module)
+        self.run.append_metrics(step, 0.0, metrics)
+
+    def save(self, step: int) -> None:
+        trainer: Any = SimpleNamespace(global_step=step)
+        self.selection.on_save_checkpoint(trainer, self.module, {})  # type: ignore[arg-type]
+
+    def kept(self) -> tuple[int | None, float]:
+        return self.selection.restore(self.module), self.network.weight.item()
+
+
+@pytest.mark.parametrize("again", [3.9, 4.1])
+def test_the_best_weights_of_an_abandoned_attempt_are_not_kept(tmp_path: Path, again: float) -> None:
+    """The step after the checkpoint was the best one; when it is trained again, sums may round otherwise."""
+    run = Run(tmp_path)
+    first = Validations(run)
+    first.validate(100, 5.0)
+    first.validate(200, 4.0)
+    first.save(200)
+    first.validate(300, 3.5)
+    assert len(list(run.checkpoints.glob("best-*"))) == 2, "both may be the one that is needed"
+    run.truncate_metrics(200)  # killed, and resumed from the checkpoint
+    second = Validations(run)
+    second.validate(300, again)
+    second.validate(400, 4.2)
+    assert second.kept() == ((300, 300.0) if again < 4 else (200, 200.0))
+
+
+def test_the_weights_of_a_validation_just_after_its_checkpoint_are_kept(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    first = Validations(run)
+    first.validate(100, 5.0)
+    first.save(200)
+    first.validate(200, 4.0)
+    first.validate(300, 3.5)
+    first.validate(400, 3.0)
+    run.truncate_metrics(200)  # killed, and resumed from the checkpoint
+    assert Validations(run).kept() == (200, 200.0)
+    assert [path.name for path in run.checkpoints.iterdir()] == ["best-000200.safetensors"]
+
+
+def test_best_weights_that_are_gone_are_missed_before_training_goes_on(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    Validations(run).validate(100, 5.0)
+    (run.checkpoints / "best-000100.safetensors").unlink()
+    with pytest.raises(UserError, match=r"best-000100.safetensors is gone, the weights of the best validation so far"):
+        Validations(run)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "said"),
+    [
+        (
+            {"keep": "best", "max_steps": 399},
+            "keep=best chooses .* runtime.val_every=200 and .*=399 leave fewer than two",
+        ),
+        ({"patience": 2, "max_steps": 600}, "patience=2 can end a run at step 600 at the earliest"),
+        ({"keep": "best", "max_steps": 400}, ""),
+        ({"patience": 2, "max_steps": 601}, ""),
+    ],
+)
+def test_a_choice_among_too_few_validations_is_refused(trainer: dict[str, Any], said: str) -> None:
+    words = {f"trainer.{key}": value for key, value in trainer.items()}
+    if said:
+        with pytest.raises(UserError, match=said):
+            load_config("maskmamba/demo", words)
+    else:
+        assert load_config("maskmamba/demo", words).runtime.val_every == 200

@@ -127,14 +127,21 @@ def test_captions_are_part_of_what_samples_are_of(tmp_path: Path) -> None:
             drawn(**others)
 
 
+def made_by(monkeypatch: pytest.MonkeyPatch, commit: str) -> None:
+    code = {"git_commit": commit, "git_dirty": False, "git_diff_sha256": None}
+    monkeypatch.setattr("experiments.provenance.code_version", lambda: code)
+
+
 def test_an_evaluation_takes_up_what_others_drew(
-    trained: Path, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    trained: Path, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One part is drawn by another job, one by a first attempt that is then killed, the last one by the second."""
     measured = Measurement({"fd_efflite0": 1.0}, {}, {"fd_efflite0": [0.5, -0.5]})
     monkeypatch.setattr(evaluator, "evaluate_images", lambda *_: measured)
     config, run = config_in(trained), only_run(trained)
+    made_by(monkeypatch, "a")
     share_of_evaluation(config, run, (2, 3))
+    made_by(monkeypatch, "b")
     evaluation = run.prepare_evaluation(config)
     parts = evaluation_shards(evaluation, config)
     assert [span.start for span in parts.missing()] == [0, 8] and parts.done == 6
@@ -154,6 +161,11 @@ def test_an_evaluation_takes_up_what_others_drew(
         evaluate(config, run)
     assert kept == before and len(before) == 2
     result = evaluation.result()
+    assert result and result["provenance"]["git_commit"] == "b"
+    shares = [(part["git_commit"], part["images"]) for part in result["provenance"]["sampled_by"]]
+    assert shares == [("b", 16), ("a", 6)]
+    assert caplog.messages.count("6 of the 22 images were drawn before by other code; the result names it") == 1
+    assert all(part["backends"].keys() >= {"attention"} for part in result["provenance"]["sampled_by"])
     assert result and result["metrics"]["seconds_per_image"] > 0 and result["replicates"] == measured.replicates
     with np.load(evaluation.samples_path) as file:
         assert np.array_equal(file["arr_0"], expected)
@@ -274,6 +286,8 @@ def test_workers_meet_without_drawing_twice(tmp_path: Path) -> None:
     assert drawn == [0, 16, 32, 8, 24] and not parts.missing()
     images, seconds = parts.gather()
     assert images[:, 0, 0, 0].tolist() == [i // 8 * 8 for i in range(40)] and seconds == 2.5
+    np.savez(parts.path(range(8)), images=images[:8], seconds=0.5)  # as older versions wrote them
+    assert parts.gather()[1] == 2.5 and parts.sampled_by() == [{"images": 40}]
     parts.path(range(16, 24)).unlink()
     parts.fill(draw, 1, 2)
     assert drawn[5:] == [16], "a worker that is through helps with what is missing"

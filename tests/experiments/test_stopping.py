@@ -50,7 +50,14 @@ def stored(config: RunConfig, folder: Path) -> str:
     return str(folder / "job.yaml")
 
 
-@pytest.mark.parametrize(("command", "number"), [("execute", signal.SIGUSR1), ("train", signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [
+        ("execute", signal.SIGUSR1),
+        ("train", signal.SIGTERM),
+        pytest.param("train", signal.SIGHUP, id="closed terminal"),
+    ],
+)
 def test_a_signal_outside_fit_is_no_failure(tmp_path: Path, command: str, number: int) -> None:
     config = load_config(tiny_preset(tmp_path, "tiny"))
     words = [sys.executable, "-c", SIGNALLED, str(int(number)), command, stored(config, tmp_path)]
@@ -108,15 +115,15 @@ def test_a_training_gives_the_signals_back_however_it_ends(tmp_path: Path, fails
 
 
 class Signal(L.Callback):
-    """Sends SIGTERM when it gets to `hook` at a step, and fails there if asked to."""
+    """Sends a signal when it gets to `hook` at a step, and fails there if asked to."""
 
-    def __init__(self, hook: str, step: int, fails: bool):
-        self.step, self.fails = step, fails
+    def __init__(self, hook: str, step: int, fails: bool = False, number: signal.Signals = signal.SIGTERM):
+        self.step, self.fails, self.number = step, fails, number
         setattr(self, hook, self._send)
 
     def _send(self, trainer: L.Trainer, *args: object) -> None:
         if trainer.global_step == self.step:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(self.number)
             if self.fails:
                 raise RuntimeError("Connection closed by peer")
 
@@ -139,6 +146,23 @@ def test_a_signal_while_it_trains_is_no_failure(tmp_path: Path, hook: str, step:
     assert (run.inspect().state, run.status().reason) == ("stopped", "stopped by SIGTERM")
     assert torch.load(run.last_checkpoint, weights_only=False)["global_step"] == saved
     assert train(config).is_done()
+
+
+@pytest.mark.parametrize("nohup", [False, True])
+def test_a_closed_terminal_stops_a_training_unless_nohup_began_it(tmp_path: Path, nohup: bool) -> None:
+    config = load_config(tiny_preset(tmp_path, "tiny", trainer={"max_steps": 4}, runtime={"checkpoint_every": 4}))
+    run = RunStore(config.root).run(run_id(config))
+    inherited = signal.SIG_IGN if nohup else signal.SIG_DFL
+    before, stopped = signal.signal(signal.SIGHUP, inherited), False
+    try:
+        train(config, callbacks=[Signal("on_train_batch_start", 1, number=signal.SIGHUP)])
+    except Stopped:
+        stopped = True
+    finally:
+        after = signal.signal(signal.SIGHUP, before)
+    assert stopped is not nohup and after == inherited
+    assert run.status().reason == ("" if nohup else "stopped by SIGHUP")
+    assert torch.load(run.last_checkpoint, weights_only=False)["global_step"] == (4 if nohup else 2)
 
 
 class Handlers(L.Callback):

@@ -112,6 +112,81 @@ def test_the_page_and_provenance_say_what_measured(tmp_path: Path) -> None:
     assert "f" * 10 in origin_note(found)
 
 
+def parts_of(share: str, **other: Any) -> list[dict[str, Any]]:
+    """Two attempts at a training, or two processes that drew samples, the first with something else."""
+    shares = [{"images": 100}, {"images": 412}] if share == "sampled_by" else [{"first_step": 0, "last_step": 17}] * 2
+    shares[1] = {"first_step": 17, "last_step": 400} if share == "trained_by" else shares[1]
+    return [{**AGAIN, **shares[0], **other}, {**AGAIN, **shares[1]}]
+
+
+MIXTURES: dict[str, tuple[dict[str, Any], str]] = {
+    "code": ({"git_commit": "f" * 40}, "code version: ffffffffff and 0123456789"),
+    "precision": ({"precision": "bf16"}, "precision: bf16 and fp32"),
+    "torch": ({"versions": {"torch": "2.8.0"}}, "torch: 2.8.0 and 2.9.0"),
+    "hardware": ({"hardware": {"gpus": ["A100", "A100"]}}, "hardware: A100 and Test CPU"),
+    "kernels": ({"backends": {"selective_scan": "torch"}}, "kernel selective_scan: torch and cpp"),
+}
+"""What two makers of one training, or of one evaluation's samples, do not share -> what is said of it."""
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+@pytest.mark.parametrize("share", ["trained_by", "sampled_by"])
+def test_what_is_not_of_one_piece_is_flagged_even_in_every_row(tmp_path: Path, share: str, name: str) -> None:
+    other, said = MIXTURES[name]
+    part = "run" if share == "trained_by" else "evaluation"
+    expected = f"mixed {said}" if part == "run" else f"mixed {said.replace(':', ' of the evaluation:')}"
+    expected = expected.replace("mixed precision:", "mixed trainer.precision:")
+    for victim, rows in (("group_v2", [1]), (None, [0, 1, 2, 3])):
+        root = tmp_path / str(victim)
+        for cell in fakes.cells_of():
+            odd = victim in (None, cell.labels["hybrid_scheme"])
+            fakes.write_run(root, cell, **({f"{part}__provenance__{share}": parts_of(share, **other)} if odd else {}))
+        flags = fakes.subject(root).flags
+        assert [(flag.row, flag.text) for flag in flags] == [(row, expected) for row in rows]
+
+
+def test_attempts_that_differ_in_nothing_that_counts_are_no_difference(tmp_path: Path) -> None:
+    """On another host, with fewer operations: one ended before its first sample grid."""
+    other = {"hardware": {**AGAIN["hardware"], "host": "there"}, "backends": {"selective_scan": "cpp"}}
+    assert mutated(tmp_path, {"run__provenance__trained_by": parts_of("trained_by", **other)}).flags == []
+
+
+def test_a_mixture_of_code_that_is_known_to_be_the_same_is_none(tmp_path: Path) -> None:
+    parts = parts_of("trained_by", git_commit="f" * 40)
+    found = mutated(tmp_path, {"run__provenance__trained_by": parts})
+    codes = frozenset({"f" * 10, "0123456789"})
+    assert guard(found.rows, found.declared, {}, {("maskmamba", code): codes for code in codes}) == []
+
+
+def test_steps_of_before_there_were_records_are_of_other_code(tmp_path: Path) -> None:
+    parts = [{"first_step": 0, "last_step": 17}, parts_of("trained_by")[1]]
+    (flag,) = mutated(tmp_path, {"run__provenance__trained_by": parts}).flags
+    assert flag.text == "mixed code version: not recorded and 0123456789"
+
+
+def test_samples_that_other_code_drew_are_told_from_their_measurement(tmp_path: Path) -> None:
+    """All of them were there when the evaluation was taken up again, by the code of the training."""
+    found = mutated(tmp_path, {"evaluation__provenance__sampled_by": parts_of("sampled_by", git_commit="f" * 40)[:1]})
+    assert {(flag.row, flag.fact, flag.value) for flag in found.flags} == {
+        (1, "code version of the evaluation", "f" * 10),
+        (1, "code version of the metrics", "0123456789"),
+    }
+
+
+def test_the_share_of_each_version_is_told(tmp_path: Path) -> None:
+    changes = {
+        f"{part}__provenance__{share}": parts_of(share, git_commit="f" * 40, precision="bf16")
+        for part, share in (("run", "trained_by"), ("evaluation", "sampled_by"))
+    }
+    found = mutated(tmp_path, changes)
+    victim = next(record for record in found.records if record.labels["hybrid_scheme"] == "group_v2")
+    lines = dict(origin_lines(victim))
+    assert lines["code"] == "ffffffffff (steps 0 to 17); 0123456789 (steps 17 to 400)"
+    assert lines["precision"] == "bf16 (steps 0 to 17); fp32 (steps 17 to 400)"
+    assert lines["code of the samples"] == "ffffffffff (100 images); 0123456789 (412 images)"
+    assert lines["versions"] == "python 3.12.0, torch 2.9.0" and "f" * 10 in origin_note(found)
+
+
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_one_change_is_flagged_at_its_row_and_only_there(tmp_path: Path, name: str) -> None:
     changes, fact = MUTATIONS[name]
