@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_modules import backends
 from lightning_modules.kernels import dispatch, rows_op
-from lightning_modules.kernels.layout import in_dtype
+from lightning_modules.kernels.layout import check_alike, in_dtype
 from lightning_modules.kernels.reference import rows as reference
 
 SEEDS = 2**63 - 1
@@ -37,10 +37,15 @@ def rms_norm(
         gate = None if gate is None else gate[:, None]
         y = rms_norm(x[:, None], weight, eps=eps, gate=gate, shift=shift, scale=scale, backend=backend)
         return y[:, 0]
-    vectors = {"shift": shift, "scale": scale}
-    _check("x", x, {"gate": gate}, vectors)
-    if weight is not None and weight.shape != x.shape[2:]:
-        raise ValueError(f"weight must be (channels={x.shape[2]},), not {tuple(weight.shape)}.")
+    _check("x", x)
+    batch, length, channels = x.shape
+    expected = {
+        "gate": (gate, (batch, length, channels)),
+        "weight": (weight, (channels,)),
+        "shift": (shift, (batch, channels)),
+        "scale": (scale, (batch, channels)),
+    }
+    check_alike(expected, x, "x")
     if (shift is None) != (scale is None):
         raise ValueError("shift and scale go together: give both or neither.")
     if gate is not None:
@@ -70,7 +75,9 @@ def residual(
     another mask than PyTorch would. Differentiable once.
     Raises ValueError on shapes that do not fit or are empty, or a share outside of 0 .. 1.
     """
-    _check("h", h, {"x": x}, {"gate": gate})
+    _check("h", h)
+    batch, length, channels = h.shape
+    check_alike({"x": (x, (batch, length, channels)), "gate": (gate, (batch, channels))}, h, "h")
     if not 0 <= dropout <= 1:
         raise ValueError(f"dropout={dropout} must lie in 0 .. 1.")
     excluded = {}
@@ -93,7 +100,7 @@ def swiglu(gate_up: Tensor, *, backend: str | None = None) -> Tensor:
     gate_up: (B, L, 2 H), gates first -> (B, L, H). Differentiable once.
     Raises ValueError on a shape that is empty or odd.
     """
-    _check("gate_up", gate_up, {}, {})
+    _check("gate_up", gate_up)
     if gate_up.shape[-1] % 2:
         raise ValueError(f"gate_up must have as many gates as ups, not {gate_up.shape[-1]} channels in all.")
     name = dispatch.choose(backends.SWIGLU, backend, gate_up.device, gate_up.dtype)
@@ -103,12 +110,6 @@ def swiglu(gate_up: Tensor, *, backend: str | None = None) -> Tensor:
     return reference.swiglu(gate_up)
 
 
-def _check(name: str, tensor: Tensor, alike: dict[str, Tensor | None], vectors: dict[str, Tensor | None]) -> None:
+def _check(name: str, tensor: Tensor) -> None:
     if tensor.ndim != 3 or 0 in tensor.shape:
         raise ValueError(f"{name} must be (batch, length, channels), none of them empty, not {tuple(tensor.shape)}.")
-    batch, _, channels = tensor.shape
-    expected = {other: (t, tuple(tensor.shape)) for other, t in alike.items()}
-    expected |= {other: (t, (batch, channels)) for other, t in vectors.items()}
-    for other, (t, shape) in expected.items():
-        if t is not None and tuple(t.shape) != shape:
-            raise ValueError(f"{other} must have shape {shape} to go with {name}, not {tuple(t.shape)}.")

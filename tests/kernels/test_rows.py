@@ -224,7 +224,7 @@ def test_shapes_that_do_not_fit() -> None:
     x, vector = torch.zeros(2, 3, 4), torch.zeros(2, 4)
     with pytest.raises(ValueError, match="x must be .batch, length, channels., none of them empty"):
         rms_norm(x[:0], eps=EPS)
-    with pytest.raises(ValueError, match="weight must be .channels=4"):
+    with pytest.raises(ValueError, match="weight must have shape .4,."):
         rms_norm(x, torch.zeros(3), eps=EPS)
     with pytest.raises(ValueError, match="gate must have shape .2, 3, 4."):
         rms_norm(x, gate=x[:, :2], eps=EPS)
