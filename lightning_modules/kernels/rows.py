@@ -5,6 +5,8 @@ Every back end but `cpp` is PyTorch's own functions; the C++ reads and writes ea
 Shapes: B batch, L positions, C channels, H hidden width.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -70,9 +72,9 @@ def residual(
 ) -> Tensor:
     """x + gate dropout(h), the end of a residual branch; without x the branch alone.
 
-    x, h: (B, L, C); gate: (B, C) -> (B, L, C). dropout: share of h's elements set to zero, the others growing by
-    1 / (1 - dropout), drawn from PyTorch's generator of the device. The C++ back end draws one seed from it and takes
-    another mask than PyTorch would. Differentiable once.
+    x, h: (B, L, C); gate: (B, C) -> (B, L, C) in the dtype they promote to. dropout: share of h's elements set to zero,
+    the others growing by 1 / (1 - dropout), drawn from PyTorch's generator of the device. The C++ back end draws one
+    seed from it and takes another mask than PyTorch would. Autocast changes nothing. Differentiable once.
     Raises ValueError on shapes that do not fit or are empty, or a share outside of 0 .. 1.
     """
     _check("h", h)
@@ -80,18 +82,16 @@ def residual(
     check_alike({"x": (x, (batch, length, channels)), "gate": (gate, (batch, channels))}, h, "h")
     if not 0 <= dropout <= 1:
         raise ValueError(f"dropout={dropout} must lie in 0 .. 1.")
-    excluded = {}
-    if x is not None and x.dtype != torch.float32:
-        excluded["cpp"] = f"its residual stream is float32, not {x.dtype}"
-    name = dispatch.choose(backends.RESIDUAL, backend, h.device, h.dtype, excluded)
+    dtype = functools.reduce(torch.promote_types, (t.dtype for t in (x, h, gate) if t is not None))
+    name = dispatch.choose(backends.RESIDUAL, backend, h.device, dtype)
     with dispatch.without_autocast(h.device.type):
-        if name != "cpp":
+        if name != "cpp" or (gate is None and not dropout):  # a sum alone is PyTorch's everywhere
             dispatch.record(backends.RESIDUAL, name)
             return reference.residual(x, h, gate, dropout)
-        if gate is None and not dropout:
-            return h if x is None else x + h
+        if x is None or h.dtype != torch.bfloat16:  # the kernel widens h only as it adds it to x
+            h = in_dtype(h, dtype)
         seed = torch.randint(SEEDS, (), device=h.device) if dropout else None
-        return rows_op.residual(x, h, in_dtype(gate, torch.float32), seed, dropout)
+        return rows_op.residual(in_dtype(x, dtype), h, in_dtype(gate, torch.float32), seed, dropout)
 
 
 def swiglu(gate_up: Tensor, *, backend: str | None = None) -> Tensor:

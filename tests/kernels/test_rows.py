@@ -1,5 +1,6 @@
 """Norms, residual branches and SwiGLU's activation: the C++ against PyTorch's own functions in float64."""
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -141,7 +142,9 @@ def test_dropout_has_the_same_mask_in_the_backward(gated: bool, added: bool) -> 
 def test_all_and_nothing_dropped(backend: str) -> None:
     x, h = torch.randn(2, 5, 7), torch.randn(2, 5, 7)
     assert torch.equal(residual(x, h, dropout=1.0, backend=backend), x)
+    reset_backends_used()
     assert torch.equal(residual(x, h, dropout=0.0, backend=backend), x + h)
+    assert backends_used() == {"residual": backend}
 
 
 # --- all of them ---
@@ -173,15 +176,13 @@ def test_bfloat16_is_float32_rounded_at_the_ends(name: str) -> None:
     call, tensors, options = CALLS[name]
     half = {key: None if t is None else t.bfloat16().contiguous() for key, t in tensors.items()}
     wide = {key: None if t is None else t.float() for key, t in half.items()}
-    if name == "residual":
-        half["x"] = wide["x"]  # its stream is float32
     found = []
     for problem in (half, wide):
         leaves = {key: None if t is None else t.detach().requires_grad_() for key, t in problem.items()}
         torch.manual_seed(0)
         y = call(**leaves, backend="cpp", **options)
         found.append([y, *torch.autograd.grad(y.float().sum(), list(leaves.values()))])
-    assert found[0][0].dtype == (torch.float32 if name == "residual" else torch.bfloat16)
+    assert found[0][0].dtype == torch.bfloat16
     for value, target in zip(*found, strict=True):
         torch.testing.assert_close(value.float(), target, atol=2e-2, rtol=2e-2)
 
@@ -212,12 +213,26 @@ def test_what_ran_is_recorded_and_what_cannot_run_is_refused(name: str) -> None:
     assert call(**double, **options).dtype == torch.float64
 
 
-def test_a_stream_of_bfloat16_is_left_to_pytorch() -> None:
-    x = torch.randn(2, 5, 7).bfloat16()
-    reset_backends_used()
-    assert residual(x, x).dtype == torch.bfloat16 and backends_used() == {"residual": "torch"}
-    with pytest.raises(ValueError, match="residual stream is float32"):
-        residual(x, x, backend="cpp")
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_residuals_have_the_dtype_that_their_parts_promote_to(dropout: float) -> None:
+    """Whatever of stream, branch and gate is wider, or is not there; every gradient has its input's dtype."""
+    tensors = residual_problem(2, 40, 17)
+    kinds = {"x": (torch.float32, torch.bfloat16, None), "h": (torch.float32, torch.bfloat16)}
+    for x, h, gate in itertools.product(kinds["x"], kinds["h"], kinds["x"]):
+        dtypes = {"x": x, "h": h, "gate": gate}
+        mixed = {key: None if dtype is None else tensors[key].to(dtype) for key, dtype in dtypes.items()}
+        wide = {key: None if t is None else t.float() for key, t in mixed.items()}
+        found = []
+        for problem in (mixed, wide):
+            leaves = {key: None if t is None else t.requires_grad_() for key, t in problem.items()}
+            torch.manual_seed(0)
+            y = residual(**leaves, dropout=dropout, backend="cpp")
+            there = [t for t in leaves.values() if t is not None]
+            found.append([y, *torch.autograd.grad(y.float().square().sum(), there)])
+        expected = residual(**mixed, backend="reference").dtype
+        assert [t.dtype for t in found[0]] == [expected, *(dtype for dtype in dtypes.values() if dtype)], dtypes
+        for value, target in zip(*found, strict=True):
+            torch.testing.assert_close(value.float(), target, atol=0.02 * target.abs().max().item(), rtol=0)
 
 
 def test_shapes_that_do_not_fit() -> None:
