@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_modules.kernels import backends_used, reset_backends_used, residual, rms_norm, swiglu
+from lightning_modules.kernels.cpp import rows as cpp_rows
 
 TOLERANCE = 2e-6
 EPS = 1e-3
@@ -110,6 +111,23 @@ def test_dropout_drops_its_share_and_keeps_the_mean(share: float) -> None:
         assert abs(product) < 5 * deviation**2 / kept.numel() ** 0.5
 
 
+def test_elements_of_a_row_tell_nothing_of_each_other() -> None:
+    """Of channels, over which a counter runs, that differ in the same low bits. Bounds: six standard deviations."""
+    torch.manual_seed(0)
+    signs = residual(None, torch.ones(8, 2048, 256), dropout=0.5, backend="cpp").sub(1).flatten(0, 1)
+    for difference in range(1, 21):
+        pairs = (signs * signs[:, torch.arange(256) ^ difference]).mean().item()  # each counted twice
+        assert abs(pairs) < 6 * (2 / signs.numel()) ** 0.5, difference
+
+
+def test_rows_have_keys_of_more_than_32_bits() -> None:
+    """Among so many rows some 18 pairs would share 32 bits, and their masks be the same."""
+    torch.manual_seed(0)
+    kept = residual(None, torch.ones(12, 2**15, 48), dropout=0.5, backend="cpp") > 0
+    numbers = torch.stack([mask.double() @ 2 ** torch.arange(48).double() for mask in kept])
+    assert len(numbers.unique()) == numbers.numel()
+
+
 def test_every_call_draws_another_mask_and_a_seed_gives_it_again() -> None:
     def draw() -> Tensor:
         return residual(None, torch.ones(2, 40, 33), dropout=0.5, backend="cpp")
@@ -120,6 +138,15 @@ def test_every_call_draws_another_mask_and_a_seed_gives_it_again() -> None:
     assert torch.equal(draw(), first) and torch.equal(draw(), second)
     agree = (first == second).float().mean().item()
     assert abs(agree - 0.5) < 0.05
+    masks = {residual(None, torch.ones(1, 1, 64), dropout=0.5, backend="cpp").numpy().tobytes() for _ in range(64)}
+    assert len(masks) == 64
+
+
+def test_every_bit_of_the_seed_counts() -> None:
+    h = torch.ones(1, 1, 64)
+    seeds = [0, *(2**bit for bit in range(63))]
+    masks = {cpp_rows.residual(None, h, None, seed, dropout=0.5).numpy().tobytes() for seed in seeds}
+    assert len(masks) == len(seeds)
 
 
 @pytest.mark.parametrize("gated", [True, False])
