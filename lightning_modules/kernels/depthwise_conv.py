@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_modules import backends
 from lightning_modules.kernels import conv_op, dispatch
 from lightning_modules.kernels.cpp import depthwise_conv as cpp
-from lightning_modules.kernels.layout import in_dtype
+from lightning_modules.kernels.layout import check_alike, in_dtype
 from lightning_modules.kernels.reference import depthwise_conv as reference
 from lightning_modules.kernels.stock import depthwise_conv as stock
 from lightning_modules.kernels.triton import availability as triton
@@ -81,7 +81,7 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | Non
         raise ValueError(f"x must be (batch, length, channels), none of them empty, not {tuple(x.shape)}.")
     if weight.ndim != 2 or weight.shape[0] != x.shape[2] or weight.shape[1] < 1:
         raise ValueError(f"weight must be (channels={x.shape[2]}, taps), not {tuple(weight.shape)}.")
-    if bias is not None and bias.shape != x.shape[2:]:
-        raise ValueError(f"bias must be (channels={x.shape[2]},), not {tuple(bias.shape)}.")
+    channels, taps = weight.shape
+    check_alike({"weight": (weight, (channels, taps)), "bias": (bias, (channels,))}, x, "x")
     if activation not in ("silu", None):
         raise ValueError(f"activation={activation!r} is not valid: choose 'silu' or None.")

@@ -5,12 +5,14 @@ Every back end but `cpp` is PyTorch's own functions; the C++ reads and writes ea
 Shapes: B batch, L positions, C channels, H hidden width.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
 from lightning_modules import backends
 from lightning_modules.kernels import dispatch, rows_op
-from lightning_modules.kernels.layout import in_dtype
+from lightning_modules.kernels.layout import check_alike, in_dtype
 from lightning_modules.kernels.reference import rows as reference
 
 SEEDS = 2**63 - 1
@@ -37,10 +39,15 @@ def rms_norm(
         gate = None if gate is None else gate[:, None]
         y = rms_norm(x[:, None], weight, eps=eps, gate=gate, shift=shift, scale=scale, backend=backend)
         return y[:, 0]
-    vectors = {"shift": shift, "scale": scale}
-    _check("x", x, {"gate": gate}, vectors)
-    if weight is not None and weight.shape != x.shape[2:]:
-        raise ValueError(f"weight must be (channels={x.shape[2]},), not {tuple(weight.shape)}.")
+    _check("x", x)
+    batch, length, channels = x.shape
+    expected = {
+        "gate": (gate, (batch, length, channels)),
+        "weight": (weight, (channels,)),
+        "shift": (shift, (batch, channels)),
+        "scale": (scale, (batch, channels)),
+    }
+    check_alike(expected, x, "x")
     if (shift is None) != (scale is None):
         raise ValueError("shift and scale go together: give both or neither.")
     if gate is not None:
@@ -65,26 +72,26 @@ def residual(
 ) -> Tensor:
     """x + gate dropout(h), the end of a residual branch; without x the branch alone.
 
-    x, h: (B, L, C); gate: (B, C) -> (B, L, C). dropout: share of h's elements set to zero, the others growing by
-    1 / (1 - dropout), drawn from PyTorch's generator of the device. The C++ back end draws one seed from it and takes
-    another mask than PyTorch would. Differentiable once.
+    x, h: (B, L, C); gate: (B, C) -> (B, L, C) in the dtype they promote to. dropout: share of h's elements set to zero,
+    the others growing by 1 / (1 - dropout), drawn from PyTorch's generator of the device. The C++ back end draws one
+    seed from it and takes another mask than PyTorch would. Autocast changes nothing. Differentiable once.
     Raises ValueError on shapes that do not fit or are empty, or a share outside of 0 .. 1.
     """
-    _check("h", h, {"x": x}, {"gate": gate})
+    _check("h", h)
+    batch, length, channels = h.shape
+    check_alike({"x": (x, (batch, length, channels)), "gate": (gate, (batch, channels))}, h, "h")
     if not 0 <= dropout <= 1:
         raise ValueError(f"dropout={dropout} must lie in 0 .. 1.")
-    excluded = {}
-    if x is not None and x.dtype != torch.float32:
-        excluded["cpp"] = f"its residual stream is float32, not {x.dtype}"
-    name = dispatch.choose(backends.RESIDUAL, backend, h.device, h.dtype, excluded)
+    dtype = functools.reduce(torch.promote_types, (t.dtype for t in (x, h, gate) if t is not None))
+    name = dispatch.choose(backends.RESIDUAL, backend, h.device, dtype)
     with dispatch.without_autocast(h.device.type):
-        if name != "cpp":
+        if name != "cpp" or (gate is None and not dropout):  # a sum alone is PyTorch's everywhere
             dispatch.record(backends.RESIDUAL, name)
             return reference.residual(x, h, gate, dropout)
-        if gate is None and not dropout:
-            return h if x is None else x + h
+        if x is None or h.dtype != torch.bfloat16:  # the kernel widens h only as it adds it to x
+            h = in_dtype(h, dtype)
         seed = torch.randint(SEEDS, (), device=h.device) if dropout else None
-        return rows_op.residual(x, h, in_dtype(gate, torch.float32), seed, dropout)
+        return rows_op.residual(in_dtype(x, dtype), h, in_dtype(gate, torch.float32), seed, dropout)
 
 
 def swiglu(gate_up: Tensor, *, backend: str | None = None) -> Tensor:
@@ -93,7 +100,7 @@ def swiglu(gate_up: Tensor, *, backend: str | None = None) -> Tensor:
     gate_up: (B, L, 2 H), gates first -> (B, L, H). Differentiable once.
     Raises ValueError on a shape that is empty or odd.
     """
-    _check("gate_up", gate_up, {}, {})
+    _check("gate_up", gate_up)
     if gate_up.shape[-1] % 2:
         raise ValueError(f"gate_up must have as many gates as ups, not {gate_up.shape[-1]} channels in all.")
     name = dispatch.choose(backends.SWIGLU, backend, gate_up.device, gate_up.dtype)
@@ -103,12 +110,6 @@ def swiglu(gate_up: Tensor, *, backend: str | None = None) -> Tensor:
     return reference.swiglu(gate_up)
 
 
-def _check(name: str, tensor: Tensor, alike: dict[str, Tensor | None], vectors: dict[str, Tensor | None]) -> None:
+def _check(name: str, tensor: Tensor) -> None:
     if tensor.ndim != 3 or 0 in tensor.shape:
         raise ValueError(f"{name} must be (batch, length, channels), none of them empty, not {tuple(tensor.shape)}.")
-    batch, _, channels = tensor.shape
-    expected = {other: (t, tuple(tensor.shape)) for other, t in alike.items()}
-    expected |= {other: (t, (batch, channels)) for other, t in vectors.items()}
-    for other, (t, shape) in expected.items():
-        if t is not None and tuple(t.shape) != shape:
-            raise ValueError(f"{other} must have shape {shape} to go with {name}, not {tuple(t.shape)}.")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_modules import backends
 from lightning_modules.kernels import dispatch, scan_op
-from lightning_modules.kernels.layout import in_dtype
+from lightning_modules.kernels.layout import check_alike, in_dtype
 from lightning_modules.kernels.reference import selective_scan as reference
 from lightning_modules.kernels.scan_inputs import ScanInputs
 from lightning_modules.kernels.stock import selective_scan as stock
@@ -177,6 +177,7 @@ def _check(u, delta, A, B, C, D, z, delta_bias, initial_state) -> None:
         raise ValueError(f"A must be (directions={count}, channels={channels}, states), not {tuple(A.shape)}.")
     states = A.shape[2]
     expected = {
+        "A": (A, (count, channels, states)),
         "u": (u, (batch, u.shape[1] if u.ndim == 4 and u.shape[1] in (1, count) else count, length, channels)),
         "B": (B, (batch, count, length, states)),
         "C": (C, (batch, count, length, states)),
@@ -185,6 +186,4 @@ def _check(u, delta, A, B, C, D, z, delta_bias, initial_state) -> None:
         "delta_bias": (delta_bias, (count, channels)),
         "initial_state": (initial_state, (batch, count, channels, states)),
     }
-    for name, (tensor, shape) in expected.items():
-        if tensor is not None and tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} must have shape {shape} to go with delta and A, not {tuple(tensor.shape)}.")
+    check_alike(expected, delta, "delta and A")

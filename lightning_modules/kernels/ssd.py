@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_modules import backends
 from lightning_modules.kernels import dispatch, ssd_op
+from lightning_modules.kernels.layout import check_alike
 from lightning_modules.kernels.reference import ssd as reference
 from lightning_modules.kernels.reference.selective_scan import softplus as stable_softplus
 from lightning_modules.kernels.stock import ssd as stock
@@ -144,11 +145,10 @@ def _check(x, delta, A, B, C, D, delta_bias, initial_state) -> None:
     expected = {
         "delta": (delta, (batch, length, heads)),
         "A": (A, (heads,)),
+        "B": (B, (batch, length, states)),
         "C": (C, (batch, length, states)),
         "D": (D, (heads,)),
         "delta_bias": (delta_bias, (heads,)),
         "initial_state": (initial_state, (batch, heads, width, states)),
     }
-    for name, (tensor, shape) in expected.items():
-        if tensor is not None and tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} must have shape {shape} to go with x and B, not {tuple(tensor.shape)}.")
+    check_alike(expected, x, "x and B")

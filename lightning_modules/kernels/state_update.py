@@ -13,7 +13,7 @@ from torch.utils.flop_counter import register_flop_formula
 from lightning_modules import backends
 from lightning_modules.kernels import dispatch, flops
 from lightning_modules.kernels.cpp import state_update as cpp
-from lightning_modules.kernels.layout import in_dtype
+from lightning_modules.kernels.layout import check_alike, in_dtype
 from lightning_modules.kernels.reference import state_update as reference
 
 # The definition in plain PyTorch is already as fast as PyTorch gets.
@@ -103,9 +103,8 @@ def depthwise_conv1d_update(
 def _check(expected: dict[str, tuple[Tensor | None, tuple[int, ...]]], kept: str, state: Tensor) -> None:
     if state.requires_grad and torch.is_grad_enabled():
         raise ValueError(f"{kept} wants a gradient, but single-step updates have none: use torch.no_grad().")
+    check_alike(expected, state, kept)
     for name, (tensor, shape) in expected.items():
-        if tensor is not None and tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} must have shape {shape} to go with {kept}, not {tuple(tensor.shape)}.")
         if 0 in shape:
             raise ValueError(f"{name} must not be empty, but has shape {shape}.")
         if tensor is not None and tensor.requires_grad and torch.is_grad_enabled():

@@ -23,12 +23,24 @@ class RMSNorm(nn.RMSNorm):
         return rms_norm(x, self.weight, eps=self.eps, shift=shift, scale=scale)
 
 
-class Dropout(nn.Dropout):
-    """`nn.Dropout` by the suite's kernels; see `kernels.residual`."""
+class Dropout(nn.Module):
+    """dropout(x), of sequences; see `kernels.residual`.
+
+    Args:
+        dropout: the share dropped in training.
+    """
+
+    def __init__(self, dropout: float):
+        super().__init__()
+        self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, C) -> (B, L, C)."""
-        return residual(None, x, dropout=self.p) if self.training and self.p else x
+        return residual(None, x, dropout=self.dropout) if self.training and self.dropout else x
+
+    def extra_repr(self) -> str:
+        """The share."""
+        return f"dropout={self.dropout}"
 
 
 class Residual(nn.Module):
@@ -47,5 +59,5 @@ class Residual(nn.Module):
         return residual(x, h, gate=gate, dropout=self.dropout if self.training else 0.0)
 
     def extra_repr(self) -> str:
-        """As `nn.Dropout`'s."""
+        """The share."""
         return f"dropout={self.dropout}"

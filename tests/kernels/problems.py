@@ -1,5 +1,6 @@
 """Random selective scans and convolutions, and how far a back end's results lie from the float64 definition."""
 
+import math
 from typing import Any
 
 import torch
@@ -81,10 +82,14 @@ def run_scan(
 
 
 def relative_errors(results: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, float]:
-    """Largest deviation over the largest exact value, per result; shapes must agree."""
+    """Largest deviation over the largest exact value, per result; shapes must agree.
+
+    Infinite where one of the two has a NaN: a NaN itself need not show in the largest of several errors.
+    """
     errors = {}
     for name, value in results.items():
         assert value.shape == exact[name].shape, name
         size = exact[name].abs().max().item()
-        errors[name] = (value.double() - exact[name]).abs().max().item() / max(size, 1e-6)
+        error = (value.double() - exact[name]).abs().max().item() / max(size, 1e-6)
+        errors[name] = math.inf if math.isnan(error) else error
     return errors

@@ -191,9 +191,9 @@ bool norm_case(int64_t B, int64_t L, int64_t C, bool extras, int bytes) {
                     : !rms_norm_forward_bfloat16(&p) && !rms_norm_backward_bfloat16(&p);
 }
 
-void residual_case(int64_t B, int64_t L, int64_t C, bool extras, int bytes) {
-  const int wide = extras ? 4 : bytes;  // of y
-  Tensor x(B * L * C, 4), h(B * L * C, bytes), gate(B * C, 4), y(B * L * C, wide), grad_y(B * L * C, wide);
+// `wide`: bytes of an element of x and y.
+void residual_case(int64_t B, int64_t L, int64_t C, bool extras, int bytes, int wide) {
+  Tensor x(B * L * C, wide), h(B * L * C, bytes), gate(B * C, 4), y(B * L * C, wide), grad_y(B * L * C, wide);
   Tensor grad_h(B * L * C, bytes), grad_gate(parallel::Chunks(B, L).count * C, 4);
   residual::Arguments p{};
   p.batch = B, p.length = L, p.channels = C, p.threads = 2, p.wide = wide != bytes, p.seed = -5;
@@ -201,7 +201,7 @@ void residual_case(int64_t B, int64_t L, int64_t C, bool extras, int bytes) {
   p.x_batch_stride = p.h_batch_stride = p.grad_y_batch_stride = L * C;
   p.x_position_stride = p.h_position_stride = p.grad_y_position_stride = C;
   p.h = h.data(), p.y = y.data();
-  if (extras) p.x = x.data<float>(), p.gate = gate.data(), p.gate_stride = C;
+  if (extras) p.x = x.data(), p.gate = gate.data(), p.gate_stride = C;
   bytes == 4 ? residual_float32(&p) : residual_bfloat16(&p);
   p.grad_y = grad_y.data(), p.grad_h = grad_h.data();
   if (extras) p.grad_gate = grad_gate.data();
@@ -248,7 +248,8 @@ int main() {
       for (int64_t channels : {1, 16, 37})
         for (int64_t length : {1, 33, 64}) {
           if (!norm_case(2, length, channels, extras, bytes)) return 1;
-          residual_case(2, length, channels, extras, bytes), swiglu_case(length, channels, bytes), ++passed;
+          for (int wide : {4, bytes}) residual_case(2, length, channels, extras, bytes, wide);
+          swiglu_case(length, channels, bytes), ++passed;
         }
       for (int64_t taps = 1; taps <= 9; ++taps)
         for (int64_t length : {1, 4, 40})

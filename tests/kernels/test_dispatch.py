@@ -5,6 +5,8 @@ import dataclasses
 import pytest
 import torch
 
+from experiments.benchmarks.cells.training import TrainingCell
+from experiments.config import load_config
 from lightning_modules.kernels import (
     attend,
     available,
@@ -61,6 +63,18 @@ def test_a_forced_back_end_leaves_what_it_does_not_implement_alone(monkeypatch: 
     attend(query, query, query)
     convolve()
     assert backends_used() == {"attention": "torch", "depthwise_conv1d": "cpp"}
+
+
+@pytest.mark.parametrize("preset", ["maskmamba/demo", "aim/demo", "aim/llamagen-demo", "dimba/demo", "mmamba/demo"])
+def test_networks_train_in_bfloat16_on_a_forced_back_end(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams, branches and gates then come in several types."""
+    monkeypatch.setenv("ABLATE_KERNELS", "cpp")
+    overrides = {"trainer.precision": "bf16", "benchmark.name": "training", "benchmark.batch_size": "2"}
+    cell = TrainingCell(load_config(preset, overrides), torch.device("cpu"))
+    cell.loss().backward()
+    used = backends_used()
+    assert used.pop("attention", "torch") == "torch" and set(used.values()) == {"cpp"}
+    assert any(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in cell.weights())
 
 
 def test_the_call_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

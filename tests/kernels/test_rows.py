@@ -1,5 +1,6 @@
 """Norms, residual branches and SwiGLU's activation: the C++ against PyTorch's own functions in float64."""
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_modules.kernels import backends_used, reset_backends_used, residual, rms_norm, swiglu
+from lightning_modules.kernels.cpp import rows as cpp_rows
 
 TOLERANCE = 2e-6
 EPS = 1e-3
@@ -109,6 +111,23 @@ def test_dropout_drops_its_share_and_keeps_the_mean(share: float) -> None:
         assert abs(product) < 5 * deviation**2 / kept.numel() ** 0.5
 
 
+def test_elements_of_a_row_tell_nothing_of_each_other() -> None:
+    """Of channels, over which a counter runs, that differ in the same low bits. Bounds: six standard deviations."""
+    torch.manual_seed(0)
+    signs = residual(None, torch.ones(8, 2048, 256), dropout=0.5, backend="cpp").sub(1).flatten(0, 1)
+    for difference in range(1, 21):
+        pairs = (signs * signs[:, torch.arange(256) ^ difference]).mean().item()  # each counted twice
+        assert abs(pairs) < 6 * (2 / signs.numel()) ** 0.5, difference
+
+
+def test_rows_have_keys_of_more_than_32_bits() -> None:
+    """Among so many rows some 18 pairs would share 32 bits, and their masks be the same."""
+    torch.manual_seed(0)
+    kept = residual(None, torch.ones(12, 2**15, 48), dropout=0.5, backend="cpp") > 0
+    numbers = torch.stack([mask.double() @ 2 ** torch.arange(48).double() for mask in kept])
+    assert len(numbers.unique()) == numbers.numel()
+
+
 def test_every_call_draws_another_mask_and_a_seed_gives_it_again() -> None:
     def draw() -> Tensor:
         return residual(None, torch.ones(2, 40, 33), dropout=0.5, backend="cpp")
@@ -119,6 +138,15 @@ def test_every_call_draws_another_mask_and_a_seed_gives_it_again() -> None:
     assert torch.equal(draw(), first) and torch.equal(draw(), second)
     agree = (first == second).float().mean().item()
     assert abs(agree - 0.5) < 0.05
+    masks = {residual(None, torch.ones(1, 1, 64), dropout=0.5, backend="cpp").numpy().tobytes() for _ in range(64)}
+    assert len(masks) == 64
+
+
+def test_every_bit_of_the_seed_counts() -> None:
+    h = torch.ones(1, 1, 64)
+    seeds = [0, *(2**bit for bit in range(63))]
+    masks = {cpp_rows.residual(None, h, None, seed, dropout=0.5).numpy().tobytes() for seed in seeds}
+    assert len(masks) == len(seeds)
 
 
 @pytest.mark.parametrize("gated", [True, False])
@@ -141,7 +169,9 @@ def test_dropout_has_the_same_mask_in_the_backward(gated: bool, added: bool) -> 
 def test_all_and_nothing_dropped(backend: str) -> None:
     x, h = torch.randn(2, 5, 7), torch.randn(2, 5, 7)
     assert torch.equal(residual(x, h, dropout=1.0, backend=backend), x)
+    reset_backends_used()
     assert torch.equal(residual(x, h, dropout=0.0, backend=backend), x + h)
+    assert backends_used() == {"residual": backend}
 
 
 # --- all of them ---
@@ -173,15 +203,13 @@ def test_bfloat16_is_float32_rounded_at_the_ends(name: str) -> None:
     call, tensors, options = CALLS[name]
     half = {key: None if t is None else t.bfloat16().contiguous() for key, t in tensors.items()}
     wide = {key: None if t is None else t.float() for key, t in half.items()}
-    if name == "residual":
-        half["x"] = wide["x"]  # its stream is float32
     found = []
     for problem in (half, wide):
         leaves = {key: None if t is None else t.detach().requires_grad_() for key, t in problem.items()}
         torch.manual_seed(0)
         y = call(**leaves, backend="cpp", **options)
         found.append([y, *torch.autograd.grad(y.float().sum(), list(leaves.values()))])
-    assert found[0][0].dtype == (torch.float32 if name == "residual" else torch.bfloat16)
+    assert found[0][0].dtype == torch.bfloat16
     for value, target in zip(*found, strict=True):
         torch.testing.assert_close(value.float(), target, atol=2e-2, rtol=2e-2)
 
@@ -212,19 +240,33 @@ def test_what_ran_is_recorded_and_what_cannot_run_is_refused(name: str) -> None:
     assert call(**double, **options).dtype == torch.float64
 
 
-def test_a_stream_of_bfloat16_is_left_to_pytorch() -> None:
-    x = torch.randn(2, 5, 7).bfloat16()
-    reset_backends_used()
-    assert residual(x, x).dtype == torch.bfloat16 and backends_used() == {"residual": "torch"}
-    with pytest.raises(ValueError, match="residual stream is float32"):
-        residual(x, x, backend="cpp")
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_residuals_have_the_dtype_that_their_parts_promote_to(dropout: float) -> None:
+    """Whatever of stream, branch and gate is wider, or is not there; every gradient has its input's dtype."""
+    tensors = residual_problem(2, 40, 17)
+    kinds = {"x": (torch.float32, torch.bfloat16, None), "h": (torch.float32, torch.bfloat16)}
+    for x, h, gate in itertools.product(kinds["x"], kinds["h"], kinds["x"]):
+        dtypes = {"x": x, "h": h, "gate": gate}
+        mixed = {key: None if dtype is None else tensors[key].to(dtype) for key, dtype in dtypes.items()}
+        wide = {key: None if t is None else t.float() for key, t in mixed.items()}
+        found = []
+        for problem in (mixed, wide):
+            leaves = {key: None if t is None else t.requires_grad_() for key, t in problem.items()}
+            torch.manual_seed(0)
+            y = residual(**leaves, dropout=dropout, backend="cpp")
+            there = [t for t in leaves.values() if t is not None]
+            found.append([y, *torch.autograd.grad(y.float().square().sum(), there)])
+        expected = residual(**mixed, backend="reference").dtype
+        assert [t.dtype for t in found[0]] == [expected, *(dtype for dtype in dtypes.values() if dtype)], dtypes
+        for value, target in zip(*found, strict=True):
+            torch.testing.assert_close(value.float(), target, atol=0.02 * target.abs().max().item(), rtol=0)
 
 
 def test_shapes_that_do_not_fit() -> None:
     x, vector = torch.zeros(2, 3, 4), torch.zeros(2, 4)
     with pytest.raises(ValueError, match="x must be .batch, length, channels., none of them empty"):
         rms_norm(x[:0], eps=EPS)
-    with pytest.raises(ValueError, match="weight must be .channels=4"):
+    with pytest.raises(ValueError, match="weight must have shape .4,."):
         rms_norm(x, torch.zeros(3), eps=EPS)
     with pytest.raises(ValueError, match="gate must have shape .2, 3, 4."):
         rms_norm(x, gate=x[:, :2], eps=EPS)

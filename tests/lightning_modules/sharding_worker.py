@@ -52,9 +52,13 @@ def train(preset: str, mesh: object) -> float:
         assert dist.get_rank() == 1
         return 0.0
     torch.testing.assert_close(sampled, sampling_step(copied, batch))
-    moved = max((p - q).detach().abs().max() for p, q in zip(plain.parameters(), start.parameters(), strict=True))
-    apart = max((p - q).detach().abs().max() for p, q in zip(plain.parameters(), copied.parameters(), strict=True))
-    return float(apart / moved)
+    return largest_difference(plain, copied) / largest_difference(plain, start)
+
+
+def largest_difference(one: torch.nn.Module, other: torch.nn.Module) -> float:
+    """Of all weights; NaN where one is."""
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return torch.stack([(p - q).detach().abs().max() for p, q in pairs]).max().item()
 
 
 def step(model: torch.nn.Module, config: object, batch: dict) -> None:

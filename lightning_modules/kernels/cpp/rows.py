@@ -41,7 +41,7 @@ def rms_norm_backward(
 
 
 def residual(x: Tensor | None, h: Tensor, gate: Tensor | None, seed: int, dropout: float) -> Tensor:
-    """x: (B, L, C) float32; h: as x, or bfloat16; gate: (B, C) float32 -> (B, L, C) as x, or without x as h."""
+    """x: (B, L, C) float32 or bfloat16; h: as x, or bfloat16; gate: (B, C) float32 -> (B, L, C) as x, else as h."""
     y = empty_like(h if x is None else x)
     _residual(x, h, gate, seed, dropout, y.dtype, (y, None, None, None))
     return y
@@ -104,7 +104,7 @@ def _residual(
     dtype: torch.dtype,
     outputs: tuple[Tensor | None, ...],
 ) -> None:
-    """Fills residual::Arguments of source/residual.h, field by field; dtype: of y."""
+    """Fills residual::Arguments of source/residual.h, field by field; dtype: of x and y."""
     h, x = packed_channels(h), None if x is None else packed_channels(x)
     gate = None if gate is None else packed_channels(gate)
     y, grad_y, grad_h, grad_gate = outputs

@@ -62,7 +62,7 @@ T* row(void* to, const Arguments& p, int64_t b, int64_t l) {
   return static_cast<T*>(to) + (b * p.length + l) * p.channels;
 }
 
-// T: type of h, R: of y.
+// T: type of h, R: of x and y.
 template <class T, class R, bool kDrops>
 void forward(const Arguments& p, int64_t b, int64_t first, int64_t last) {
   Dropout dropout(p);
@@ -70,7 +70,7 @@ void forward(const Arguments& p, int64_t b, int64_t first, int64_t last) {
   for (int64_t l = first; l < last; ++l) {
     if (kDrops) dropout.begin(b * p.length + l);
     const T* const h = static_cast<const T*>(p.h) + b * p.h_batch_stride + l * p.h_position_stride;
-    const float* const x = p.x ? p.x + b * p.x_batch_stride + l * p.x_position_stride : nullptr;
+    const R* const x = p.x ? static_cast<const R*>(p.x) + b * p.x_batch_stride + l * p.x_position_stride : nullptr;
     R* const y = row<R>(p.y, p, b, l);
     for (int64_t c = 0; c < p.channels; c += kLanes) {
       const int lanes = simd::lanes_at(p.channels, c);
