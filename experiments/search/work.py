@@ -7,12 +7,10 @@ and result.json (what came of it). Optuna's journal proposes; what is done is to
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments.errors import UserError
 from experiments.files import atomic_write_json, read_json
 from experiments.status import Status
 from experiments.work import Work
@@ -66,7 +64,8 @@ class Search(Work):
         return [Trial(folder) for folder in sorted((self.folder / "trials").glob("[0-9]*"))]
 
     def inspect(self) -> Status:
-        """As `Work.inspect`, with finished trials as steps; running while any trial is worked on."""
+        """As `Work.inspect`, with finished trials as steps; running while any trial is worked on, failed where a trial
+        is left that ended a process."""
         status = super().inspect()
         trials = self.trials()
         done = sum(trial.result_path.exists() for trial in trials)
@@ -78,14 +77,17 @@ class Search(Work):
             newest = max(running, key=lambda item: item.updated_at)
             status = replace(status, state="running", updated_at=newest.updated_at)
             return replace(status, host=newest.host, pid=newest.pid, job=newest.job)
+        if failed := next((item for item in begun if item.state == "failed"), None):
+            return replace(status, state="failed", cause=failed.cause, reason=failed.reason)
         started = done or any(item.state != "missing" for item in begun)
         return replace(status, state="stopped" if started else status.state)
 
     def clear_failure(self) -> None:
-        """Forget failed trials, too: their places are free for new proposals."""
+        """Forget failed trials, too: where values failed, or were given up, the place is free for a new proposal."""
         super().clear_failure()
         for trial in self.trials():
-            with suppress(UserError):
-                if (trial.result() or {}).get("outcome") == "failed":
-                    trial.result_path.unlink()
-                    trial.params_path.unlink(missing_ok=True)
+            given_up = trial.inspect().cause == "repeated"
+            trial.clear_failure()
+            if given_up or (trial.result() or {}).get("outcome") == "failed":
+                trial.result_path.unlink(missing_ok=True)
+                trial.params_path.unlink(missing_ok=True)

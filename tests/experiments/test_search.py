@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import pytest
 
+from experiments.attempts import GivenUp
 from experiments.config import load_config, save_config
 from experiments.errors import CellError, UserError
 from experiments.identity import evaluation_id, run_id, search_id
@@ -146,6 +147,43 @@ def test_failed_and_pruned_trials_do_not_end_a_search_unless_all_do(tmp_path: Pa
         take_part(hopeless, measure)
     search = RunStore(tmp_path).search(search_id(hopeless))
     assert search.inspect().cause == "oom"
+    search.clear_failure()
+    assert search.inspect().state == "stopped" and search.trials()[0].proposal() is None
+
+
+def test_an_error_that_no_values_cause_ends_the_process_and_leaves_the_trial(tmp_path: Path) -> None:
+    """A device that breaks fails every trial at once: others must find these free."""
+    made, seen = config(tmp_path, **{"search.trials": 4}), []
+
+    def measure(made: RunConfig, trial: Any) -> dict[str, float]:
+        seen.append(trial.number)
+        if len(seen) == 2:
+            raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+        return {"fd_efflite0": made.sampler.guidance}
+
+    with pytest.raises(RuntimeError, match="uncorrectable ECC"):
+        take_part(made, measure)
+    search = RunStore(tmp_path).search(search_id(made))
+    status = search.inspect()
+    assert (status.state, status.step, seen) == ("failed", 1, [0, 1])
+    assert status.reason == "RuntimeError: CUDA error: uncorrectable ECC error encountered"
+    proposal = search.trials()[1].proposal()
+    search.clear_failure()
+    assert search.inspect().state == "stopped" and search.trials()[1].proposal() == proposal
+    assert take_part(made, measure).is_done()
+    check(search, 4)
+
+
+def test_a_trial_that_was_given_up_is_proposed_anew_by_a_retry(tmp_path: Path) -> None:
+    made = config(tmp_path, **{"search.trials": 1})
+
+    def measure(made: RunConfig, trial: Any) -> dict[str, float]:
+        raise GivenUp("given up: failed 5 times in the same way")
+
+    with pytest.raises(GivenUp):
+        take_part(made, measure)
+    search = RunStore(tmp_path).search(search_id(made))
+    assert search.inspect().cause == "repeated"
     search.clear_failure()
     assert search.inspect().state == "stopped" and search.trials()[0].proposal() is None
 
