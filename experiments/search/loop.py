@@ -133,6 +133,7 @@ def _close(search: Search, study: optuna.Study, config: RunConfig) -> None:
             "chosen": best["params"],
             "run_id": run_id(chosen),
             "eval_id": evaluation_id(chosen),
+            "trained_by_trial": config.search.trains and run_id(trial_config(config, best["params"])) == run_id(chosen),
             "trials": results,
         }
     )

@@ -7,10 +7,12 @@ and result.json (what came of it). Optuna's journal proposes; what is done is to
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from experiments.errors import UserError
 from experiments.files import atomic_write_json, read_json
 from experiments.status import Status
 from experiments.work import Work
@@ -38,7 +40,8 @@ class Trial(Work):
 
 
 class Search(Work):
-    """A search. Its result: metrics of the best trial, `chosen` values, `run_id` and `eval_id` of what they lead to."""
+    """A search. Its result: metrics of the best trial, `chosen` values, `run_id` and `eval_id` of what they lead to,
+    all `trials`, and whether one of these has trained that run (`trained_by_trial`)."""
 
     @property
     def id(self) -> str:
@@ -63,6 +66,12 @@ class Search(Work):
         """All places for trials, in order."""
         return [Trial(folder) for folder in sorted((self.folder / "trials").glob("[0-9]*"))]
 
+    def device_seconds(self) -> float:
+        """Of all trials so far, with the trainings and evaluations that they did, all attempts together."""
+        if result := self.result():
+            return sum(trial.get("device_seconds", 0.0) for trial in result["trials"])
+        return sum(trial.status().device_seconds for trial in self.trials())
+
     def inspect(self) -> Status:
         """As `Work.inspect`, with finished trials as steps; running while any trial is worked on, failed where a trial
         is left that ended a process."""
@@ -70,6 +79,8 @@ class Search(Work):
         trials = self.trials()
         done = sum(trial.result_path.exists() for trial in trials)
         status = replace(status, phase="search", step=done, max_steps=len(trials))
+        with suppress(UserError):  # a damaged status, which its trial is shown with
+            status = replace(status, device_seconds=self.device_seconds())
         if status.state in ("done", "failed", "running"):
             return status
         begun = [trial.inspect() for trial in trials if not trial.result_path.exists()]
