@@ -11,12 +11,12 @@ def compute_notes(planned: Plan) -> list[str]:
     equal = planned.sweep.config.equal_compute
     if equal is None:
         return []
-    steps: dict[str, int] = {}
+    steps: dict[str, dict[str, None]] = {}
     for cell in planned.cells:
         if matches(cell.labels, equal.when):
             name = " ".join(label for axis, label in cell.labels.items() if axis not in equal.when)
-            steps[name] = cell.max_steps
+            steps.setdefault(name, {})[f"{cell.max_steps:,}"] = None  # several where a seed is amended
     where = " and ".join(f"{axis} {', '.join(labels)}" for axis, labels in equal.when.items())
     budget = " ".join(equal.to.values())
-    listed = ", ".join(f"{name} {count:,}" for name, count in steps.items())
+    listed = ", ".join(f"{name} {' or '.join(counts)}" for name, counts in steps.items())
     return [f"Steps at equal compute ({where}), from the training FLOPs of {budget}: {listed}."] if steps else []

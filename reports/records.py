@@ -120,7 +120,9 @@ def _look(cell: Cell, store: RunStore, state: CellState) -> Record:
     reason, run_result, measured = "", _result(run or benchmark), {}
     if state.state == "done":
         measured = _result(evaluation)
-    results = (run_result, measured)
+    # Trials that are trainings have trained the chosen run, too.
+    trained = () if search.get("trained_by_trial") else (run_result,)
+    results = (*trained, measured, *search.get("trials", ()))
     if state.state != "done":
         reason = "not run" if state.describe() == "missing" else state.describe()
     return Record(
@@ -153,7 +155,7 @@ def _result(work: Work | None) -> dict[str, Any]:
 
 
 def spent(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Device time of all attempts at all that the cell took."""
+    """Device time of all attempts at all that the cell took, the trials of its search among it."""
     seconds = [result["device_seconds"] for result in results if "device_seconds" in result]
     return {"device_seconds": sum(seconds)} if seconds else {}
 

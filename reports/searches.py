@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from reports.quantities import CHOSEN, quantity
 from reports.records import Record
@@ -20,17 +22,29 @@ def search_notes(records: Sequence[Record]) -> list[str]:
     for record in searched:
         chosen = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in record.search["chosen"].items())
         ((metric, value),) = record.search["metrics"].items()
-        known, trials = quantity(metric), len(record.search["trials"])
+        known = quantity(metric)
         judged = f"{known.plain} {known.text(value)} on other samples than the table's"
         at_end = "; the end of what was tried" if _at_end(record) else ""
-        notes.append(f"{record.name}: {chosen}, the best of {trials} trials ({judged}){at_end}.")
+        notes.append(f"{record.name}: {chosen}, the best of {_told_trials(record)} ({judged}){at_end}.")
     return notes
 
 
+def _complete(record: Record) -> list[Mapping[str, Any]]:
+    """The trials that were measured; the others failed by their values, or were ended early."""
+    return [trial for trial in record.search["trials"] if trial["outcome"] == "complete"]
+
+
+def _told_trials(record: Record) -> str:
+    """ "12 trials", or "4 completed trials (6 pruned, 2 failed)"."""
+    outcomes = Counter(trial["outcome"] for trial in record.search["trials"])
+    others = ", ".join(f"{outcomes[name]} {name}" for name in ("pruned", "failed") if outcomes[name])
+    return f"{outcomes['complete']} completed trials ({others})" if others else f"{outcomes['complete']} trials"
+
+
 def _at_end(record: Record) -> bool:
-    """Whether a chosen number is the smallest or the largest that was tried: a better one may lie beyond."""
+    """Whether a chosen number is the smallest or the largest that was measured: a better one may lie beyond."""
     for key, value in record.search["chosen"].items():
-        tried = [trial["params"][key] for trial in record.search["trials"] if key in trial["params"]]
+        tried = [trial["params"][key] for trial in _complete(record)]
         if isinstance(value, int | float) and len(set(tried)) > 1 and value in (min(tried), max(tried)):
             return True
     return False
@@ -39,12 +53,14 @@ def _at_end(record: Record) -> bool:
 def _summary(records: Sequence[Record]) -> str:
     keys = dict.fromkeys(key for record in records for key in record.search["chosen"])
     metrics = dict.fromkeys(quantity(name).plain for record in records for name in record.search["metrics"])
-    counts = sorted({len(record.search["trials"]) for record in records})
+    counts = sorted({len(_complete(record)) for record in records})
     trials = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    lost = sum(len(record.search["trials"]) - len(_complete(record)) for record in records)
+    trials = f"{trials} completed trials ({lost} more failed or were pruned)" if lost else f"{trials} trials"
     names = ", ".join(quantity(f"{CHOSEN}{key}").plain.removesuffix(" chosen") for key in keys)
     ends = sum(_at_end(record) for record in records)
     beyond = f" {ends} of {len(records)} chose the end of what was tried." if ends else ""
     return (
-        f"{names}: each row's own best of {trials} trials, judged by {', '.join(metrics)} on other samples than the "
+        f"{names}: each row's own best of {trials}, judged by {', '.join(metrics)} on other samples than the "
         f"table's.{beyond}"
     )

@@ -76,9 +76,11 @@ def amend(
         UserError: a key that makes the cell what its labels say; the changed cells cannot be built.
     """
     cells, new, found = tuple(cells), parse_overrides(change), read_amendments(plan.folder)
+    first = plan.sweep.config.scales[plan.scale].seeds[0]
     for cell in cells:
         _check(plan, cell, new)
-        found.pop(cell_name(cell.labels, None, plan.sweep.name), None)
+        if cell.seed == first:  # which files of earlier versions name without it
+            found.pop(cell_name(cell.labels, None, plan.sweep.name), None)
         found[cell_name(cell.labels, cell.seed)] = {**cell.amended, **new}
     changed, plain = again(found), again({})
     for cell in cells:

@@ -1,17 +1,18 @@
 """Remembers the expansion of a sweep, so that plans and tables of thousands of cells are instant.
 
-An entry holds as long as every file it was made from is unchanged: the definition, the presets, the project's sources,
-weights and data. It saves time and nothing else: it may be removed at any moment.
+An entry holds as long as every file it was made from is unchanged: the project's own (`source_stamp`), the definition,
+and presets, weights and data of one's own. It saves time and nothing else: it may be removed at any moment.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sys
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,33 @@ import yaml
 from experiments.errors import UserError
 from experiments.files import atomic_write_text
 from experiments.flat import flatten
-from experiments.presets import PRESETS
 from sweeps.cell import Cell
 
 PROJECT = Path(__file__).parent.parent
 PACKAGES = ("experiments", "lightning_modules", "datamodules", "sweeps")
-DATA = ("datamodules/*/*.npz", "lightning_modules/*/weights/*")
-"""Files of the packages that enter a run's identity."""
+SOURCES = (".py", ".yaml", ".npz", ".safetensors")
+"""Endings of the packages' files that cells and models are made of: code, presets, definitions, data, weights."""
+
+
+@cache
+def source_stamp() -> str:
+    """A digest of the packages' own files by name, size and time of change, as this process found them first.
+
+    All of them, not those that happen to be imported: which these are depends on what was asked for, and on what other
+    caches already knew.
+    """
+    found = sorted(stamp for package in PACKAGES for stamp in _stamps(PROJECT / package))
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
+
+
+def _stamps(folder: Path) -> Iterator[tuple[str, int, int]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _stamps(Path(entry.path))
+            elif entry.name.endswith(SOURCES) and entry.is_file():  # and no dangling link, as an editor's lock is
+                stat = entry.stat()
+                yield os.path.relpath(entry.path, PROJECT), stat.st_mtime_ns, stat.st_size
 
 
 def plan_path(root: Path, sweep: str, scale: str, key: Mapping[str, Any]) -> Path:
@@ -39,7 +60,8 @@ def read_plan(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
     """The remembered cells and exclusions, or None if there are none that still hold."""
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))
-        if entry["key"] == key and all(_stamp(Path(name)) == stamp for name, stamp in entry["files"].items()):
+        fits = entry["key"] == key and entry["sources"] == source_stamp()
+        if fits and all(_stamp(Path(name)) == stamp for name, stamp in entry["files"].items()):
             return entry
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # no entry, or one of another version: expanding again repairs it
@@ -52,22 +74,16 @@ def write_plan(
     """Remember an expansion, if the folder of outputs is there already: a dry run creates none."""
     if not path.parents[2].is_dir():
         return
-    every = sorted({*files, *_sources(), *PRESETS.rglob("*.yaml"), *(p for g in DATA for p in PROJECT.glob(g))})
     entry = {
         "key": key,
-        "files": {str(file): _stamp(file) for file in every},
+        "sources": source_stamp(),
+        "files": {str(file): _stamp(file) for file in sorted(files)},
         "cells": [asdict(cell) for cell in cells],
         "excluded": [asdict(item) for item in excluded],
     }
     # A cache that cannot be written is no reason to fail.
     with suppress(UserError, TypeError):
         atomic_write_text(path, json.dumps(entry))
-
-
-def _sources() -> set[Path]:
-    """The project's modules that have been imported so far: those that took part in the expansion."""
-    modules = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] in PACKAGES]
-    return {Path(file) for module in modules if (file := getattr(module, "__file__", None))}
 
 
 def _stamp(path: Path) -> list[int] | None:

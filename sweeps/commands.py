@@ -41,7 +41,7 @@ from sweeps.logs import newest_log
 from sweeps.planner import Plan, count_cells, plan
 from sweeps.progress import Progress
 from sweeps.queue import read_queue
-from sweeps.registry import begun, definition_of, register
+from sweeps.registry import begun, definition_of, register, submitted_definition
 from sweeps.slurm import SlurmLauncher
 from sweeps.slurm_commands import max_array_size
 from sweeps.state import CellState
@@ -255,7 +255,7 @@ def _by_other_code(planned: Plan) -> Counter[str]:
 
 def _submit(planned: Plan, parallel: int, worker: tuple[str, ...]) -> dict[str, CellState]:
     """Submit what is open; returns the states then."""
-    words = ("report", planned.name_or_path, "--scale", planned.scale, "--root", str(planned.root.resolve()))
+    words = ("report", submitted_definition(planned), "--scale", planned.scale, "--root", str(planned.root.resolve()))
     new = SlurmLauncher(planned, parallel, (*words, *planned.request.words), worker).launch()
     for item in new:
         _say(f"Submitted job {item.job}: {len(item.groups)} task(s). Scripts: {planned.folder / 'jobs'}")
@@ -279,9 +279,11 @@ def retry(
 
     Args:
         where: conditions that the cells must all meet: `cause=oom`, `AXIS=LABEL`, `seed=0`, `cell=NAME`.
-        change: `key=value` overrides that these cells get from now on; kept in the sweep's amendments.json.
+        change: `key=value` overrides that these cells get from now on; kept in the sweep's amendments.json. But
+            `resources.KEY=VALUE` is what their jobs ask for this time, over what `overrides` say.
     """
     _check_launcher(launcher)
+    change, overrides = _sorted(change, overrides)
     planned = plan(name, scale, overrides, root)
     chosen = failed_cells(planned, where)
     if not chosen:
@@ -292,12 +294,12 @@ def retry(
         wait_for_ends(planned, chosen, _say)
     notes: list[str] = []
     amendments: Amendments | None = None
-    if changes := tuple(change):
+    if change:
 
         def again(amendments: Amendments) -> Plan:
             return plan(name, scale, overrides, root, amendments)
 
-        planned, amendments = amend(planned, chosen, changes, again)
+        planned, amendments = amend(planned, chosen, change, again)
         notes = tell_amendments(only(planned, names).cells, again({}).cells)
     planned = replace(only(planned, names), forgiven=frozenset(names))
     _check(planned, planned.states(), launcher, jobs)  # what is refused leaves amendments and failures as they are
@@ -308,6 +310,14 @@ def retry(
     for note in notes:
         _say(note)
     return _launch(planned, launcher, jobs, tuple(worker))
+
+
+def _sorted(change: Words, overrides: Words) -> tuple[Words, Words]:
+    """Changes of cells, and overrides with the resources among the changes: those are no cell's own."""
+    change = tuple(change)
+    resources = {word.partition("=")[0]: word for word in change if word.startswith("resources.")}
+    kept = [word for word in overrides if word.partition("=")[0] not in resources]
+    return [word for word in change if word not in resources.values()], [*kept, *resources.values()]
 
 
 def logs(

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from omegaconf import MISSING, OmegaConf
 
 from experiments.overrides import flat_sections
+from sweeps.sbatch_options import check_options
 
 TIME = re.compile(
     r"(?P<minutes>\d+)(:(?P<seconds>\d+))?|(?P<h>\d+):(?P<m>\d+):(?P<s>\d+)|"
@@ -35,6 +36,19 @@ def time_limit(text: str) -> int | None:
     return sum(int(found[name] or 0) * unit for name, unit in units.items()) or None
 
 
+def _check_limit(key: str, text: Any, signal_seconds: Any) -> None:
+    """Raise ValueError if a job of this limit could not run, or not be told in time to save."""
+    try:
+        limit = time_limit(text if isinstance(text, str) else "")
+    except ValueError as error:
+        raise ValueError(f"resources.{key}={text} {error}") from error
+    if limit and isinstance(signal_seconds, int | str) and limit <= int(signal_seconds):
+        raise ValueError(
+            f"resources.{key}={text} is {limit} s, and runs are told to save {signal_seconds} s before the limit "
+            "(resources.signal_seconds): none would get anywhere; raise the one or lower the other."
+        )
+
+
 @dataclass
 class PaperConfig:
     """Where the table stands in the literature."""
@@ -59,6 +73,8 @@ class ResourcesConfig:
     nodes: int = 1
     gpus: int = 0
     """GPUs, and processes, per node; 0 = a run on CPUs."""
+    gpu_type: str = ""
+    """Of which type, as the site calls it, e.g. "a100"."""
     cpus: int = 0
     """CPUs per process."""
     memory: str = ""
@@ -74,6 +90,10 @@ class ResourcesConfig:
     """Share of the peak that a training reaches, assumed until finished trainings tell."""
     setup: list[str] = field(default_factory=list)
     """Lines of shell that run before python: modules, environments."""
+    launch: list[str] = field(default_factory=list)
+    """Words of a command that python is started by, e.g. [apptainer, exec, --nv, image.sif]."""
+    sbatch: dict[str, Any] = field(default_factory=dict)
+    """Further options of sbatch -> value, null for none, e.g. {reservation: vision, exclude: "node[01-03]"}."""
     evaluation: dict[str, Any] = field(default_factory=dict)
     """Where given, evaluations are jobs of their own, on one node, that wait for their trainings; what they need
     instead of the above, e.g. {gpus: 1, time: "1:00:00"}."""
@@ -87,14 +107,15 @@ class ResourcesConfig:
             raise ValueError(f"resources.peak_tflops={self.peak_tflops} must be above 0.")
         if isinstance(self.efficiency, int | float) and not 0 < self.efficiency <= 1:
             raise ValueError(f"resources.efficiency={self.efficiency} must be a share of the peak, in (0, 1].")
-        limit = self.evaluation.get("time", "") if isinstance(self.evaluation, dict) else ""
+        own = self.evaluation if isinstance(self.evaluation, dict) else {}
+        limit = own.get("time", "")
         if not isinstance(limit, str):  # which YAML made of it: 3600 of 1:00:00
             raise ValueError(f'resources.evaluation.time={limit} must be text, in quotes: {{time: "1:00:00"}}.')
-        for key, text in (("time", self.time), ("evaluation.time", limit)):
-            try:
-                time_limit(text if isinstance(text, str) else "")
-            except ValueError as error:
-                raise ValueError(f"resources.{key}={text} {error}") from error
+        _check_limit("time", self.time, self.signal_seconds)
+        _check_limit("evaluation.time", limit, own.get("signal_seconds", self.signal_seconds))
+        check_options(self.sbatch if isinstance(self.sbatch, dict) else {})
+        if isinstance(self.launch, list) and not all(self.launch):
+            raise ValueError("resources.launch: every word must have letters in it.")
 
     def of_evaluation(self) -> ResourcesConfig | None:
         """What an evaluation needs where it is a job of its own; None where the training's job does it, too.

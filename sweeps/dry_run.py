@@ -77,7 +77,7 @@ class _Time:
         self.devices = cell.config.search.jobs if cell.is_searched and cell.config.search.trains else devices
         self.seconds = 3600 * hours / self.devices
         limit = time_limit(resources.time) if launcher == "slurm" else None
-        self.jobs = ceil(self.seconds / max(1, limit - resources.signal_seconds)) if limit else 1
+        self.jobs = ceil(self.seconds / (limit - resources.signal_seconds)) if limit else 1
         several = f", more than one job's limit of {resources.time}: {self.jobs} jobs" if self.jobs > 1 else ""
         self.text = f"about {amount(hours)} device-hours, {duration(self.seconds)} on {self.devices} device(s){several}"
 

@@ -1,4 +1,4 @@
-"""Remembers the parameters and FLOPs of what cells train, by its configuration and the code that builds it."""
+"""Remembers the parameters and FLOPs of what cells train, by its configuration and the project's sources."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ from experiments.errors import UserError
 from experiments.files import atomic_write_json
 from experiments.model_facts import ModelFacts, build_facts
 from experiments.run_config import RunConfig
-from sweeps.cache import PROJECT
+from sweeps.cache import source_stamp
 
-SOURCES = ("lightning_modules/**/*.py", "experiments/benchmarks/cells/*.py", "experiments/model_facts.py")
-"""Facts hold as long as none of these files is touched."""
 _KNOWN: dict[str, ModelFacts] = {}
 """Of this process: a plan, its preview and its launch ask in turn."""
 
@@ -29,15 +27,12 @@ class FactBook:
 
     def __init__(self, root: Path):
         self._folder = root / "cache" / "facts"
-        sources = sorted(path for glob in SOURCES for path in PROJECT.glob(glob))
-        stats = [(path.relative_to(PROJECT), path.stat()) for path in sources]
-        self._sources = [[str(path), stat.st_mtime_ns, stat.st_size] for path, stat in stats]
 
     def facts(self, config: RunConfig) -> ModelFacts:
         """The facts of what the run trains, or of the layer that it times."""
         part = config.tokenizer if config.objective.name == "reconstruction" else config.generator
         part = config.benchmark if config.benchmark.name == "layer" else part
-        text = json.dumps([asdict(part), self._sources], sort_keys=True)
+        text = json.dumps([asdict(part), source_stamp()], sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         if key not in _KNOWN:
             _KNOWN[key] = self._read(key) or self._build(key, config)

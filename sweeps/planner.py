@@ -178,17 +178,19 @@ def _expand(
             excluded.append(Excluded(labels, reasons[0]))
             continue
         preset, base = _settings(sweep, scale, request, choices)
-        if other := followed(sweep, scale, choices):
-            follower, leader = (
-                _build(*_settings(sweep, scale, request, part), cell_name(labels, None)) for part in (choices, other)
-            )
-            base[STEPS] = equal_steps(follower, leader, book.facts)
+        leader = followed(sweep, scale, choices)
         built: RunConfig | None = None
         for seed in seeds:
             name = cell_name(labels, seed if len(config.seeds) > 1 or request.seeds else None, sweep.name)
             check_name(name, labels, named.setdefault(name, labels))
-            amended = amendment_of(amendments, labels, seed, config.seeds, sweep.name)
-            if built is None or amended or built.trainer.init_from:  # which may be trained with the same seed
+            amended, theirs = (
+                amendment_of(amendments, labels_of(part), seed, config.seeds, sweep.name) if part is not None else {}
+                for part in (choices, leader)
+            )
+            if built is None or amended or theirs or built.trainer.init_from:  # which may be trained with the same seed
+                if leader is not None:  # by what both are at this seed
+                    follower = _build(preset, {**base, **amended}, name)
+                    base[STEPS] = equal_steps(follower, _leader(sweep, scale, request, leader, theirs), book.facts)
                 built = _build(preset, {**base, **amended, "seed": seed}, name)
             built = replace(built, seed=seed)  # nothing else follows from it
             cells.append(
@@ -204,7 +206,7 @@ def _expand(
                     amended=amended,
                 )
             )
-            built = None if amended else built
+            built = None if amended or theirs else built
     if not cells:
         raise UserError(f"Sweep {sweep.name} at scale {scale} has no cell left after exclusions and restrictions.")
     return tuple(cells), tuple(excluded)
@@ -218,6 +220,14 @@ def _settings(sweep: Sweep, scale: str, request: Request, choices: Mapping[str, 
         raise UserError(f"{clash[0]} is what sweep {sweep.name} varies; take a part of it with AXIS=LABEL instead.")
     searched = {f"search.{key}": value for key, value in sweep.config.search.items()}
     return preset, {**searched, **base, **request.config, **varied, "runtime.root": str(request.root)}
+
+
+def _leader(
+    sweep: Sweep, scale: str, request: Request, choices: Mapping[str, Choice], amended: Mapping[str, Any]
+) -> RunConfig:
+    """The run that another one's steps follow."""
+    preset, base = _settings(sweep, scale, request, choices)
+    return _build(preset, {**base, **amended}, cell_name(labels_of(choices), None))
 
 
 def _identity(sweep: Sweep, request: Request, labels: Mapping[str, str], config: RunConfig) -> dict[str, Any]:

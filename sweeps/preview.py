@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console, JustifyMethod
@@ -86,7 +86,7 @@ def cost(
     if plan.is_timed:
         return None
     store, todo = RunStore(plan.root), _to_train(plan, states)
-    cells = [group.cells[0] for group in plan.groups()]
+    cells = _one_each(group.cells[0] for group in plan.groups())
     flops = sum(_training_flops(cell, facts) for cell in todo)
     waited_for = _ancestors(first, {cell.name for cell in todo})
     before = [parent for parent in waited_for if parent.state(store).state != "done"]
@@ -112,8 +112,16 @@ def cost(
 
 def _to_train(plan: Plan, states: dict[str, CellState]) -> list[Cell]:
     """The first cell of every training that is not done."""
-    cells = [group.cells[0] for group in plan.groups()]
-    return [cell for cell in cells if states[cell.name].part == "training" or _trials(cell) > 1]
+    cells = (group.cells[0] for group in plan.groups())
+    return _one_each(cell for cell in cells if states[cell.name].part == "training" or _trials(cell) > 1)
+
+
+def _one_each(cells: Iterable[Cell]) -> list[Cell]:
+    """The first cell of every training: several searches may share one."""
+    found: dict[str, Cell] = {}
+    for cell in cells:
+        found.setdefault(_built(cell), cell)
+    return list(found.values())
 
 
 def _training_flops(cell: Cell, facts: dict[str, ModelFacts]) -> float:

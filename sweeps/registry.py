@@ -61,6 +61,13 @@ def begun(root: Path, lost: list[str] | None = None) -> list[dict[str, Any]]:
     return found
 
 
+def submitted_definition(plan: Plan) -> str:
+    """What names a registered plan's sweep to a job that comes later: its name, or the copy of one's own definition,
+    which may be changed meanwhile."""
+    named = plan.name_or_path == plan.sweep.name
+    return plan.sweep.name if named else str(_copy(plan.folder, plan.sweep.name))
+
+
 def definition_of(record: Mapping[str, Any]) -> str:
     """What names a begun sweep to `plan`: its name; of one's own its file, and where that is gone the copy of it."""
     file, copy = record.get("file"), _copy(record["folder"], record["sweep"])

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sweeps.config import ResourcesConfig
+from sweeps.sbatch_options import option_lines
 
 ARRAY = """\
 #!/bin/bash
@@ -29,7 +30,7 @@ IFS=$'\t' read -r -a configs <<< "${{tasks[$SLURM_ARRAY_TASK_ID]}}"
 warned=0
 trap 'warned=1; kill -USR1 "$step" 2> /dev/null' USR1
 trap : TERM
-srun {srun} {worker} "${{configs[@]}}" &
+srun {srun} {command} "${{configs[@]}}" &
 step=$!
 code=0
 while kill -0 "$step" 2> /dev/null; do
@@ -38,17 +39,20 @@ while kill -0 "$step" 2> /dev/null; do
 done
 
 # 75: the run was told to stop, and saved. 137, 138, 143: it was killed from outside; three times is enough for that,
-# unless it was warned. What failed for a reason of its own, or is done, is never repeated, and a job that is being
-# cancelled ends.
+# unless it was warned. They are counted in a file: Slurm counts every restart, time limits too. What failed for a
+# reason of its own, or is done, is never repeated, and a job that is being cancelled ends.
 task="${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
 restarts=${{SLURM_RESTART_COUNT:-0}}
-most=0
-case "$code" in
-    75) most={max_restarts} ;;
-    137 | 138 | 143) most=3 ;;
-esac
-[[ $warned = 1 && $code -gt 128 ]] && most={max_restarts}
-if [[ $restarts -lt $most ]] && [[ "$(squeue --noheader --jobs="$task" --format=%T)" =~ ^(RUNNING|)$ ]]; then
+kills={logs}/slurm-$task.kills
+again=0
+if [[ $code = 75 || ($warned = 1 && $code -gt 128) ]]; then
+    again=1
+elif [[ $code =~ ^(137|138|143)$ ]]; then
+    echo "exit code $code after $restarts restarts" >> "$kills"
+    [[ $(wc -l < "$kills") -le 3 ]] && again=1
+fi
+[[ $restarts -lt {max_restarts} ]] || again=0
+if [[ $again = 1 && "$(squeue --noheader --jobs="$task" --format=%T)" =~ ^(RUNNING|)$ ]]; then
     echo "--- requeued after $restarts restarts ---"
     # By array and task: the job id of an array's last task is the array's own, and would requeue all of it.
     scontrol requeue "$task"
@@ -96,25 +100,28 @@ def array_script(
         exclusive: nothing else may run on the nodes.
     """
     array = f"0-{count - 1}{f'%{parallel}' if parallel else ''}"
+    gpu_type = f"{resources.gpu_type}:" if resources.gpu_type else ""
     directives = {
+        **option_lines(resources.sbatch),
         "job-name": name,
         "comment": uid,
         "array": array,
-        "output": str(logs / "slurm-%A_%a.log"),
+        "output": f"{_escaped(logs)}/slurm-%A_%a.log",
         "open-mode": "append",
         "requeue": "",
         "signal": f"B:USR1@{resources.signal_seconds}",
         "nodes": str(resources.nodes),
         "ntasks-per-node": str(processes),
         **_shared(resources),
-        **({"gres": f"gpu:{resources.gpus}"} if resources.gpus else {}),
+        **({"gres": f"gpu:{gpu_type}{resources.gpus}"} if resources.gpus else {}),
         **({"exclusive": ""} if exclusive else {}),
         **({"dependency": dependency, "kill-on-invalid-dep": "yes"} if dependency else {}),
     }
     # srun does not take over --cpus-per-task from sbatch since Slurm 22.05.
     srun = ["--kill-on-bad-exit=1", *([f"--cpus-per-task={resources.cpus}"] if resources.cpus else [])]
     several = processes * resources.nodes > 1
-    free_port = "import socket; s = socket.socket(); s.bind(('', 0)); print(s.getsockname()[1])"
+    python = "import socket; s = socket.socket(); s.bind(('', 0)); print(s.getsockname()[1])"
+    free_port = shlex.join([*resources.launch, sys.executable, "-c", python])
     return ARRAY.format(
         title=title,
         count=count,
@@ -124,9 +131,10 @@ def array_script(
         code=shlex.quote(str(code)),
         threads=f"export OMP_NUM_THREADS={resources.cpus}\n" if resources.cpus else "",
         tasks=shlex.quote(str(tasks)),
-        port=f"export MASTER_PORT=$({shlex.quote(sys.executable)} -c {shlex.quote(free_port)})\n" if several else "",
+        port=f"export MASTER_PORT=$({free_port})\n" if several else "",
         srun=" ".join(srun),
-        worker=shlex.join(worker),
+        command=shlex.join([*resources.launch, *worker]),
+        logs=shlex.quote(str(logs)),
         max_restarts=resources.max_attempts - 1,
     )
 
@@ -142,14 +150,15 @@ def report_script(
     code: Path,
     command: Sequence[str],
 ) -> str:
-    """The script of the job that lays out the table once the arrays `after` have ended."""
+    """The script of the job that lays out the table once the arrays `after` have ended. It has no GPU."""
     shared = {key: value for key, value in _shared(resources).items() if key in ("partition", "account", "qos")}
     directives = {
+        **option_lines(resources.sbatch, gpus=False),
         "job-name": f"{name}-report",
         "comment": uid,
         "dependency": f"afterany:{':'.join(after)}",
         "kill-on-invalid-dep": "yes",
-        "output": str(logs / "report.log"),
+        "output": f"{_escaped(logs)}/report.log",
         **shared,
     }
     return REPORT.format(
@@ -157,7 +166,7 @@ def report_script(
         directives=_directives(directives),
         setup="\n".join(resources.setup),
         code=shlex.quote(str(code)),
-        command=shlex.join(command),
+        command=shlex.join([*resources.launch, *command]),
     )
 
 
@@ -172,6 +181,11 @@ def _shared(resources: ResourcesConfig) -> dict[str, str]:
         "cpus-per-task": str(resources.cpus) if resources.cpus else "",
     }
     return {key: value for key, value in values.items() if value}
+
+
+def _escaped(path: Path) -> str:
+    """A path for `--output`, where Slurm takes %j and the like for the job's id."""
+    return str(path).replace("%", "%%")
 
 
 def _directives(values: Mapping[str, str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from rich.console import JustifyMethod
@@ -123,16 +124,22 @@ def _word(state: CellState) -> str:
 
 
 def device_time(plan: Plan, states: Mapping[str, CellState]) -> float:
-    """Device-seconds that the cells have taken so far, all attempts together; what cells share counts once."""
-    store, seconds = RunStore(plan.root), {}
+    """Device-seconds that the cells and the searches for their values have taken so far, all attempts together; what
+    cells share counts once."""
+    store, seconds = RunStore(plan.root), dict[Path, float]()
     for cell in plan.cells:
         works = cell.works(store)
-        for work in works[:-1]:
-            if work.folder not in seconds:
-                with suppress(UserError):  # a damaged status is shown with its cell
-                    seconds[work.folder] = work.status().device_seconds
         if states[cell.name].part != "training":
             seconds[works[-1].folder] = states[cell.name].status.device_seconds
+        with suppress(UserError):  # what is damaged is shown with its cell
+            if cell.search_id:
+                search = store.search(cell.search_id)
+                seconds[search.folder] = search.device_seconds()
+                if (search.result() or {}).get("trained_by_trial"):
+                    continue  # which has counted it
+            for work in works[:-1]:
+                if work.folder not in seconds:
+                    seconds[work.folder] = work.status().device_seconds
     return sum(seconds.values())
 
 

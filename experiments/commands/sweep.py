@@ -166,7 +166,10 @@ def retry_command(
     where: tuple[str, ...],
     overrides: tuple[str, ...],
 ) -> int:
-    """Run the failed cells of SWEEP again, with KEY=VALUE CHANGES if given, which hold for these cells from now on."""
+    """Run the failed cells of SWEEP again, with KEY=VALUE CHANGES if given, which hold for these cells from now on.
+
+    resources.KEY=VALUE among them is what their jobs ask for this time.
+    """
     from sweeps.commands import retry
 
     return retry(sweep, scale, overrides, root, where, changes, launcher, jobs)

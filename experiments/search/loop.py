@@ -1,7 +1,8 @@
 """Carries a search out: any number of processes take trials until all are done; the last one names the best.
 
 A process that dies leaves a trial that the next one takes over, values and all: exactly as many trials are done as were
-asked for, whatever is killed and when.
+asked for, whatever is killed and when. What a trial's values can cause (too little memory, no finite number) is the
+outcome of that trial; any other error ends the process that met it, and leaves the trial to the others.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from experiments.store import RunStore
 log = logging.getLogger("ablate")
 Measure = Callable[[RunConfig, optuna.Trial], dict[str, float]]
 """Trains and evaluates a trial's configuration as far as it is not done; returns its metrics."""
+CAUSED_BY_VALUES = frozenset({"oom", "nan"})
+"""Causes of failures that the same trial would meet anywhere."""
 
 
 class Pruned(SystemExit):
@@ -38,6 +41,7 @@ def take_part(config: RunConfig, measure: Measure) -> Search:
 
     Raises:
         CellError: no trial succeeded.
+        Exception: an error that no trial's values cause, such as a broken device's or a full disk's.
     """
     search = RunStore(config.root).prepare_search(config)
     if search.is_done():
@@ -98,11 +102,12 @@ def _do(trial: Trial, study: optuna.Study, config: RunConfig, measure: Measure) 
             value, outcome, reason = None, "failed", f"{metric} was not measured, or is not a number"
     except Pruned:
         outcome = "pruned"
-    except (UserError, ClaimLost):
-        raise
-    except Exception as error:  # such as values that do not fit into memory: the search goes on without them
+    except Exception as error:
+        cause, reason = classify(error)
+        if cause not in CAUSED_BY_VALUES or isinstance(error, UserError | ClaimLost):
+            raise
         log.exception("trial %d failed", number)
-        outcome, reason = "failed", classify(error)[1]
+        outcome = "failed"
     log.info("trial %d: %s %s %s", number, params, outcome, reason or value)
     tell(study, number, outcome, value)
     found = {} if value is None else {metric: value}
@@ -128,6 +133,7 @@ def _close(search: Search, study: optuna.Study, config: RunConfig) -> None:
             "chosen": best["params"],
             "run_id": run_id(chosen),
             "eval_id": evaluation_id(chosen),
+            "trained_by_trial": config.search.trains and run_id(trial_config(config, best["params"])) == run_id(chosen),
             "trials": results,
         }
     )

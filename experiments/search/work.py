@@ -40,7 +40,8 @@ class Trial(Work):
 
 
 class Search(Work):
-    """A search. Its result: metrics of the best trial, `chosen` values, `run_id` and `eval_id` of what they lead to."""
+    """A search. Its result: metrics of the best trial, `chosen` values, `run_id` and `eval_id` of what they lead to,
+    all `trials`, and whether one of these has trained that run (`trained_by_trial`)."""
 
     @property
     def id(self) -> str:
@@ -65,12 +66,21 @@ class Search(Work):
         """All places for trials, in order."""
         return [Trial(folder) for folder in sorted((self.folder / "trials").glob("[0-9]*"))]
 
+    def device_seconds(self) -> float:
+        """Of all trials so far, with the trainings and evaluations that they did, all attempts together."""
+        if result := self.result():
+            return sum(trial.get("device_seconds", 0.0) for trial in result["trials"])
+        return sum(trial.status().device_seconds for trial in self.trials())
+
     def inspect(self) -> Status:
-        """As `Work.inspect`, with finished trials as steps; running while any trial is worked on."""
+        """As `Work.inspect`, with finished trials as steps; running while any trial is worked on, failed where a trial
+        is left that ended a process."""
         status = super().inspect()
         trials = self.trials()
         done = sum(trial.result_path.exists() for trial in trials)
         status = replace(status, phase="search", step=done, max_steps=len(trials))
+        with suppress(UserError):  # a damaged status, which its trial is shown with
+            status = replace(status, device_seconds=self.device_seconds())
         if status.state in ("done", "failed", "running"):
             return status
         begun = [trial.inspect() for trial in trials if not trial.result_path.exists()]
@@ -78,14 +88,17 @@ class Search(Work):
             newest = max(running, key=lambda item: item.updated_at)
             status = replace(status, state="running", updated_at=newest.updated_at)
             return replace(status, host=newest.host, pid=newest.pid, job=newest.job)
+        if failed := next((item for item in begun if item.state == "failed"), None):
+            return replace(status, state="failed", cause=failed.cause, reason=failed.reason)
         started = done or any(item.state != "missing" for item in begun)
         return replace(status, state="stopped" if started else status.state)
 
     def clear_failure(self) -> None:
-        """Forget failed trials, too: their places are free for new proposals."""
+        """Forget failed trials, too: where values failed, or were given up, the place is free for a new proposal."""
         super().clear_failure()
         for trial in self.trials():
-            with suppress(UserError):
-                if (trial.result() or {}).get("outcome") == "failed":
-                    trial.result_path.unlink()
-                    trial.params_path.unlink(missing_ok=True)
+            given_up = trial.inspect().cause == "repeated"
+            trial.clear_failure()
+            if given_up or (trial.result() or {}).get("outcome") == "failed":
+                trial.result_path.unlink(missing_ok=True)
+                trial.params_path.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import pytest
 
+from experiments.attempts import GivenUp
 from experiments.config import load_config, save_config
 from experiments.errors import CellError, UserError
 from experiments.identity import evaluation_id, run_id, search_id
@@ -23,11 +24,12 @@ from experiments.search.config import SearchAxisConfig, SearchConfig
 from experiments.search.loop import Pruned, chosen_config, take_part, trial_config
 from experiments.search.study import create_study, finished, open_study, propose
 from experiments.search.work import Search
-from experiments.store import RunStore
+from experiments.store import Run, RunStore
 from reports.records import collect
 from reports.searches import search_notes
 from sweeps import commands
 from sweeps.planner import plan
+from sweeps.table import device_time
 from tests.sweeps.conftest import make_sweep, root  # noqa: F401
 
 WORKER = (sys.executable, str(Path(__file__).with_name("search_worker.py")))
@@ -150,6 +152,43 @@ def test_failed_and_pruned_trials_do_not_end_a_search_unless_all_do(tmp_path: Pa
     assert search.inspect().state == "stopped" and search.trials()[0].proposal() is None
 
 
+def test_an_error_that_no_values_cause_ends_the_process_and_leaves_the_trial(tmp_path: Path) -> None:
+    """A device that breaks fails every trial at once: others must find these free."""
+    made, seen = config(tmp_path, **{"search.trials": 4}), []
+
+    def measure(made: RunConfig, trial: Any) -> dict[str, float]:
+        seen.append(trial.number)
+        if len(seen) == 2:
+            raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+        return {"fd_efflite0": made.sampler.guidance}
+
+    with pytest.raises(RuntimeError, match="uncorrectable ECC"):
+        take_part(made, measure)
+    search = RunStore(tmp_path).search(search_id(made))
+    status = search.inspect()
+    assert (status.state, status.step, seen) == ("failed", 1, [0, 1])
+    assert status.reason == "RuntimeError: CUDA error: uncorrectable ECC error encountered"
+    proposal = search.trials()[1].proposal()
+    search.clear_failure()
+    assert search.inspect().state == "stopped" and search.trials()[1].proposal() == proposal
+    assert take_part(made, measure).is_done()
+    check(search, 4)
+
+
+def test_a_trial_that_was_given_up_is_proposed_anew_by_a_retry(tmp_path: Path) -> None:
+    made = config(tmp_path, **{"search.trials": 1})
+
+    def measure(made: RunConfig, trial: Any) -> dict[str, float]:
+        raise GivenUp("given up: failed 5 times in the same way")
+
+    with pytest.raises(GivenUp):
+        take_part(made, measure)
+    search = RunStore(tmp_path).search(search_id(made))
+    assert search.inspect().cause == "repeated"
+    search.clear_failure()
+    assert search.inspect().state == "stopped" and search.trials()[0].proposal() is None
+
+
 def test_kinds_of_values(tmp_path: Path) -> None:
     space = [
         {"key": "sampler.steps", "low": 2, "high": 8, "step": 2},
@@ -206,6 +245,57 @@ def test_a_sweep_takes_the_chosen_values_over(
     assert commands.run(path, worker=WORKER) == 0, "and is not searched again"
     assert len((tmp_path / "log").read_text().splitlines()) == 3
     assert json.loads((plan(path).folder / "plan.json").read_text())["cells"][0]["search_id"]
+
+
+@pytest.mark.parametrize(
+    ("key", "at_third", "at_end"), [("sampler.guidance", 240.0, 347.0), ("optim.lr", 280.0, 427.0)]
+)
+def test_device_time_has_every_trial_and_no_training_twice(
+    make_sweep: Callable[..., str],  # noqa: F811
+    root: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    key: str,
+    at_third: float,
+    at_end: float,
+) -> None:
+    """A training takes 40 s, all else of a trial 100 s, the evaluation at the end 7 s."""
+    path = make_sweep(
+        axes=[{"name": "scheme", "key": "generator.hybrid_scheme", "values": ["serial_v2"]}],
+        search={"space": [{"key": key, "low": 1.0, "high": 4.0}], "trials": 3},
+        report={},
+    )
+    store, later, clock = RunStore(root), [0.0], time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + later[0])
+
+    def spent() -> float:
+        planned = plan(path)
+        return device_time(planned, planned.states())
+
+    def train(made: RunConfig) -> Run:
+        run = store.prepare(made)
+        with run.claim() as mine:
+            if mine:
+                later[0] += 40
+                run.write_result({"step": 10, "max_steps": 10, "metrics": {}})
+        return run
+
+    def measure(made: RunConfig, trial: Any) -> dict[str, float]:
+        if trial.number == 2:
+            assert spent() == pytest.approx(at_third, abs=5)
+        train(made)
+        later[0] += 100
+        return {"fd_efflite0": float(trial.number)}
+
+    (cell,) = plan(path).cells
+    if not cell.config.search.trains:  # what all trials share
+        train(cell.config)
+    chosen = chosen_config(cell.config, (take_part(cell.config, measure).result() or {})["chosen"])
+    evaluation = train(chosen).prepare_evaluation(chosen)
+    with evaluation.claim():
+        later[0] += 7
+        evaluation.write_result({"metrics": {"fd_efflite0": 1.0}})
+    (record,) = collect(plan(path).cells, root)
+    assert [spent(), record.metrics["device_seconds"]] == pytest.approx([at_end, at_end], abs=5)
 
 
 @pytest.mark.parametrize(

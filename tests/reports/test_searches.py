@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from reports.records import Record
@@ -10,8 +12,14 @@ from sweeps.definition import load_sweep
 from sweeps.varied import varied_keys
 
 
-def record(seed: int, trials: int = 3, searched: bool = True, chosen: float = 2.0) -> Record:
-    tried = [{"params": {"sampler.guidance": 1.0 + number % 3}} for number in range(trials)]
+def record(
+    seed: int, trials: int = 3, searched: bool = True, chosen: float = 2.0, others: Sequence[str] = ()
+) -> Record:
+    outcomes = [*["complete"] * trials, *others]
+    tried = [
+        {"params": {"sampler.guidance": 1.0 + number % 3 if outcome == "complete" else 9.0}, "outcome": outcome}
+        for number, outcome in enumerate(outcomes)
+    ]
     found = {"chosen": {"sampler.guidance": chosen}, "metrics": {"fd_efflite0": 99.94}, "trials": tried}
     return Record(f"seed={seed}", {"model": "a"}, {}, seed, "r", "e", search=found if searched else {})
 
@@ -22,6 +30,14 @@ def test_a_few_searches_are_told_one_by_one() -> None:
     assert notes == [said]
     (at_end,) = search_notes([record(0, chosen=3.0)])
     assert at_end.endswith("the table's); the end of what was tried.")
+
+
+def test_trials_that_failed_or_were_pruned_are_told_apart_and_reach_no_end() -> None:
+    (note,) = search_notes([record(0, chosen=3.0, others=["failed", "pruned", "failed"])])
+    assert "guidance 3.0, the best of 3 completed trials (1 pruned, 2 failed) (FD" in note
+    assert note.endswith("; the end of what was tried."), "what failed at guidance 9 says nothing about it"
+    (note,) = search_notes([*(record(seed) for seed in range(LISTED)), record(LISTED, others=["failed"])])
+    assert "own best of 3 completed trials (1 more failed or were pruned), judged by" in note
 
 
 @pytest.mark.parametrize(("last", "said"), [(3, "best of 3 trials"), (8, "best of 3 to 8 trials")])

@@ -83,13 +83,14 @@ def test_the_accounting_is_asked_again_only_about_what_it_did_not_know(
 def test_what_this_process_submits_or_cancels_is_seen_at_once(
     command: Callable[[str, str], None], tmp_path: Path
 ) -> None:
-    queue = tmp_path / "queue"
+    queue, script = tmp_path / "queue", tmp_path / "script"
     queue.touch()
+    script.touch()
     command("squeue", f"cat {queue}")
     command("sbatch", f"echo '8|PENDING|Priority' > {queue}; echo 8")
     command("scancel", f"echo '8|CANCELLED|None' > {queue}")
     assert slurm.job_states() == {}
-    assert sbatch(tmp_path / "script") == "8"
+    assert sbatch(script) == "8"
     assert slurm.job_states() == {"8": slurm.JobState("PENDING", "Priority")}
     scancel(["8"])
     assert slurm.job_states() == {"8": slurm.JobState("CANCELLED", "None")}

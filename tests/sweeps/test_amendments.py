@@ -158,6 +158,14 @@ def test_files_that_name_cells_without_their_seed_are_read(failed: str) -> None:
     assert stored(failed) == {"scheme=serial_v1,seed=0": both}
 
 
+def test_of_a_file_without_seeds_the_first_one_keeps_its_changes(failed: str) -> None:
+    amendments_path(plan(failed).folder).write_text('{"scheme=serial_v1": {"trainer.accumulate": "2"}}')
+    fail(plan(failed, overrides=["seeds=0,1"]))
+    commands.retry(failed, overrides=["seeds=0,1"], where=["seed=1"], change=["trainer.accumulate=4"], worker=WORKER)
+    cells = plan(failed, overrides=["seeds=0,1"]).cells
+    assert [cell.config.trainer.accumulate for cell in cells if cell.labels["scheme"] == "serial_v1"] == [2, 4]
+
+
 def test_a_report_names_amended_rows_and_makes_them_again(failed: str, tmp_path: Path) -> None:
     run(failed)
     commands.retry(failed, change=["trainer.accumulate=2"], worker=WORKER)

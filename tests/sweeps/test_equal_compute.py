@@ -43,6 +43,18 @@ def test_batch_sizes_count(make_sweep: Make) -> None:
     assert list(steps_of(path).values()) == [10, 10, 5, 5]
 
 
+def test_amendments_of_either_count(make_sweep: Make) -> None:
+    """A smaller batch takes more steps to the same training FLOPs; of the seed that is amended."""
+    equal = {**EQUAL, "to": {"budget": "steps"}}
+    path = make_sweep(axes=[BUDGET, WIDTH], equal_compute=equal, report={})
+    follower, leader = "budget=compute,width=32", "budget=steps,width=64"
+    small = {f"{name},seed=1": {"trainer.batch_size": 2} for name in (follower, leader)}
+    steps = {c.name: c.max_steps for c in plan(path, "demo", ["seeds=0,1,2"], amendments=small).cells}
+    assert [steps[f"{follower},seed={seed}"] for seed in range(3)] == [10, 20, 10]
+    assert [steps[f"{leader},seed={seed}"] for seed in range(3)] == [10, 10, 10]
+    assert [steps[f"budget=compute,width=64,seed={seed}"] for seed in range(3)] == [10, 5, 10]
+
+
 def test_a_part_of_the_sweep_has_the_same_steps(make_sweep: Make) -> None:
     path = make_sweep(axes=[BUDGET, WIDTH], equal_compute=EQUAL, report={})
     name = "budget=compute,width=32"

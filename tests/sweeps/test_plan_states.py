@@ -21,6 +21,7 @@ from experiments.presets import PRESETS
 from experiments.store import RunStore
 from lightning_modules.hashing import file_sha256
 from lightning_modules.tokenizers.config import EMBEDDED
+from sweeps import cache, planner
 from sweeps.commands import list_sweeps
 from sweeps.definition import read_sweep
 from sweeps.planner import plan
@@ -72,6 +73,39 @@ def test_a_remembered_plan_is_forgotten_when_what_it_starts_from_changes(
     base.write_text(base.read_text().replace("lr: 2.0e-3", "lr: 1.0e-3"))
     now = plan(path, "", words).cells[0]
     assert now.run_id != first.run_id and run_id(now.config) == now.run_id
+
+
+def test_a_remembered_plan_is_forgotten_when_any_source_changes(
+    make_sweep: Make, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a generator's that this process has not imported, since its facts were known already."""
+    project, expanded = tmp_path / "project", []
+    for package in cache.PACKAGES:
+        (project / package / "inner").mkdir(parents=True)
+    monkeypatch.setattr(cache, "PROJECT", project)
+    original = planner._expand
+    monkeypatch.setattr(planner, "_expand", lambda *args: expanded.append(1) or original(*args))
+    path = make_sweep(axes=[WIDTH], report={})
+
+    def expansions() -> int:
+        cache.source_stamp.cache_clear()
+        expanded.clear()
+        for _ in range(2):
+            plan(path)
+        return len(expanded)
+
+    try:
+        assert expansions() == 1
+        for name in ("generators.py", "configs.yaml", "weights.npz", "codes.safetensors"):
+            (project / "lightning_modules" / "inner" / name).write_text("new")
+            assert expansions() == 1, name
+        (project / "lightning_modules" / "inner" / "generators.py").write_text("changed")
+        assert expansions() == 1
+        (project / "experiments" / "notes.md").write_text("not part of anything")
+        (project / "experiments" / ".#editing.py").symlink_to("nowhere")
+        assert expansions() == 0
+    finally:
+        cache.source_stamp.cache_clear()
 
 
 def test_a_dry_run_leaves_nothing_behind(make_sweep: Make, root: Path) -> None:

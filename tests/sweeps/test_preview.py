@@ -13,7 +13,7 @@ from experiments.config import load_config
 from experiments.model_facts import ModelFacts, build_facts
 from experiments.store import RunStore
 from lightning_modules.generators.config import GENERATORS
-from sweeps import commands
+from sweeps import cache, commands
 from sweeps.fact_book import FactBook
 from sweeps.planner import plan
 from sweeps.preview import preview
@@ -47,10 +47,13 @@ def test_facts_are_remembered(root: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_facts_are_built_again_after_an_edit(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
+    for package in cache.PACKAGES:
+        (tmp_path / package).mkdir()
     file = tmp_path / source
     file.parent.mkdir(parents=True)
     file.touch()
-    monkeypatch.setattr("sweeps.fact_book.PROJECT", tmp_path)
+    monkeypatch.setattr(cache, "PROJECT", tmp_path)
+    monkeypatch.setattr("sweeps.fact_book.source_stamp", cache.source_stamp.__wrapped__)  # looked up every time
     built = [ModelFacts(1, 1), ModelFacts(2, 2)]
     monkeypatch.setattr("sweeps.fact_book.build_facts", lambda config: built.pop(0))
     for parameters in (1, 1, 2, 2):
@@ -132,3 +135,18 @@ def test_what_a_finished_parent_started_from_may_be_gone(make_sweep: Make, root:
     Path(preset).unlink()
     found = preview(plan(path, "demo", ["resources.gpus=1"]))
     assert [(parent["parent"], parent["state"]) for parent in found["parents"]] == [(second.id, "done")]
+
+
+def test_a_training_that_searches_share_counts_once(make_sweep: Make) -> None:
+    """Each sampler has a search of its own, over one and the same training."""
+    samplers = [{"name": "sampler", "key": "sampler.name", "values": ["maskgit", "halton"]}]
+    search = {"space": [{"key": "sampler.guidance", "low": 1.0, "high": 9.0}]}
+    resources = {"gpus": 1}
+    scales = {"demo": {"preset": "", "resources": resources}}
+    shared = plan(make_sweep("shared", axes=samplers, search=search, scales=scales, report={}))
+    assert len(shared.groups()) == 2 and len({cell.run_id for cell in shared.cells}) == 1
+    apart = preview(plan(make_sweep("apart", axes=samplers, scales=scales, report={})))["cost"]
+    assert preview(shared)["cost"] == apart and apart["trainings"] == 1
+    trained = {"space": [{"key": "optim.lr", "low": 0.1, "high": 0.9}], "trials": 3}
+    searched = preview(plan(make_sweep("trained", axes=samplers, search=trained, scales=scales, report={})))["cost"]
+    assert searched["trainings"] == 2 and searched["flops"] == 6 * apart["flops"], "where every trial is one, none is"

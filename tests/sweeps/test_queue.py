@@ -179,6 +179,7 @@ def test_options_in_the_environment_reach_none_of_slurms_commands(
     slurm.job_states(0.0)
     slurm.ended_jobs(["1"])
     scancel(["1"])
+    (tmp_path / "script").write_text("#SBATCH --partition=gpu\n")
     sbatch(tmp_path / "script")
     for name in ("squeue", "sacct", "scancel", "sbatch", "scontrol"):
         assert (tmp_path / f"{name}.env").read_text() == "SLURM_CONF=given\n", name
@@ -195,6 +196,7 @@ def test_the_jobs_id_is_found_in_what_sbatch_prints(
     job: str,
 ) -> None:
     command("sbatch", f"echo '{printed}'")
+    (tmp_path / "script").touch()
     assert sbatch(tmp_path / "script") == job
 
 

@@ -219,7 +219,7 @@ def test_a_sweep_run_right_after_its_cancellation_goes_on(
 def test_leaked_variables_of_a_surrounding_job_do_not_reach_the_new_one(
     cluster: Cluster, make_sweep: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SBATCH_TIMELIMIT", "nonsense")
+    monkeypatch.setenv("SBATCH_OUTPUT", "/none/job.log")  # a user's own, which the script's line must outweigh
     monkeypatch.setenv("SLURM_MEM_PER_CPU", "100")
     path = make_sweep()
     assert submit(path, overrides=["resources.memory=300M", "resources.cpus=1"]) == 0

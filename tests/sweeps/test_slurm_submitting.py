@@ -12,9 +12,11 @@ from experiments.config import read_config
 from experiments.errors import UserError
 from experiments.store import RunStore
 from sweeps import commands
+from sweeps.amendments import read_amendments
 from sweeps.interventions import wait_for_endings
 from sweeps.planner import plan
 from sweeps.preview import preview
+from sweeps.registry import register
 from sweeps.slurm import SlurmLauncher
 from sweeps.submissions import read_submissions
 from sweeps.table import duration
@@ -34,6 +36,32 @@ def cluster(command: Callable[[str, str], None], tmp_path: Path) -> None:  # noq
     command("scontrol", "echo MaxArraySize = 1000")
     job = f'job=$(($(wc -l < {tmp_path}/queue) + 1)); echo "${{job}}_0|PENDING|Priority" >> {tmp_path}/queue'
     command("sbatch", f'case "$*" in *--test-only*) cat > /dev/null; exit 0;; esac; {job}; echo $job')
+
+
+def test_resources_among_the_changes_of_a_retry_are_for_its_jobs(make_sweep: Make) -> None:
+    """As after too little memory: they are no cell's own."""
+    path = make_sweep(axes=ONE, report={})
+    (cell,) = plan(path).cells
+    register(plan(path))
+    RunStore(plan(path).root).prepare(cell.config).record_failure("oom", "out of memory")
+    words = {"overrides": ["resources.memory=1G", "resources.cpus=2"], "change": ["resources.memory=3G"]}
+    assert commands.retry(path, launcher="slurm", **words) == 0
+    (job,) = read_submissions(plan(path).folder)
+    text = (plan(path).folder / "jobs" / f"{job.uid}.sbatch").read_text()
+    assert "#SBATCH --mem=3G\n" in text and "#SBATCH --cpus-per-task=2\n" in text
+    assert read_amendments(plan(path).folder) == {} and plan(path).cells == (cell,)
+
+
+def test_the_report_is_of_the_definition_that_was_submitted(make_sweep: Make) -> None:
+    path = make_sweep(axes=ONE, report={})
+    assert submit(path) == 0
+    folder = plan(path).folder
+    (script,) = (folder / "jobs").glob("*-report-*.sbatch")
+    words = script.read_text().splitlines()[-1].split()
+    name = words[words.index("report") + 1]
+    assert name == str(folder / "definition" / "tiny.yaml")
+    Path(path).write_text("changed: since\n")
+    assert len(plan(name).cells) == 1 and plan(name).folder == folder
 
 
 def test_a_search_is_for_one_process(make_sweep: Make) -> None:
