@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.provenance import code_of
+from reports.aggregate import LISTED
 from reports.entry import entry_of
 from reports.guard import DECODING
 from reports.records import Record
-from reports.subject import LISTED, Subject
+from reports.subject import Subject
 from sweeps.amendments import amendment_words
 
 
