@@ -102,15 +102,13 @@ def test_a_stand_in_for_noise_is_one_pair_of_all_too() -> None:
 
 
 @pytest.mark.parametrize("singles", [(0,), (0, 3), (3,)])
-def test_one_training_is_told_from_no_row_of_several(
-    singles: Sequence[int], spreads: Sequence[float] = SPREADS
-) -> None:
+def test_one_training_is_told_from_no_row_of_several(singles: Sequence[int]) -> None:
     """However small the noise of its samples: the others show what another seed does."""
     draw = np.random.default_rng(0)
     ends = {"fd_efflite0_low": 0.0, "fd_efflite0_high": 0.1}
     wrong = 0
     for _ in range(100):
-        numbers = draw.normal(size=(len(spreads), 3)) * np.array(spreads)[:, None]
+        numbers = draw.normal(size=(len(SPREADS), 3)) * np.array(SPREADS)[:, None]
         rows = [row(str(n), line[: 1 if n in singles else 3].tolist(), **ends) for n, line in enumerate(numbers)]
         wrong += any(rank.doubt == "" for rank in ranked(rows).values() if rank.place != "best")
     assert wrong <= 5
