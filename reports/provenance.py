@@ -73,10 +73,12 @@ def provenance(subject: Subject) -> dict[str, Any]:
 
 
 def report_version(subject: Subject) -> str:
-    """Hash of what a report is made of beside its results: its cells, its layout with the claims and the paper's
-    numbers, and the code that makes it."""
+    """Hash of what a report is made of beside its results: its cells, its header and notes, its flags and the
+    reproductions that lift some, its layout with the claims and the paper's numbers, and the code that makes it."""
     cells = [(record.name, record.run_id, record.eval_id) for record in subject.records]
-    return hashlib.sha256(f"{subject.title}{subject.layout}{cells}{_code_hash()}".encode()).hexdigest()[:16]
+    header = (subject.title, subject.reproduces, subject.citation, subject.in_paper, subject.url, subject.command)
+    said = (subject.remarks, subject.same_code, subject.flags)
+    return hashlib.sha256(f"{header}{said}{subject.layout}{cells}{_code_hash()}".encode()).hexdigest()[:16]
 
 
 @cache
