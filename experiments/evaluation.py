@@ -123,6 +123,7 @@ def _evaluate(config: RunConfig, run: Run, evaluation: Evaluation) -> None:
             "eval_id": evaluation.id,
             "run_id": run.id,
             "metrics": finite(metrics),
+            "not_finite": not_finite(metrics),
             "protocol": {"num_samples": count, **measured.protocol, "sampler": to_dict(config)["sampler"]},
             "replicates": measured.replicates,
             "provenance": provenance(config, backends_used(), started, evaluation.attempts),
@@ -145,6 +146,11 @@ def _write_samples(config: RunConfig, evaluation: Evaluation, images: np.ndarray
 def finite(metrics: dict[str, float]) -> dict[str, float]:
     """Without what is not a number, for which JSON has no word."""
     return {key: float(value) for key, value in metrics.items() if math.isfinite(value)}
+
+
+def not_finite(metrics: dict[str, float]) -> list[str]:
+    """The names of what `finite` leaves out."""
+    return [key for key, value in metrics.items() if not math.isfinite(value)]
 
 
 @contextmanager

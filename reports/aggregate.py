@@ -14,6 +14,7 @@ from functools import cached_property
 from lightning_modules.metrics.shares import NORMAL_95, SHARES, share_interval
 from reports.records import Record, named
 
+NOT_FINITE = "not finite"
 LISTED = 4
 """So many rows are named in a sentence; of more, their number is given."""
 
@@ -84,7 +85,8 @@ class Row:
         """One quantity over the seeds of this row."""
         have = [record for record in self.measured if metric in record.metrics]
         reasons = [record.reason for record in self.records if record.reason]
-        reasons += ["not measured"] * (len(self.measured) - len(have))
+        lacking = [record for record in self.measured if metric not in record.metrics]
+        reasons += [NOT_FINITE if metric in record.not_finite else "not measured" for record in lacking]
         errors = [standard_error(record, metric) for record in have]
         return Value(
             metric=metric,

@@ -53,11 +53,14 @@ class Flag:
     value: str
     usual: str
     """What the other rows have."""
+    seeds: tuple[int, ...] = ()
+    """Those that it is true of, where it is not true of all seeds of the row."""
 
     @property
     def text(self) -> str:
         """The difference in words."""
-        return f"{self.fact} is {self.value}, elsewhere {self.usual}"
+        seeds = f" in seed {', '.join(map(str, self.seeds))}" if self.seeds else ""
+        return f"{self.fact} is {self.value}{seeds}, elsewhere {self.usual}"
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,13 @@ def guard(
         usual = max(counts, key=lambda value: (counts[value], value in favoured))
         for index, found in enumerate(values):
             if other := [value for value in found if value != usual]:
-                flags.append(Flag(index, name, " and ".join(other), usual))
+                seeds = [
+                    record.seed
+                    for record, fact in zip(rows[index].measured, by_row[index], strict=True)
+                    if fact.get(name, MISSING) in other
+                ]
+                some = tuple(seeds) if len(seeds) < len(by_row[index]) else ()
+                flags.append(Flag(index, name, " and ".join(other), usual, some))
     return flags
 
 

@@ -66,7 +66,13 @@ def provenance(subject: Subject) -> dict[str, Any]:
             if r.reason
         ],
         "flags": [
-            {"labels": dict(subject.rows[f.row].labels), "fact": f.fact, "value": f.value, "elsewhere": f.usual}
+            {
+                "labels": dict(subject.rows[f.row].labels),
+                "fact": f.fact,
+                "value": f.value,
+                "elsewhere": f.usual,
+                **({"seeds": list(f.seeds)} if f.seeds else {}),
+            }
             for f in subject.flags
         ],
     }

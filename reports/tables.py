@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from reports.aggregate import Row, Value, listed, select
+from reports.aggregate import NOT_FINITE, Row, Value, listed, select
 from reports.contest import AT_95, Doubt, timed_apart
 from reports.layout import Column, Layout
 from reports.quantities import EXACT, Quantity, is_cost
@@ -214,7 +214,7 @@ def _entry(row: Row | None, column: Column, notes: Notes) -> Entry:
     if row is None:
         return Entry(DASH, "missing", marks=(notes.mark("not part of this sweep"),))
     value = row.value(column.metric)
-    if value.mean is None and row.measured:
+    if value.mean is None and row.measured and NOT_FINITE not in value.reasons:
         return Entry(DASH, "missing", value=value)
     if value.mean is None:
         short = textwrap.shorten(value.note, LONGEST_REASON, placeholder=" …")

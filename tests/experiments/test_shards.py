@@ -131,7 +131,7 @@ def test_an_evaluation_takes_up_what_others_drew(
     trained: Path, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One part is drawn by another job, one by a first attempt that is then killed, the last one by the second."""
-    measured = Measurement({"fd_efflite0": 1.0}, {}, {"fd_efflite0": [0.5, -0.5]})
+    measured = Measurement({"fd_efflite0": 1.0, "fid": float("inf")}, {}, {"fd_efflite0": [0.5, -0.5]})
     monkeypatch.setattr(evaluator, "evaluate_images", lambda *_: measured)
     config, run = config_in(trained), only_run(trained)
     share_of_evaluation(config, run, (2, 3))
@@ -155,6 +155,7 @@ def test_an_evaluation_takes_up_what_others_drew(
     assert kept == before and len(before) == 2
     result = evaluation.result()
     assert result and result["metrics"]["seconds_per_image"] > 0 and result["replicates"] == measured.replicates
+    assert result["not_finite"] == ["fid"] and "fid" not in result["metrics"]
     with np.load(evaluation.samples_path) as file:
         assert np.array_equal(file["arr_0"], expected)
 
