@@ -130,6 +130,7 @@ def _evaluate(config: RunConfig, run: Run, evaluation: Evaluation) -> None:
             "run_id": run.id,
             **snapshot_facts(config, run),
             "metrics": finite(metrics),
+            "not_finite": not_finite(metrics),
             "protocol": {"num_samples": count, **measured.protocol, "sampler": to_dict(config)["sampler"]},
             "replicates": measured.replicates,
             "provenance": {
@@ -168,6 +169,11 @@ def _write_samples(config: RunConfig, evaluation: Evaluation, images: np.ndarray
 def finite(metrics: dict[str, float]) -> dict[str, float]:
     """Without what is not a number, for which JSON has no word."""
     return {key: float(value) for key, value in metrics.items() if math.isfinite(value)}
+
+
+def not_finite(metrics: dict[str, float]) -> list[str]:
+    """The names of what `finite` leaves out."""
+    return [key for key, value in metrics.items() if not math.isfinite(value)]
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.conditions import Conditions
 from experiments.errors import UserError
-from experiments.evaluation import finite
+from experiments.evaluation import finite, not_finite
 from experiments.evaluator import build_evaluator
 from experiments.files import atomic_write_json
 from experiments.identity import EVALUATION, differences, evaluation_id
@@ -47,6 +47,7 @@ def measure_again(config: RunConfig, run: Run) -> Evaluation:
         {
             **old,
             "metrics": finite({**measured.metrics, **kept}),
+            "not_finite": not_finite(measured.metrics),
             "protocol": {"num_samples": len(images), **measured.protocol, "sampler": old["protocol"].get("sampler")},
             "replicates": measured.replicates,
             "measured_again": provenance(config, {}, started, evaluation.attempts, processes=1),

@@ -8,11 +8,15 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from lightning_modules.metrics.shares import NORMAL_95, SHARES, share_interval
 from reports.records import Record, named
+
+NOT_FINITE = "not finite"
+LISTED = 4
+"""So many rows are named in a sentence; of more, their number is given."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +67,14 @@ class Value:
         return f"n={self.n}/{self.expected} seeds" if self.n < self.expected else ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """All records that share their labels: the seeds of one configuration."""
 
     labels: Mapping[str, str]
     records: tuple[Record, ...]
+    flags: Mapping[str, str] = field(default_factory=dict)
+    """Facts in which its measurements stand apart from the other rows' (`reports.guard`), each in words."""
 
     @cached_property
     def measured(self) -> tuple[Record, ...]:
@@ -79,7 +85,8 @@ class Row:
         """One quantity over the seeds of this row."""
         have = [record for record in self.measured if metric in record.metrics]
         reasons = [record.reason for record in self.records if record.reason]
-        reasons += ["not measured"] * (len(self.measured) - len(have))
+        lacking = [record for record in self.measured if metric not in record.metrics]
+        reasons += [NOT_FINITE if metric in record.not_finite else "not measured" for record in lacking]
         errors = [standard_error(record, metric) for record in have]
         return Value(
             metric=metric,
@@ -144,6 +151,11 @@ def row_name(row: Row, rows: Sequence[Row]) -> str:
     """A row's labels on the axes that tell the rows apart."""
     varied = [axis for axis in row.labels if len({other.labels.get(axis) for other in rows}) > 1]
     return " · ".join(named(axis, row.labels[axis]) for axis in varied or row.labels)
+
+
+def listed(named: Sequence[Row], rows: Sequence[Row]) -> str:
+    """Some of the rows by name, or how many there are."""
+    return ", ".join(row_name(row, rows) for row in named) if len(named) <= LISTED else f"{len(named)} rows"
 
 
 def trainings(rows: Sequence[Row]) -> list[Row]:

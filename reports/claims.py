@@ -3,7 +3,7 @@
 A claim about axes that it does not mention is judged once for every combination of their labels that has the rows it
 names; one contradiction contradicts it. Support needs every comparison at 95%, a contradiction one that stands out
 among all that were made. Where the quantity a claim speaks of was not measured, the named stand-in is used, and said
-so. Times of separate runs decide nothing.
+so. Times of separate runs decide nothing, nor do rows that were not measured in the same way.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from reports.aggregate import Row, select, shared_labels
+from reports.comparable import set_apart
+from reports.contest import TIMED_APART, timed_apart
 from reports.quantities import STAND_INS, quantity
-from reports.ranking import TIMED_APART, timed_apart
 from reports.records import named
 from reports.reference import Claim, ReferenceTable
 from reports.uncertainty import compare, correlation_interval, kendall_tau, pearson
@@ -110,10 +111,10 @@ def judge(claim: Claim, rows: Sequence[Row]) -> Verdict:
 
 
 def agreement(table: ReferenceTable, column: str, rows: Sequence[Row], metric: str) -> tuple[float | None, int]:
-    """Kendall's tau between the published numbers and ours, and the number of rows that have both."""
+    """Kendall's tau between the published numbers and ours, and the number of comparable rows that have both."""
     pairs = []
     for row in rows:
-        published, ours = table.row_for(row.labels), row.value(metric).mean
+        published, ours = table.row_for(row.labels), None if set_apart(row, metric) else row.value(metric).mean
         value = published.values.get(column) if published else None
         if value is not None and ours is not None:
             pairs.append((value, ours))
@@ -197,7 +198,7 @@ def _order(claim: Claim, ground: _Ground) -> Verdict:
     if len(rows) < 2 or len(rows) < len(claim.order):
         return Verdict(claim, "not measured", ("not all rows that the claim names are in this sweep",))
     ranked = [(place, row.value(ground.metric).mean) for place, row in enumerate(rows)]
-    have = [(place, mean) for place, mean in ranked if mean is not None]
+    have = [(place, mean) for place, mean in ranked if mean is not None and not set_apart(rows[place], ground.metric)]
     tau = kendall_tau([place for place, _ in have], [ground.sign * mean for _, mean in have])
     pairs = [(left, right) for i, left in enumerate(rows) for right in rows[i + 1 :]]
     return _from_pairs(claim, pairs, ground, tau)
@@ -257,7 +258,7 @@ def _ratio(claim: Claim, ground: _Ground) -> Verdict:
         else:
             held.append("no" if by < 0 and found.stands_among(ground.contexts) else "within the noise")
         shown += f"{' and' if len(held) > 1 else ''} {name} {bound:.3g} ({held[-1]})"
-    text = f"{shown}; {difference.method}"
+    text = f"{shown}; {difference.method if difference.comparable else difference.text}"
     outcome: Judgement = "supported" if set(held) == {"yes"} else "contradicted" if "no" in held else "undecided"
     return Verdict(claim, outcome, (text,))
 
@@ -270,10 +271,12 @@ def _bounds(claim: Claim) -> tuple[float | None, float | None]:
 
 
 def _correlation(claim: Claim, ground: _Ground) -> Verdict:
-    points = [(row.value(claim.x).mean, row.value(ground.metric).mean) for row in ground.rows]
+    alike = [row for row in ground.rows if not (set_apart(row, ground.metric) or set_apart(row, claim.x))]
+    points = [(row.value(claim.x).mean, row.value(ground.metric).mean) for row in alike]
     found = [(x, y) for x, y in points if x is not None and y is not None]
     have = [(math.log(x), y) for x, y in found if x > 0] if claim.log else found
     lost = f"; {len(found) - len(have)} without a logarithm left out" if len(have) < len(found) else ""
+    lost += f"; {len(ground.rows) - len(alike)} not comparable left out" if len(alike) < len(ground.rows) else ""
     r = pearson([x for x, _ in have], [y for _, y in have])
     if r is None:
         text = f"{len(have)} of {len(ground.rows)} rows measured{lost}; three are needed"

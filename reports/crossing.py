@@ -10,9 +10,12 @@ from typing import Any
 from experiments.errors import UserError, unknown
 from lightning_modules.metrics.config import METRICS
 from reports.aggregate import Row
-from reports.quantities import quantity
+from reports.contest import Contest
+from reports.quantities import is_cost, is_time, quantity
 from reports.reference import Checked
-from reports.uncertainty import compare
+
+COSTS = tuple(name for name, known in METRICS.items() if is_cost(name) and known.better != "higher")
+"""What can cross: of the others, more may be better, or nothing, or they may be 0."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +30,19 @@ class Crossing:
 
 
 def parse_crossing(item: Any, axes: Mapping[str, Sequence[str]]) -> Crossing:
-    """Read one entry of `report.crossing`. Raises UserError for unknown metrics, axes and labels."""
+    """Read one entry of `report.crossing`.
+
+    Raises:
+        UserError: an unknown metric, axis or label, or a metric that is no cost.
+    """
     body = Checked(item, "report.crossing").keys("metric", "along", "between", "of", "against").raw
     if body["metric"] not in METRICS:
-        raise unknown("metric in report.crossing:", str(body["metric"]), METRICS)
+        raise unknown("metric in report.crossing:", str(body["metric"]), COSTS)
+    if body["metric"] not in COSTS:
+        raise UserError(
+            f"report.crossing: metric '{body['metric']}' is no cost; give one of which less is better, such as "
+            "forward_seconds, forward_memory_bytes or flops."
+        )
     for axis in (body["along"], body["between"]):
         if axis not in axes:
             raise unknown("axis in report.crossing:", str(axis), axes)
@@ -58,11 +70,21 @@ class _Place:
     """The noise of the differences is known; else the verdict is that of the means."""
 
 
+@dataclass(frozen=True)
+class _Found:
+    """The contenders at one place that can be compared there."""
+
+    contest: Contest
+    rows: Mapping[str, Row]
+    """By their labels."""
+
+
 def crossing_notes(crossing: Crossing, rows: Sequence[Row]) -> list[str]:
     """One sentence for each combination of the other axes that has all contenders at two or more places.
 
-    A rival that is measured nowhere is no contender. A place where any of the others is missing is left out and named:
-    what the missing one needs there is not known.
+    A rival that is measured nowhere is no contender. A place where any of the others is missing, not comparable or not
+    above 0 is left out and named: what the missing one needs there is not known. Of times of separate runs nothing is
+    said.
     """
     contexts: dict[tuple[tuple[str, str], ...], dict[float, dict[str, Row]]] = {}
     for row in rows:
@@ -72,35 +94,39 @@ def crossing_notes(crossing: Crossing, rows: Sequence[Row]) -> list[str]:
             place[row.labels[crossing.between]] = row
     notes = []
     for rest, places in contexts.items():
-        measured = {
-            x: {label: row for label, row in found.items() if row.value(crossing.metric).n}
-            for x, found in sorted(places.items())
-        }
-        rivals = [label for label in crossing.against if any(label in found for found in measured.values())]
-        whole = {x: found for x, found in measured.items() if all(label in found for label in (crossing.of, *rivals))}
+        measured = {x: _find(crossing, found) for x, found in sorted(places.items())}
+        if any(found.contest.timed_apart for found in measured.values()):
+            continue
+        rivals = [label for label in crossing.against if any(label in found.rows for found in measured.values())]
+        whole = {x: found for x, found in measured.items() if {crossing.of, *rivals} <= found.rows.keys()}
         if rivals and len(whole) > 1:
             judged = [_judge(crossing, x, found, rivals) for x, found in whole.items()]
             missing = {
-                x: [label for label in (crossing.of, *rivals) if label not in found]
+                x: [label for label in (crossing.of, *rivals) if label not in found.rows]
                 for x, found in measured.items()
-                if found and x not in whole
+                if found.rows and x not in whole
             }
             notes.append(_sentence(crossing, rivals, rest, judged) + _left_out(crossing, missing))
     return notes
 
 
-def _judge(crossing: Crossing, at: float, measured: Mapping[str, Row], rivals: Sequence[str]) -> _Place:
-    own = measured[crossing.of]
-    means = {label: row.value(crossing.metric).mean or 0.0 for label, row in measured.items()}
+def _find(crossing: Crossing, place: Mapping[str, Row]) -> _Found:
+    contest = Contest(list(place.values()), crossing.metric)
+    means = {label: row.value(crossing.metric).mean or 0.0 for label, row in place.items() if row in contest.rows}
+    return _Found(contest, {label: place[label] for label, mean in means.items() if mean > 0})
+
+
+def _judge(crossing: Crossing, at: float, found: _Found, rivals: Sequence[str]) -> _Place:
+    own = found.rows[crossing.of]
+    means = {label: row.value(crossing.metric).mean or 0.0 for label, row in found.rows.items()}
+    doubts = {label: found.contest.doubt(found.rows[label], own) for label in rivals}
+    clear = [means[crossing.of] - means[label] for label in rivals if doubts[label] != "="]
     ratio = means[crossing.of] / min(means[label] for label in rivals)
-    found = [item for label in rivals if (item := compare(own, measured[label], crossing.metric)) is not None]
-    judged = all(item.distinguishable is not None for item in found)
-    clear = [item.delta for item in found if item.distinguishable is not False]
     if any(delta > 0 for delta in clear):
         verdict = 1
     else:
-        verdict = -1 if len(clear) == len(found) and ratio < 1 else 0
-    return _Place(at, ratio, verdict, judged)
+        verdict = -1 if len(clear) == len(rivals) and ratio < 1 else 0
+    return _Place(at, ratio, verdict, "?" not in doubts.values())
 
 
 def _sentence(
@@ -110,7 +136,8 @@ def _sentence(
     where = "".join(f", {axis} {label}" for axis, label in rest)
     against = rivals[0] if len(rivals) == 1 else f"the best of {', '.join(rivals)}"
     first, last = places[0], places[-1]
-    ends = f"{1 / first.ratio:.2f}x at {first.at:g}, {1 / last.ratio:.2f}x at {last.at:g} of its speed"
+    of, power = ("speed", -1) if is_time(crossing.metric) else ("need", 1)
+    ends = f"{first.ratio**power:.2f}x at {first.at:g}, {last.ratio**power:.2f}x at {last.at:g} of its {of}"
     if not all(place.judged for place in places):
         ends += "; the noise is not known"
     clear = [place for place in places if place.verdict]

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reports.aggregate import Row, row_name
+from reports.aggregate import LISTED, Row, row_name
 from reports.layout import Column
 from reports.ranking import contest_axes, rank_rows
-from reports.subject import LISTED, Subject
+from reports.subject import Subject
 
 NO_PAPER = "Without a paper"
 TAU = (
@@ -96,14 +96,18 @@ def _best(subject: Subject) -> list[dict[str, str]]:
 
 def _winner(rows: Sequence[Row], column: Column) -> tuple[str, str] | None:
     """The best row of a column by name, all of them where several are equal, and its number; None without two rows."""
-    ranks = rank_rows(list(enumerate(rows)), column)
+    ranks = rank_rows(rows, column)
     best = [rows[index] for index, rank in ranks.items() if rank.place == "best"]
     if not best:
         return None
     names = " and ".join(row_name(row, rows) for row in best) if len(best) <= LISTED else f"{len(best)} rows"
-    beside = [rank.doubt for rank in ranks.values() if rank.place != "best"]
-    said = {"=": "not distinguishable", "?": "noise unknown"}
-    also = [f"{text}: {beside.count(mark)} more" for mark, text in said.items() if mark in beside]
+    others = [rank for rank in ranks.values() if rank.place != "best"]
+    counts = {
+        "not distinguishable": sum(rank.doubt == "=" for rank in others),
+        "noise unknown": sum(rank.doubt == "?" and rank.comparable for rank in others),
+        "not comparable": sum(not rank.comparable for rank in others),
+    }
+    also = [f"{text}: {count} more" for text, count in counts.items() if count]
     number = column.text(best[0].value(column.metric).mean or 0.0)
     return f"{names} ({', '.join(also)})" if also else names, number
 

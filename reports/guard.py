@@ -56,13 +56,16 @@ class Flag:
     value: str
     usual: str = ""
     """What the other rows have; "" = the row's own measurement is of several values."""
+    seeds: tuple[int, ...] = ()
+    """Those that it is true of, where it is not true of all seeds of the row."""
 
     @property
     def text(self) -> str:
         """The difference in words."""
-        return (
-            f"{self.fact} is {self.value}, elsewhere {self.usual}" if self.usual else f"mixed {self.fact}: {self.value}"
-        )
+        if not self.usual:
+            return f"mixed {self.fact}: {self.value}"
+        seeds = f" in seed {', '.join(map(str, self.seeds))}" if self.seeds else ""
+        return f"{self.fact} is {self.value}{seeds}, elsewhere {self.usual}"
 
 
 @dataclass(frozen=True)
@@ -186,7 +189,13 @@ def guard(
         usual = max(counts, key=lambda value: (counts[value], value in favoured))
         for index, found in enumerate(values):
             if other := [value for value in found if value != usual]:
-                flags.append(Flag(index, name, AND.join(other), usual))
+                seeds = [
+                    record.seed
+                    for record, value in zip(rows[index].measured, single[index], strict=True)
+                    if len(value) == 1 and value[0] in other
+                ]
+                some = tuple(seeds) if len(seeds) < len(by_row[index]) else ()
+                flags.append(Flag(index, name, AND.join(other), usual, some))
     return flags
 
 

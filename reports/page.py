@@ -15,11 +15,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from reports.aggregate import row_name
+from reports.contest import TIMED_APART, timed_apart
 from reports.formats import grouped
 from reports.guard import baseline_of
 from reports.provenance import origin_lines
 from reports.quantities import printed, quantity
-from reports.ranking import TIMED_APART, timed_apart
 from reports.reference import ReferenceTable
 from reports.samples import Samples, strip
 from reports.subject import Subject
@@ -207,6 +207,8 @@ def _verdict(found: Difference | None) -> str:
     """A difference's verdict in the few words that fit below a number."""
     if found is None or found.method == "exact":
         return ""
+    if not found.comparable:
+        return "not comparable"
     if found.distinguishable is None:
         return "noise unknown"
     if not found.distinguishable:

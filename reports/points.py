@@ -10,9 +10,9 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from reports.aggregate import Row, row_name, select
+from reports.contest import timed_apart
 from reports.layout import Figure
 from reports.quantities import quantity
-from reports.ranking import timed_apart
 from reports.records import named
 from reports.style import WIDTH, colour, marker
 from reports.tables import axis_label, axis_title

@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.provenance import makers
 from lightning_modules.metrics.config import METRICS
-from reports.aggregate import rows_of, shared_labels
+from reports.aggregate import Row, listed, rows_of, shared_labels
 from reports.quantities import quantity
 from reports.records import Record, named
 
@@ -22,15 +22,18 @@ def protocol_notes(records: Sequence[Record], shown: Collection[str]) -> list[st
         shown: the metrics whose floor is of interest.
     """
     notes: list[str] = []
+    rows = rows_of(records)
+    ways: dict[str, list[Record]] = {}
     prompts: dict[str, list[Record]] = {}
     timed = [record for record in records if record.benchmark and record.protocol]
     if timed:
         notes.append(_timing_note(timed))
     for record in records:
         if record.protocol and not record.benchmark:
-            notes.append(_measuring_note(record, shown))
+            ways.setdefault(_measuring_note(record, shown), []).append(record)
             prompts.setdefault(str(record.protocol.get("prompts", "")), []).append(record)
-    common = shared_labels(rows_of(records)) if records else {}
+    notes += [f"Of {_whose(members, rows)}: {text}" if len(ways) > 1 else text for text, members in ways.items()]
+    common = shared_labels(rows) if records else {}
     notes += _precision_note(records)
     for text, members in prompts.items():
         own = [named(a, label) for a, label in shared_labels(rows_of(members)).items() if a not in common]
@@ -38,6 +41,14 @@ def protocol_notes(records: Sequence[Record], shown: Collection[str]) -> list[st
             which = f" of {', '.join(own)}" if own and len(prompts) > 1 else ""
             notes.append(f"Prompts{which}: {text}.")
     return list(dict.fromkeys(notes))
+
+
+def _whose(members: Sequence[Record], rows: Sequence[Row]) -> str:
+    """Some of the records in words: the labels that they alone have, their rows, or how many these are."""
+    own = rows_of(members)
+    shared, beside = shared_labels(own), [row for row in rows if row.labels not in [found.labels for found in own]]
+    alone = [named(a, label) for a, label in shared.items() if all(row.labels.get(a) != label for row in beside)]
+    return ", ".join(alone) if alone and beside else listed(own, rows)
 
 
 def _measuring_note(record: Record, shown: Collection[str]) -> str:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.provenance import code_of, makers
+from reports.aggregate import LISTED
 from reports.entry import entry_of
 from reports.guard import AND, DECODING, MISSING, kernels_of
 from reports.records import Record
-from reports.subject import LISTED, Subject
+from reports.subject import Subject
 from sweeps.amendments import amendment_words
 
 
@@ -65,17 +66,25 @@ def provenance(subject: Subject) -> dict[str, Any]:
             if r.reason
         ],
         "flags": [
-            {"labels": dict(subject.rows[f.row].labels), "fact": f.fact, "value": f.value, "elsewhere": f.usual}
+            {
+                "labels": dict(subject.rows[f.row].labels),
+                "fact": f.fact,
+                "value": f.value,
+                "elsewhere": f.usual,
+                **({"seeds": list(f.seeds)} if f.seeds else {}),
+            }
             for f in subject.flags
         ],
     }
 
 
 def report_version(subject: Subject) -> str:
-    """Hash of what a report is made of beside its results: its cells, its layout with the claims and the paper's
-    numbers, and the code that makes it."""
+    """Hash of what a report is made of beside its results: its cells, its header and notes, its flags and the
+    reproductions that lift some, its layout with the claims and the paper's numbers, and the code that makes it."""
     cells = [(record.name, record.run_id, record.eval_id) for record in subject.records]
-    return hashlib.sha256(f"{subject.title}{subject.layout}{cells}{_code_hash()}".encode()).hexdigest()[:16]
+    header = (subject.title, subject.reproduces, subject.citation, subject.in_paper, subject.url, subject.command)
+    said = (subject.remarks, subject.same_code, subject.flags)
+    return hashlib.sha256(f"{header}{said}{subject.layout}{cells}{_code_hash()}".encode()).hexdigest()[:16]
 
 
 @cache

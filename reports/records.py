@@ -74,6 +74,11 @@ class Record:
         return (*found, *others, *([again] if again else []))
 
     @property
+    def not_finite(self) -> Sequence[str]:
+        """Metrics that the evaluation found to be NaN or infinite."""
+        return self.evaluation_result.get("not_finite", ())
+
+    @property
     def protocol(self) -> Mapping[str, Any]:
         """How the evaluation measured."""
         return self.evaluation_result.get("protocol") or self.run_result.get("protocol", {})

@@ -7,15 +7,16 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from experiments.errors import UserError, unknown
-from reports.aggregate import Row, row_name, rows_of, select
+from reports.aggregate import LISTED, Row, row_name, rows_of
 from reports.amended import amended_notes
 from reports.claims import Verdict, agreement, judge
 from reports.compute import compute_notes
+from reports.contest import AT_95, Contest
 from reports.crossing import crossing_notes
 from reports.equal_code import Evidence, equality_notes, find_evidence
 from reports.equal_code import alike as alike_codes
@@ -23,7 +24,6 @@ from reports.guard import ISO, Flag, OneFactor, baseline_of, guard, one_factor
 from reports.layout import Layout, parse_layout
 from reports.measured import with_measured
 from reports.protocol import protocol_notes
-from reports.ranking import AT_95, doubts, timed_apart
 from reports.records import Record, collect, named
 from reports.searches import search_notes
 from reports.tables import Table, build_table
@@ -35,8 +35,6 @@ from sweeps.varied import varied_keys
 
 LONGEST_PART = 100
 """Characters that a report's folder may say of the part that was asked for."""
-LISTED = 4
-"""So many rows are named in a sentence; of more, their number is given."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +69,21 @@ class Subject:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """The records by their labels."""
+        """The records by their labels, with what makes rows incomparable."""
+        found: list[dict[str, str]] = [{} for _ in self._rows]
+        for flag in self.flags:
+            found[flag.row][flag.fact] = flag.text
+        return [replace(row, flags=flags) for row, flags in zip(self._rows, found, strict=True)]
+
+    @cached_property
+    def _rows(self) -> list[Row]:
+        """Before anything is said of them."""
         return rows_of(self.records)
 
     @cached_property
     def flags(self) -> list[Flag]:
         """What makes rows incomparable."""
-        return guard(self.rows, self.declared, self.layout.baseline, alike_codes(self.same_code))
+        return guard(self._rows, self.declared, self.layout.baseline, alike_codes(self.same_code))
 
     @cached_property
     def same_code(self) -> list[Evidence]:
@@ -97,9 +103,8 @@ class Subject:
     @cached_property
     def table(self) -> Table:
         """The laid-out table."""
-        marks: dict[int, str] = {}
-        for flag in self.flags:
-            marks[flag.row] = f"{marks[flag.row]}; {flag.text}" if flag.row in marks else f"not comparable: {flag.text}"
+        flagged = {index: row.flags.values() for index, row in enumerate(self.rows) if row.flags}
+        marks = {index: f"not comparable: {'; '.join(texts)}" for index, texts in flagged.items()}
         notes = [
             *self.layout.footnotes,
             *protocol_notes(self.records, {column.metric for column in self.layout.columns}),
@@ -191,28 +196,14 @@ class Subject:
     def _ties(self) -> list[str]:
         """Rows whose numbers cannot be told from the baseline's."""
         found = []
-        for column in self.layout.columns:
-            if column.better == "none" or timed_apart(self.rows, column.metric):
+        for column in self.layout.columns if self.layout.baseline else ():
+            contest = Contest(self.rows, column.metric)
+            if column.better == "none" or contest.timed_apart:
                 continue
-            measured = [row for row in self.rows if row.value(column.metric).mean is not None]
-            bases = select(measured, self.layout.baseline) if self.layout.baseline else []
-            of_base = {
-                id(base): [
-                    r for r in measured if r is not base and baseline_of(r, measured, self.layout.baseline) is base
-                ]
-                for base in bases
-            }
-            compared = sum(map(len, of_base.values()))
-            ties = [
-                row
-                for base in bases
-                for row, doubt in zip(
-                    of_base[id(base)], doubts(of_base[id(base)], base, column.metric, measured), strict=True
-                )
-                if doubt == "="
-            ]
-            names = [row_name(row, self.rows) for row in self.rows if any(row is tie for tie in ties)]
-            listed = ", ".join(names) if len(names) <= LISTED else f"{len(names)} of {compared} rows"
+            bases = {row: baseline_of(row, contest.rows, self.layout.baseline) for row in contest.rows}
+            pairs = [(row, base) for row, base in bases.items() if base is not None and base is not row]
+            names = [row_name(row, self.rows) for row, base in pairs if contest.doubt(row, base) == "="]
+            listed = ", ".join(names) if len(names) <= LISTED else f"{len(names)} of {len(pairs)} rows"
             found += [f"{column.plain} of {listed}"] if names else []
         name = self.baseline
         if not found:

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from reports.aggregate import Row, Value, select
+from reports.aggregate import NOT_FINITE, Row, Value, listed, select
+from reports.contest import AT_95, Doubt, timed_apart
 from reports.layout import Column, Layout
 from reports.quantities import EXACT, Quantity, is_cost
-from reports.ranking import AT_95, Doubt, Rank, contest_axes, rank_rows, timed_apart
+from reports.ranking import Rank, contest_axes, rank_rows
 from reports.records import named
 from reports.reference import ReferenceTable
 
@@ -180,12 +181,13 @@ def _group(
     ranks: dict[tuple[int, str], Rank] = {}
     apart = contest_axes(layout, rows)
     for label in spread:
-        contests: dict[tuple[str, ...], list[tuple[int, Row]]] = {}
+        contests: dict[tuple[str, ...], list[int]] = {}
         for place in (places[label] for _, places in inside if label in places):
-            contests.setdefault(tuple(rows[place].labels[a] for a in apart), []).append((place, rows[place]))
+            contests.setdefault(tuple(rows[place].labels[a] for a in apart), []).append(place)
         for peers in contests.values():
             for column in layout.columns:
-                ranks |= {(i, column.metric): rank for i, rank in rank_rows(peers, column).items()}
+                found = rank_rows([rows[place] for place in peers], column)
+                ranks |= {(peers[i], column.metric): rank for i, rank in found.items()}
     result = []
     for key, places in inside:
         labels = dict(zip(layout.axes, key, strict=True))
@@ -212,7 +214,7 @@ def _entry(row: Row | None, column: Column, notes: Notes) -> Entry:
     if row is None:
         return Entry(DASH, "missing", marks=(notes.mark("not part of this sweep"),))
     value = row.value(column.metric)
-    if value.mean is None and row.measured:
+    if value.mean is None and row.measured and NOT_FINITE not in value.reasons:
         return Entry(DASH, "missing", value=value)
     if value.mean is None:
         short = textwrap.shorten(value.note, LONGEST_REASON, placeholder=" …")
@@ -241,9 +243,10 @@ def _reading_notes(layout: Layout, rows: Sequence[TableRow]) -> Iterable[str]:
     entries = [entry for row in rows for entry in row.entries]
     cells = [cell for row in rows for cell in row.cells]
     if any(entry.rank for entry in entries):
+        unknown = "noise unknown or not comparable" if any(cell.flags for cell in cells) else "noise unknown"
         read = {
             "=": f"; = not distinguishable from the best {AT_95}",
-            "?": "; ? noise unknown, so no difference from the best is claimed",
+            "?": f"; ? {unknown}, so no difference from the best is claimed",
         }
         doubts = "".join(text for mark, text in read.items() if any(entry.doubt == mark for entry in entries))
         alike = [axis_title(axis).lower() for axis in contest_axes(layout, cells)]
@@ -251,12 +254,14 @@ def _reading_notes(layout: Layout, rows: Sequence[TableRow]) -> Iterable[str]:
         yield f"Bold is best, underlined second{within}{doubts}."
     if any(column.better != "none" and timed_apart(cells, column.metric) for column in layout.columns):
         yield "Times of separate runs are not ranked: other work may have run beside them."
-    counts = sorted({entry.value.n for entry in entries if entry.value and entry.value.n})
-    if counts and counts[-1] > 1:
+    counts = sorted({entry.value.n for entry in entries if entry.value and entry.value.n > 1})
+    if counts:
         seeds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
         yield f"Mean ± standard deviation over {seeds} seeds."
-    elif any(entry.value and entry.value.n and not is_cost(entry.value.metric) for entry in entries):
-        yield "One training a row: the spread over training seeds is not known."
+    shown = [column.metric for column in layout.columns if not is_cost(column.metric)]
+    if single := [cell for cell in cells if any(cell.value(metric).n == 1 for metric in shown)]:
+        which = f"of {listed(single, cells)}" if counts else "a row"
+        yield f"One training {which}: the spread over training seeds is not known."
     if any(entry.interval for entry in entries):
         timed = any(record.benchmark for line in rows for row in line.cells for record in row.measured)
         what = (

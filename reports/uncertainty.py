@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from lightning_modules.metrics.shares import NORMAL_95
 from reports.aggregate import Row, Value
+from reports.comparable import incomparable
 from reports.quantities import EXACT, is_cost, quantity
 from reports.resampling import paired_margin
 
@@ -24,7 +25,7 @@ class Difference:
     margin: float | None
     """Half-width of the 95% interval of the difference; None = not known."""
     distinguishable: bool | None
-    """None: there is nothing to judge the noise by."""
+    """None: there is nothing to judge the noise by, or the two are not comparable."""
     method: str
     single_training: str = ""
     """In words, where one side or each is one training of one seed: that samples can be told apart, or cannot, says
@@ -33,6 +34,8 @@ class Difference:
     """Degrees of freedom of the t distribution that the margin comes from; infinite: the normal one."""
     stand_in: Difference | None = None
     """The difference in another quantity that this one is judged by."""
+    comparable: bool = True
+    """Else the two were measured in different ways: by `method`, which then says in which."""
 
     def margin_among(self, comparisons: int) -> float | None:
         """The margin as one of so many comparisons, any of which might be distinguishable by chance.
@@ -55,6 +58,8 @@ class Difference:
     @property
     def text(self) -> str:
         """The verdict in words."""
+        if not self.comparable:
+            return f"not comparable ({self.method})"
         if self.distinguishable is None:
             return f"noise unknown ({self.method})"
         said = f"{'distinguishable' if self.distinguishable else 'not distinguishable'} ({self.method})"
@@ -77,6 +82,8 @@ def compare(left: Row, right: Row, metric: str, factor: float = 1.0) -> Differen
     if a.mean is None or b.mean is None:
         return None
     delta = a.mean - b.mean
+    if why := incomparable(left, right, metric):
+        return Difference(delta, None, None, why, comparable=False)
     if metric in EXACT:
         return Difference(delta, 0.0, delta != 0, "exact")
     if a.n > 1 and b.n > 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,10 +20,13 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.errors import UserError, did_you_mean, unknown
 from experiments.files import default_root
 from experiments.strict_yaml import load_yaml
+from lightning_modules.metrics.config import METRICS
 from sweeps.axes import Axis, Choice, Sweep, matches
 from sweeps.config import SweepConfig, ValueConfig
 
 DEFINITIONS = Path(__file__).parent / "definitions"
+COLUMNS = ("baseline", "flags", "seed", "seeds", "run_id", "eval_id", "reason")
+"""What a report's data holds of every row beside its labels and what was measured, and the word for seeds."""
 
 
 def sweep_names() -> list[str]:
@@ -107,6 +111,11 @@ def _check(config: SweepConfig, path: Path) -> Sweep:
             raise UserError(f"axis '{item.name}' is there twice.")
         when = {name: _labels(axes, name, wanted) for name, wanted in item.when.items()}
         axes.append(Axis(item.name, _choices(axes, item.name, item.key, item.values), when))
+        if item.name in COLUMNS or re.sub("_(std|n|note|low|high)$", "", item.name) in METRICS:
+            raise UserError(
+                f"axis '{item.name}' needs another name, such as '{item.name}_axis': that one means something else "
+                f"in a report's data, as do all metrics and {', '.join(COLUMNS)}."
+            )
     exclude = tuple(({n: _labels(axes, n, w) for n, w in e.when.items()}, e.reason) for e in config.exclude)
     for group in config.zip:
         _check_zip(axes, group)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 import shutil
@@ -120,6 +121,12 @@ def test_evaluate_again_measures_the_samples_that_are_there(ablate, trained: Pat
     assert 0 < brightness[0] < 256 and 0 < brightness[1] < 256
     assert after.pop("measured_again")["git_commit"] == before["provenance"]["git_commit"]
     assert after == before
+    own = brightness[0]  # of the samples, not of the real images in their place
+    monkeypatch.setitem(PIXEL_MEASURES, "brightness", lambda x, real: math.nan if float(x.mean()) == own else 1.0)
+    code, _, err = ablate(*words, "--again")
+    assert code == 0, err
+    lost = json.loads(path.read_text())
+    assert lost["not_finite"] == ["brightness"] and "brightness" not in lost["metrics"]
     samples = path.with_name("samples.npz")
     whole = samples.read_bytes()
     for damaged in (b"", b"PK\x03\x04", whole[: len(whole) // 2], whole[:200] + bytes(400) + whole[600:]):

@@ -136,7 +136,7 @@ def test_an_evaluation_takes_up_what_others_drew(
     trained: Path, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One part is drawn by another job, one by a first attempt that is then killed, the last one by the second."""
-    measured = Measurement({"fd_efflite0": 1.0}, {}, {"fd_efflite0": [0.5, -0.5]})
+    measured = Measurement({"fd_efflite0": 1.0, "fid": float("inf")}, {}, {"fd_efflite0": [0.5, -0.5]})
     monkeypatch.setattr(evaluator, "evaluate_images", lambda *_: measured)
     config, run = config_in(trained), only_run(trained)
     made_by(monkeypatch, "a")
@@ -167,6 +167,7 @@ def test_an_evaluation_takes_up_what_others_drew(
     assert caplog.messages.count("6 of the 22 images were drawn before by other code; the result names it") == 1
     assert all(part["backends"].keys() >= {"attention"} for part in result["provenance"]["sampled_by"])
     assert result and result["metrics"]["seconds_per_image"] > 0 and result["replicates"] == measured.replicates
+    assert result["not_finite"] == ["fid"] and "fid" not in result["metrics"]
     with np.load(evaluation.samples_path) as file:
         assert np.array_equal(file["arr_0"], expected)
 

@@ -52,6 +52,20 @@ def test_some_seeds_missing_is_said_and_not_averaged_over_silently(tmp_path: Pat
     assert found.reasons == ("failed: out of memory", "not run")
 
 
+def test_what_came_out_as_no_number_is_not_called_unmeasured(tmp_path: Path) -> None:
+    cells = fakes.cells_of((0, 1, 2))
+    for cell in cells:
+        scheme = cell.labels["hybrid_scheme"]
+        lost = {"group_v1": ["fd_efflite0"], "serial_v2": ["fd_efflite0"] if cell.seed == 1 else []}.get(scheme, [])
+        kept = {"kid_efflite0": 0.05} | ({} if lost else {"fd_efflite0": 100.0 + cell.seed})
+        fakes.write_run(tmp_path, cell, evaluation__metrics=kept, evaluation__not_finite=lost)
+    subject = fakes.subject(tmp_path, cells)
+    values = [row.value("fd_efflite0") for row in subject.rows]
+    assert (values[0].note, values[3].note, values[3].reasons) == ("not finite", "n=2/3 seeds", ("not finite",))
+    assert subject.table.rows[0].entries[2].text == "not finite"
+    assert subject.rows[0].value("memorisation_rate").note == "not measured"
+
+
 def test_a_training_without_its_evaluation_is_no_measurement(tmp_path: Path) -> None:
     cell = fakes.cell_of(SERIAL)
     folder = fakes.write_run(tmp_path, cell)

@@ -11,6 +11,7 @@ import pytest
 from experiments.store import Benchmark
 from reports.aggregate import Row
 from reports.claims import Verdict, agreement, judge
+from reports.guard import STEPS
 from reports.records import Record
 from reports.reference import Claim, load_table, parse_claim
 
@@ -274,6 +275,33 @@ def test_one_training_each_decides_nothing() -> None:
     assert trainings.judgement == "undecided" and "one training each" in trainings.evidence[0]
     samplers = judge(BEST, [_single("a", 10.0, "run1"), _single("b", 20.0, "run1")])
     assert samplers.judgement == "supported"  # one model, sampled in two ways
+
+
+@pytest.mark.parametrize(
+    ("asked", "fact", "judgement"),
+    [
+        ({"kind": "best", "axis": "scheme", "label": "a"}, "evaluation.num_samples", "undecided"),
+        ({"kind": "order", "order": [{"scheme": n} for n in "ab"]}, "reference images", "undecided"),
+        ({"kind": "similar", "left": {"scheme": "a"}, "right": {"scheme": "b"}, "tolerance": 5}, "resize", "undecided"),
+        ({"kind": "ratio", "left": {"scheme": "a"}, "right": {"scheme": "b"}, "at_most": 1}, STEPS, "undecided"),
+        ({"kind": "best", "axis": "scheme", "label": "a"}, "code version", "supported"),
+    ],
+)
+def test_rows_that_are_not_comparable_decide_nothing(asked: dict[str, Any], fact: str, judgement: str) -> None:
+    pair = rows({"a": GOOD, "b": WORSE})
+    assert judge(claim(**asked), pair).judgement == "supported"
+    apart = judge(claim(**asked), [replace(pair[0], flags={fact: f"{fact} is 1, elsewhere 2"}), pair[1]])
+    assert apart.judgement == judgement and apart.tau is None
+    assert ("not comparable" in apart.evidence[0]) == (judgement == "undecided")
+
+
+def test_a_row_that_is_not_comparable_is_no_point_of_a_correlation() -> None:
+    labels = [{"scheme": str(n)} for n in range(6)]
+    records = [Record("c", a, {}, 0, "r", "e", {"parameters": n, "fid": -n}) for n, a in enumerate(labels)]
+    found = [Row(a, (record,)) for a, record in zip(labels, records, strict=True)]
+    falls = claim("correlation", x="parameters", at_most=0)
+    other = replace(found[0], flags={"resize": "resize is bilinear, elsewhere bicubic"})
+    assert "over 5 rows; 1 not comparable left out" in judge(falls, [other, *found[1:]]).evidence[0]
 
 
 def test_one_training_each_shows_no_likeness_either() -> None:

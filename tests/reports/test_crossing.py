@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from experiments.errors import UserError
 from experiments.store import Benchmark
-from reports.aggregate import rows_of
+from reports.aggregate import Row, rows_of
 from reports.crossing import crossing_notes, parse_crossing
 from reports.layout import parse_layout
 from reports.quantities import is_cost, quantity
@@ -97,10 +98,40 @@ def test_differences_within_the_noise_are_called_so() -> None:
     assert blind.endswith("of its speed; the noise is not known).")
 
 
+def test_times_of_separate_runs_cross_nowhere() -> None:
+    found = rows({"64": 2.0, "256": 4.0}, {"64": 1.0, "256": 8.0})
+    assert len(crossing_notes(parse_crossing(ASKED, AXES), found)) == 1
+    apart = [Row(row.labels, tuple(replace(record, benchmark=None) for record in row.records)) for row in found]
+    assert crossing_notes(parse_crossing(ASKED, AXES), apart) == []
+
+
+def test_a_place_without_a_logarithm_is_left_out() -> None:
+    counted = parse_crossing({**ASKED, "metric": "flops"}, AXES)
+    records = [
+        Record(f"{layer}{length}", {"layer": layer, "length": length}, {}, 0, "", "e", {"flops": value})
+        for layer, values in (("ours", (2.0, 4.0, 0.0)), ("theirs", (1.0, 8.0, 16.0)))
+        for length, value in zip(("64", "256", "1024"), values, strict=True)
+    ]
+    (note,) = crossing_notes(counted, rows_of(records))
+    assert "at length 128 (interpolated; 2.00x at 64, 0.50x at 256 of its need). Left out: length 1024 (w" in note
+
+
+def test_what_was_timed_elsewhere_is_left_out() -> None:
+    found = rows({"64": 2.0, "256": 4.0, "1024": 8.0}, {"64": 1.0, "256": 8.0, "1024": 16.0})
+    moved = [
+        replace(row, flags={"hardware": "hardware is B"}) if "1024" in row.labels.values() else row for row in found
+    ]
+    (note,) = crossing_notes(parse_crossing(ASKED, AXES), [*moved[:5], found[5]])  # ours elsewhere, theirs here
+    assert note.endswith("2.00x at 256 of its speed). Left out: length 1024 (without ours).")
+    assert "2.00x at 1024" in crossing_notes(parse_crossing(ASKED, AXES), moved)[0]  # both elsewhere
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"metric": "forward_second"}, "Did you mean 'forward_seconds'"),
+        ({"metric": "images_per_s"}, "'images_per_s' is no cost; give one of which less is better"),
+        ({"metric": "memorisation_rate"}, "is no cost"),
         ({"along": "lenght"}, "Did you mean 'length'"),
         ({"of": "our"}, "Did you mean 'ours'"),
         ({"against": ["theirs", "other"]}, "Did you mean 'others'"),

@@ -242,7 +242,10 @@ def test_a_seed_that_stands_apart_flags_its_row(tmp_path: Path) -> None:
     for cell in cells:
         odd = cell.name == "hybrid_scheme=serial_v1,seed=1"
         fakes.write_run(tmp_path, cell, **(MUTATIONS["kernel"][0] if odd else {}))
-    assert [(f.row, f.value) for f in fakes.subject(tmp_path, cells).flags] == [(2, "torch")]
+    subject = fakes.subject(tmp_path, cells)
+    assert [(f.row, f.value, f.seeds) for f in subject.flags] == [(2, "torch", (1,))]
+    assert subject.flags[0].text == "kernel selective_scan is torch in seed 1, elsewhere cpp"
+    assert provenance(subject)["flags"][0]["seeds"] == [1]
 
 
 def test_starts_are_compared_within_a_seed(tmp_path: Path) -> None:

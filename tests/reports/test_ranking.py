@@ -12,11 +12,12 @@ import pytest
 
 from experiments.store import Benchmark
 from reports.aggregate import Row
+from reports.contest import timed_apart
 from reports.entry import entry_of
 from reports.formats import to_latex, to_markdown
 from reports.layout import Column
 from reports.page import table_html
-from reports.ranking import Rank, rank_rows, timed_apart
+from reports.ranking import Rank, rank_rows
 from reports.records import Record
 from tests.reports import fakes
 
@@ -37,7 +38,7 @@ def row(name: str, values: Sequence[float], metric: str = "fd_efflite0", benchma
 
 
 def ranked(rows: Sequence[Row], column: Column = COLUMN) -> dict[int, Rank]:
-    return rank_rows(list(enumerate(rows)), column)
+    return rank_rows(rows, column)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +99,63 @@ def test_a_stand_in_for_noise_is_one_pair_of_all_too() -> None:
     kids = [0.0, 0.3, *(2.0 + n for n in range(6))]
     rows = [row(str(n), [10.0 + n], kid_efflite0=kid, kid_efflite0_std=0.1 / 2**0.5) for n, kid in enumerate(kids)]
     assert [ranked(rows[:2])[1].doubt, ranked(rows)[1].doubt, ranked(rows)[2].doubt] == ["", "=", ""]
+
+
+@pytest.mark.parametrize("singles", [(0,), (0, 3), (3,)])
+def test_one_training_is_told_from_no_row_of_several(singles: Sequence[int]) -> None:
+    """However small the noise of its samples: the others show what another seed does."""
+    draw = np.random.default_rng(0)
+    ends = {"fd_efflite0_low": 0.0, "fd_efflite0_high": 0.1}
+    wrong = 0
+    for _ in range(100):
+        numbers = draw.normal(size=(len(SPREADS), 3)) * np.array(SPREADS)[:, None]
+        rows = [row(str(n), line[: 1 if n in singles else 3].tolist(), **ends) for n, line in enumerate(numbers)]
+        wrong += any(rank.doubt == "" for rank in ranked(rows).values() if rank.place != "best")
+    assert wrong <= 5
+    clear = ranked([row("a", [0.0], **ends), row("b", [99.0, 99.1], **ends), row("c", [99.2, 99.3], **ends)])
+    assert [rank.doubt for rank in clear.values()] == ["", "?", "?"]
+
+
+def test_a_row_of_one_training_is_named_beside_rows_of_several(tmp_path: Path) -> None:
+    cells = fakes.cells_of((0, 1, 2))
+    for cell in cells:
+        if cell.seed == 0 or cell.labels["hybrid_scheme"] != "serial_v2":
+            fakes.write_run(tmp_path, cell, 100.0 + cell.seed)
+    notes = [text for _, text in fakes.subject(tmp_path, cells).table.notes]
+    assert "One training of serial_v2: the spread over training seeds is not known." in notes
+    assert "Mean ± standard deviation over 3 seeds." in notes
+
+
+def test_what_was_measured_in_another_way_is_in_no_contest(tmp_path: Path) -> None:
+    """50,000 samples have a lower distance than 512: no merit of the row."""
+    cells, other = fakes.cells_of((0, 1, 2)), {"evaluation__protocol__num_samples": 50_000}
+    for cell in cells:
+        scheme = cell.labels["hybrid_scheme"]
+        fd = 60.0 if scheme == "serial_v2" else fakes.FD[scheme]
+        fakes.write_run(tmp_path, cell, fd + cell.seed, **(other if scheme == "serial_v2" else {}))
+    subject = fakes.subject(tmp_path, cells)
+    entries = [(line.entries[2].rank, line.entries[2].doubt) for line in subject.table.rows]
+    assert entries[2:] == [("best", ""), ("", "?")]
+    notes = [text for _, text in subject.table.notes]
+    assert any("? noise unknown or not comparable" in text for text in notes)
+    assert [text.partition(" samples")[0] for text in notes if "N = " in text] == [
+        "Of group_v1, group_v2, serial_v1: N = 512",
+        "Of serial_v2: N = 50000",
+    ]
+    overview = entry_of(subject)
+    assert overview.best[0]["row"] == "serial_v1 (not comparable: 1 more)"
+    assert {claim["judgement"] for claim in overview.claims} == {"undecided"}
+    assert all("not comparable (evaluation.num_samples is 50000" in v.evidence[0] for v in subject.verdicts)
+
+
+def test_rows_that_were_measured_in_the_same_other_way_are_ranked() -> None:
+    flags = {"evaluation.num_samples": "N is 64"}
+    pair = [replace(row(name, [value, value + 1]), flags=flags) for name, value in (("a", 9.0), ("b", 1.0))]
+    assert [rank.place for rank in ranked(pair).values()] == ["", "best"]
+    assert ranked([pair[0], row("c", [5.0, 6.0])]) == {}
+    exact = [replace(of, records=row("x", [2.0 + n], "parameters").records) for n, of in enumerate(pair)]
+    told = ranked([replace(exact[0], flags={}), exact[1]], replace(COLUMN, metric="parameters"))
+    assert [rank.place for rank in told.values()] == ["best", ""]  # a count is a count
 
 
 def test_unknown_noise_is_marked_and_said_in_every_format(tmp_path: Path) -> None:
