@@ -52,9 +52,9 @@ def test_a_tokenizer_that_was_replaced_is_refused_by_name(ablate, tmp_path: Path
 def test_data_that_are_gone_are_not_missed_where_they_have_no_part(ablate, tmp_path: Path) -> None:
     stores = tmp_path / "stores"
     for split in ("train", "val"):
-        codes = np.full((2, 1, 64), len(split))
+        codes = np.full((1000, 1, 64), len(split))
         made = {"vocab_size": 512, "tokenizer": file_sha256(EMBEDDED), "source": {}}
-        write_store(stores / split, codes, np.zeros(2, int), ["", ""], **made)
+        write_store(stores / split, codes, np.arange(1000), [""] * 1000, **made)
     run = finished(small(tmp_path, data__name="imagenet", data__root=str(stores)))
     sample = ("sample", run.id, "--class", 7, "--count", 2, "--out", tmp_path / "x.png", *QUICK, "--root", tmp_path)
     shutil.move(stores, tmp_path / "away")
@@ -64,7 +64,7 @@ def test_data_that_are_gone_are_not_missed_where_they_have_no_part(ablate, tmp_p
     assert code == 2 and f"No store at {stores / 'train'}" in err
     shutil.move(tmp_path / "away", stores)
     meta = stores / "val" / "meta.json"
-    meta.write_text(meta.read_text().replace('"count": 2', '"count": 5'))
+    meta.write_text(meta.read_text().replace('"count": 1000', '"count": 1005'))
     code, _, err = ablate(*sample)
     assert code == 2 and f"data.root={stores} is not what" in err
 
