@@ -4,6 +4,7 @@ Torch-free."""
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,22 @@ from experiments.config import load_config, to_dict
 from experiments.errors import UserError
 from experiments.files import default_root
 from experiments.flat import flatten
-from experiments.identity import NOT_SEMANTIC, TRAINING, run_id
+from experiments.identity import EVALUATION, NOT_SEMANTIC, TRAINING, run_id
+from experiments.overrides import is_filled_in
 from experiments.resolve import evaluation_data
 from experiments.run_config import RunConfig
-from experiments.store import Run, RunStore
+from experiments.store import Evaluation, Run, RunStore
+from experiments.work import Work
 from lightning_modules.hashing import file_crc32
 
 SHOWN = ("val/loss", "fid", "fd_efflite0")
-"""Metrics in the table, if any run has them: of the training, and of the evaluation that was measured last."""
+"""Metrics in the table, if any run has them: of the training, and of the evaluation that was measured last, which
+`evaluated_with` names."""
 
 
 def run_records(root: Path | str) -> list[dict[str, Any]]:
-    """One record a run, the latest last: id, state, step, max_steps, preset, overrides, evaluations, metrics."""
+    """One record a run, the latest last: id, state, step, max_steps, preset, overrides, evaluations (how many), the
+    words of the newest, metrics."""
     runs = sorted(RunStore(root).runs(), key=lambda run: run.config_path.stat().st_mtime)
     return [_record(run) for run in runs]
 
@@ -101,10 +106,12 @@ def _record(run: Run) -> dict[str, Any]:
     status = run.inspect()
     preset, overrides = _origin(run)
     try:
-        found = [run.result() or {}, *(evaluation.result() or {} for evaluation in run.evaluations())]
+        trained, newest = run.result() or {}, run.newest_evaluation()
+        measured = (newest.result() or {}) if newest else {}
+        count = sum(evaluation.is_done() for evaluation in run.evaluations())
+        words = evaluation_words(newest, read_flat(run)) if newest else []
     except UserError:
-        found = []
-    done = [result for result in found[1:] if result]
+        trained, measured, count, words = {}, {}, 0, []
     return {
         "run": run.id,
         "state": status.state,
@@ -112,9 +119,38 @@ def _record(run: Run) -> dict[str, Any]:
         "max_steps": status.max_steps,
         "preset": preset,
         "overrides": overrides,
-        "evaluations": len(done),
-        "metrics": {name: value for result in found for name, value in result.get("metrics", {}).items()},
+        "evaluations": count,
+        "evaluated_with": words,
+        "metrics": {**trained.get("metrics", {}), **measured.get("metrics", {})},
     }
+
+
+def evaluation_words(evaluation: Evaluation, usual: Mapping[str, Any]) -> list[str]:
+    """The words that ask for an evaluation.
+
+    Args:
+        usual: flat values by dotted key that need no word, as of `ablate evaluate RUN` alone.
+
+    Raises:
+        UserError: its configuration cannot be read.
+    """
+    return [
+        f"{key}={value}"
+        for key, value in read_flat(evaluation).items()
+        if key.partition(".")[0] in EVALUATION
+        and key != "evaluation.batch_size"
+        and not is_filled_in(key)
+        and usual.get(key) != value
+    ]
+
+
+def read_flat(work: Work) -> dict[str, Any]:
+    """A stored configuration as it was written, by dotted key: its files may be gone. Raises UserError if damaged."""
+    try:
+        stored = yaml.load(work.config_path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return flatten(stored)
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
+        raise UserError(f"{work.config_path} is damaged; remove it and run the same command again.") from error
 
 
 def _origin(run: Run) -> tuple[str, list[str]]:
@@ -122,13 +158,13 @@ def _origin(run: Run) -> tuple[str, list[str]]:
     file = run.folder / "overrides.txt"
     words = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     try:
-        stored = yaml.load(run.config_path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        stored = read_flat(run)
         preset = stored.get("preset", "")
         usual = _usual(preset) if preset and not words else {}
-    except (UserError, OSError, yaml.YAMLError, AttributeError):  # damaged, or of files that are gone
+    except UserError:  # damaged, or of files that are gone
         return "", words
     if usual:
-        words = [f"{key}={value}" for key, value in flatten(stored).items() if usual.get(key, value) != value]
+        words = [f"{key}={value}" for key, value in stored.items() if usual.get(key, value) != value]
     return preset, words
 
 
@@ -158,6 +194,10 @@ def run_table(records: list[dict[str, Any]]) -> Any:
 
 def _words(record: dict[str, Any]) -> str:
     words = [word for word in record["overrides"] if not word.startswith("runtime.")]
+    made = [record["preset"], *words]
     if any(word.startswith("imported=") for word in words):
-        return "published weights"
-    return " ".join(filter(None, (record["preset"], *words)))
+        made = ["published weights"]
+    if record["evaluated_with"] or record["evaluations"] > 1:
+        made += ["(newest evaluation:", *(record["evaluated_with"] or ["the run's own settings"])]
+        made[-1] += ")"
+    return " ".join(filter(None, made))

@@ -124,7 +124,9 @@ def _check_trains(config: RunConfig) -> None:
 @click.command("evaluate")
 @click.argument("run")
 @click.argument("overrides", nargs=-1)
-@click.option("--again", is_flag=True, help="Measure the samples that are there anew, after adding a metric.")
+@click.option(
+    "--again", is_flag=True, help="Measure samples that are kept anew, after adding a metric: of the newest evaluation."
+)
 @ROOT_OPTION
 def evaluate_command(run: str, overrides: tuple[str, ...], again: bool, root: str) -> None:
     """Measure RUN; overrides may change sampler.*, evaluation.* and runtime.*.
@@ -136,7 +138,12 @@ def evaluate_command(run: str, overrides: tuple[str, ...], again: bool, root: st
     found = RunStore(root).find(run)
     config = _evaluation_config(found, overrides, root)
     configure_logging()
-    if "runtime.devices" not in parse_overrides(overrides):  # the training's, wherever that was
+    words = parse_overrides(overrides)
+    if again and all(key.startswith("runtime.") for key in words):
+        from experiments.remeasure import chosen_evaluation
+
+        config = chosen_evaluation(config, found)
+    if "runtime.devices" not in words:  # the training's, wherever that was
         from experiments.process import most_devices
 
         config.runtime.devices = min(config.runtime.devices, most_devices(config))
