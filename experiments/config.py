@@ -16,7 +16,7 @@ from datamodules.config import DATASETS, EmojiConfig
 from experiments.errors import UserError, unknown
 from experiments.files import atomic_write_text, default_root
 from experiments.overrides import explain, flat_sections, parse_overrides, update
-from experiments.presets import preset_names, preset_path, read_chain
+from experiments.presets import is_file_name, preset_names, preset_path, read_chain
 from experiments.resolve import check_unchanged, resolve
 from experiments.run_config import SECTIONS, RunConfig
 
@@ -38,7 +38,7 @@ def load_config(preset: str, overrides: Mapping[str, Any] | Iterable[str] = ()) 
 
 def load_unresolved(preset: str, overrides: Mapping[str, Any] | Iterable[str] = ()) -> RunConfig:
     """As `load_config`, but without what follows from files and from other parts, and whether the parts fit."""
-    if not preset.endswith((".yaml", ".yml")) and preset not in (names := preset_names()):
+    if not is_file_name(preset) and preset not in (names := preset_names()):
         raise unknown("preset", preset, names)
     raw = read_chain(preset_path(preset))
     raw["preset"] = preset

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -157,12 +158,11 @@ def _origin(run: Run) -> tuple[str, list[str]]:
     """The preset and what differs from it: the words as typed, or where a sweep made the run the values themselves."""
     file = run.folder / "overrides.txt"
     words = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    try:
+    preset, usual = "", {}
+    with suppress(UserError):  # damaged, or of a preset that is gone
         stored = read_flat(run)
         preset = stored.get("preset", "")
         usual = _usual(preset) if preset and not words else {}
-    except UserError:  # damaged, or of files that are gone
-        return "", words
     if usual:
         words = [f"{key}={value}" for key, value in stored.items() if usual.get(key, value) != value]
     return preset, words
