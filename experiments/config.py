@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from datamodules.config import DATASETS, EmojiConfig
 from experiments.errors import UserError, unknown
 from experiments.files import atomic_write_text, default_root
+from experiments.identity import PLACES
 from experiments.overrides import explain, flat_sections, parse_overrides, update
 from experiments.presets import is_file_name, preset_names, preset_path, read_chain
 from experiments.resolve import check_unchanged, resolve
@@ -121,8 +123,18 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 
 
 def save_config(config: RunConfig, path: Path) -> None:
-    """Write the resolved configuration as YAML, atomically."""
-    atomic_write_text(path, yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
+    """Write the resolved configuration as YAML, atomically; files and folders in full, for use from anywhere."""
+    atomic_write_text(path, yaml.safe_dump(_placed(to_dict(config)), sort_keys=False, allow_unicode=True))
+
+
+def _placed(values: dict[str, Any]) -> dict[str, Any]:
+    """The values with full paths where they name something that is there: not a preset, or a model on a hub."""
+    for key in ("preset", *PLACES):
+        section, _, name = key.rpartition(".")
+        part = values[section] if section else values
+        if (place := part.get(name)) and place != "embedded" and os.path.exists(place):
+            part[name] = os.path.abspath(place)
+    return values
 
 
 def read_config(path: Path) -> RunConfig:

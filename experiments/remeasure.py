@@ -6,19 +6,19 @@ import shlex
 import time
 import zipfile
 import zlib
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from experiments.conditions import Conditions
-from experiments.config import to_dict
+from experiments.config import build_config, to_dict
 from experiments.errors import UserError
 from experiments.evaluation import finite
 from experiments.evaluator import build_evaluator
 from experiments.files import atomic_write_json
 from experiments.flat import flatten
-from experiments.identity import evaluation_id
+from experiments.identity import EVALUATION, evaluation_id
+from experiments.presets import read_chain
 from experiments.process import prepare_process
 from experiments.provenance import provenance
 from experiments.run_config import RunConfig
@@ -31,7 +31,8 @@ def chosen_evaluation(config: RunConfig, run: Run) -> RunConfig:
     newest = run.newest_evaluation()
     if newest is None or run.evaluation(evaluation_id(config)).is_done():
         return config
-    return replace(newest.config(), runtime=config.runtime)
+    stored = read_chain(newest.config_path)
+    return build_config({**to_dict(config), **{section: stored[section] for section in EVALUATION}})
 
 
 def measure_again(config: RunConfig, run: Run) -> Evaluation:

@@ -16,7 +16,7 @@ from experiments.config import build_config, load_config, read_config
 from experiments.errors import CellError, UserError
 from experiments.failures import classify
 from experiments.files import DEFAULT_ROOT, check_root
-from experiments.identity import run_id
+from experiments.identity import EVALUATION, run_id
 from experiments.lineage import check_start
 from experiments.overrides import parse_overrides
 from experiments.presets import read_chain
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from experiments.status import Part
 
 NeedsData = Literal["always", "captions", "never"]
+MOVED = ("data.root", "data.source", "tokenizer.weights")
+"""Keys of a training that `evaluate` and `sample` take anew, since what they name may have moved."""
 ROOT_OPTION = click.option(
     "--root",
     envvar="ABLATE_ROOT",
@@ -129,7 +131,7 @@ def _check_trains(config: RunConfig) -> None:
 )
 @ROOT_OPTION
 def evaluate_command(run: str, overrides: tuple[str, ...], again: bool, root: str) -> None:
-    """Measure RUN; overrides may change sampler.*, evaluation.* and runtime.*.
+    """Measure RUN; overrides may change sampler.*, evaluation.* and runtime.*, and say where its data lie now.
 
     It samples on as many devices as the training had and this machine has; runtime.devices=N says otherwise.
 
@@ -139,7 +141,7 @@ def evaluate_command(run: str, overrides: tuple[str, ...], again: bool, root: st
     config = _evaluation_config(found, overrides, root)
     configure_logging()
     words = parse_overrides(overrides)
-    if again and all(key.startswith("runtime.") for key in words):
+    if again and not any(key.partition(".")[0] in EVALUATION for key in words):
         from experiments.remeasure import chosen_evaluation
 
         config = chosen_evaluation(config, found)
@@ -328,17 +330,27 @@ def _evaluation_config(run: Run, overrides: tuple[str, ...], root: str, needs_da
         UserError: an override of the training; a file that the run was made with is gone, or another one now.
     """
     values = parse_overrides(overrides)
-    wrong = [key for key in values if key.partition(".")[0] not in ("sampler", "evaluation", "runtime")]
+    wrong = [k for k in values if k.partition(".")[0] not in (*EVALUATION, "runtime") and k not in MOVED]
     if wrong:
         raise UserError(
-            f"{wrong[0]} would change the training; only sampler.*, evaluation.* and runtime.* can change here."
+            f"{wrong[0]} would change the training; only sampler.*, evaluation.* and runtime.* can change here, and "
+            f"where its files lie ({', '.join(MOVED)})."
         )
     stored = read_chain(run.config_path)
     on_class = stored.get("generator", {}).get("condition") == "class"
-    if needs_data == "never" or (needs_data == "captions" and on_class):
-        for key in ("root", "source"):
-            if (place := stored["data"].get(key)) and not Path(place).is_dir():
-                stored["data"][key] = ""
+    needed = needs_data == "always" or (needs_data == "captions" and not on_class)
+    for key in MOVED:
+        section, _, name = key.partition(".")
+        place = stored.get(section, {}).get(name, "")
+        if key in values or place in ("", "embedded") or Path(place).exists():
+            continue
+        if section == "data" and not needed:
+            stored["data"][name] = ""
+        else:
+            raise UserError(
+                f"{key}={place}, which {run.id} was made with, is not there; put it back, or say where it is now with "
+                f"{key}=PATH."
+            )
     config = build_config(stored, {"runtime.root": root, **values})
     check_unchanged(stored, config, run.config_path)
     return config
