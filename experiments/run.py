@@ -23,6 +23,7 @@ from datamodules.encoder import ImageEncoder
 from experiments import lineage
 from experiments.callbacks import Checkpoints, Heartbeat, SampleGrid
 from experiments.conditions import build_text_encoder
+from experiments.curves import write_metrics
 from experiments.errors import CellError, UserError
 from experiments.failures import classify
 from experiments.files import atomic_path
@@ -178,11 +179,18 @@ def _train(config: RunConfig, run: Run, more_callbacks: Sequence[L.Callback]) ->
     kept = selection.restore(module)
     final = trainer.validate(module, data, verbose=False)[0]
     _check_finite(run, final)
+    if trainer.is_global_zero and kept is None and not _validated(run, step):
+        write_metrics(trainer, run, step, final)  # the last step need not be a multiple of runtime.val_every
     end = {"step": step, "kept_step": kept or step, **selection.record(step)}
     weights = whole_state(module.sampling_model)
     if trainer.is_global_zero:  # the weights, then the result, in this order: a result promises weights
         _write_weights(run, weights, end["kept_step"], final)
         _write_result(config, run, module, final, end, started)
+
+
+def _validated(run: Run, step: int) -> bool:
+    """Whether the run's curves have the validation of a step."""
+    return any(key.startswith("val/") for line in run.metrics() if line["step"] == step for key in line)
 
 
 def _resume_step(run: Run) -> int:

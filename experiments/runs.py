@@ -181,10 +181,11 @@ def run_table(records: list[dict[str, Any]]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None)
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
     shown = [name for name in SHOWN if any(name in record["metrics"] for record in records)]
-    for column in ("run", "state", "steps", *shown, "evaluations", "made with"):
-        table.add_column(column, no_wrap=column == "run", overflow="fold")
+    for column in ("run", "state", "steps", *shown, "evals"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("made with", overflow="fold", min_width=20)
     for record in records:
         steps = f"{record['step']}/{record['max_steps']}" if record["max_steps"] else ""
         values = [format(record["metrics"][name], ".4g") if name in record["metrics"] else "" for name in shown]

@@ -21,6 +21,8 @@ STYLES = {"done": "green", "running": "cyan", "failed": "red", "missing": "dim"}
 STYLES |= dict.fromkeys(("interrupted", "stopped"), "yellow")
 _COMING = ("starting", "queued")
 _ORDER = ("running", "failed", "interrupted", "stopped", "missing", "done")
+WIDE = 110
+"""Characters from which on a terminal has room for what a narrow one does without."""
 SILENT = 120.0
 """Seconds without a sign of life after which a table marks them."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from experiments import cli as cli_module
 from experiments import provenance
@@ -23,6 +25,7 @@ from experiments.cli import COMMANDS, HELP
 from experiments.config import load_config
 from experiments.identity import run_id
 from experiments.presets import PRESETS
+from experiments.runs import run_table
 from experiments.store import RunStore
 from lightning_modules.metrics.pixels import PIXEL_MEASURES
 from tests.experiments.conftest import TINY
@@ -167,6 +170,9 @@ def test_list_runs_shows_the_newest_evaluation_and_names_it(ablate, trained: Pat
     assert not {"only_2", "only_3"} & record["metrics"].keys() and "val/loss" in record["metrics"]
     assert record["evaluations"] == 3
     assert sorted(record["evaluated_with"]) == ["evaluation.seed=1", "sampler.guidance=1.0"]
+    narrow = Console(width=80, file=io.StringIO())
+    narrow.print(run_table([record]))
+    assert {run.id, "done", f"{record['step']}/{record['max_steps']}", "100"} <= set(narrow.file.getvalue().split())
     shown = " ".join(ablate("list", "--runs", "--root", tmp_path)[1].split())
     assert "newest evaluation:" in shown and "evaluation.seed=1" in shown
 
