@@ -17,7 +17,7 @@ from datamodules.config import DATASETS, EmojiConfig
 from experiments.errors import UserError, unknown
 from experiments.files import atomic_write_text, default_root
 from experiments.identity import PLACES
-from experiments.overrides import explain, flat_sections, parse_overrides, update
+from experiments.overrides import explain, flat_sections, misplaced, parse_overrides, update
 from experiments.presets import is_file_name, preset_names, preset_path, read_chain
 from experiments.resolve import check_unchanged, resolve
 from experiments.run_config import SECTIONS, RunConfig
@@ -44,7 +44,8 @@ def load_unresolved(preset: str, overrides: Mapping[str, Any] | Iterable[str] = 
         raise unknown("preset", preset, names)
     raw = read_chain(preset_path(preset))
     raw["preset"] = preset
-    return _assemble(raw, overrides if isinstance(overrides, Mapping) else parse_overrides(overrides))
+    where = f"{preset}: " if is_file_name(preset) else ""
+    return _assemble(raw, overrides if isinstance(overrides, Mapping) else parse_overrides(overrides), where)
 
 
 def build_config(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> RunConfig:
@@ -52,9 +53,10 @@ def build_config(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = N
     return resolve(_assemble(raw, overrides or {}))
 
 
-def _assemble(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> RunConfig:
+def _assemble(raw: Mapping[str, Any], overrides: Mapping[str, Any], where: str = "") -> RunConfig:
+    """Args: where: what an error in `raw` begins with."""
     overrides = flat_sections(overrides)
-    raw = {**raw, **{section: _section(raw, section) for section in SECTIONS}}
+    raw = {**raw, **{section: _section(raw, section, where) for section in SECTIONS}}
     try:
         for section, registry in SECTIONS.items():
             if (key := f"{section}.name") not in overrides:
@@ -65,7 +67,10 @@ def _assemble(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> RunConfig
                 raw[section] = {"name": name} | (_kept(raw[section], name) if section == "data" else {})
         names = tuple((section, str(raw[section].get("name", ""))) for section in SECTIONS)
         config = _schema(names, default_root())
-        config = OmegaConf.merge(config, OmegaConf.create(raw))
+        try:
+            config = OmegaConf.merge(config, OmegaConf.create(raw))
+        except OmegaConfBaseException as error:
+            raise UserError(f"{where}{explain(error)}{misplaced(str(error.full_key or ''))}") from error
         for key, value in overrides.items():
             update(config, key, value)
         result = OmegaConf.to_object(config)
@@ -83,11 +88,13 @@ def _assemble(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> RunConfig
     return result
 
 
-def _section(raw: Mapping[str, Any], section: str) -> dict[str, Any]:
+def _section(raw: Mapping[str, Any], section: str, where: str) -> dict[str, Any]:
     value = raw.get(section)
     if not isinstance(value, Mapping | None):
         names = ", ".join(SECTIONS[section].names())
-        raise UserError(f"{section}: {value!r} is no mapping of keys; write {section}: {{name: NAME}}; names: {names}.")
+        raise UserError(
+            f"{where}{section}: {value!r} is no mapping of keys; write {section}: {{name: NAME}}; names: {names}."
+        )
     return dict(value or {})
 
 

@@ -23,7 +23,9 @@ from experiments import provenance
 from experiments.callbacks import Stopped
 from experiments.cli import COMMANDS, HELP
 from experiments.config import load_config
+from experiments.errors import UserError
 from experiments.identity import run_id
+from experiments.inpaint import _label
 from experiments.presets import PRESETS
 from experiments.runs import run_table
 from experiments.store import RunStore
@@ -67,6 +69,7 @@ def test_every_command_has_help_of_its_own(ablate, name: str) -> None:
         (["train", "maskmamba/demo", "benchmark.name=layer"], "ablate bench NAME"),
         (["train", "maskmamba/demo", "imported=abc"], "ablate import-checkpoint KIND FILE"),
         (["train", "maskmamba/demo", "search.space=[{key: sampler.steps, low: 1, high: 4}]"], "ablate run FILE"),
+        (["train", "maskmamba/demo", "trainer.val_every=10"], "It is 'runtime.val_every'."),
         (["run", "maskmamba-hybrid-scheme"], "Did you mean 'maskmamba-hybrid-schemes'?"),
         (["run", "maskmamba-hybrid-schemes", "--scale", "huge"], "demo"),
         (["evaluate", "nothing"], "nothing"),
@@ -152,6 +155,19 @@ def test_evaluate_again_takes_the_newest_evaluation_and_names_others_as_they_are
     assert sorted(named.split()) in [sorted(words) for words in given], err
     for words in given:  # as printed, they find their samples
         assert ablate("evaluate", run.id, *words, "--again", "--root", trained)[0] == 0
+
+
+def test_a_wrong_class_names_a_few_that_there_are() -> None:
+    names = tuple(f"n{i:08d}" for i in range(1000))
+    assert _label("n00000007", names) == _label("7", names) == 7
+    assert _label("cat", ("cat", "cattle")) == 0
+    with pytest.raises(UserError, match=r"fits 2 classes.* Classes: 0 red cat, 1 cattle\.$"):
+        _label("cat", ("red cat", "cattle", "dog"))
+    with pytest.raises(
+        UserError, match=r"is none of the 1,000 classes\. .* 11 n00000011, \.\. 999 n00000999\.$"
+    ) as error:
+        _label("goldfish", names)
+    assert len(str(error.value)) < 400
 
 
 def test_list_runs_shows_the_newest_evaluation_and_names_it(ablate, trained: Path, tmp_path: Path) -> None:

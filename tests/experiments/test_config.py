@@ -230,7 +230,9 @@ def test_own_yaml_file_builds_on_a_preset(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (b"generator: foo", ["generator: 'foo'", "{name: NAME}", "maskmamba"]),
+        (b"trainer: {val_every: 10}", ["mine.yaml", "'val_every' not in", "It is 'runtime.val_every'."]),
+        (b"optim: {lr: fast}", ["mine.yaml", "fast", "optim.lr"]),
+        (b"generator: foo", ["mine.yaml", "generator: 'foo'", "{name: NAME}", "maskmamba"]),
         (b"sampler: 5", ["sampler: 5", "{name: NAME}", "maskgit"]),
         (b"data: [a]", ["data: ['a']", "{name: NAME}", "emoji"]),
         (b"base: 5", ["mine.yaml", "base=5", "path"]),
