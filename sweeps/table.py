@@ -99,9 +99,11 @@ def _steps(cell: Cell, state: CellState) -> tuple[int, int]:
 def short_state(state: CellState) -> str:
     """One cell in one line of a log."""
     status, eta = state.status, state.eta_seconds
+    done = f"{status.step}/{status.max_steps}"
+    far = f"{done} samples" if state.part == "evaluation" else f"step {done}"
     parts = [
         state.describe(),
-        f"step {status.step}/{status.max_steps}" if status.max_steps else "",
+        far if status.max_steps else "",
         "" if status.loss is None else f"loss {status.loss:.3f}",
         "" if status.steps_per_s is None else f"{status.steps_per_s:.2f} it/s",
         "" if eta is None else f"{duration(eta)} left",
