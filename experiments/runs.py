@@ -189,16 +189,26 @@ def run_table(records: list[dict[str, Any]]) -> Any:
     for record in records:
         steps = f"{record['step']}/{record['max_steps']}" if record["max_steps"] else ""
         values = [format(record["metrics"][name], ".4g") if name in record["metrics"] else "" for name in shown]
-        table.add_row(record["run"], record["state"], steps, *values, str(record["evaluations"]), Text(_words(record)))
+        table.add_row(
+            record["run"],
+            record["state"],
+            steps,
+            *values,
+            str(record["evaluations"]),
+            Text(made_with(record) + _evaluated_with(record)),
+        )
     return table
 
 
-def _words(record: dict[str, Any]) -> str:
+def made_with(record: dict[str, Any]) -> str:
+    """What a run of `run_records` was made with, in one line."""
     words = [word for word in record["overrides"] if not word.startswith("runtime.")]
-    made = [record["preset"], *words]
     if any(word.startswith("imported=") for word in words):
-        made = ["published weights"]
-    if record["evaluated_with"] or record["evaluations"] > 1:
-        made += ["(newest evaluation:", *(record["evaluated_with"] or ["the run's own settings"])]
-        made[-1] += ")"
-    return " ".join(filter(None, made))
+        return "published weights"
+    return " ".join(filter(None, (record["preset"], *words)))
+
+
+def _evaluated_with(record: dict[str, Any]) -> str:
+    """Whose numbers stand in the table, where it is not plain."""
+    words = " ".join(record["evaluated_with"]) or "the run's own settings"
+    return f" (newest evaluation: {words})" if record["evaluated_with"] or record["evaluations"] > 1 else ""
