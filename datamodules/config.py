@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from datamodules.base_config import DataConfig
 from datamodules.counts import count_best, count_subset
 from datamodules.emoji.labels import CATEGORIES, EMOJI_FILE, STYLES
-from datamodules.online_config import FolderOnlineConfig, ImageNetOnlineConfig
+from datamodules.online_config import IMAGENET_CLASSES, FolderOnlineConfig, ImageNetOnlineConfig
 from datamodules.store_format import check_tokenizer, read_meta
 from lightning_modules.bounds import check_least
 from lightning_modules.hashing import file_sha256
@@ -177,31 +177,58 @@ def _check_share(share: float) -> None:
 
 @dataclass
 class ImageNetConfig(StoreConfig):
-    """ImageNet-1k, classes in the sorted order of the synsets."""
+    """ImageNet-1k or some of its classes, in the sorted order of the synsets."""
 
     name: str = "imagenet"
     possible: ClassVar[tuple[str, ...]] = ("class",)
+    classes: list[str] = field(default_factory=list)
+    """Names of the classes where they are not the 1,000 (ImageNet-100), filled in from the stores when a run is
+    resolved."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes in label order: of a store that is there its own, else numbers."""
+        if self.classes or not (self.root and (Path(self.root) / "train" / "meta.json").is_file()):
+            return tuple(self.classes) or super().class_names
+        return tuple(self._classes("train")) or super().class_names
 
     @property
     def num_classes(self) -> int:
-        """1,000."""
-        return 1000
+        """As many as the stores name; 1,000 before they are named."""
+        return len(self.classes) or IMAGENET_CLASSES
 
     def resolve(self) -> None:
-        """Fill in the fingerprint. Raises FileNotFoundError when a store is not there, and ValueError when they number
-        synsets differently (shards and parquet files may name none)."""
+        """Fill in the fingerprint and, of a part of ImageNet, the classes. Raises FileNotFoundError when a store is not
+        there, and ValueError when the two number synsets differently (shards and parquet files may name none), or when
+        a class has no image to train on: samples are drawn of all."""
         from datamodules.sources.imagenet import SYNSET
 
         super().resolve()
         if not self.root:
             return
-        names = zip(self._classes("train"), self._classes("val"), strict=False)
-        for label, (train, val) in enumerate(names):
+        found = self._classes("train")
+        for label, (train, val) in enumerate(zip(found, self._classes("val"), strict=False)):
             if train != val and SYNSET.fullmatch(train) and SYNSET.fullmatch(val):
                 raise ValueError(
                     f"The stores train and val in {self.root} number the synsets differently: class {label} is {train} "
                     f"in one and {val} in the other; tokenize both from folders of the same synsets."
                 )
+        self.classes = found if len(found) != IMAGENET_CLASSES else []
+        if (seen := self._labels_seen("train")) < self.num_classes:
+            raise ValueError(
+                f"{Path(self.root) / 'train'} holds images of {seen:,} of {self.num_classes:,} classes, and a run "
+                f"samples all of them; number the classes that there are 0 to {seen - 1} and tokenize them as `folder` "
+                f"(of tar shards with --classes {seen})."
+            )
+
+    def _labels_seen(self, split: str) -> int:
+        import numpy as np
+
+        path = Path(self.root) / split / "labels.npy"
+        try:
+            return len(np.unique(np.load(path)))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} is damaged; delete the folder and tokenize again.") from error
 
 
 @dataclass

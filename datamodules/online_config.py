@@ -14,6 +14,8 @@ from lightning_modules.bounds import check_least
 if TYPE_CHECKING:
     from datamodules.sources.folders import FileSource
 
+IMAGENET_CLASSES = 1000
+
 
 @dataclass
 class OnlineConfig(DataConfig):
@@ -92,20 +94,32 @@ def _image_files(kind: str, folder: str, split: str) -> FileSource:
 
 @dataclass
 class ImageNetOnlineConfig(OnlineConfig):
-    """ImageNet-1k as image files, tokenised during training."""
+    """ImageNet-1k, or some of its classes, as image files, tokenised during training."""
 
     kind: ClassVar[str] = "imagenet"
     name: str = "imagenet_online"
+    classes: list[str] = field(default_factory=list)
+    """Names of the classes where they are not the 1,000 (ImageNet-100), filled in from the folders when a run is
+    resolved."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The synsets in label order; their numbers without `source`."""
+        if self.classes:
+            return tuple(self.classes)
         return tuple(self.open("train").class_names if self.source else map(str, range(self.num_classes)))
 
     @property
     def num_classes(self) -> int:
-        """1,000."""
-        return 1000
+        """As many as there are folders of synsets; 1,000 before they are named."""
+        return len(self.classes) or IMAGENET_CLASSES
+
+    def resolve(self) -> None:
+        """Fill in the fingerprint and, of a part of ImageNet, the classes. Raises as `OnlineConfig.resolve`."""
+        super().resolve()
+        if self.source:
+            names = list(self.open("train").class_names)
+            self.classes = names if len(names) != IMAGENET_CLASSES else []
 
 
 @dataclass

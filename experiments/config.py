@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -15,8 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 from datamodules.config import DATASETS, EmojiConfig
 from experiments.errors import UserError, unknown
 from experiments.files import atomic_write_text, default_root
-from experiments.overrides import explain, flat_sections, parse_overrides, update
-from experiments.presets import preset_names, preset_path, read_chain
+from experiments.identity import PLACES
+from experiments.overrides import explain, flat_sections, misplaced, parse_overrides, update
+from experiments.presets import is_file_name, preset_names, preset_path, read_chain
 from experiments.resolve import check_unchanged, resolve
 from experiments.run_config import SECTIONS, RunConfig
 
@@ -40,11 +42,12 @@ def load_config(preset: str, overrides: Mapping[str, Any] | Iterable[str] = ()) 
 
 def load_unresolved(preset: str, overrides: Mapping[str, Any] | Iterable[str] = ()) -> RunConfig:
     """As `load_config`, but without what follows from files and from other parts, and whether the parts fit."""
-    if not preset.endswith((".yaml", ".yml")) and preset not in (names := preset_names()):
+    if not is_file_name(preset) and preset not in (names := preset_names()):
         raise unknown("preset", preset, names)
     raw = read_chain(preset_path(preset))
     raw["preset"] = preset
-    return _assemble(raw, overrides if isinstance(overrides, Mapping) else parse_overrides(overrides))
+    where = f"{preset}: " if is_file_name(preset) else ""
+    return _assemble(raw, overrides if isinstance(overrides, Mapping) else parse_overrides(overrides), where)
 
 
 def build_config(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> RunConfig:
@@ -52,9 +55,10 @@ def build_config(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = N
     return resolve(_assemble(raw, overrides or {}))
 
 
-def _assemble(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> RunConfig:
+def _assemble(raw: Mapping[str, Any], overrides: Mapping[str, Any], where: str = "") -> RunConfig:
+    """Args: where: what an error in `raw` begins with."""
     overrides = flat_sections(overrides)
-    raw = {**raw, **{section: _section(raw, section) for section in SECTIONS}}
+    raw = {**raw, **{section: _section(raw, section, where) for section in SECTIONS}}
     try:
         for section, registry in SECTIONS.items():
             if (key := f"{section}.name") not in overrides:
@@ -65,7 +69,10 @@ def _assemble(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> RunConfig
                 raw[section] = {"name": name} | (_kept(raw[section], name) if section == "data" else {})
         names = tuple((section, str(raw[section].get("name", ""))) for section in SECTIONS)
         config = _schema(names, default_root())
-        config = OmegaConf.merge(config, OmegaConf.create(raw))
+        try:
+            config = OmegaConf.merge(config, OmegaConf.create(raw))
+        except OmegaConfBaseException as error:
+            raise UserError(f"{where}{explain(error)}{misplaced(str(error.full_key or ''))}") from error
         for key, value in overrides.items():
             update(config, key, value)
         result = OmegaConf.to_object(config)
@@ -83,11 +90,13 @@ def _assemble(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> RunConfig
     return result
 
 
-def _section(raw: Mapping[str, Any], section: str) -> dict[str, Any]:
+def _section(raw: Mapping[str, Any], section: str, where: str) -> dict[str, Any]:
     value = raw.get(section)
     if not isinstance(value, Mapping | None):
         names = ", ".join(SECTIONS[section].names())
-        raise UserError(f"{section}: {value!r} is no mapping of keys; write {section}: {{name: NAME}}; names: {names}.")
+        raise UserError(
+            f"{where}{section}: {value!r} is no mapping of keys; write {section}: {{name: NAME}}; names: {names}."
+        )
     return dict(value or {})
 
 
@@ -123,8 +132,18 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 
 
 def save_config(config: RunConfig, path: Path) -> None:
-    """Write the resolved configuration as YAML, atomically."""
-    atomic_write_text(path, yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
+    """Write the resolved configuration as YAML, atomically; files and folders in full, for use from anywhere."""
+    atomic_write_text(path, yaml.safe_dump(_placed(to_dict(config)), sort_keys=False, allow_unicode=True))
+
+
+def _placed(values: dict[str, Any]) -> dict[str, Any]:
+    """The values with full paths where they name something that is there: not a preset, or a model on a hub."""
+    for key in ("preset", *PLACES):
+        section, _, name = key.rpartition(".")
+        part = values[section] if section else values
+        if (place := part.get(name)) and place != "embedded" and os.path.exists(place):
+            part[name] = os.path.abspath(place)
+    return values
 
 
 def read_config(

@@ -6,13 +6,14 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from datamodules.online_config import IMAGENET_CLASSES
 from datamodules.sources.coco import annotation_file
 from datamodules.sources.imagenet import SYNSET, ground_truth, images_folder, synsets
 from datamodules.sources.lists import list_file
 from datamodules.sources.open import open_source
 from datamodules.sources.parquet import parquet_files
 from datamodules.sources.records import Record, Source, find_split
-from datamodules.sources.tar import tar_files
+from datamodules.sources.tar import has_labels, tar_files
 from datamodules.store import TokenStore
 from datamodules.tokenize.images import decode_image
 from datamodules.tokenize.merge import missing_units
@@ -21,8 +22,9 @@ from experiments.doctor import Finding
 
 SPLITS = ("train", "val", "test")
 EXPECTED = {("imagenet", "train"): 1_281_167, ("imagenet", "val"): 50_000}
-CLASSES = {"imagenet": 1000}
 LOOKED_AT = 8
+ANY_LABEL = 1 << 16
+"""Classes to open labelled shards with, so that every label is taken."""
 
 
 def examine_data(folder: Path) -> list[Finding]:
@@ -52,19 +54,28 @@ def guess_kind(folder: Path) -> str:
         (images := images_folder(folder, "val")) and ground_truth(folder, images)
     ):
         return "imagenet"
+    if _labelled_shards(folder):  # of how many classes, they do not say
+        return "folder"
     if any(tar_files(folder, split) or list_file(folder, split) for split in SPLITS):
         return "cc3m"
     files = parquet_files(folder, "train") or parquet_files(folder, "val")
     if files:
-        return "imagenet" if not _captioned_parquet(folder) else "cc3m"
+        return _kind_of_parquet(folder)
     return "folder"
 
 
-def _captioned_parquet(folder: Path) -> bool:
+def _kind_of_parquet(folder: Path) -> str:
     try:
-        return open_source("cc3m", folder, "train").captioned
+        source = open_source("cc3m", folder, "train" if parquet_files(folder, "train") else "val")
     except (ValueError, OSError):
-        return True
+        return "cc3m"
+    if source.captioned:
+        return "cc3m"
+    return "imagenet" if len(source.class_names) == IMAGENET_CLASSES else "folder"
+
+
+def _labelled_shards(folder: Path) -> bool:
+    return any(has_labels(files[0]) for split in SPLITS if (files := tar_files(folder, split)))
 
 
 def _store(folder: Path, split: str) -> Finding:
@@ -96,9 +107,9 @@ def _store(folder: Path, split: str) -> Finding:
 
 
 def _images(kind: str, folder: Path, split: str) -> list[Finding]:
-    part = f"{kind}/{split}"
+    part, labelled = f"{kind}/{split}", _labelled_shards(folder)
     try:
-        source = open_source(kind, folder, split, classes=1000)
+        source = open_source(kind, folder, split, classes=ANY_LABEL if labelled else 0)
     except (ValueError, OSError) as error:
         if split == "test" and not find_split(folder, split):
             return []  # few have one, and nothing needs it
@@ -107,12 +118,14 @@ def _images(kind: str, folder: Path, split: str) -> list[Finding]:
     counts = [unit.count for unit in source.units]
     known = None if None in counts else sum(count or 0 for count in counts)
     found = f"{len(counts)} shards" if known is None else f"{known:,} images"
-    found += f", {len(source.class_names):,} classes" if source.class_names else ", captions"
+    found += (
+        ", labels" if labelled else f", {len(source.class_names):,} classes" if source.class_names else ", captions"
+    )
     lacks = []
     if known is not None and known != (expected := EXPECTED.get((kind, split), known)):
         lacks.append(f"{expected:,} images were expected")
-    if source.class_names and len(source.class_names) != (expected := CLASSES.get(kind, len(source.class_names))):
-        lacks.append(f"{expected:,} classes were expected")
+    if kind == "imagenet" and len(source.class_names) != IMAGENET_CLASSES:
+        lacks.append(f"{IMAGENET_CLASSES:,} classes were expected")
     lacks += _look(source)
     state: Literal["ok", "optional"] = "optional" if lacks else "ok"
     return [Finding(state, part, found + "".join(f"; {lack}" for lack in lacks), _command(kind, folder, split))]
@@ -139,9 +152,11 @@ def _look(source: Source) -> list[str]:
 
 
 def _undivided(kind: str, folder: Path) -> bool:
-    return kind == "folder" and not any(find_split(folder, split) for split in SPLITS)
+    tables = any(parquet_files(folder, split) or tar_files(folder, split) for split in SPLITS)
+    return kind == "folder" and not tables and not any(find_split(folder, split) for split in SPLITS)
 
 
 def _command(kind: str, folder: Path, split: str) -> str:
     how = "--divide" if _undivided(kind, folder) else f"--split {split}"
+    how += " --classes N" if _labelled_shards(folder) else ""
     return f"ablate tokenize {kind} --source {folder} --out STORES {how}"

@@ -20,20 +20,15 @@ from lightning_modules.backends import forced_backends
 
 TRAINING = ("imported", "seed", "data", "tokenizer", "text_encoder", "generator", "objective", "optim", "trainer")
 EVALUATION = ("sampler", "evaluation")
-NOT_SEMANTIC = frozenset(
+PLACES = frozenset(
     {
-        "tokenizer.weights",
-        "trainer.init_from",
-        "text_encoder.model",
-        "text_encoder.revision",
-        "generator.pretrained_ends",
         "data.root",
         "data.source",
-        "data.image_size",
-        "data.class_folders",
-        "evaluation.batch_size",
+        "tokenizer.weights",
+        "text_encoder.model",
+        "generator.pretrained_ends",
+        "trainer.init_from",
         "evaluation.inception_weights",
-        "search.jobs",
         "evaluation.dinov2_weights",
         "evaluation.clip_weights",
         "evaluation.blip_vqa_weights",
@@ -44,6 +39,10 @@ NOT_SEMANTIC = frozenset(
         "evaluation.reference",
     }
 )
+"""Keys that may name a file or folder."""
+NOT_SEMANTIC = PLACES | {
+    *("text_encoder.revision", "data.image_size", "data.class_folders", "evaluation.batch_size", "search.jobs")
+}
 """Keys that never change a result: places and sizes of batches. Files enter by their fingerprint, and so does what was
 read out of them."""
 

@@ -28,6 +28,8 @@ from experiments.store import Run
 GRID_SCALE = 4
 SINGLE = 8
 """Images of a single class or prompt, and their columns."""
+LISTED = 12
+"""Classes that an error names."""
 
 
 def sample_to_file(
@@ -96,10 +98,15 @@ def _conditions(
 def _label(word: str, names: tuple[str, ...]) -> int:
     if word.isdecimal() and int(word) < len(names):
         return int(word)
+    if word in names:
+        return names.index(word)
     matches = [i for i, name in enumerate(names) if word.lower() in name.lower()]
     if len(matches) != 1:
-        listed = ", ".join(f"{i} {name}" for i, name in enumerate(names))
-        raise UserError(f"--class '{word}' names no single class.{did_you_mean(word, names)} Classes: {listed}.")
+        shown = matches or range(len(names))
+        listed = ", ".join(f"{i} {names[i]}" for i in shown[:LISTED])
+        more = f", .. {shown[-1]} {names[shown[-1]]}" if len(shown) > LISTED else ""
+        kind = f"fits {len(matches)} classes" if matches else f"is none of the {len(names):,} classes"
+        raise UserError(f"--class '{word}' {kind}.{did_you_mean(word, names)} Classes: {listed}{more}.")
     return matches[0]
 
 

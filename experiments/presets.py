@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from experiments.errors import UserError
+from experiments.errors import UserError, unknown
 from experiments.strict_yaml import load_yaml
 
 PRESETS = Path(__file__).parent / "configs"
@@ -18,13 +18,18 @@ def preset_names() -> list[str]:
     return sorted(str(path.relative_to(PRESETS).with_suffix("")) for path in PRESETS.rglob("*.yaml"))
 
 
+def is_file_name(name: str) -> bool:
+    """Whether a preset is named by the path of a file of one's own."""
+    return name.endswith((".yaml", ".yml"))
+
+
 def preset_path(name: str) -> Path:
     """The file of a preset: of a name such as "maskmamba/demo", or the path itself where `name` ends in .yaml."""
-    return Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
+    return Path(name) if is_file_name(name) else PRESETS / f"{name}.yaml"
 
 
 def read_chain(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read a YAML file and, beneath it, the files its `base:` names, relative to itself."""
+    """Read a YAML file and, beneath it, those that its `base:` names: a preset, or a file relative to itself."""
     if path.resolve() in seen:
         raise UserError(f"{path} includes itself through 'base:'.")
     try:
@@ -39,8 +44,13 @@ def read_chain(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"{path} must hold a mapping of configuration keys.")
     base = raw.pop("base", None)
     if not isinstance(base, str | None):
-        raise UserError(f"{path}: base={base!r} is no file; write base: and the path of another preset's file.")
-    return _deep_merge(read_chain(path.parent / base, (*seen, path.resolve())), raw) if base else raw
+        raise UserError(f"{path}: base={base!r} is no preset; write base: and a preset's name or the path of a file.")
+    if not base:
+        return raw
+    if not is_file_name(base) and base not in (names := preset_names()):
+        raise UserError(f"{path}: {unknown('preset in base', base, names)}")
+    below = path.parent / base if is_file_name(base) else preset_path(base)
+    return _deep_merge(read_chain(below, (*seen, path.resolve())), raw)
 
 
 def _deep_merge(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:

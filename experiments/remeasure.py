@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 import zipfile
 import zlib
@@ -10,15 +11,28 @@ from typing import Any
 import numpy as np
 
 from experiments.conditions import Conditions
+from experiments.config import build_config, to_dict
 from experiments.errors import UserError
 from experiments.evaluation import finite, not_finite
 from experiments.evaluator import build_evaluator
 from experiments.files import atomic_write_json
-from experiments.identity import EVALUATION, differences, evaluation_id
+from experiments.flat import flatten
+from experiments.identity import EVALUATION, evaluation_id
+from experiments.presets import read_chain
 from experiments.process import prepare_process
 from experiments.provenance import provenance
 from experiments.run_config import RunConfig
+from experiments.runs import evaluation_words
 from experiments.store import Evaluation, Run
+
+
+def chosen_evaluation(config: RunConfig, run: Run) -> RunConfig:
+    """What `--again` measures where no words say which: the evaluation that `config` asks for, else the newest."""
+    newest = run.newest_evaluation()
+    if newest is None or run.evaluation(evaluation_id(config)).is_done():
+        return config
+    stored = read_chain(newest.config_path)
+    return build_config({**to_dict(config), **{section: stored[section] for section in EVALUATION}})
 
 
 def measure_again(config: RunConfig, run: Run) -> Evaluation:
@@ -58,11 +72,12 @@ def measure_again(config: RunConfig, run: Run) -> Evaluation:
 
 def _others(run: Run, config: RunConfig) -> str:
     """The finished evaluations of a run, by the words that ask for them."""
-    words = []
-    for evaluation in run.evaluations():
-        if evaluation.is_done() and evaluation.samples_path.exists():
-            other = differences(evaluation.config(), config, EVALUATION)
-            words.append(" ".join(f"{key}={value}" for key, (value, _) in other.items()))
+    usual = flatten(to_dict(config))
+    words = [
+        shlex.join(evaluation_words(evaluation, usual))
+        for evaluation in run.evaluations()
+        if evaluation.is_done() and evaluation.samples_path.exists()
+    ]
     return f" There are samples of: {'; '.join(words)}." if words else ""
 
 

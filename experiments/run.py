@@ -22,6 +22,7 @@ from datamodules.config import DATASETS
 from datamodules.encoder import ImageEncoder
 from experiments.callbacks import Checkpoints, Heartbeat, SampleGrid
 from experiments.conditions import build_text_encoder
+from experiments.curves import write_metrics
 from experiments.errors import CellError, UserError
 from experiments.failures import classify
 from experiments.files import atomic_path
@@ -182,6 +183,8 @@ def _train(config: RunConfig, run: Run, more_callbacks: Sequence[L.Callback]) ->
     kept = selection.restore(module)
     final = trainer.validate(module, data, verbose=False)[0]
     _check_finite(run, final)
+    if trainer.is_global_zero and kept is None and not _validated(run, step):
+        write_metrics(trainer, run, step, final)  # the last step need not be a multiple of runtime.val_every
     end = {"step": step, "kept_step": kept or step, **selection.record(step)}
     weights = whole_state(module.sampling_model)
     if trainer.is_global_zero:  # the weights, then the result, in this order: a result promises weights
@@ -189,6 +192,11 @@ def _train(config: RunConfig, run: Run, more_callbacks: Sequence[L.Callback]) ->
         origin = {**provenance(config, backends_used(), started, run.attempts), **attempt.finish(step)}
         origin |= {} if start is None else {"started_from": start.record()}
         _write_result(config, run, module, final, end, origin)
+
+
+def _validated(run: Run, step: int) -> bool:
+    """Whether the run's curves have the validation of a step."""
+    return any(key.startswith("val/") for line in run.metrics() if line["step"] == step for key in line)
 
 
 def _resume_step(run: Run) -> int:

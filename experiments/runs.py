@@ -16,19 +16,23 @@ from experiments.config import load_config, to_dict
 from experiments.errors import UserError
 from experiments.files import default_root
 from experiments.flat import flatten
-from experiments.identity import NOT_SEMANTIC, TRAINING, run_id
+from experiments.identity import EVALUATION, NOT_SEMANTIC, TRAINING, run_id
+from experiments.overrides import is_filled_in
 from experiments.provenance import other_code
 from experiments.resolve import evaluation_data
 from experiments.run_config import RunConfig
-from experiments.store import Run, RunStore
+from experiments.store import Evaluation, Run, RunStore
+from experiments.work import Work
 from lightning_modules.hashing import file_crc32
 
 SHOWN = ("val/loss", "fid", "fd_efflite0")
-"""Metrics in the table, if any run has them: of the training, and of the evaluation that was measured last."""
+"""Metrics in the table, if any run has them: of the training, and of the evaluation that was measured last, which
+`evaluated_with` names."""
 
 
 def run_records(root: Path | str) -> list[dict[str, Any]]:
-    """One record a run, the latest last: id, state, step, max_steps, preset, overrides, evaluations, metrics."""
+    """One record a run, the latest last: id, state, step, max_steps, preset, overrides, evaluations (how many), the
+    words of the newest, metrics."""
     runs = sorted(RunStore(root).runs(), key=lambda run: run.config_path.stat().st_mtime)
     return [_record(run) for run in runs]
 
@@ -133,10 +137,12 @@ def _record(run: Run) -> dict[str, Any]:
     status = run.inspect()
     preset, overrides = _origin(run)
     try:
-        found = [run.result() or {}, *(evaluation.result() or {} for evaluation in run.evaluations())]
+        trained, newest = run.result() or {}, run.newest_evaluation()
+        measured = (newest.result() or {}) if newest else {}
+        count = sum(evaluation.is_done() for evaluation in run.evaluations())
+        words = evaluation_words(newest, read_flat(run)) if newest else []
     except UserError:
-        found = []
-    done = [result for result in found[1:] if result]
+        trained, measured, count, words = {}, {}, 0, []
     return {
         "run": run.id,
         "state": status.state,
@@ -144,23 +150,51 @@ def _record(run: Run) -> dict[str, Any]:
         "max_steps": status.max_steps,
         "preset": preset,
         "overrides": overrides,
-        "evaluations": len(done),
-        "metrics": {name: value for result in found for name, value in result.get("metrics", {}).items()},
+        "evaluations": count,
+        "evaluated_with": words,
+        "metrics": {**trained.get("metrics", {}), **measured.get("metrics", {})},
     }
+
+
+def evaluation_words(evaluation: Evaluation, usual: Mapping[str, Any]) -> list[str]:
+    """The words that ask for an evaluation.
+
+    Args:
+        usual: flat values by dotted key that need no word, as of `ablate evaluate RUN` alone.
+
+    Raises:
+        UserError: its configuration cannot be read.
+    """
+    return [
+        f"{key}={value}"
+        for key, value in read_flat(evaluation).items()
+        if key.partition(".")[0] in EVALUATION
+        and key != "evaluation.batch_size"
+        and not is_filled_in(key)
+        and usual.get(key) != value
+    ]
+
+
+def read_flat(work: Work) -> dict[str, Any]:
+    """A stored configuration as it was written, by dotted key: its files may be gone. Raises UserError if damaged."""
+    try:
+        stored = yaml.load(work.config_path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return flatten(stored)
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
+        raise UserError(f"{work.config_path} is damaged; remove it and run the same command again.") from error
 
 
 def _origin(run: Run) -> tuple[str, list[str]]:
     """The preset and what differs from it: the words as typed, or where a sweep made the run the values themselves."""
     file = run.folder / "overrides.txt"
     words = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    try:
-        stored = yaml.load(run.config_path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    preset, usual = "", {}
+    with suppress(UserError):  # damaged, or of a preset that is gone
+        stored = read_flat(run)
         preset = stored.get("preset", "")
         usual = _usual(preset) if preset and not words else {}
-    except (UserError, OSError, yaml.YAMLError, AttributeError):  # damaged, or of files that are gone
-        return "", words
     if usual:
-        words = [f"{key}={value}" for key, value in flatten(stored).items() if usual.get(key, value) != value]
+        words = [f"{key}={value}" for key, value in stored.items() if usual.get(key, value) != value]
     return preset, words
 
 
@@ -177,19 +211,34 @@ def run_table(records: list[dict[str, Any]]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None)
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
     shown = [name for name in SHOWN if any(name in record["metrics"] for record in records)]
-    for column in ("run", "state", "steps", *shown, "evaluations", "made with"):
-        table.add_column(column, no_wrap=column == "run", overflow="fold")
+    for column in ("run", "state", "steps", *shown, "evals"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("made with", overflow="fold", min_width=20)
     for record in records:
         steps = f"{record['step']}/{record['max_steps']}" if record["max_steps"] else ""
         values = [format(record["metrics"][name], ".4g") if name in record["metrics"] else "" for name in shown]
-        table.add_row(record["run"], record["state"], steps, *values, str(record["evaluations"]), Text(_words(record)))
+        table.add_row(
+            record["run"],
+            record["state"],
+            steps,
+            *values,
+            str(record["evaluations"]),
+            Text(made_with(record) + _evaluated_with(record)),
+        )
     return table
 
 
-def _words(record: dict[str, Any]) -> str:
+def made_with(record: dict[str, Any]) -> str:
+    """What a run of `run_records` was made with, in one line."""
     words = [word for word in record["overrides"] if not word.startswith("runtime.")]
     if any(word.startswith("imported=") for word in words):
         return "published weights"
     return " ".join(filter(None, (record["preset"], *words)))
+
+
+def _evaluated_with(record: dict[str, Any]) -> str:
+    """Whose numbers stand in the table, where it is not plain."""
+    words = " ".join(record["evaluated_with"]) or "the run's own settings"
+    return f" (newest evaluation: {words})" if record["evaluated_with"] or record["evaluations"] > 1 else ""

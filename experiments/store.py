@@ -123,6 +123,11 @@ class Run(Work):
         """All evaluations that were begun."""
         return [Evaluation(path.parent) for path in sorted(self.folder.glob("evaluations/*/config.yaml"))]
 
+    def newest_evaluation(self) -> Evaluation | None:
+        """The one that was measured last, None if none is finished. Raises UserError where a result is damaged."""
+        done = [evaluation for evaluation in self.evaluations() if evaluation.is_done()]
+        return max(done, key=lambda evaluation: evaluation.result_path.stat().st_mtime, default=None)
+
     def prepare_evaluation(self, config: RunConfig) -> Evaluation:
         """The evaluation that `config` asks for, with its configuration written. Raises UserError as `prepare` does."""
         evaluation = self.evaluation(evaluation_id(config))

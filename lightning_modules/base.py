@@ -95,10 +95,10 @@ class TrainingModule(L.LightningModule, Generic[Network]):
         return max(0.0, 1 - done) if self.optim.schedule == "linear" else 1.0
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        """Clip the global gradient norm and log what it was before."""
+        """Clip the global gradient norm and log what it was before, and the learning rate of the step."""
         limit = self.optim.gradient_clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        self.log("train/grad_norm", whole(norm))
+        self.log_dict({"train/grad_norm": whole(norm), "train/lr": optimizer.param_groups[0]["lr"]})
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and move the averaged weights; the next batch is the first of the next step."""

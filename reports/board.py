@@ -17,12 +17,16 @@ from pathlib import Path
 from urllib.parse import quote
 
 from experiments.errors import UserError
+from experiments.runs import made_with, run_records
 from experiments.store import RunStore
 from reports.events import write_experiment, write_hparams
 from reports.formats import to_markdown
+from reports.quantities import quantity
 from reports.records import Record, named
 from reports.subject import Subject
 
+LONGEST = 120
+"""Letters of what a run was made with in its name."""
 SAME_COLOUR = r"([^/]+) seed\d+"
 """Of the names of runs: those in which the group reads the same get the same colour."""
 
@@ -67,15 +71,34 @@ def link_board(subject: Subject, folder: Path) -> list[str]:
 
 
 def link_all_runs(root: Path, folder: Path) -> list[str]:
-    """Make a folder that shows every run under a root, by its id. Raises UserError if there is none."""
-    runs = [run for run in RunStore(root).runs() if run.tensorboard.is_dir()]
-    if not runs:
+    """Make a folder that shows every run under a root, by what it was made with and its id, and the final metrics of
+    those that are done. Raises UserError if there is none."""
+    store = RunStore(root)
+    records = [record for record in run_records(root) if store.run(record["run"]).tensorboard.is_dir()]
+    if not records:
         raise UserError(f"There are no runs with TensorBoard data in {root}.")
-    new = _fresh(folder)
-    for run in runs:
-        (new / run.id).symlink_to(run.tensorboard.resolve(), target_is_directory=True)
+    new, names = _fresh(folder), []
+    values: dict[str, dict[str, None]] = {}
+    labels: dict[str, str] = {}
+    for record in records:
+        name = _file_name(f"{made_with(record)[:LONGEST]} ({record['run']})".lstrip())
+        names.append(name)
+        (new / name).symlink_to(store.run(record["run"]).tensorboard.resolve(), target_is_directory=True)
+        words = [word.partition("=")[::2] for word in record["overrides"] if not word.startswith("runtime.")]
+        made = {"preset": record["preset"], **dict(words)}
+        known = {
+            metric: quantity(metric) for metric, value in record["metrics"].items() if isinstance(value, int | float)
+        }
+        for key, value in made.items():
+            values.setdefault(key, {})[value] = None
+        labels |= {metric: how.label for metric, how in known.items()}
+        if record["state"] == "done":
+            final = {metric: record["metrics"][metric] * how.scale for metric, how in known.items()}
+            write_hparams(new / "final" / name, name, made, final, record["step"] or 0)
+    listed = "\n".join(["| run | made with |", "|---|---|", *(f"| {r['run']} | {made_with(r)} |" for r in records)])
+    write_experiment(new, {key: list(found) for key, found in values.items()}, labels, listed)
     _replace(new, folder)
-    return [run.id for run in runs]
+    return names
 
 
 def address(port: int) -> str:

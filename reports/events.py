@@ -28,7 +28,7 @@ FINAL = "final/"
 CHARTS = {
     "Loss": ("train/loss", "val/loss"),
     "Accuracy": ("train/accuracy", "val/accuracy"),
-    "Training": ("train/grad_norm", "train/samples_per_s"),
+    "Training": ("train/lr", "train/grad_norm", "train/samples_per_s"),
 }
 """Custom scalars: category -> tags (regular expressions), one chart each."""
 Scalar = bool | int | float | str

@@ -91,7 +91,7 @@ def to_latex(table: Table, label: str, provenance: Iterable[str] = ()) -> str:
         if group:
             lines += ["\\addlinespace"] if position else []
             lines.append(f"\\multicolumn{{{len(table.heads)}}}{{@{{}}l}}{{\\textit{{{latex(group)}}}}} \\\\")
-        lines += [" & ".join(_latex_entry(entry) for entry in row.entries) + " \\\\" for row in rows]
+        lines += [" & ".join(_latex_entry(entry, row) for entry in row.entries) + " \\\\" for row in rows]
     lines += ["\\bottomrule", "\\end{tabular}}", ""]
     if table.notes:
         lines.append("\\smallskip")
@@ -138,9 +138,11 @@ def _latex_head(head: Head) -> str:
     return f"\\twolines[b]{{{latex(name)}}}{{{latex(bracket.strip() + rest)}}}" if bracket else latex(name)
 
 
-def _latex_entry(entry: Entry) -> str:
+def _latex_entry(entry: Entry, row: TableRow) -> str:
     text = latex(entry.text)
-    if entry.rank == "best":
+    if entry.kind == "label" and row.baseline and entry is row.entries[0]:
+        text = f"{text} (baseline)"
+    elif entry.rank == "best":
         text = f"\\textbf{{{text}}}"
     elif entry.rank == "second":
         text = f"\\underline{{{text}}}"

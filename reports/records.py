@@ -206,8 +206,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def record_of(run: Run, evaluation: Evaluation | None = None) -> Record:
     """A run with an evaluation, by default the newest of those that are finished."""
-    done = [evaluation for evaluation in run.evaluations() if evaluation.is_done()]
-    newest = evaluation or max(done, key=lambda evaluation: evaluation.result_path.stat().st_mtime, default=None)
+    newest = evaluation or run.newest_evaluation()
     result, measured = run.result() or {}, (newest.result() or {}) if newest else {}
     record = Record(
         cell=run.id,

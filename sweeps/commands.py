@@ -45,7 +45,7 @@ from sweeps.registry import begun, definition_of, register, submitted_definition
 from sweeps.slurm import SlurmLauncher
 from sweeps.slurm_commands import max_array_size
 from sweeps.state import CellState
-from sweeps.table import cell_json, device_time, duration, failure_lines, failures, status_table, summary
+from sweeps.table import WIDE, cell_json, device_time, duration, failure_lines, failures, status_table, summary
 
 LAUNCHERS = ("local", "slurm")
 Words = Iterable[str]
@@ -80,12 +80,15 @@ def list_sweeps(root: Path | str | None = None, as_json: bool = False) -> int:
         )
     if as_json:
         return _print_json(rows)
-    table = Table(box=None)
-    for column in ("sweep", "paper", "reproduces", "cells", "state"):
-        table.add_column(column, overflow="fold", no_wrap=column in ("sweep", "paper", "cells", "state"))
+    table = Table(box=None, pad_edge=False)
+    wide = console().width >= WIDE
+    for column in ("sweep", "paper", *(["reproduces"] if wide else []), "cells", "state"):
+        fixed = column in ("sweep", "cells") or (wide and column == "paper")
+        table.add_column(column, overflow="fold", no_wrap=fixed, min_width=9 if column == "state" else None)
     for row in rows:
         cells = "\n".join(f"{scale} {count}" for scale, count in row["cells"].items())
-        table.add_row(row["name"], row["paper"], row["reproduces"], cells, "\n".join(row["begun"]) or "not begun")
+        question = [row["reproduces"]] if wide else []
+        table.add_row(row["name"], row["paper"], *question, cells, "\n".join(row["begun"]) or "not begun")
     console().print(table)
     for line in lost:
         print(line, file=sys.stderr)

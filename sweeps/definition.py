@@ -23,6 +23,7 @@ from experiments.strict_yaml import load_yaml
 from lightning_modules.metrics.config import METRICS
 from sweeps.axes import Axis, Choice, Sweep, matches
 from sweeps.config import SweepConfig, ValueConfig
+from sweeps.own_presets import place_preset
 
 DEFINITIONS = Path(__file__).parent / "definitions"
 COLUMNS = ("baseline", "flags", "seed", "seeds", "run_id", "eval_id", "reason")
@@ -122,8 +123,10 @@ def _check(config: SweepConfig, path: Path) -> Sweep:
     if twice := [name for name, count in Counter(n for group in config.zip for n in group).items() if count > 1]:
         raise UserError(f"zip names the axis '{twice[0]}' twice; an axis advances with one group of others.")
     for scale in config.scales.values():
+        scale.preset = place_preset(scale.preset, path.parent)
         scale.only = {name: _labels(axes, name, wanted) for name, wanted in scale.only.items()}
         for part in scale.cells:
+            part.preset = place_preset(part.preset, path.parent)
             part.when = {name: _labels(axes, name, wanted) for name, wanted in part.when.items()}
         if not scale.seeds or len(set(scale.seeds)) < len(scale.seeds):
             raise UserError(f"seeds={scale.seeds} must be one or more different numbers.")

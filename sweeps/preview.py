@@ -18,7 +18,7 @@ from sweeps.fact_book import FactBook
 from sweeps.parents import Parent, parents
 from sweeps.planner import Cell, Plan
 from sweeps.state import CellState
-from sweeps.table import STYLES, cell_json, duration, folded, summary
+from sweeps.table import STYLES, WIDE, cell_json, duration, folded, summary
 
 
 def preview(plan: Plan) -> dict[str, Any]:
@@ -176,15 +176,16 @@ def tell_cost(estimate: dict[str, Any]) -> str:
 def print_preview(plan: Plan, console: Console) -> None:
     """The same for people."""
     found, states = preview(plan), plan.states()
-    table = Table(title=f"{plan.sweep.name} · {plan.scale}: {plan.sweep.config.title}", box=None)
-    hours = ["device-hours"] if any(cell["device_hours"] for cell in found["cells"]) else []
-    for name in ("cell", "run", "parameters", "GFLOPs", "steps", *hours, "state"):
+    title = f"{plan.sweep.name} · {plan.scale}: {plan.sweep.config.title}"
+    table = Table(title=title, box=None, pad_edge=False, collapse_padding=True)
+    hours = ["device-\nhours"] if any(cell["device_hours"] for cell in found["cells"]) else []
+    wide = console.width >= WIDE
+    for name in ("cell", *(["run"] if wide else []), "parameters", "GFLOPs", "steps", *hours, "state"):
         justify: JustifyMethod = "left" if name in ("cell", "run", "state") else "right"
-        table.add_column(name, justify=justify, overflow="fold", no_wrap=name == "cell")
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=name != "state", min_width=7)
     for parent in found["parents"]:
         table.add_row(
-            f"(first) {parent['parent']}",
-            parent["run_id"],
+            *_beside([f"(first) {parent['parent']}", parent["run_id"]], wide),
             f"{parent['parameters']:,}",
             f"{parent['flops'] / 1e9:,.3f}",
             f"{parent['max_steps']:,}",
@@ -193,9 +194,9 @@ def print_preview(plan: Plan, console: Console) -> None:
         )
     for cell in found["cells"]:
         state = states[cell["cell"]]
+        run = cell["run_id"] or cell["eval_id"] or cell["search_id"]
         table.add_row(
-            folded(cell["cell"], console.width),
-            cell["run_id"] or cell["eval_id"] or cell["search_id"],
+            *_beside([folded(cell["cell"], console.width), run], wide),
             f"{cell['parameters']:,}",
             f"{cell['flops'] / 1e9:,.3f}",
             f"{cell['max_steps']:,}" if cell["max_steps"] else "",
@@ -215,6 +216,11 @@ def print_preview(plan: Plan, console: Console) -> None:
         lines.append(tell_cost(estimate))
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
+
+
+def _beside(words: list[str], wide: bool) -> list[str]:
+    """Two columns, or in a narrow terminal one with the second word in a line below the first."""
+    return words if wide else ["\n  ".join(words)]
 
 
 def preview_json(plan: Plan) -> str:

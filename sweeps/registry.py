@@ -12,13 +12,14 @@ from typing import Any
 from experiments.errors import UserError
 from experiments.files import atomic_write_text, read_json
 from experiments.store import RunStore
+from sweeps.own_presets import keep_presets
 from sweeps.planner import Cell, Plan
 
 
 def register(plan: Plan) -> None:
     """Write plan.json into the sweep's folder: it is begun now. Keeps the cells of earlier, partial requests.
 
-    The definition of a sweep of one's own is put beside it, since its file may move.
+    The definition of a sweep of one's own is put beside it with the presets it names, since these files may move.
     """
     cells = {cell.name: asdict(cell) for cell in plan.cells}
     path = plan.folder / "plan.json"
@@ -29,6 +30,7 @@ def register(plan: Plan) -> None:
         record["file"] = plan.name_or_path
         if (copy := _copy(plan.folder, plan.sweep.name)) != plan.sweep.path:
             atomic_write_text(copy, plan.sweep.path.read_text(encoding="utf-8"))
+            keep_presets(plan.sweep.path, copy.parent)
     text = json.dumps({**record, "cells": list(cells.values())}, indent=1)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         atomic_write_text(path, text)

@@ -22,6 +22,8 @@ STYLES = {"done": "green", "running": "cyan", "failed": "red", "missing": "dim"}
 STYLES |= dict.fromkeys(("interrupted", "stopped"), "yellow")
 _COMING = ("starting", "queued")
 _ORDER = ("running", "failed", "interrupted", "stopped", "missing", "done")
+WIDE = 110
+"""Characters from which on a terminal has room for what a narrow one does without."""
 SILENT = 120.0
 """Seconds without a sign of life after which a table marks them."""
 
@@ -98,9 +100,11 @@ def _steps(cell: Cell, state: CellState) -> tuple[int, int]:
 def short_state(state: CellState) -> str:
     """One cell in one line of a log."""
     status, eta = state.status, state.eta_seconds
+    done = f"{status.step}/{status.max_steps}"
+    far = f"{done} samples" if state.part == "evaluation" else f"step {done}"
     parts = [
         state.describe(),
-        f"step {status.step}/{status.max_steps}" if status.max_steps else "",
+        far if status.max_steps else "",
         "" if status.loss is None else f"loss {status.loss:.3f}",
         "" if status.steps_per_s is None else f"{status.steps_per_s:.2f} it/s",
         "" if eta is None else f"{duration(eta)} left",

@@ -11,6 +11,7 @@ import logging
 import re
 from pathlib import Path
 
+from datamodules.online_config import IMAGENET_CLASSES
 from datamodules.sources.folders import FileSource, class_folders, images_in, subfolders
 from datamodules.sources.parquet import ParquetSource, parquet_files
 from datamodules.sources.records import UNIT, Source, find_split
@@ -24,7 +25,6 @@ NUMBERED, SYNSETS, KAGGLE = (
     "LOC_val_solution.csv",
 )
 META = "meta.mat"
-CLASSES = 1000
 SYNSET = re.compile(r"n\d{8}")
 
 
@@ -79,8 +79,11 @@ def _check_synsets(names: list[str], place: Path) -> None:
             f"{place} has the subfolder {ascii(strange)}, which is no synset (n and eight digits), so labels would be "
             "wrong; move it away, or tokenize a collection with other classes as `folder`."
         )
-    if len(names) != CLASSES:
-        log.warning("%s has %d folders of synsets; ImageNet-1k has %d.", place, len(names), CLASSES)
+    if len(names) != IMAGENET_CLASSES:
+        log.warning(
+            "%s has %d folders of synsets, ImageNet-1k %d: a run on it has %d classes, numbered 0 to %d.",
+            *(place, len(names), IMAGENET_CLASSES, len(names), len(names) - 1),
+        )
 
 
 def ground_truth(folder: Path, images: Path) -> Path | None:
@@ -118,10 +121,10 @@ def _flat(folder: Path, images: Path, names: list[str], unit_size: int) -> FileS
             )
         found = _translate(truth, words) if truth.name == NUMBERED else words
     names = names or sorted(set(found))
-    if len(names) != CLASSES and images_folder(folder, "train") is None:
+    if len(names) != IMAGENET_CLASSES and images_folder(folder, "train") is None:
         raise ValueError(
-            f"{truth} names {len(names)} classes instead of {CLASSES} and there is no train/ with a folder per synset, "
-            "so the order of the classes is not known."
+            f"{truth} names {len(names)} classes instead of {IMAGENET_CLASSES} and there is no train/ with a folder "
+            "per synset, so the order of the classes is not known."
         )
     if unknown := sorted(set(found) - set(names)):
         raise ValueError(f"{truth} names the class {unknown[0]}, which the training images do not have.")

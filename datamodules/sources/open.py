@@ -6,9 +6,10 @@ import logging
 from difflib import get_close_matches
 from pathlib import Path
 
+from datamodules.online_config import IMAGENET_CLASSES
 from datamodules.sources.coco import coco_source
 from datamodules.sources.folders import FileSource, captioned_folder, class_folders, divided, images_in, subfolders
-from datamodules.sources.imagenet import CLASSES, has_classes, imagenet_source
+from datamodules.sources.imagenet import has_classes, imagenet_source
 from datamodules.sources.lists import NoCaptionList, list_file, list_source
 from datamodules.sources.parquet import ParquetSource, parquet_files
 from datamodules.sources.records import SPLIT_FOLDERS, UNIT, Source, find_split
@@ -31,7 +32,7 @@ def open_source(dataset: str, folder: Path, split: str, classes: int = 0, unit_s
 
     Args:
         dataset: one of `KINDS`.
-        classes: number of classes of tar shards with .cls files.
+        classes: number of classes of tar shards with .cls files; of ImageNet 1,000 where it is 0.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -44,7 +45,7 @@ def open_source(dataset: str, folder: Path, split: str, classes: int = 0, unit_s
         return coco_source(folder, split, unit_size)
     if dataset == "imagenet":
         shards = [] if has_classes(folder, split) else tar_files(folder, split)
-        return TarSource(shards, CLASSES) if shards else imagenet_source(folder, split, unit_size)
+        return TarSource(shards, classes or IMAGENET_CLASSES) if shards else imagenet_source(folder, split, unit_size)
     try:
         source = _captioned(folder, split, classes, unit_size)
     except NoCaptionList as error:

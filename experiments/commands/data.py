@@ -45,7 +45,7 @@ FIRST_PRESETS = {
 )
 @click.option("--flip", is_flag=True, help="Store mirrored views as well.")
 @click.option("--exif/--no-exif", default=None, help="Apply EXIF orientations (default: yes, but not for imagenet).")
-@click.option("--classes", default=0, help="Number of classes, for tar shards with .cls files.")
+@click.option("--classes", default=0, help="Number of classes, for tar shards with .cls files (imagenet: 1000).")
 @click.option(
     "--on-error", type=click.Choice(["skip", "stop"]), default="skip", show_default=True, help="Broken images."
 )
@@ -268,12 +268,14 @@ def _tell(folder: Path, summary: Summary) -> None:
 
 def _training(dataset: str, out: Path, tokenizer: str, settings: tuple[str, ...], text: Any) -> str:
     """The command that trains on the stores in `out`. For captions it names what the preset says too, so that one for
-    classes may take the preset's place."""
+    classes may take the preset's place. Raises ValueError for stores that no run can train on."""
+    from datamodules.config import DATASETS
     from datamodules.store import TokenStore
     from experiments.config import load_config
 
     store = TokenStore(out / "train")
     captions = store.all_captioned and not store.meta.source.get("classes")
+    DATASETS[dataset].config(root=str(out), condition="caption" if captions else "class").resolve()
     words = [f"data.name={dataset}", f"data.root={out}", f"tokenizer.name={tokenizer}"]
     of_text = [word for word in settings if word.startswith("text_encoder.")]
     words += [f"tokenizer.{word.removeprefix('tokenizer.')}" for word in settings if word not in of_text]

@@ -12,7 +12,7 @@ from experiments.commands.options import refuse_given
 from experiments.commands.single import ROOT_OPTION, configure_logging
 from experiments.config import read_config
 from experiments.errors import UserError
-from experiments.identity import evaluation_id
+from experiments.identity import EVALUATION, evaluation_id
 from experiments.overrides import parse_overrides
 from experiments.presets import read_chain
 from experiments.ranks import is_leader
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from experiments.export import Kind
 
 NeedsData = Literal["always", "captions", "never"]
+MOVED = ("data.root", "data.source", "tokenizer.weights")
+"""Keys of a training that `evaluate` and `sample` take anew, since what they name may have moved."""
 OF_PROMPTS = ("evaluation.prompts", "evaluation.prompt_file", "evaluation.dataset", "evaluation.dataset_root")
 """Which captions are drawn."""
 
@@ -31,10 +33,12 @@ OF_PROMPTS = ("evaluation.prompts", "evaluation.prompt_file", "evaluation.datase
 @click.command("evaluate")
 @click.argument("run")
 @click.argument("overrides", nargs=-1)
-@click.option("--again", is_flag=True, help="Measure the samples that are there anew, after adding a metric.")
+@click.option(
+    "--again", is_flag=True, help="Measure samples that are kept anew, after adding a metric: of the newest evaluation."
+)
 @ROOT_OPTION
 def evaluate_command(run: str, overrides: tuple[str, ...], again: bool, root: str) -> None:
-    """Measure RUN; overrides may change sampler.*, evaluation.* and runtime.*.
+    """Measure RUN; overrides may change sampler.*, evaluation.* and runtime.*, and say where its data lie now.
 
     It samples on as many devices of one machine as the training had and this machine has; runtime.devices=N says
     otherwise.
@@ -42,10 +46,14 @@ def evaluate_command(run: str, overrides: tuple[str, ...], again: bool, root: st
     RUN: an id, any unique part of one, or its folder.
     """
     found = RunStore(root).find(run)
-    config = _evaluation_config(found, overrides, root)
+    config, words = _evaluation_config(found, overrides, root), parse_overrides(overrides)
+    if again and not any(key.partition(".")[0] in EVALUATION for key in words):
+        from experiments.remeasure import chosen_evaluation
+
+        config = chosen_evaluation(config, found)
     before = None if again else found.evaluation(evaluation_id(config)).result()
     configure_logging()
-    if "runtime.devices" not in parse_overrides(overrides):  # the training's, wherever that was
+    if "runtime.devices" not in words:  # the training's, wherever that was
         from experiments.process import most_devices
 
         config.runtime.devices = min(config.runtime.devices, most_devices(config))
@@ -237,10 +245,11 @@ def _evaluation_config(run: Run, overrides: tuple[str, ...], root: str, needs_da
             that trains a tokenizer.
     """
     values = parse_overrides(overrides)
-    wrong = [key for key in values if key.partition(".")[0] not in ("sampler", "evaluation", "runtime")]
+    wrong = [k for k in values if k.partition(".")[0] not in (*EVALUATION, "runtime") and k not in MOVED]
     if wrong:
         raise UserError(
-            f"{wrong[0]} would change the training; only sampler.*, evaluation.* and runtime.* can change here."
+            f"{wrong[0]} would change the training; only sampler.*, evaluation.* and runtime.* can change here, and "
+            f"where its files lie ({', '.join(MOVED)})."
         )
     if "runtime.num_nodes" in values:
         raise UserError(
@@ -253,5 +262,15 @@ def _evaluation_config(run: Run, overrides: tuple[str, ...], root: str, needs_da
         raise UserError(f"Run {run.id} trains a tokenizer, of which nothing is sampled. {how}")
     on_class = stored.get("generator", {}).get("condition") == "class"
     needed = needs_data == "always" or (needs_data == "captions" and not on_class)
+    for key in MOVED:
+        section, _, name = key.partition(".")
+        place = stored.get(section, {}).get(name, "")
+        if key in values or place in ("", "embedded") or (section == "data" and not needed):
+            continue
+        if not Path(place).exists():
+            raise UserError(
+                f"{key}={place}, which {run.id} was made with, is not there; put it back, or say where it is now with "
+                f"{key}=PATH."
+            )
     here = {"runtime.root": str(run.root or root), "runtime.num_nodes": 1}
     return read_config(run.config_path, {**here, **values}, needs_data=needed)

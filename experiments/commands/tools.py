@@ -107,7 +107,8 @@ def keys_command(preset: str | None, words: tuple[str, ...], as_json: bool) -> N
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("key", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("key", no_wrap=True)
     table.add_column("value", max_width=24, overflow="fold")
     table.add_column("may be", max_width=32, overflow="fold")
     table.add_column("meaning")

@@ -244,7 +244,7 @@ def test_another_number_of_synsets_is_a_warning(tmp_path, caplog):
     class_tree(tmp_path / "train", range(6))
     with caplog.at_level(logging.WARNING):
         assert len(open_source("imagenet", tmp_path, "train").class_names) == 3
-    assert "3 folders of synsets; ImageNet-1k has 1000" in caplog.text
+    assert "3 folders of synsets, ImageNet-1k 1000: a run on it has 3 classes" in caplog.text
 
 
 def test_class_folders_come_before_a_tar_that_was_left_there(tmp_path):

@@ -156,3 +156,17 @@ def test_a_run_on_images(images, tmp_path):
     next((moved / "train").rglob("*.*")).rename(moved / "train" / "n01440764" / "renamed.png")
     result = train(config(images)).result()
     assert result["step"] == 2 and 0 < result["metrics"]["val/loss"] < 20
+
+
+@pytest.mark.parametrize(("count", "stored"), [(3, 3), (1000, 0)])
+def test_imagenet_has_the_classes_of_its_folders(tmp_path, count, stored):
+    for split in ("train", "val"):
+        for i in range(count):
+            folder = tmp_path / split / f"n{i:08d}"
+            folder.mkdir(parents=True)
+            (folder / "1.png").touch()  # listed, not read
+    config = ImageNetOnlineConfig()
+    assert config.num_classes == 1000
+    config = ImageNetOnlineConfig(source=str(tmp_path))
+    config.resolve()
+    assert (config.num_classes, len(config.class_names), len(config.classes)) == (count, count, stored)

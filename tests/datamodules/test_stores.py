@@ -282,8 +282,8 @@ def test_stores_of_imagenet_number_the_synsets_alike(tmp_path, val, refused):
     """Class names that are no synsets, as shards have them, say nothing."""
     for split, names in (("train", SYNSETS), ("val", val)):
         source = {"classes": list(names)}
-        codes = np.zeros((1, 1, 4), int)
-        write_store(tmp_path / split, codes, np.zeros(1, int), [""], vocab_size=8, tokenizer="", source=source)
+        codes = np.zeros((3, 1, 4), int)
+        write_store(tmp_path / split, codes, np.arange(3), [""] * 3, vocab_size=8, tokenizer="", source=source)
     config = ImageNetConfig(root=str(tmp_path))
     if refused:
         with pytest.raises(ValueError, match="differently: class 0 is n01440764 in one and n01443537 in the other"):
@@ -298,3 +298,34 @@ def test_the_fingerprint_is_of_the_content(classes, captions):
         resolved(CocoConfig(root=str(captions))).fingerprint,
     }
     assert len(prints) == 2 and all(len(text) == 65 for text in prints)
+
+
+@pytest.mark.parametrize(
+    ("named", "labels", "stored"),
+    [
+        (list(SYNSETS), 3, list(SYNSETS)),
+        ([f"n{i:08d}" for i in range(1000)], 1000, []),  # all: nothing enters the identity
+        ([], 1000, []),
+        ([], 3, None),
+        ([str(i) for i in range(1000)], 999, None),  # shards of a part of ImageNet, of which nothing says how large
+    ],
+)
+def test_imagenet_has_the_classes_of_its_stores(tmp_path, named, labels, stored):
+    for split in ("train", "val"):
+        codes, texts = np.zeros((labels, 1, 4), int), [""] * labels
+        source = {"classes": named}
+        write_store(tmp_path / split, codes, np.arange(labels), texts, vocab_size=8, tokenizer="", source=source)
+    config = ImageNetConfig(root=str(tmp_path))
+    if stored is None:
+        with pytest.raises(ValueError, match=rf"images of {labels} of 1,000 classes.*`folder`.*--classes {labels}"):
+            config.resolve()
+        return
+    config.resolve()
+    assert (config.classes, config.num_classes) == (stored, labels)
+    assert config.class_names == tuple(named or map(str, range(1000)))
+    shutil.rmtree(tmp_path / "train")
+    assert len(config.class_names) == labels, "a run is sampled where its data are gone"
+
+
+def test_imagenet_without_stores_has_1000_classes():
+    assert ImageNetConfig().num_classes == len(ImageNetConfig().class_names) == 1000

@@ -12,10 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from experiments.config import load_config
+from lightning_modules.config import OptimConfig
+from lightning_modules.samplers.config import HaltonConfig
+
 PROJECT = Path(__file__).parents[2]
 PACKAGES = ("datamodules", "experiments", "lightning_modules", "reports", "sweeps")
 SECTIONS = re.split(r"^## ", (PROJECT / "docs" / "extending.md").read_text(), flags=re.MULTILINE)[1:]
-RECIPES = {section.splitlines()[0]: section for section in SECTIONS}
+PRESET, *DIFFS = SECTIONS
+RECIPES = {section.splitlines()[0]: section for section in DIFFS}
 SMALL = "generator.width=20 generator.depth=2 trainer.max_steps=2 trainer.batch_size=8 runtime.sample_every=0"
 APPENDED = {
     "train": f"{SMALL} runtime.val_every=2 sampler.steps=2 runtime.threads=1",
@@ -80,6 +85,14 @@ def _run(tree: Path, commands: list[list[str]]) -> str:
 
 def test_the_page_has_the_five_recipes() -> None:
     assert list(RECIPES) == ["A mixer", "A hybrid scheme", "A sweep", "A generator", "A metric"]
+
+
+def test_the_preset_is_one(tmp_path: Path) -> None:
+    (text,) = _blocks(PRESET, "yaml")
+    (tmp_path / "mine.yaml").write_text(text)
+    mine, base = load_config(str(tmp_path / "mine.yaml")), load_config("maskmamba/demo")
+    assert (mine.generator.depth, mine.trainer.max_steps, mine.sampler) == (10, 800, HaltonConfig())
+    assert mine.optim == base.optim != OptimConfig(), "what is not named is as in the base"
 
 
 @pytest.mark.parametrize("name", RECIPES)

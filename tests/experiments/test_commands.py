@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import os
 import re
 import shlex
 import shutil
@@ -15,14 +17,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from experiments import cli as cli_module
 from experiments import provenance
 from experiments.callbacks import Stopped
 from experiments.cli import COMMANDS, HELP
 from experiments.config import load_config
+from experiments.errors import UserError
 from experiments.identity import run_id
+from experiments.inpaint import _label
 from experiments.presets import PRESETS
+from experiments.runs import run_table
 from experiments.store import RunStore
 from lightning_modules.metrics.pixels import PIXEL_MEASURES
 from tests.experiments.conftest import TINY
@@ -65,6 +71,7 @@ def test_every_command_has_help_of_its_own(ablate, name: str) -> None:
         (["train", "maskmamba/demo", "benchmark.name=layer"], "ablate bench NAME"),
         (["train", "maskmamba/demo", "imported=abc"], "ablate import-checkpoint KIND FILE"),
         (["train", "maskmamba/demo", "search.space=[{key: sampler.steps, low: 1, high: 4}]"], "ablate run FILE"),
+        (["train", "maskmamba/demo", "trainer.val_every=10"], "It is 'runtime.val_every'."),
         (["run", "maskmamba-hybrid-scheme"], "Did you mean 'maskmamba-hybrid-schemes'?"),
         (["run", "maskmamba-hybrid-schemes", "--scale", "huge"], "demo"),
         (["evaluate", "nothing"], "nothing"),
@@ -110,7 +117,7 @@ def test_evaluate_again_measures_the_samples_that_are_there(ablate, trained: Pat
     assert code == 2 and "no finished evaluation" in err
     assert ablate(*words)[0] == 0
     code, _, err = ablate(*words, "evaluation.seed=3", "--again")
-    assert code == 2 and err.rstrip().endswith("There are samples of: evaluation.seed=0.")
+    assert code == 2 and err.rstrip().endswith("There are samples of: evaluation.seed=0."), err
     (path,) = (p for p in (trained / "runs" / _id(trained) / "evaluations").glob("*/result.json"))
     before = json.loads(path.read_text())
     monkeypatch.setitem(PIXEL_MEASURES, "brightness", lambda samples, real: float(samples.mean()))
@@ -134,6 +141,64 @@ def test_evaluate_again_measures_the_samples_that_are_there(ablate, trained: Pat
         code, _, err = ablate(*words, "--again")
         assert code == 2 and f"Cannot read {samples}" in err and "leave --again out" in err, err
     samples.write_bytes(whole)
+
+
+def test_evaluate_again_takes_the_newest_evaluation_and_names_others_as_they_are_typed(ablate, trained, tmp_path):
+    run, file = RunStore(trained).find(_id(trained)), tmp_path / "reference.npz"
+    for i in range(12):
+        (tmp_path / "train" / "one").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (20 * i, 99, 255 - 20 * i)).save(tmp_path / "train" / "one" / f"{i}.png")
+    made = ("reference", "folder", "--source", tmp_path, "--split", "train", "--size", 32, "--workers", 0)
+    assert ablate(*made, "--out", file)[0] == 0
+    reference = ["evaluation.num_samples=9", f"evaluation.reference={file}"]
+    for words in (QUICK, ["sampler.steps=2", "runtime.threads=1", *reference]):
+        assert ablate("evaluate", run.id, *words, "--root", trained)[0] == 0
+    newest = run.newest_evaluation()
+    code, out, err = ablate("evaluate", run.id, "--again", "--root", trained)
+    assert code == 0 and f"In {newest.folder}" in out and "measured_again" in newest.result(), err
+    code, _, err = ablate("evaluate", run.id, "evaluation.seed=3", "--again", "--root", trained)
+    named = f"evaluation.num_samples=9 evaluation.reference={file} evaluation.seed=0"
+    assert code == 2 and "fingerprint" not in err
+    given = [shlex.split(one) for one in err.rpartition("There are samples of: ")[2].rstrip(".\n").split("; ")]
+    assert sorted(named.split()) in [sorted(words) for words in given], err
+    for words in given:  # as printed, they find their samples
+        assert ablate("evaluate", run.id, *words, "--again", "--root", trained)[0] == 0
+
+
+def test_a_wrong_class_names_a_few_that_there_are() -> None:
+    names = tuple(f"n{i:08d}" for i in range(1000))
+    assert _label("n00000007", names) == _label("7", names) == 7
+    assert _label("cat", ("cat", "cattle")) == 0
+    with pytest.raises(UserError, match=r"fits 2 classes.* Classes: 0 red cat, 1 cattle\.$"):
+        _label("cat", ("red cat", "cattle", "dog"))
+    with pytest.raises(
+        UserError, match=r"is none of the 1,000 classes\. .* 11 n00000011, \.\. 999 n00000999\.$"
+    ) as error:
+        _label("goldfish", names)
+    assert len(str(error.value)) < 400
+
+
+def test_list_runs_shows_the_newest_evaluation_and_names_it(ablate, trained: Path, tmp_path: Path) -> None:
+    """Whichever hash comes last: a value of one evaluation never stands beside one of another."""
+    shutil.copytree(trained / "runs" / _id(trained), tmp_path / "runs" / _id(trained))
+    run = RunStore(tmp_path).find(_id(trained))
+    shutil.rmtree(run.folder / "evaluations", ignore_errors=True)
+    for age, seed in enumerate((1, 2, 3)):
+        words = [f"evaluation.seed={seed}", f"sampler.guidance={seed}"]
+        config = load_config(str(run.config_path), words)
+        evaluation = run.prepare_evaluation(config)
+        evaluation.result_path.write_text(json.dumps({"metrics": {"fd_efflite0": seed * 100.0, f"only_{seed}": 1.0}}))
+        os.utime(evaluation.result_path, (1000 - age,) * 2)  # the first is the newest
+    (record,) = json.loads(ablate("list", "--runs", "--json", "--root", tmp_path)[1])
+    assert record["metrics"]["fd_efflite0"] == 100 and "only_1" in record["metrics"]
+    assert not {"only_2", "only_3"} & record["metrics"].keys() and "val/loss" in record["metrics"]
+    assert record["evaluations"] == 3
+    assert sorted(record["evaluated_with"]) == ["evaluation.seed=1", "sampler.guidance=1.0"]
+    narrow = Console(width=80, file=io.StringIO())
+    narrow.print(run_table([record]))
+    assert {run.id, "done", f"{record['step']}/{record['max_steps']}", "100"} <= set(narrow.file.getvalue().split())
+    shown = " ".join(ablate("list", "--runs", "--root", tmp_path)[1].split())
+    assert "newest evaluation:" in shown and "evaluation.seed=1" in shown
 
 
 def test_list_runs_says_what_each_was_made_with(ablate, trained: Path, tmp_path: Path) -> None:

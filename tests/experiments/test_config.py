@@ -233,10 +233,13 @@ def test_own_yaml_file_builds_on_a_preset(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (b"generator: foo", ["generator: 'foo'", "{name: NAME}", "maskmamba"]),
+        (b"trainer: {val_every: 10}", ["mine.yaml", "'val_every' not in", "It is 'runtime.val_every'."]),
+        (b"optim: {lr: fast}", ["mine.yaml", "fast", "optim.lr"]),
+        (b"generator: foo", ["mine.yaml", "generator: 'foo'", "{name: NAME}", "maskmamba"]),
         (b"sampler: 5", ["sampler: 5", "{name: NAME}", "maskgit"]),
         (b"data: [a]", ["data: ['a']", "{name: NAME}", "emoji"]),
         (b"base: 5", ["mine.yaml", "base=5", "path"]),
+        (b"base: maskmamba/dmeo", ["mine.yaml", "Did you mean 'maskmamba/demo'?"]),
         (b"\xff", ["mine.yaml", "not valid YAML"]),
         (b"trainer: {max_steps: 5}\ntrainer: {batch_size: 8}", ["mine.yaml", "'trainer' is there twice", "line 2"]),
     ],
@@ -247,6 +250,12 @@ def test_a_file_of_another_shape_is_one_clear_sentence(tmp_path: Path, text: byt
         load_config(str(tmp_path / "mine.yaml"))
     message = str(caught.value)
     assert all(word in message for word in words) and "\n" not in message, message
+
+
+def test_a_preset_of_ones_own_on_a_named_one(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("base: maskmamba/demo\ntrainer: {max_steps: 7}\n")
+    mine, demo = load_config(str(tmp_path / "mine.yaml")), load_config("maskmamba/demo", ["trainer.max_steps=7"])
+    assert run_id(mine) == run_id(demo)
 
 
 def test_round_trip_keeps_identity(tmp_path: Path) -> None:

@@ -163,15 +163,16 @@ def test_a_reference_is_of_the_images_that_a_store_keeps(ablate, captioned, tmp_
 )
 def test_the_printed_command_names_all_settings(dataset, settings, wanted, tmp_path):
     captioned = dataset == "coco"
-    write_store(
-        tmp_path / "train",
-        np.zeros((2, 1, 4), np.uint16),
-        np.zeros(2, np.int32),
-        ["a", "b"] if captioned else ["", ""],
-        vocab_size=8,
-        tokenizer="x",
-        source={} if captioned else {"classes": ["a"]},
-    )
+    for split in ("train", "val"):
+        write_store(
+            tmp_path / split,
+            np.zeros((2, 1, 4), np.uint16),
+            np.zeros(2, np.int32),
+            ["a", "b"] if captioned else ["", ""],
+            vocab_size=8,
+            tokenizer="x",
+            source={} if captioned else {"classes": ["a"]},
+        )
     text = T5Config() if captioned else None
     assert wanted.replace("OUT", str(tmp_path)) in _training(dataset, tmp_path, "llamagen_vq", settings, text)
 

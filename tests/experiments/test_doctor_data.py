@@ -61,3 +61,27 @@ def test_the_command(tmp_path, capsys):
         main(["doctor", str(tmp_path / "absent"), "--json"])
     assert caught.value.code == 1
     assert json.loads(capsys.readouterr().out)[0]["state"] == "broken"
+
+
+def test_no_number_of_classes_is_made_up(tmp_path):
+    """Shards with labels do not say how many classes there are; a thousand make an ImageNet, three do not."""
+    members = [
+        (f"{i}.{kind}", content)
+        for i in range(3)
+        for kind, content in (("png", encoded(picture(i))), ("cls", b"%d" % i))
+    ]
+    tar_shard(tmp_path / "shards" / "train" / "0.tar", members)
+    shards = findings(tmp_path / "shards")["folder/train"]
+    assert (shards.state, shards.found) == ("ok", "1 shards, labels")
+    assert shards.way_out.startswith("ablate tokenize folder") and shards.way_out.endswith("--split train --classes N")
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow.parquet import write_table
+
+    for count, kind in ((3, "folder"), (1000, "imagenet")):
+        rows = [{"image": {"bytes": encoded(picture(1)), "path": "x.png"}, "label": i} for i in range(count)]
+        (tmp_path / kind).mkdir()
+        write_table(pyarrow.Table.from_pylist(rows), tmp_path / kind / "train-0.parquet")
+        found = findings(tmp_path / kind)[f"{kind}/train"]
+        assert f"{count:,} classes" in found.found and found.way_out.endswith(
+            f"{kind} --source {tmp_path / kind} --out STORES --split train"
+        )

@@ -13,7 +13,7 @@ import torch
 from experiments.imports import Imported, import_dimba
 from experiments.model_facts import build_facts
 from experiments.run import load_generator
-from experiments.runs import _words, not_trained, run_records
+from experiments.runs import made_with, not_trained, run_records
 from experiments.store import RunStore
 from lightning_modules.generators.configs.dimba import DimbaConfig
 from lightning_modules.generators.dimba import Dimba, position_table
@@ -116,7 +116,7 @@ def test_a_dimba_checkpoint_becomes_a_run_that_says_what_it_is(tmp_path: Path) -
     words = (run.folder / "overrides.txt").read_text().splitlines()
     assert words[-1] == f"imported={config.imported}"
     assert "ablate import-checkpoint" in str(not_trained(run))
-    assert _words(run_records(tmp_path / "out")[0]) == "published weights"
+    assert made_with(run_records(tmp_path / "out")[0]) == "published weights"
     facts = build_facts(config)
     assert (result["parameters"], result["flops"]) == (facts.parameters, facts.flops)
     assert result["parameters"] < sum(value.numel() for value in loaded.values()), "the null caption is a buffer"

@@ -11,6 +11,7 @@ import pytest
 from datamodules.store import write_store
 from experiments.config import load_config, read_config, to_dict
 from experiments.errors import UserError
+from experiments.identity import run_id
 from experiments.resolve import FILES, check_unchanged
 from experiments.run_config import RunConfig
 from experiments.store import RunStore
@@ -53,21 +54,44 @@ def test_a_tokenizer_that_was_replaced_is_refused_by_name(ablate, tmp_path: Path
 def test_data_that_are_gone_are_not_missed_where_they_have_no_part(ablate, tmp_path: Path) -> None:
     stores = tmp_path / "stores"
     for split in ("train", "val"):
-        codes = np.full((2, 1, 64), len(split))
-        made = {"vocab_size": 512, "tokenizer": file_sha256(EMBEDDED), "source": {}}
-        write_store(stores / split, codes, np.zeros(2, int), ["", ""], **made)
+        codes = np.full((1000, 1, 64), len(split))
+        made = {"vocab_size": 512, "tokenizer": file_sha256(EMBEDDED), "source": {"image_size": 32}}
+        write_store(stores / split, codes, np.arange(1000), [""] * 1000, **made)
     run = finished(small(tmp_path, data__name="imagenet", data__root=str(stores)))
     sample = ("sample", run.id, "--class", 7, "--count", 2, "--out", tmp_path / "x.png", *QUICK, "--root", tmp_path)
     shutil.move(stores, tmp_path / "away")
     code, _, err = ablate(*sample)
     assert code == 0 and (tmp_path / "x.png").exists(), err
     code, _, err = ablate("evaluate", run.id, *QUICK, *FEW, "--root", tmp_path)
-    assert code == 2 and f"No store at {stores / 'train'}" in err
+    assert code == 2 and f"data.root={stores}, which {run.id} was made with, is not there" in err
+    away = (f"data.root={tmp_path / 'away'}", *QUICK, *FEW, "--root", tmp_path)
+    code, _, err = ablate("evaluate", run.id, *away)
+    assert code == 2 and "carry no real images" in err, "the data are found where they are now"
     shutil.move(tmp_path / "away", stores)
     meta = stores / "val" / "meta.json"
-    meta.write_text(meta.read_text().replace('"count": 2', '"count": 5'))
+    meta.write_text(meta.read_text().replace('"count": 1000', '"count": 1005'))
     code, _, err = ablate(*sample)
     assert code == 2 and f"data.root={stores} is not what" in err
+
+
+def test_a_run_is_used_from_any_folder(ablate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative paths are kept in full, and are no part of the identity."""
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    shutil.copy(EMBEDDED, "mine.safetensors")
+    config = small(tmp_path, tokenizer__weights="mine.safetensors")
+    run = finished(config)
+    monkeypatch.chdir(tmp_path)
+    assert run.config().tokenizer.weights == str(tmp_path / "there" / "mine.safetensors")
+    assert run_id(run.config()) == run.id == run_id(small(tmp_path, tokenizer__weights=str(EMBEDDED)))
+    words = ("sample", run.id, "--count", 2, "--out", tmp_path / "x.png", *QUICK, "--root", tmp_path)
+    code, _, err = ablate(*words)
+    assert code == 0, err
+    (tmp_path / "there").rename(tmp_path / "moved")
+    code, _, err = ablate(*words)
+    assert code == 2 and "is not there; put it back, or say where it is now with tokenizer.weights=PATH" in err
+    code, _, err = ablate(*words, "tokenizer.weights=moved/mine.safetensors")
+    assert code == 0, err
 
 
 @pytest.mark.parametrize("key", FILES)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from experiments.config import load_config
 from tests.experiments.conftest import STEPS, train, train_command
 
 
@@ -62,12 +63,19 @@ def _check_board(root: Path) -> None:
 
 def test_tensorboard_has_the_steps_of_the_metrics(undisturbed: Path, tmp_path: Path) -> None:
     _check_board(undisturbed)
-    assert [step for step, _ in _scalars(undisturbed)["val/loss"]] == [25, 50]
+    assert [step for step, _ in _scalars(undisturbed)["val/loss"]] == [25, 50, STEPS], "the last step's too"
     shutil.copytree(undisturbed / "cache", tmp_path / "cache")
     done = train(tmp_path, "trainer.max_steps=12", "runtime.log_every=10")
     assert done.returncode == 0, done.stderr
     _check_board(tmp_path)
     assert [step for step, _ in _scalars(tmp_path)["train/loss"]] == [10, 12]
+    rate = load_config("maskmamba/demo").optim.lr
+    assert 0 < _scalars(tmp_path)["train/lr"][-1][1] <= rate
+    (_run_folder(tmp_path) / "result.json").unlink()
+    done = train(tmp_path, "trainer.max_steps=12", "runtime.log_every=10")  # as after a kill before the result
+    assert done.returncode == 0, done.stderr
+    _check_board(tmp_path)
+    assert [step for step, _ in _scalars(tmp_path)["val/loss"]] == [12], "not doubled"
 
 
 def test_a_finished_run_is_not_trained_again(undisturbed: Path) -> None:

@@ -171,7 +171,10 @@ def test_the_board_shows_exactly_the_sweeps_runs_under_readable_names(tmp_path: 
     names = {path.name for path in board.iterdir() if path.is_symlink()}
     assert names == {f"{scheme} seed{seed}" for scheme in fakes.SCHEMES for seed in (0, 1)}
     assert (board / "serial_v2 seed1").resolve() == tmp_path / "runs" / "fake-serial_v2-s1" / "tb"
-    assert "fake-other-s0" in link_all_runs(tmp_path, tmp_path / "all")
+    (other / "overrides.txt").write_text("generator.depth=3\nruntime.threads=1\n")
+    (name,) = (name for name in link_all_runs(tmp_path, tmp_path / "all") if "fake-other-s0" in name)
+    assert "generator.depth=3" in name and "threads" not in name
+    assert (tmp_path / "all" / name).resolve() == other / "tb" and list((tmp_path / "all" / "final" / name).iterdir())
 
 
 def test_seeds_of_a_row_share_a_colour() -> None:

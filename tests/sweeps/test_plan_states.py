@@ -18,6 +18,7 @@ from rich.console import Console
 from datamodules.store import write_store
 from experiments.identity import run_id
 from experiments.presets import PRESETS
+from experiments.status import Status
 from experiments.store import RunStore
 from lightning_modules.hashing import file_sha256
 from lightning_modules.tokenizers.config import EMBEDDED
@@ -27,7 +28,8 @@ from sweeps.definition import read_sweep
 from sweeps.planner import plan
 from sweeps.preview import preview
 from sweeps.registry import register
-from sweeps.table import cell_json, folded, status_table
+from sweeps.state import CellState
+from sweeps.table import cell_json, folded, short_state, status_table
 from tests.sweeps.steps import WIDTH, axis
 
 Make = Callable[..., str]
@@ -187,3 +189,9 @@ def test_long_names_break_behind_commas_and_empty_columns_are_left_out(make_swee
     console.print(status_table(planned, planned.states(), console.width))
     heads = console.export_text().splitlines()[1].split()
     assert heads == ["cell", "state"]
+
+
+def test_a_line_of_a_log_names_what_it_counts() -> None:
+    status = Status(state="running", step=60, max_steps=60)
+    assert "60/60 samples" in short_state(CellState(status, "evaluation"))
+    assert "step 60/60" in short_state(CellState(status, "training"))

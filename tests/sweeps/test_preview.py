@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
 from experiments.config import load_config
 from experiments.model_facts import ModelFacts, build_facts
 from experiments.store import RunStore
 from lightning_modules.generators.config import GENERATORS
 from sweeps import cache, commands
+from sweeps.definition import sweep_names
 from sweeps.fact_book import FactBook
 from sweeps.planner import plan
-from sweeps.preview import preview
+from sweeps.preview import preview, print_preview
 from tests.experiments.configs import small_config
 from tests.sweeps.conftest import PRESET
 
@@ -73,6 +76,27 @@ def test_plan_lists_cells_exclusions_and_duplicates(make_sweep: Make, capsys: py
     assert found["excluded"] == [{"labels": {"width": "64"}, "reason": "too large"}]
     assert commands.show_plan(path) == 0
     assert "Left out: width=64: too large" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_a_terminal_cuts_no_number_and_no_id(width: int, root: Path) -> None:
+    made = plan("maskmamba-backbones", "paper")
+    screen = Console(width=width, file=io.StringIO(), highlight=False)
+    print_preview(made, screen)
+    shown = screen.file.getvalue().split()
+    for cell in preview(made)["cells"]:
+        wanted = (cell["cell"], cell["run_id"], f"{cell['parameters']:,}", f"{cell['max_steps']:,}", cell["state"])
+        assert set(wanted) <= set(shown)
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_list_of_sweeps_cuts_no_name_and_no_state(
+    width: int, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(commands, "console", lambda: Console(width=width))
+    commands.list_sweeps(root)
+    out = capsys.readouterr().out
+    assert set(sweep_names()) <= set(out.split()) and out.count("not begun") == len(sweep_names())
 
 
 def test_cost_is_assumed_for_gpus_and_measured_once_a_run_is_done(make_sweep: Make, root: Path) -> None:
