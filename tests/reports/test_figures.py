@@ -76,7 +76,7 @@ def test_floors_of_single_bars_are_drawn_across_them_alone(tmp_path: Path) -> No
 @pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.kind)
 @pytest.mark.parametrize("count", [3, 10])
 def test_long_names_leave_room_for_what_is_drawn(tmp_path: Path, figure: Figure, count: int) -> None:
-    labels = [f"{number} of a $x^{{2 {'word ' * 16}" for number in range(count)]
+    labels = [f"{number} $x^{{2$ {'word ' * 16}" for number in range(count)]
     cells = [replace(fakes.cell_of({"width": label}), run_id=f"run-{i}") for i, label in enumerate(labels)]
     for number, cell in enumerate(cells):
         fakes.write_run(tmp_path, cell, 100.0 + number, run__parameters=1000 * (number + 1))
