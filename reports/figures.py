@@ -16,7 +16,7 @@ from reports.layout import Figure
 from reports.points import draw_points, untangle
 from reports.quantities import quantity
 from reports.records import named
-from reports.style import WIDTH, colour, marker, style
+from reports.style import ACROSS, LINE, LONGEST_NAME, WIDTH, colour, grow, legend_below, marker, style, wrap
 from reports.tables import axis_label, axis_title
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SMOOTHING = 0.05
 """Share of a single training-loss curve that its moving average spans; the raw curve stays visible behind it."""
 BESIDE = 5
-"""A legend of more entries stands beside the axes."""
+"""A legend of more entries stands beside the axes, one of names of several lines below them."""
 LONGEST_NOTE = 48
 """Characters of the reason that stands in the place of a bar; the table has it in full."""
 FEW = 12
@@ -54,7 +54,8 @@ def draw(figure: Figure, rows: Sequence[Row]) -> Drawing | None:
 
 def _alone(plt: Any, figure: Figure, rows: Sequence[Row]) -> Drawing | None:
     """A figure of one panel."""
-    height = 0.42 * len(rows) + 1.1 if figure.kind == "bars" else 3.3
+    lines = [wrap(row_name(row, rows)).count("\n") + 1 for row in rows]
+    height = sum(max(0.42, LINE * (count + 1)) for count in lines) + 1.1 if figure.kind == "bars" else 3.3
     drawing, axes = plt.subplots(figsize=(WIDTH, height))
     return drawing if _DRAW[figure.kind](axes, figure, rows) else None
 
@@ -110,16 +111,30 @@ def _bars(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
         if error:
             axes.errorbar(width, place, xerr=error, color=axes.xaxis.label.get_color(), capsize=3, linewidth=1.1)
         axes.text(width + error + longest * 0.015, place, format(width, known.format), va="center")
-    below = ""
-    for floor in floors(rows, figure.y)[:1]:
-        axes.axvline(floor * known.scale, linestyle=(0, (4, 3)), linewidth=1.2, color=axes.xaxis.label.get_color())
-        below = f"\ndashed: real images against real, {floor * known.scale:{known.format}}"
-    axes.set_yticks(range(len(rows)), [row_name(row, rows) for row in rows])
+    below = _floor_lines(axes, figure, rows)
+    axes.set_yticks(range(len(rows)), [wrap(row_name(row, rows)) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.margins(x=0.12)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(axis_label(known) + below)
     return True
+
+
+def _floor_lines(axes: Axes, figure: Figure, rows: Sequence[Row]) -> str:
+    """One line where all bars have the same floor, else one across each bar; what the label says of them."""
+    known = figure.up
+    looks: Any = {"linestyle": (0, (4, 3)), "linewidth": 1.2, "color": axes.xaxis.label.get_color()}
+    own = {place: floors([row], figure.y) for place, row in enumerate(rows) if row.value(figure.y).mean is not None}
+    found = sorted({floor * known.scale for values in own.values() for floor in values})
+    if not found:
+        return ""
+    if len(found) == 1 and all(own.values()):
+        axes.axvline(found[0], **looks)
+    else:
+        for place, values in own.items():
+            axes.vlines([floor * known.scale for floor in values], place - 0.4, place + 0.4, **looks)
+    ends = dict.fromkeys((found[0], found[-1]))
+    return f"\ndashed: real images against real, {' to '.join(format(end, known.format) for end in ends)}"
 
 
 def _curves(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
@@ -143,7 +158,7 @@ def _curves(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
         axes.set_xlabel("Step")
         axes.locator_params(axis="x", integer=True)
         axes.set_ylabel(figure.up.label)
-        _legend(axes, len(found))
+        _legend(axes)
     return drawn
 
 
@@ -152,10 +167,15 @@ def smoothed(figure: Figure, length: int) -> bool:
     return figure.y.startswith("train/") and length * SMOOTHING >= 2
 
 
-def _legend(axes: Axes, entries: int) -> None:
-    """Where there is more than one thing to tell apart; of many, beside the axes, where it hides nothing."""
-    if entries > 1:
-        axes.legend(**({"loc": "center left", "bbox_to_anchor": (1, 0.5)} if entries > BESIDE else {}))
+def _legend(axes: Axes) -> None:
+    """Where there is more than one thing to tell apart; where it would hide what is drawn, beside or below the axes."""
+    handles, names = axes.get_legend_handles_labels()
+    if len(names) < 2:
+        return
+    if max(map(len, names)) > LONGEST_NAME:
+        legend_below(axes.get_figure(), handles)
+    else:
+        axes.legend(**({"loc": "center left", "bbox_to_anchor": (1, 0.5)} if len(names) > BESIDE else {}))
 
 
 def _band(curves: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[int, float, float]]:
@@ -180,7 +200,7 @@ def _lines(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
         where: Mapping[str, float] = {label: float(label) for label in ticks}
     except ValueError:
         where = {label: place for place, label in enumerate(ticks)}
-        axes.set_xticks(range(len(ticks)), ticks)
+        _name_ticks(axes, ticks)
     series: dict[str, list[Row]] = {}
     have = [row for row in rows if figure.x in row.labels and row.value(figure.y).n]
     for row in have:
@@ -197,8 +217,17 @@ def _lines(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
         axes.plot(x, y, color=colour(place), marker=marker(place), label=name or None)
     axes.set_xlabel(axis_title(figure.x))
     axes.set_ylabel(axis_label(known))
-    _legend(axes, len(series))
+    _legend(axes)
     return bool(series)
+
+
+def _name_ticks(axes: Axes, labels: Sequence[str]) -> None:
+    """Names along x, upright where they are long and many; the figure grows by them."""
+    room, longest = ACROSS // len(labels), max(map(len, labels))
+    upright = longest > room and room < LONGEST_NAME / 2
+    names = [wrap(label, LONGEST_NAME if upright else room) for label in labels]
+    axes.set_xticks(range(len(labels)), names, rotation=90 if upright else 0)
+    grow(axes.get_figure(), LONGEST_NAME / 2 if upright else max(name.count("\n") for name in names))
 
 
 _DRAW: dict[str, Callable[[Axes, Figure, Sequence[Row]], bool]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,7 +34,10 @@ LATEX = {
     "−": "$-$",
     "…": r"\ldots{}",
     "τ": r"$\tau$",
+    "\n": " ",
 }
+MARKDOWN = re.compile(r"""[\\*~<`$]|&(?=#?\w+;)|\](?=[(\[])|(?<![^\W_])_|_(?![^\W_])""")
+"""Marks that mean something wherever they stand; an entity, a link and an underscore only at the place matched."""
 
 
 # --- Markdown ---------------------------------------------------------------------------------------------------------
@@ -41,18 +45,27 @@ LATEX = {
 
 def to_markdown(table: Table, provenance: str = "") -> str:
     """A GitHub-flavoured table under its title, with the notes below, and last the line on where it comes from."""
-    lines = [f"### {table.title}", ""]
-    lines.append(_markdown_line(f"{head.over}: {head.text}" if head.over else head.text for head in table.heads))
+    lines = [f"### {markdown(table.title)}", ""]
+    heads = (f"{head.over}: {head.text}" if head.over else head.text for head in table.heads)
+    lines.append(_markdown_line(map(markdown, heads)))
     lines.append("|" + "|".join("---" if head.kind == "label" else "---:" for head in table.heads) + "|")
     for group, rows in grouped(table.rows):
         if group:
-            lines.append(_markdown_line([f"**{group}**", *("" for _ in table.heads[1:])]))
+            lines.append(_markdown_line([f"**{markdown(group)}**", *("" for _ in table.heads[1:])]))
         lines += [_markdown_line(_markdown_entry(entry, row) for entry in row.entries) for row in rows]
     lines.append("")
     for letter, text in table.notes:
-        lines += [f"<sup>{letter}</sup> {text}  " if letter else f"{text}  "]
+        lines.append(f"{f'<sup>{letter}</sup> ' if letter else ''}{markdown(text)}  ")
     lines += [f"{provenance}  "] if provenance else []
     return "\n".join(lines) + "\n"
+
+
+def markdown(text: str) -> str:
+    """Escape text for GitHub-flavoured Markdown, on one line; code in backticks stays code."""
+    parts = text.replace("\n", " ").split("`")
+    if len(parts) % 2 == 0:
+        return MARKDOWN.sub(r"\\\g<0>", "`".join(parts))
+    return "`".join(part if number % 2 else MARKDOWN.sub(r"\\\g<0>", part) for number, part in enumerate(parts))
 
 
 def _markdown_line(cells: Iterable[str]) -> str:
@@ -60,7 +73,7 @@ def _markdown_line(cells: Iterable[str]) -> str:
 
 
 def _markdown_entry(entry: Entry, row: TableRow) -> str:
-    text = entry.full
+    text = markdown(entry.full)
     if entry.rank == "best":
         text = f"**{text}**"
     elif entry.rank == "second":
@@ -91,7 +104,7 @@ def to_latex(table: Table, label: str, provenance: Iterable[str] = ()) -> str:
         if group:
             lines += ["\\addlinespace"] if position else []
             lines.append(f"\\multicolumn{{{len(table.heads)}}}{{@{{}}l}}{{\\textit{{{latex(group)}}}}} \\\\")
-        lines += [" & ".join(_latex_entry(entry, row) for entry in row.entries) + " \\\\" for row in rows]
+        lines += [_latex_line(_latex_entry(entry, row) for entry in row.entries) for row in rows]
     lines += ["\\bottomrule", "\\end{tabular}}", ""]
     if table.notes:
         lines.append("\\smallskip")
@@ -113,8 +126,14 @@ def latex(text: str) -> str:
     return "".join(f"\\texttt{{{part}}}" if number % 2 else part for number, part in enumerate(escaped))
 
 
+def _latex_line(cells: Iterable[str]) -> str:
+    """A row; after the end of another one, and after a rule, a bracket or a star would be taken for an argument."""
+    line = " & ".join(cells) + " \\\\"
+    return "{}" + line if line.startswith(("[", "*")) else line
+
+
 def _latex_heads(heads: Sequence[Head]) -> list[str]:
-    names = " & ".join(_latex_head(head) for head in heads) + " \\\\"
+    names = _latex_line(map(_latex_head, heads))
     spans: list[tuple[str, int]] = []
     for head in heads:
         if spans and spans[-1][0] == head.over:
@@ -129,7 +148,7 @@ def _latex_heads(heads: Sequence[Head]) -> list[str]:
         if text:
             rules.append(f"\\cmidrule(lr){{{start}-{start + width - 1}}}")
         start += width
-    return [" & ".join(over) + " \\\\", "".join(rules), names]
+    return [_latex_line(over), "".join(rules), names]
 
 
 def _latex_head(head: Head) -> str:

@@ -20,8 +20,18 @@ IN_PLACE_OF = {
     "recall_efflite0": "recall",
 }
 """Quantity of the embedded network's features -> the one of Inception's, which papers print."""
-BESIDE = ("is", "sfid", "precision", "recall", "fd_dinov2", "clip_score", "attribute_binding", "spatial_relations")
-"""Qualities that follow the Fréchet distance where they were measured."""
+BESIDE = (
+    "is",
+    "is_std",
+    "sfid",
+    "precision",
+    "recall",
+    "fd_dinov2",
+    "clip_score",
+    "attribute_binding",
+    "spatial_relations",
+)
+"""Qualities that follow the Fréchet distance where they were measured; IS std where the paper prints it."""
 
 
 def with_measured(layout: Layout, records: Iterable[Record]) -> Layout:
@@ -45,7 +55,9 @@ def with_measured(layout: Layout, records: Iterable[Record]) -> Layout:
             columns.append(replace(column, paper="") if name in anywhere else column)
         if column.metric == "fd_efflite0":
             shown = there | {IN_PLACE_OF[metric] for metric in there & IN_PLACE_OF.keys()}
-            columns += [_column(name, layout) for name in BESIDE if name in anywhere - shown]
+            published = layout.reference.columns if layout.reference else ()
+            beside = [name for name in BESIDE if name != "is_std" or name in published]
+            columns += [_column(name, layout) for name in beside if name in anywhere - shown]
     figures = tuple(
         replace(
             figure,

@@ -14,7 +14,7 @@ from reports.contest import timed_apart
 from reports.layout import Figure
 from reports.quantities import quantity
 from reports.records import named
-from reports.style import WIDTH, colour, marker
+from reports.style import LONGEST_NAME, WIDTH, colour, legend_below, marker, wrap
 from reports.tables import axis_label, axis_title
 from reports.uncertainty import pearson
 
@@ -53,12 +53,12 @@ def draw_points(plt: Any, figure: Figure, rows: Sequence[Row]) -> Drawing | None
     for axes in grid[:, 1:].flat:
         axes.set_ylabel("")
     keys = list(looks.keys(drawing.axes[0].xaxis.label.get_color()))
-    if alone:
-        if handles := [*keys, *drawing.axes[0].get_legend_handles_labels()[0]]:
-            beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if keys else {}
-            drawing.axes[0].legend(handles=handles, **beside)
-    elif keys:
-        drawing.legend(handles=keys, loc="outside lower center", ncols=len(keys), columnspacing=1, handletextpad=0)
+    handles = [*keys, *drawing.axes[0].get_legend_handles_labels()[0]] if alone else keys
+    if keys and (not alone or max(len(key.get_label()) for key in keys) > LONGEST_NAME):
+        legend_below(drawing, handles, handletextpad=0)
+    elif handles:
+        beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if keys else {}
+        drawing.axes[0].legend(handles=handles, **beside)
     return drawing if drawn else None
 
 
@@ -74,7 +74,13 @@ def times_apart(figure: Figure, rows: Sequence[Row]) -> bool:
 
 def names_front(figure: Figure, rows: Sequence[Row]) -> bool:
     """Whether the rows on the front are named: where a crowd of rows is not."""
-    return not figure.colour and not figure.panels and len(_points(figure, rows)) > CROWD
+    crowd = len(_points(figure, rows)) > CROWD and not _long_names(rows)
+    return not figure.colour and not figure.panels and crowd
+
+
+def _long_names(rows: Sequence[Row]) -> bool:
+    """Whether a name would take more than two lines beside its point."""
+    return len(rows) > 1 and any(len(row_name(row, rows)) > 2 * LONGEST_NAME for row in rows)
 
 
 def families(figure: Figure, points: Points) -> dict[str, Points]:
@@ -91,7 +97,7 @@ class _Looks:
     def __init__(self, figure: Figure, rows: Sequence[Row]):
         self._rows = list(rows)
         self._colour, self._marker = figure.colour, figure.marker
-        if not (figure.colour or figure.marker) and len(_points(figure, rows)) > CROWD:
+        if not (figure.colour or figure.marker) and (len(_points(figure, rows)) > CROWD or _long_names(rows)):
             varied = [axis for axis in rows[0].labels if len({row.labels.get(axis) for row in rows}) > 1]
             self._colour, self._marker = varied[0], varied[-1]
 
@@ -174,7 +180,7 @@ def left_out(figure: Figure, rows: Sequence[Row]) -> list[Row]:
 
 
 def _name(axes: Axes, name: str, x: float, y: float, size: int) -> None:
-    axes.annotate(name, (x, y), xytext=BESIDE[0], textcoords="offset points", fontsize=size, gid=NAME)
+    axes.annotate(wrap(name), (x, y), xytext=BESIDE[0], textcoords="offset points", fontsize=size, gid=NAME)
 
 
 def untangle(drawing: Drawing) -> None:

@@ -35,6 +35,8 @@ class ReferenceColumn:
 
     label: str
     better: Literal["lower", "higher", "none"] = "none"
+    scale: float = 1.0
+    """What is printed, in the label's unit, is the value times this."""
 
 
 @dataclass(frozen=True)

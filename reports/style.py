@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
 import re
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,34 @@ IN_THE_DARK = {INK: "#e6e8eb", FAINT: "#8f98a3", GRID: "#343a42"}
 DECIMALS = re.compile(r"(\.\d\d)\d+")
 WIDTH = 5.6
 """Inches: a figure's text is then a little below body text in a one-column paper, and still read on a phone."""
+
+LONGEST_NAME = 28
+"""Characters of a name on one line: half of a figure's width, the other half is for what is drawn."""
+
+ACROSS = 72
+"""Characters that fit on a line over the whole width."""
+LINE = 0.17
+"""Inches that a line of text takes."""
+
+
+def wrap(name: str, width: int = LONGEST_NAME) -> str:
+    """A name on as many lines as it needs."""
+    return textwrap.fill(name, width)
+
+
+def grow(drawing: Any, lines: float) -> None:
+    """Make a figure taller by lines of text."""
+    drawing.set_figheight(drawing.get_figheight() + LINE * lines)
+
+
+def legend_below(drawing: Any, handles: Sequence[Any], **looks: Any) -> None:
+    """A legend under all axes, in as many columns as fit; the figure grows by it."""
+    names = [str(handle.get_label()) for handle in handles]
+    columns = max(1, min(len(names), ACROSS // (max(map(len, names)) + 4)))
+    names = [wrap(name, ACROSS) for name in names]
+    lines = sum(name.count("\n") + 1.2 for name in names)
+    grow(drawing, math.ceil(lines / columns))
+    drawing.legend(handles, names, loc="outside lower center", ncols=columns, columnspacing=1, **looks)
 
 
 def colour(index: int) -> str:
@@ -61,6 +91,7 @@ def style() -> Iterator[Any]:
         "grid.color": GRID,
         "grid.linewidth": 0.8,
         "text.color": INK,
+        "text.parse_math": False,  # a dollar sign in a name is one
         "xtick.color": INK,
         "ytick.color": INK,
         "xtick.major.size": 0,

@@ -235,7 +235,8 @@ def _published(table: ReferenceTable, labels: Mapping[str, str], spread: Mapping
     value = row.values[column.paper] if row else None
     if row is None or value is None:
         return Entry(DASH, "paper")
-    return Entry(f"{'≈ ' if column.paper in row.approximate else ''}{value:g}", "paper", published=value)
+    printed = f"{value * table.columns[column.paper].scale:g}"
+    return Entry(f"{'≈ ' if column.paper in row.approximate else ''}{printed}", "paper", published=value)
 
 
 def _reading_notes(layout: Layout, rows: Sequence[TableRow]) -> Iterable[str]:

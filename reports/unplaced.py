@@ -5,13 +5,16 @@ A file is known by its fingerprint; of its path, the base name stays.
 
 from __future__ import annotations
 
-import html
 import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from markupsafe import escape
+
+from reports.formats import markdown
 
 HOST = "host"
 """Key of a provenance's hardware that names the machine."""
@@ -31,8 +34,7 @@ class Unplaced:
         for path in _paths(record):
             if not any(Path(path).is_relative_to(root) for root in roots):
                 names[path] = Path(path).name
-        # Written into a page, characters of a path may be escaped.
-        self._names = {form: name for path, name in names.items() for form in (path, html.escape(path))}
+        self._names = {form: name for path, name in names.items() for form in _forms(path)}
         longest_first = sorted(self._names, key=len, reverse=True)
         # Not within a longer path, a relative one, an address, an element of a page, or a picture in base 64.
         self._pattern = re.compile(rf"(?<![\w./+<-])({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
@@ -48,6 +50,12 @@ class Unplaced:
         if isinstance(value, list | tuple):
             return [self.record(item) for item in value]
         return self.text(value) if isinstance(value, str) else value
+
+
+def _forms(path: str) -> Iterator[str]:
+    """A path as it is, and as a command, a page or Markdown escapes it."""
+    for text in (path, shlex.quote(path).removeprefix("'").removesuffix("'")):
+        yield from (text, str(escape(text)), markdown(text))
 
 
 def _paths(value: Any) -> Iterator[str]:

@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 
 from lightning_modules.metrics import inception
-from lightning_modules.metrics.bootstrap import frechet_deviations, inception_score_deviations, intervals, resamples
+from lightning_modules.metrics.bootstrap import (
+    expanded_deviations,
+    frechet_deviations,
+    inception_score_influence,
+    intervals,
+    resamples,
+)
 from lightning_modules.metrics.config import LEAST_IMAGES, METRICS, MetricsConfig
 from lightning_modules.metrics.distribution import (
     NEIGHBOURS,
@@ -24,7 +30,7 @@ from lightning_modules.metrics.distribution import (
 )
 from lightning_modules.metrics.evaluate import DIGITS, Measurement, describe, describe_settings, make_extractors
 from lightning_modules.metrics.features import Extractor
-from lightning_modules.metrics.measures import LAYERS, image_deviations, splits, subset_size
+from lightning_modules.metrics.measures import IS_LEAST, LAYERS, image_deviations, splits, subset_size
 from lightning_modules.metrics.pixels import pixel_measures
 from lightning_modules.metrics.reference_file import check_images
 from lightning_modules.metrics.statistics import ReferenceStatistics
@@ -121,8 +127,9 @@ def _measure(
         if layer == inception.LOGITS:
             score = inception_score(left, splits(len(left)), config.seed)
             metrics |= {"is": score.mean, "is_std": score.std}
-            if weights is not None:
-                replicates["is"] = inception_score_deviations(left, splits(len(left)), config.seed, weights)
+            if weights is not None and len(left) >= IS_LEAST:
+                influence = inception_score_influence(left, splits(len(left)), config.seed)
+                replicates["is"] = expanded_deviations(influence, weights)
             continue
         names = LAYERS[layer]
         if layer in reference.moments or real is not None:

@@ -4,12 +4,12 @@ Every measure is resampled with the same draws, which depend on (seed, N) alone.
 sampling seeds can therefore be compared pair by pair: the noise that they share, above all the make-up of the classes,
 drops out of the difference of their replicates.
 
-Fréchet distances and Inception scores enter by their first-order expansion in the weights of the samples (the
-influence function, as in the infinitesimal jackknife), for accuracy rather than for speed. A resample holds only 63 %
+Fréchet distances enter by their first-order expansion in the weights of the samples (the influence function, as in the
+infinitesimal jackknife), for accuracy rather than for speed. A resample holds only 63 %
 different images, and how many varies; a distance that falls with the number of images follows that number, and the
 plain bootstrap takes it for noise. With 324 samples of the reference's own distribution, normal in 1280 dimensions, it
-finds 6 times the true standard deviation, the expansion 1.1 to 1.4 times. So do kernel distances; recall enters by the
-jackknife; precision, class accuracy and memorisation are means over samples, and need no expansion.
+finds 6 times the true standard deviation, the expansion 1.1 to 1.4 times. So do kernel distances; recall and Inception
+score enter by the jackknife; precision, class accuracy and memorisation are means over samples, and need no expansion.
 
 Shapes: N samples, M reference images, D features, C classes, R replicates.
 """
@@ -108,26 +108,41 @@ def frechet_influence(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return influence - influence.mean()
 
 
-def inception_score_deviations(logits: Tensor, splits: int, seed: int, weights: np.ndarray) -> np.ndarray:
-    """Of the Inception score over `splits`, to first order in the weights: d exp(KL) = exp(KL) d KL.
+def inception_score_influence(logits: Tensor, splits: int, seed: int) -> np.ndarray:
+    """(N,): by how much each image moves the Inception score, times N: its jackknife influence within its split.
+
+    A split is small beside the number of classes, so that an image weighs in the mean that it is held against: the
+    derivative finds half of the noise there, leaving the image out of the mean KL nearly all of it. What is missed,
+    above all with 10 images a split, is in the spread of the splits' scores, which are independent draws of one size:
+    where that asks for wider intervals, the influence is stretched.
+
+    In simulations of 50 to 2000 images and 20 to 1008 classes the 95 % intervals then cover 0.92 to 0.98; less, down to
+    0.75, only where the score is hardly above 1 and a few sure images make it.
 
     Args:
-        logits: (N, C).
+        logits: (N, C), with N >= 2 splits.
         seed: of the shuffle, as for `inception_score`.
-        weights: (R, N).
     """
     count = len(logits)
     order = np.random.RandomState(seed).permutation(count)
     log_p = logits.double().log_softmax(1).numpy()[order]
-    total = np.zeros(len(weights))
+    influence, scores = np.empty(count), np.empty(splits)
     for part in range(splits):
         inside = slice(part * count // splits, (part + 1) * count // splits)
-        p = np.exp(log_p[inside])
-        divergence = (p * (log_p[inside] - np.log(p.mean(0)))).sum(1)  # (n,): KL of each image from the mean
-        drawn = weights[:, order[inside]]
-        drift = drawn @ (divergence - divergence.mean()) / len(divergence)
-        total += np.exp(divergence.mean()) * drift
-    return _centred(total / splits)
+        p, size = np.exp(log_p[inside]), len(log_p[inside])
+        entropy, mean = -(p * log_p[inside]).sum(1), p.mean(0)
+        scores[part] = np.exp(_entropy(mean) - entropy.mean())
+        without = _entropy((size * mean - p) / (size - 1)) - (entropy.sum() - entropy) / (size - 1)  # KL, by image
+        influence[order[inside]] = scores[part] * (size - 1) * (without.mean() - without)
+    found = np.sqrt(np.square(influence).sum()) / count
+    expected = scores.std(ddof=1) / np.sqrt(splits) if splits > 1 else 0.0
+    return influence * max(1.0, expected / found) if found else influence
+
+
+def _entropy(p: np.ndarray) -> np.ndarray:
+    """(..., C) -> (...,), in nats; what rounding leaves below zero counts as zero."""
+    p = p.clip(min=0)
+    return -(p * np.log(np.where(p > 0, p, 1))).sum(-1)
 
 
 def _centred(replicates: np.ndarray) -> np.ndarray:

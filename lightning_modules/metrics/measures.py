@@ -14,7 +14,7 @@ from lightning_modules.metrics import dinov2, efficientnet, inception
 from lightning_modules.metrics.bootstrap import (
     expanded_deviations,
     frechet_deviations,
-    inception_score_deviations,
+    inception_score_influence,
     kernel_influence,
     mean_deviations,
 )
@@ -29,6 +29,8 @@ from lightning_modules.metrics.distribution import (
 from lightning_modules.metrics.manifold import inside, recall_influence
 
 IS_SPLITS = 10
+IS_LEAST = 50
+"""Of fewer images no interval of the Inception score is told: none that was tried covers it."""
 KID_SUBSET = 1000
 
 
@@ -80,7 +82,9 @@ def deviations(
     result = {}
     for layer, left in found.items():
         if layer == inception.LOGITS:
-            result["is"] = inception_score_deviations(left, splits(len(left)), config.seed, weights)
+            if len(left) >= IS_LEAST:
+                influence = inception_score_influence(left, splits(len(left)), config.seed)
+                result["is"] = expanded_deviations(influence, weights)
         else:
             names, right = LAYERS[layer], expected[layer]
             result[names.frechet] = frechet_deviations(left, right, weights)

@@ -8,7 +8,7 @@ from lightning_modules.metrics.bootstrap import (
     expanded_deviations,
     frechet_deviations,
     frechet_influence,
-    inception_score_deviations,
+    inception_score_influence,
     interval,
     intervals,
     kernel_influence,
@@ -59,10 +59,24 @@ def test_spread_is_that_of_fresh_samples(count: int, width: int, tolerance: floa
 def test_inception_score_moves_with_the_weights() -> None:
     logits = 2 * torch.randn(300, 20, generator=torch.Generator().manual_seed(0))
     weights = resamples(300, 40, 0)
-    found = inception_score_deviations(logits, splits=1, seed=0, weights=weights)
+    found = expanded_deviations(inception_score_influence(logits, splits=1, seed=0), weights)
     exact = [inception_score(logits[np.repeat(np.arange(300), w.astype(int))], 1, 0).mean for w in weights]
     assert np.corrcoef(found, exact)[0, 1] > 0.95
     assert found.std() == pytest.approx(np.std(exact), rel=0.2) and found.mean() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("count", "classes", "sure"), [(100, 20, 5), (100, 200, 8), (500, 200, 8)])
+def test_intervals_of_the_inception_score_cover_it(count: int, classes: int, sure: float) -> None:
+    """Also where a split has fewer images than there are classes."""
+    draw = torch.Generator().manual_seed(count)
+    scores, errors = [], []
+    for _ in range(150):
+        logits = torch.randn(count, classes, generator=draw)
+        logits[torch.arange(count), torch.randint(classes, (count,), generator=draw)] += sure
+        scores.append(inception_score(logits, 10, 0).mean)
+        errors.append(np.sqrt(np.square(inception_score_influence(logits, 10, 0)).sum()) / count)
+    covered = np.abs(np.array(scores) - np.mean(scores)) < 1.96 * np.array(errors)
+    assert 0.91 < covered.mean() and np.mean(errors) < 1.4 * np.std(scores, ddof=1)
 
 
 def test_share_has_the_binomial_spread() -> None:

@@ -62,6 +62,34 @@ def test_bars_show_every_row_the_floor_and_the_reason_of_a_gap(tmp_path: Path) -
     assert floors(rows, "fd_efflite0") == [41.5] and "41.5" in axes.get_xlabel()
 
 
+def test_floors_of_single_bars_are_drawn_across_them_alone(tmp_path: Path) -> None:
+    for cell, floor in zip(fakes.cells_of(), (41.5, 390.0, 390.0, None), strict=True):
+        fakes.write_run(tmp_path, cell, 400.0, evaluation__protocol__floor={"fd_efflite0": floor} if floor else {})
+    drawing = draw(Figure("bars", "fd_efflite0"), fakes.subject(tmp_path).rows)
+    assert drawing is not None
+    lines = [np.array(line.vertices) for drawn in drawing.axes[0].collections for line in drawn.get_paths()]
+    assert np.allclose([line[:, 0] for line in lines], [[41.5] * 2, [390.0] * 2, [390.0] * 2])
+    assert np.allclose([line[:, 1] for line in lines], [[-0.4, 0.4], [0.6, 1.4], [1.6, 2.4]])
+    assert "41.5 to 390.0" in drawing.axes[0].get_xlabel()
+
+
+@pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.kind)
+@pytest.mark.parametrize("count", [3, 10])
+def test_long_names_leave_room_for_what_is_drawn(tmp_path: Path, figure: Figure, count: int) -> None:
+    labels = [f"{number} $x^{{2$ {'word ' * 16}" for number in range(count)]
+    cells = [replace(fakes.cell_of({"width": label}), run_id=f"run-{i}") for i, label in enumerate(labels)]
+    for number, cell in enumerate(cells):
+        fakes.write_run(tmp_path, cell, 100.0 + number, run__parameters=1000 * (number + 1))
+    report = {"rows": "width", "columns": ["fd_efflite0"]}
+    figure = replace(figure, x="width") if figure.kind == "lines" else figure
+    drawing = draw(figure, fakes.subject(tmp_path, cells, report=report, axes={"width": labels}).rows)
+    assert drawing is not None
+    box, tight = drawing.axes[0].get_window_extent(), drawing.get_tightbbox()
+    assert box.width > 0.5 * drawing.bbox.width and box.height > 1.2 * drawing.dpi
+    width, height = drawing.get_size_inches()
+    assert min(tight.x0, tight.y0) > -0.05 and tight.x1 < width + 0.05 and tight.y1 < height + 0.05
+
+
 def test_a_curve_of_several_seeds_has_a_band(tmp_path: Path) -> None:
     one = draw(Figure("curves", "train/loss"), fakes.finished(tmp_path / "a").rows)
     several = draw(Figure("curves", "train/loss"), fakes.finished(tmp_path / "b", (0, 1)).rows)

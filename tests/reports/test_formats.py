@@ -11,13 +11,14 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from reports.entry import entry_of
-from reports.formats import latex, to_csv, to_latex, to_markdown, write_parquet
+from reports.formats import latex, markdown, to_csv, to_latex, to_markdown, write_parquet
 from reports.quantities import Quantity
 from reports.subject import Subject
 from tests.reports import fakes
@@ -79,7 +80,19 @@ def resampled(root: Path) -> Subject:
     return fakes.subject(root)
 
 
-CASES = {"finished": fakes.finished, "partial": partial, "spread": spread, "resampled": resampled}
+LABELS = ("[2, 2, 4]", "*star*", "two\nlines", "a|b", "<b>")
+
+
+def labelled(root: Path) -> Subject:
+    """Labels with characters that mean something to LaTeX and Markdown."""
+    cells = [replace(fakes.cell_of({"width": label}), run_id=f"run-{i}") for i, label in enumerate(LABELS)]
+    for cell in cells:
+        fakes.write_run(root, cell)
+    report = {"rows": "width", "columns": ["fd_efflite0"]}
+    return fakes.subject(root, cells, report=report, axes={"width": LABELS}, declared=["generator.width"])
+
+
+CASES = {"finished": fakes.finished, "partial": partial, "spread": spread, "resampled": resampled, "labelled": labelled}
 FORMATS = {
     "md": lambda subject: to_markdown(subject.table),
     "tex": lambda subject: to_latex(subject.table, "golden", ["made by a test"]),
@@ -115,6 +128,28 @@ def test_latex_compiles_without_complaint(tmp_path: Path, case: str) -> None:
 @pytest.mark.parametrize("text", ["50% & more", "a_b^c~d", "{x} \\ $y$ #1", "<0.5> ± 2 ≈ 3 × 4 ↓ ↑ – − … τ", "漢"])
 def test_latex_escapes(text: str) -> None:
     assert not re.search(r"(?<!\\)[&%#_]", latex(text)) and latex(text).isascii()
+
+
+@pytest.mark.parametrize("text", ["*a*", "a~~b~~", "<b>", "&amp;", "[a](b)", "$x$", "_a_ b", "a\\", "a`b"])
+def test_markdown_escapes(text: str) -> None:
+    escaped = markdown(text)
+    assert escaped != text and escaped.replace("\\", "") == text.replace("\\", "")
+
+
+def test_markdown_leaves_what_means_nothing() -> None:
+    for text in ("group_v1 & B", "[2, 2, 4]", "`a_ *b*` of c_d", "-0.4 ± 0.1"):
+        assert markdown(text) == text
+    assert markdown("two\nlines") == "two lines"
+
+
+def test_a_label_breaks_neither_a_row_of_latex_nor_one_of_markdown(tmp_path: Path) -> None:
+    """A bracket or a star after the end of a row, or after a rule, is an argument of it."""
+    table = labelled(tmp_path).table
+    tex, lines = to_latex(table, "x"), to_markdown(table).splitlines()
+    assert "{}[2, 2, 4] &" in tex and "{}*star* &" in tex and "two lines &" in tex
+    assert not re.search(r"(\\\\|rule)\n[\[*]", tex)
+    first = [line.split(" | ")[0] for line in lines if line.startswith("| ")]
+    assert first == ["| Width", "| [2, 2, 4]", r"| \*star\*", "| two lines", r"| a\|b", r"| \<b>"]
 
 
 def test_code_in_notes() -> None:

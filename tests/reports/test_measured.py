@@ -34,6 +34,16 @@ def test_without_weights_the_table_is_the_sweeps_own(tmp_path: Path) -> None:
     assert _shown(_sweep(tmp_path)) == ["parameters", *OURS, "seconds_per_image"]
 
 
+@pytest.mark.parametrize(("reference", "shown"), [("maskmamba.table3", True), ("aim.table2", False)])
+def test_is_std_stands_where_the_paper_prints_it(tmp_path: Path, reference: str, shown: bool) -> None:
+    measured = {"fid": 5.0, "is": 250.0, "is_std": 3.0}
+    for cell in fakes.cells_of():
+        found = {f"evaluation__metrics__{name}": value for name, value in measured.items()}
+        fakes.write_run(tmp_path, cell, 100.0, **found, evaluation__protocol__inception=INCEPTION)
+    subject = fakes.subject(tmp_path, report={**fakes.REPORT, "reference": reference})
+    assert ("is_std" in _shown(subject)) is shown and "is" in _shown(subject)
+
+
 def test_fid_takes_the_place_of_its_stand_in_in_tables_and_figures(tmp_path: Path) -> None:
     measured = {"fid": 0.0, "is": 250.0, "kid": 0.01, "precision": 0.8, "recall": 0.5}
     subject = _sweep(tmp_path, **measured)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 
 from experiments.cli import main
 from experiments.errors import UserError
 from reports import publish
 from reports.entry import entry_of
+from reports.formats import markdown
 from reports.unplaced import Unplaced
 from tests.reports import fakes
 
@@ -61,7 +65,7 @@ def test_a_definition_of_ones_own_is_published_without_its_place(
 
 
 def test_no_path_or_name_of_the_machine_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file, odd = "/some/dir/ref.npz", "/its own/R&D/weights.pth"
+    file, odd = "/some/dir/ref.npz", "/its own/R&D of o'neil/weights.pth"
     words = (f"evaluation.reference={file}", f"evaluation.inception_weights={odd}")
     for cell in fakes.cells_of():
         evaluation = {"num_samples": 512, "seed": 0, "reference": file, "inception_weights": odd}
@@ -74,7 +78,7 @@ def test_no_path_or_name_of_the_machine_is_published(tmp_path: Path, monkeypatch
     texts = {path: path.read_text() for path in out.rglob("*.*")}
     assert len(texts) == 6
     for path, text in texts.items():
-        for secret in ("some/dir", "its own", "R&D", "R&amp;D", '"host"', str(tmp_path)):
+        for secret in ("some/dir", "its own", "R&", "neil", '"host"', str(tmp_path)):
             assert secret not in text, (path, secret)
     stored = json.loads((out / subject.slug / "provenance.json").read_text())
     assert all(item["config"]["evaluation.reference"] == "ref.npz" for item in stored["evaluations"].values())
@@ -97,6 +101,13 @@ def test_only_paths_are_taken_out_of_a_text() -> None:
         "words": ["run x='a b' y=d"],
     }
     assert Unplaced({}, []).text(text) == text
+
+
+@pytest.mark.parametrize("path", ["/a b/o'neil/x.pth", "/a&b/_c_/x.pth", "/~a/$b*/x.pth"])
+@pytest.mark.parametrize("form", [str, shlex.quote, escape, markdown, lambda path: escape(shlex.quote(path))])
+def test_a_path_is_found_however_it_is_escaped(path: str, form: Callable[[str], str]) -> None:
+    text = Unplaced({"weights": path}, []).text(f"in {form(path)}!")
+    assert text.replace("&#39;", "").replace("'", "") == "in x.pth!"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from experiments.errors import UserError
+from reports.quantities import quantity
 from reports.reference import load_reference, load_system, load_table, systems
 
 TABLES = [table for system in systems() for table in load_system(system).values()]
@@ -93,3 +94,18 @@ def test_malformed_files_are_refused(tmp_path: Path, change: dict, message: str)
     path.write_text(yaml.safe_dump(raw))
     with pytest.raises(UserError, match=message):
         load_reference(path)
+
+
+@pytest.mark.parametrize("key,labels", [("dimba.table1", {"model": "pixart"}), ("mmamba.speed", {"model": "uvit"})])
+def test_numbers_stand_beside_rows_of_the_published_size_alone(key: str, labels: dict[str, str]) -> None:
+    table = load_table(key)
+    sizes = {"dimba.table1": ("L", "tiny"), "mmamba.speed": ("published", "eighth")}[key]
+    assert table.row_for({**labels, "size": sizes[0]}) is not None
+    assert table.row_for({**labels, "size": sizes[1]}) is None
+
+
+def test_times_of_m_mamba_are_printed_in_the_unit_of_the_columns_beside_them() -> None:
+    columns = load_table("mmamba.speed").columns
+    for name in columns.keys() - {"parameters"}:
+        beside = quantity("seconds_kernel" if name == "seconds_ssm" else name)
+        assert "(ms)" in columns[name].label and columns[name].scale == beside.scale
