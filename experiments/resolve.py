@@ -13,7 +13,7 @@ from experiments.errors import UserError, unknown
 from experiments.flat import flatten
 from experiments.lineage import start_of
 from lightning_modules.hashing import file_sha256
-from lightning_modules.metrics.config import LEAST_IMAGES
+from lightning_modules.metrics.config import IN_PLACE_OF, LEAST_IMAGES
 from lightning_modules.metrics.reference_file import check_file
 from lightning_modules.text_encoders.checkpoint import weights_fingerprint
 
@@ -63,6 +63,8 @@ def resolve(config: RunConfig, *, trains: bool = True) -> RunConfig:
         if reference := config.evaluation.reference_file:
             named = f"evaluation.{config.evaluation.reference_key}"
             config.evaluation.reference_fingerprint = _fingerprint(Path(reference), named)
+        if config.search.space and config.evaluation.inception_weights:
+            config.search.metric = IN_PLACE_OF.get(config.search.metric, config.search.metric)
         _resolve_captions(config)
         if config.trainer.init_from and trains:
             config.trainer.init_fingerprint = start_of(config).fingerprint

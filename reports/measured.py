@@ -9,17 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from lightning_modules.metrics.config import IN_PLACE_OF
 from reports.layout import Column, Layout, paper_column
 from reports.quantities import quantity
 from reports.records import Record
 
-IN_PLACE_OF = {
-    "fd_efflite0": "fid",
-    "kid_efflite0": "kid",
-    "precision_efflite0": "precision",
-    "recall_efflite0": "recall",
-}
-"""Quantity of the embedded network's features -> the one of Inception's, which papers print."""
 BESIDE = (
     "is",
     "is_std",

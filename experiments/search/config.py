@@ -46,7 +46,8 @@ class SearchConfig:
 
     space: list[SearchAxisConfig] = field(default_factory=list)
     metric: str = "fd_efflite0"
-    """What the best trial is best at: a metric of the evaluation, or one of the training such as val/loss."""
+    """What the best trial is best at: a metric of the evaluation, or one of the training such as val/loss. Of the
+    embedded network's features and with Inception's weights named it is Inception's instead (fid), as in tables."""
     trials: int = 12
     sampler: Literal["tpe", "random"] = "tpe"
     pruner: Literal["none", "median", "halving"] = "none"

@@ -152,6 +152,13 @@ METRICS: dict[str, MetricSpec] = {
     "forward_memory_bytes": MetricSpec("Memory, forward", "lower", ".3g", "B", "Most held in a forward pass."),
     "training_memory_bytes": MetricSpec("Memory, training", "lower", ".3g", "B", "Most held in forward and backward."),
 }
+IN_PLACE_OF = {
+    "fd_efflite0": "fid",
+    "kid_efflite0": "kid",
+    "precision_efflite0": "precision",
+    "recall_efflite0": "recall",
+}
+"""Quantity of the embedded network's features -> the one of Inception's, which papers print."""
 CAPTIONED = ("clip_score", "attribute_binding", "spatial_relations")
 """Metrics of images beside their captions."""
 RESAMPLED = (

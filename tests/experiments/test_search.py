@@ -214,6 +214,19 @@ def test_trials_are_judged_on_other_samples_than_the_table(tmp_path: Path) -> No
     assert search_id(other) == search_id(config(tmp_path)), "neither the start nor the number of jobs matters"
 
 
+def test_values_are_chosen_by_the_distance_that_tables_print(tmp_path: Path) -> None:
+    """FID takes the stand-in's place as soon as Inception's weights are named."""
+    weights = tmp_path / "inception.pth"
+    weights.write_bytes(b"weights")
+    named = config(tmp_path, **{"evaluation.inception_weights": str(weights)})
+    assert (config(tmp_path).search.metric, named.search.metric) == ("fd_efflite0", "fid")
+    assert chosen_config(named, {"sampler.guidance": 4.0}).search.metric == "fid"
+    assert (
+        config(tmp_path, **{"evaluation.inception_weights": str(weights), "search.metric": "val/loss"}).search.metric
+        == "val/loss"
+    )
+
+
 def test_a_sweep_takes_the_chosen_values_over(
     make_sweep: Callable[..., str],  # noqa: F811
     root: Path,  # noqa: F811
