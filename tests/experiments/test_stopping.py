@@ -15,7 +15,7 @@ import torch
 from experiments.callbacks import STOP_SIGNALS
 from experiments.config import load_config, save_config
 from experiments.identity import run_id
-from experiments.lineage import parent_config
+from experiments.lineage import PresetStart, start_of
 from experiments.run import train
 from experiments.run_config import RunConfig
 from experiments.stopping import Stopped, stopped_by_signals
@@ -72,7 +72,9 @@ def test_a_signal_outside_fit_is_no_failure(tmp_path: Path, command: str, number
 def test_a_signal_while_it_waits_for_its_parent_is_no_failure(tmp_path: Path) -> None:
     config = load_config(tiny_preset(tmp_path, "child", trainer={"init_from": tiny_preset(tmp_path, "parent")}))
     store = RunStore(config.root)
-    with store.prepare(parent_config(config)).claim():
+    parent = start_of(config)
+    assert isinstance(parent, PresetStart)
+    with store.prepare(parent.config).claim():
         words = [sys.executable, "-m", "experiments.cli", "execute", stored(config, tmp_path)]
         child = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
         assert child.stderr

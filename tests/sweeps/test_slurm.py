@@ -174,7 +174,7 @@ def test_the_report_runs_last(cluster: Cluster, make_sweep: Make, behave: Callab
     script = next(plan(path).folder.glob("jobs/*-report.sbatch")).read_text()
     assert f"--dependency=afterany:{read_submissions(plan(path).folder)[0].job}" in script
     report = next(line for line in script.splitlines() if line.startswith("exec"))
-    assert f"report {path} --scale demo" in report
+    assert f"report {plan(path).folder / 'definition' / 'tiny.yaml'} --scale demo" in report
     log = plan(path).folder / "logs" / "report.log"
     cluster.wait_until(log.exists, "the report did not run")
     assert not any("running" in state or "queued" in state for state in states(path).values())

@@ -56,7 +56,7 @@ def test_the_report_is_of_the_definition_that_was_submitted(make_sweep: Make) ->
     path = make_sweep(axes=ONE, report={})
     assert submit(path) == 0
     folder = plan(path).folder
-    (script,) = (folder / "jobs").glob("*-report-*.sbatch")
+    (script,) = (folder / "jobs").glob("*-report.sbatch")
     words = script.read_text().splitlines()[-1].split()
     name = words[words.index("report") + 1]
     assert name == str(folder / "definition" / "tiny.yaml")
