@@ -32,10 +32,10 @@ trap 'warned=1; kill -USR1 "$step" 2> /dev/null' USR1
 trap : TERM
 srun {srun} {command} "${{configs[@]}}" &
 step=$!
-code=0
-while kill -0 "$step" 2> /dev/null; do
+while :; do  # waits first: a step that ends at once is gone, and its code is not
     wait "$step"
     code=$?
+    kill -0 "$step" 2> /dev/null || break  # not the warning, but its end
 done
 
 # 75: the run was told to stop, and saved. 137, 138, 143: it was killed from outside; three times is enough for that,

@@ -24,6 +24,7 @@ from tests.experiments.configs import tiny_preset
 
 SIGNALLED = """
 import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which tests under nohup inherit ignored
 import experiments.run
 from experiments.cli import main
 experiments.run._train = lambda *_: signal.raise_signal(int(sys.argv[1]))
