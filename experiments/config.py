@@ -72,7 +72,8 @@ def _assemble(raw: Mapping[str, Any], overrides: Mapping[str, Any], where: str =
         try:
             config = OmegaConf.merge(config, OmegaConf.create(raw))
         except OmegaConfBaseException as error:
-            raise UserError(f"{where}{explain(error)}{misplaced(str(error.full_key or ''))}") from error
+            said = explain(error)
+            raise UserError(f"{where}{said}{misplaced(str(error.full_key or ''), said)}") from error
         for key, value in overrides.items():
             update(config, key, value)
         result = OmegaConf.to_object(config)

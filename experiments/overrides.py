@@ -77,7 +77,7 @@ def update(config: Any, key: str, value: Any) -> None:
         other = section in SECTIONS and "not in" in said and "Did you mean" not in said
         name = f" {section}.name is {config[section].name}; another takes other keys" if other else ""
         name += " (`ablate keys PRESET` lists them)." if other else ""
-        raise UserError(f"{key}={value}: {said}{misplaced(key) or name}") from error
+        raise UserError(f"{key}={value}: {said}{misplaced(key, said) or name}") from error
 
 
 def section_of(key: str) -> str:
@@ -99,8 +99,14 @@ def nearest_key(given: str, others: Iterable[str] = ()) -> str:
     return f" Did you mean '{forms[match[0]]}'?" if match else ""
 
 
-def misplaced(key: str) -> str:
-    """ " It is 'runtime.val_every'." for a key that no run has, but whose name is one of other sections; else ""."""
+def misplaced(key: str, said: str) -> str:
+    """ " It is 'runtime.val_every'." for a key that no run has, but whose name is one of other sections; else "".
+
+    Args:
+        said: of the key before, which may have named one of its own section that is near.
+    """
+    if "Did you mean" in said:
+        return ""
     name, known = key.rpartition(".")[2], _known_keys()
     others = [other for other in known if other.rpartition(".")[2] == name and section_of(other) != section_of(key)]
     return f" It is {' or '.join(map(repr, others))}." if key not in known and 0 < len(others) < 4 else ""

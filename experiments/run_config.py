@@ -69,6 +69,8 @@ class TrainerConfig:
         check_least(self, "trainer", max_steps=1, batch_size=1, accumulate=1, snapshots=0, patience=0)
         if self.snapshots > self.max_steps:
             raise ValueError(f"trainer.snapshots={self.snapshots} must be {self.max_steps} or less, one a step.")
+        if self.snapshots == 1:
+            raise ValueError("trainer.snapshots=1 keeps nothing on the way to the end; set 2 or more, or 0 for none.")
         check_share(self, "trainer", "ema_decay")
 
     @property

@@ -77,6 +77,11 @@ def test_what_was_not_kept_is_one_sentence(tmp_path: Path) -> None:
         small_config(trainer__snapshots=2, evaluation__snapshot=2)
     with pytest.raises(UserError, match="trainer.snapshots=11 must be 10 or less"):
         small_config(trainer__snapshots=11)
+    with pytest.raises(UserError, match="trainer.snapshots=1 keeps nothing on the way"):
+        small_config(trainer__snapshots=1)
+    with pytest.raises(UserError, match="Did you mean: 'snapshots'") as caught:
+        small_config(trainer__snapshot=4)
+    assert "evaluation.snapshot" not in str(caught.value)
     preset = tiny_preset(tmp_path, "run", trainer={"snapshots": 2}, evaluation=SAMPLES)
     run = train(load_config(preset))
     run.snapshot(1).unlink()
