@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import inf
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -65,9 +66,9 @@ class EmojiConfig(DataConfig):
 
     def training_images(self) -> int:
         """How many images a run trains on. Raises FileNotFoundError or ValueError when there are none, or too few."""
-        from datamodules.emoji.data import load_emoji
+        from datamodules.emoji.data import count_emoji
 
-        return count_subset(count_best(len(load_emoji(self.styles)), self.best_share), self.subset)
+        return count_subset(count_best(count_emoji(self.styles), self.best_share), self.subset)
 
 
 @dataclass
@@ -214,21 +215,28 @@ class ImageNetConfig(StoreConfig):
                     f"in one and {val} in the other; tokenize both from folders of the same synsets."
                 )
         self.classes = found if len(found) != IMAGENET_CLASSES else []
-        if (seen := self._labels_seen("train")) < self.num_classes:
+        if (seen := _labels_seen(Path(self.root) / "train" / "labels.npy")) < self.num_classes:
             raise ValueError(
                 f"{Path(self.root) / 'train'} holds images of {seen:,} of {self.num_classes:,} classes, and a run "
                 f"samples all of them; number the classes that there are 0 to {seen - 1} and tokenize them as `folder` "
                 f"(of tar shards with --classes {seen})."
             )
 
-    def _labels_seen(self, split: str) -> int:
-        import numpy as np
 
-        path = Path(self.root) / split / "labels.npy"
-        try:
-            return len(np.unique(np.load(path)))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path} is damaged; delete the folder and tokenize again.") from error
+def _labels_seen(path: Path) -> int:
+    """How many labels there are among those of a store. Raises ValueError if the file is damaged or gone."""
+    try:
+        changed = path.stat()
+        return _count_labels(path, changed.st_mtime_ns, changed.st_size)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged; delete the folder and tokenize again.") from error
+
+
+@lru_cache  # a plan resolves the same store for every cell
+def _count_labels(path: Path, changed: int, size: int) -> int:
+    import numpy as np
+
+    return len(np.unique(np.load(path)))
 
 
 @dataclass

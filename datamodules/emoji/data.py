@@ -86,6 +86,11 @@ def load_emoji(styles: Sequence[str] = STYLES, split: Split = "train", path: Pat
     return EmojiImages(images, labels, captions, concepts, style_column, digest.hexdigest())
 
 
+def count_emoji(styles: Sequence[str]) -> int:
+    """How many images `load_emoji(styles)` loads."""
+    return len(styles) * int((~_read(EMOJI_FILE)["validation"]).sum())
+
+
 def _read(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a file, not to be written to."""
     if not path.is_file():
