@@ -28,6 +28,8 @@ MOVED = ("data.root", "data.source", "tokenizer.weights")
 """Keys of a training that `evaluate` and `sample` take anew, since what they name may have moved."""
 OF_PROMPTS = ("evaluation.prompts", "evaluation.prompt_file", "evaluation.dataset", "evaluation.dataset_root")
 """Which captions are drawn."""
+OF_DRAWING = ("evaluation.batch_size", "evaluation.snapshot")
+"""How images are drawn, and with which weights."""
 
 
 @click.command("evaluate")
@@ -200,7 +202,7 @@ def _check_options(values: Collection[str], *, out_of_evaluation: bool, exports:
     for key in values:
         if key in OF_PROMPTS and not asked:
             raise UserError(f"{key} needs --count N, without --prompt: so many captions of those that it names.")
-        if key.startswith("evaluation.") and key not in (*OF_PROMPTS, "evaluation.batch_size"):
+        if key.startswith("evaluation.") and key not in (*OF_PROMPTS, *OF_DRAWING):
             way = instead.get(key, "`ablate evaluate` takes it")
             raise UserError(f"{key} changes nothing in what `ablate sample` draws here; {way}.")
 

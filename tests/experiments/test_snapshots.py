@@ -59,6 +59,18 @@ def test_they_are_the_weights_of_their_steps_and_measured_as_such(tmp_path: Path
     assert "train/loss" in records[0].metrics and "train/loss" not in records[1].metrics
 
 
+def test_a_picture_is_drawn_with_them(ablate, tmp_path: Path) -> None:
+    run = train(load_config(tiny_preset(tmp_path, "run", trainer={"max_steps": 4, "snapshots": 2})))
+    words = ("sample", run.folder, "--count", 2, "--out")
+    assert ablate(*words, tmp_path / "end.png")[0] == 0
+    code, _, err = ablate(*words, tmp_path / "half.png", "evaluation.snapshot=1")
+    assert code == 0, err
+    assert (tmp_path / "end.png").read_bytes() != (tmp_path / "half.png").read_bytes()
+    run.snapshot(2).write_bytes(run.snapshot(2).read_bytes()[:1000])
+    code, _, err = ablate(*words, tmp_path / "torn.png", "evaluation.snapshot=1")
+    assert code == 2 and str(run.snapshot(2)) in err and not (tmp_path / "torn.png").exists()
+
+
 def test_a_resumed_training_writes_them_again(tmp_path: Path) -> None:
     trainer = {"max_steps": 4, "snapshots": 2}
     config = load_config(tiny_preset(tmp_path, "run", trainer=trainer, runtime={"checkpoint_every": 3}))
