@@ -147,6 +147,16 @@ def select(rows: Sequence[Row], labels: Mapping[str, str]) -> list[Row]:
     return [row for row in rows if all(row.labels.get(axis) == label for axis, label in labels.items())]
 
 
+def among(rows: Sequence[Row], where: Mapping[str, Sequence[str]]) -> list[Row]:
+    """The rows that carry one of these labels on each of these axes."""
+    return [row for row in rows if all(row.labels.get(axis) in labels for axis, labels in where.items())]
+
+
+def in_words(where: Mapping[str, Sequence[str]]) -> str:
+    """Labels that rows are chosen by, in a sentence."""
+    return ", ".join(" or ".join(named(axis, label) for label in labels) for axis, labels in where.items())
+
+
 def row_name(row: Row, rows: Sequence[Row]) -> str:
     """A row's labels on the axes that tell the rows apart."""
     varied = [axis for axis in row.labels if len({other.labels.get(axis) for other in rows}) > 1]

@@ -11,7 +11,7 @@ from pathlib import Path
 from experiments.errors import UserError
 from experiments.files import atomic_path, atomic_write_json, atomic_write_text
 from reports.captions import caption
-from reports.figures import default_title, draw
+from reports.figures import draw, title_of
 from reports.formats import to_csv, to_latex, to_markdown, write_parquet
 from reports.page import Picture, render
 from reports.provenance import origin, origin_note, provenance
@@ -105,9 +105,8 @@ def _write_figures(subject: Subject, folder: Path) -> list[Picture]:
         if (drawing := draw(figure, subject.rows)) is None:
             continue
         save(drawing, folder / figure.name)
-        title = figure.title or default_title(figure)
         files = tuple(f"figures/{figure.name}.{suffix}" for suffix in ("png", "pdf"))
-        pictures.append(Picture(title, caption(figure, subject.rows), files, to_svg(drawing)))
+        pictures.append(Picture(title_of(figure), caption(figure, subject.rows), files, to_svg(drawing)))
     return pictures
 
 

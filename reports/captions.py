@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reports.aggregate import Row, row_name, trainings
-from reports.figures import SMOOTHING, default_title, smoothed
+from reports.aggregate import Row, among, row_name, trainings
+from reports.figures import SMOOTHING, smoothed, title_of
 from reports.layout import Figure
 from reports.points import left_out, names_front, panels, times_apart
 from reports.tables import axis_title
@@ -13,7 +13,8 @@ from reports.tables import axis_title
 
 def caption(figure: Figure, rows: Sequence[Row]) -> str:
     """The caption of one figure, its title included."""
-    sentences = [f"{figure.title or default_title(figure)}."]
+    rows = among(rows, figure.where)
+    sentences = [f"{title_of(figure)}."]
     if figure.kind == "curves":
         sentences += _of_curves(figure, rows)
     else:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from reports.aggregate import Row, select, shared_labels
+from reports.aggregate import Row, among, in_words, select, shared_labels
 from reports.comparable import set_apart
 from reports.contest import TIMED_APART, timed_apart
 from reports.quantities import STAND_INS, quantity
@@ -90,7 +90,7 @@ def judge(claim: Claim, rows: Sequence[Row]) -> Verdict:
     known = {axis for row in rows for axis in row.labels}
     if missing := sorted((axes | set(claim.where)) - known):
         return Verdict(claim, "not measured", (f"this sweep does not vary {', '.join(missing)}",))
-    rows = [row for row in rows if all(row.labels.get(axis) in labels for axis, labels in claim.where.items())]
+    rows = among(rows, claim.where)
     metric = _metric(claim.metric, rows)
     stand_in = quantity(metric).plain if metric != claim.metric else ""
     contexts: dict[tuple[tuple[str, str], ...], list[Row]] = {}
@@ -98,8 +98,7 @@ def judge(claim: Claim, rows: Sequence[Row]) -> Verdict:
         rest = tuple((axis, label) for axis, label in row.labels.items() if axis not in axes)
         contexts.setdefault(() if claim.kind == "correlation" else rest, []).append(row)
     if not contexts:
-        where = ", ".join(" or ".join(named(axis, label) for label in labels) for axis, labels in claim.where.items())
-        return Verdict(claim, "not measured", (f"no row of {where} at this scale",))
+        return Verdict(claim, "not measured", (f"no row of {in_words(claim.where)} at this scale",))
     grounds = [inside for inside in contexts.values() if _has_all(claim, inside)] or list(contexts.values())
     verdicts = [
         _JUDGES[claim.kind](claim, _Ground(inside, metric, len(grounds), metric != claim.metric)) for inside in grounds

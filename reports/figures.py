@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from reports.aggregate import Row, row_name, trainings
+from reports.aggregate import Row, among, in_words, row_name, trainings
 from reports.layout import Figure
 from reports.points import draw_points, untangle
 from reports.quantities import quantity
@@ -35,11 +35,12 @@ FEW = 12
 
 def draw(figure: Figure, rows: Sequence[Row]) -> Drawing | None:
     """Draw one figure; None where no row has what it needs."""
+    rows = among(rows, figure.where)
     with style() as plt:
         drawing = draw_points(plt, figure, rows) if figure.kind in ("scatter", "pareto") else _alone(plt, figure, rows)
         if drawing is None:
             return None
-        title = figure.title or default_title(figure)
+        title = title_of(figure)
         if len(drawing.axes) == 1:
             drawing.axes[0].set_title(title)
         else:
@@ -75,8 +76,12 @@ def _logarithmic(axes: Axes, axis: str, figure: Figure, rows: Sequence[Row]) -> 
         ruler.set_ticks([], minor=True)
 
 
-def default_title(figure: Figure) -> str:
-    """What the figure shows, in a few words."""
+def title_of(figure: Figure) -> str:
+    """What the figure shows, in a few words, and of which rows."""
+    return ", ".join(filter(None, (figure.title or _default_title(figure), in_words(figure.where))))
+
+
+def _default_title(figure: Figure) -> str:
     y = figure.up.plain
     if figure.kind == "curves":
         return f"{y} while training"
@@ -203,6 +208,8 @@ def _lines(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
         _name_ticks(axes, ticks)
     series: dict[str, list[Row]] = {}
     have = [row for row in rows if figure.x in row.labels and row.value(figure.y).n]
+    if len({row.labels[figure.x] for row in have}) < 2:
+        return False
     for row in have:
         varied = [axis for axis in row.labels if len({other.labels.get(axis) for other in have}) > 1]
         rest = sorted((axis for axis in varied if axis != figure.x), key=lambda axis: axis != figure.series)
@@ -218,7 +225,7 @@ def _lines(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
     axes.set_xlabel(axis_title(figure.x))
     axes.set_ylabel(axis_label(known))
     _legend(axes)
-    return bool(series)
+    return True
 
 
 def _name_ticks(axes: Axes, labels: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
@@ -10,7 +10,7 @@ from experiments.errors import UserError, unknown
 from lightning_modules.metrics.config import METRICS
 from reports.crossing import Crossing, is_positive, parse_crossing
 from reports.quantities import CHOSEN, STAND_INS, Better, Printed, Quantity, quantity
-from reports.reference import Checked, Claim, ReferenceTable, labels_of, load_table, parse_claim
+from reports.reference import Checked, Claim, ReferenceTable, choices_of, labels_of, load_table, parse_claim
 
 FigureKind = Literal["bars", "curves", "lines", "scatter", "pareto"]
 FIGURE_NEEDS = {
@@ -53,6 +53,8 @@ class Figure:
     """scatter, pareto: rows with the same label on this axis share a colour, instead of standing by their names."""
     marker: str = ""
     """scatter, pareto: and those with the same label on this axis a marker; lines join the points of one colour."""
+    where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Only rows with one of these labels on these axes."""
     log: str = ""
     """Logarithmic axes: "x", "y" or "xy"."""
     fit: bool = False
@@ -70,7 +72,8 @@ class Figure:
     @property
     def name(self) -> str:
         """File name without suffix."""
-        return "_".join(part.replace("/", "-") for part in (self.kind, self.y, self.x) if part)
+        chosen = [part for axis, labels in self.where.items() for part in (axis, *labels)]
+        return "_".join(part.replace("/", "-") for part in (self.kind, self.y, self.x, *chosen) if part)
 
 
 @dataclass(frozen=True)
@@ -206,7 +209,8 @@ def _figure(item: Any, axes: Mapping[str, Sequence[str]]) -> Figure:
         raise unknown("kind of figure", str(item["kind"]), FIGURE_NEEDS)
     if missing := [key for key in FIGURE_NEEDS[item["kind"]] if not item.get(key)]:
         raise UserError(f"report.figure: kind {item['kind']} needs {', '.join(missing)}.")
-    figure = Figure(**{**item, "beside": tuple(item.get("beside", ()))})
+    where = choices_of(item.get("where", {}), "report.figure: where")
+    figure = Figure(**{**item, "beside": tuple(item.get("beside", ())), "where": where})
     across = (figure.x, *figure.beside) if item["kind"] in ("scatter", "pareto") else ()
     for name in (figure.y, *across):
         _known_metric(name, "figure")
@@ -214,6 +218,7 @@ def _figure(item: Any, axes: Mapping[str, Sequence[str]]) -> Figure:
     for axis in filter(None, named):
         if axis not in axes:
             raise unknown("axis in report.figure:", axis, axes)
+    _known_labels(((axis, label) for axis, labels in where.items() for label in labels), "figure", axes)
     if set(figure.log) - {"x", "y"}:
         raise UserError(f"report.figure: log='{figure.log}' must be x, y or xy.")
     if figure.kind == "lines" and "x" in figure.log:
@@ -237,12 +242,17 @@ def _default_figures(columns: Sequence[Column]) -> tuple[Figure, ...]:
 
 def _baseline(raw: Any, axes: Mapping[str, Sequence[str]]) -> dict[str, str]:
     result = labels_of(raw, "report.baseline")
-    for axis, label in result.items():
-        if axis not in axes:
-            raise unknown("axis in report.baseline:", axis, axes)
-        if label not in axes[axis]:
-            raise unknown(f"label of {axis} in report.baseline:", label, axes[axis])
+    _known_labels(result.items(), "baseline", axes)
     return result
+
+
+def _known_labels(labels: Iterable[tuple[str, str]], place: str, axes: Mapping[str, Sequence[str]]) -> None:
+    """Raise UserError unless the sweep has all of these (axis, label)."""
+    for axis, label in labels:
+        if axis not in axes:
+            raise unknown(f"axis in report.{place}:", axis, axes)
+        if label not in axes[axis]:
+            raise unknown(f"label of {axis} in report.{place}:", label, axes[axis])
 
 
 def _own_claim(claim: Claim, axes: Mapping[str, Sequence[str]]) -> Claim:
@@ -254,11 +264,7 @@ def _own_claim(claim: Claim, axes: Mapping[str, Sequence[str]]) -> Claim:
         (axis, label) for labels in (best, claim.left, claim.right, *claim.order) for axis, label in labels.items()
     ]
     named += [(axis, label) for axis, labels in claim.where.items() for label in labels]
-    for axis, label in named:
-        if axis not in axes:
-            raise unknown("axis in report.claims:", axis, axes)
-        if label not in axes[axis]:
-            raise unknown(f"label of {axis} in report.claims:", label, axes[axis])
+    _known_labels(named, "claims", axes)
     return claim
 
 

@@ -98,6 +98,11 @@ def _precision_note(records: Sequence[Record]) -> list[str]:
     return [f"Computed in float32{'' if whole else ' in part'}, as the device does not compute in bfloat16."]
 
 
+def _span(values: Sequence[float], form: str) -> str:
+    """The least and the most, once where they print alike."""
+    return " to ".join(dict.fromkeys(format(value, form) for value in (min(values), max(values))))
+
+
 def _timing_note(records: Sequence[Record]) -> str:
     """How benchmarks were timed, on what, and how busy it was before."""
     machines: dict[str, None] = {}
@@ -106,9 +111,9 @@ def _timing_note(records: Sequence[Record]) -> str:
         threads = record.protocol.get("threads")
         machines[", ".join(hardware.get("gpus") or [f"{hardware.get('cpu')}, {threads} threads"])] = None
     rounds = [count for record in records for count in record.protocol.get("rounds", {}).values()]
-    medians = f"Medians of {min(rounds)} to {max(rounds)} repetitions" if rounds else "Medians"
+    medians = f"Medians of {_span(rounds, 'd')} repetitions" if rounds else "Medians"
     loads = [load for record in records if (load := record.protocol.get("load_before")) is not None]
-    load = f"; the system's load before was {min(loads):.1f} to {max(loads):.1f}" if loads else ""
+    load = f"; the system's load before was {_span(loads, '.1f')}" if loads else ""
     decoding = ", without decoding" if any("images_per_s" in record.metrics for record in records) else ""
     weights = f"with random weights{decoding}"
     return f"{medians}, in turns where rows are compared, {weights}, on {' and '.join(machines)}{load}."

@@ -233,10 +233,7 @@ def parse_claim(raw: Any, place: str) -> Claim:
             raise UserError(f"{body.place}: {key}={values[key]!r} must be true or false.")
     for key in ("left", "right"):
         values[key] = labels_of(values.get(key, {}), f"{body.place}: {key}")
-    values["where"] = {
-        str(axis): tuple(map(label_of, labels if isinstance(labels, list) else [labels]))
-        for axis, labels in Checked(values.get("where", {}), f"{body.place}: where").raw.items()
-    }
+    values["where"] = choices_of(values.get("where", {}), f"{body.place}: where")
     if not isinstance(values.get("order", ()), list | tuple):
         raise UserError(f"{body.place}: order={values['order']!r} must be a list of rows.")
     values["order"] = tuple(labels_of(item, f"{body.place}: order") for item in values.get("order", ()))
@@ -259,3 +256,11 @@ def labels_of(raw: Any, place: str) -> dict[str, str]:
         place: for the error, such as "report.baseline".
     """
     return {str(axis): label_of(label) for axis, label in Checked(raw, place).raw.items()}
+
+
+def choices_of(raw: Any, place: str) -> dict[str, tuple[str, ...]]:
+    """Axis -> labels, each as `labels_of` reads it; one label may stand without brackets."""
+    return {
+        str(axis): tuple(map(label_of, labels if isinstance(labels, list) else [labels]))
+        for axis, labels in Checked(raw, place).raw.items()
+    }

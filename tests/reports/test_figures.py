@@ -109,6 +109,22 @@ def test_numeric_axes_are_drawn_to_scale(tmp_path: Path) -> None:
     assert list(drawing.axes[0].lines[0].get_xdata()) == [5, 10, 20]
 
 
+def test_a_figure_of_some_labels_has_no_other_rows_and_a_line_needs_two_places(tmp_path: Path) -> None:
+    cells = [fakes.cell_of({"size": size, "steps": steps}) for size in "abc" for steps in ("5", "20")]
+    for cell in cells:
+        fakes.write_run(tmp_path, cell)
+    axes = {"size": ["a", "b", "c"], "steps": ["5", "20"]}
+    rows = fakes.subject(
+        tmp_path, cells, axes=axes, report={"rows": ["size", "steps"], "columns": ["fd_efflite0"]}
+    ).rows
+    figure = Figure("lines", "fd_efflite0", "steps", where={"size": ("a", "c")})
+    drawing = draw(figure, rows)
+    assert drawing is not None and [line.get_label() for line in drawing.axes[0].lines] == ["a", "c"]
+    assert caption(figure, rows).startswith("FD-EffLite0 over steps, a or c.")
+    assert figure.name == "lines_fd_efflite0_steps_size_a_c"
+    assert draw(replace(figure, where={"steps": ("5",)}), rows) is None
+
+
 def test_the_pareto_front_holds_only_what_nothing_beats(tmp_path: Path) -> None:
     sizes = {"group_v1": 1_000_000, "group_v2": 2_000_000, "serial_v1": 3_000_000, "serial_v2": 4_000_000}
     for cell in fakes.cells_of():
