@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,19 @@ def test_float32_in_place_of_bfloat16_is_said(
 
 @pytest.mark.parametrize(("metric", "said"), [("images_per_s", "random weights, without decoding, on"), ("flops", "")])
 def test_timings_of_sampling_say_that_nothing_was_decoded(metric: str, said: str) -> None:
-    record = SimpleNamespace(run_result={}, protocol={"threads": 2}, benchmark=object(), metrics={metric: 1.0})
+    note = _timing_note({"threads": 2}, metric)
+    assert said in note and ("decoding" in note) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "said"), [({"a": 6, "b": 6}, "of 6 repetitions"), ({"a": 6, "b": 9}, "of 6 to 9 rep")]
+)
+def test_a_range_of_repetitions_has_two_ends(rounds: dict[str, int], said: str) -> None:
+    assert said in _timing_note({"threads": 2, "rounds": rounds})
+
+
+def _timing_note(protocol: dict[str, Any], metric: str = "flops") -> str:
+    record = SimpleNamespace(run_result={}, protocol=protocol, benchmark=object(), metrics={metric: 1.0})
     record.evaluation_result, record.config, record.labels, record.seed = {}, {}, {}, 0
     (note,) = [note for note in protocol_notes([record], ()) if note.startswith("Medians")]
-    assert said in note and ("decoding" in note) == bool(said)
+    return note
