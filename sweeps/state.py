@@ -90,6 +90,11 @@ class CellState:
         return f"{self.state}{doing} {self.percent:.0f} %{why}"
 
 
+def exit_code(states: Mapping[str, CellState]) -> int:
+    """1 if a cell failed, else 0."""
+    return 1 if any(state.state == "failed" for state in states.values()) else 0
+
+
 def with_queue(states: Mapping[str, CellState], cells: Iterable[Cell], queue: Queue) -> dict[str, CellState]:
     """Add what Slurm knows: places in the queue, and how jobs ended whose runs could not say it themselves."""
     result, attempts = dict(states), dict[str, Task]()

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from experiments import slurm
-from sweeps import commands
+from sweeps import actions, views
 from sweeps.planner import Plan, plan
 from sweeps.slurm import SlurmLauncher
 from sweeps.submissions import Submission, write_submissions
@@ -51,7 +51,7 @@ def test_what_slurm_alone_knows_to_have_failed_can_be_retried(
     path = make_sweep()
     queue(plan(path), monkeypatch, {"77_1": ("OUT_OF_MEMORY", "")})
     assert run(path) == 1 and "serial_v1" not in trainings()
-    assert commands.retry(path, worker=WORKER) == 0
+    assert actions.retry(path, worker=WORKER) == 0
     assert set(states(path).values()) == {"done"}
 
 
@@ -63,8 +63,8 @@ def test_watching_goes_on_while_cells_are_queued(make_sweep: Make, monkeypatch: 
         slept.append(seconds)
         queue(planned, monkeypatch, {})
 
-    monkeypatch.setattr(commands.time, "sleep", sleep)
-    shown = commands._watch(planned, Console(file=io.StringIO()))
+    monkeypatch.setattr(views.time, "sleep", sleep)
+    shown = views._watch(planned, Console(file=io.StringIO()))
     assert len(slept) == 1 and {state.describe() for state in shown.values()} == {"missing"}
 
 

@@ -1,30 +1,20 @@
-"""What `ablate list | plan | run | status | retry | logs | cancel` do. Each prints, and returns the exit code."""
+"""What `ablate run | retry | cancel` do. Each prints, and returns the exit code."""
 
 from __future__ import annotations
 
-import json
 import shlex
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
 
 from experiments.errors import UserError, unknown
-from experiments.files import default_root
 from experiments.provenance import other_code
 from experiments.resolve import check_files
 from experiments.store import RunStore
-from experiments.terminal import console
+from experiments.terminal import console, say
 from sweeps.amendments import Amendments, amend, tell_amendments, write_amendments
-from sweeps.definition import load_sweep, sweep_names
 from sweeps.devices import Slots
 from sweeps.interventions import (
     cancel_plan,
@@ -37,130 +27,22 @@ from sweeps.interventions import (
     wait_for_ends,
 )
 from sweeps.local import WORKER, LocalLauncher, local_slots
-from sweeps.logs import newest_log
-from sweeps.planner import Plan, count_cells, plan
+from sweeps.planner import Plan, plan
 from sweeps.progress import Progress
 from sweeps.queue import read_queue
-from sweeps.registry import begun, definition_of, register, submitted_definition
+from sweeps.registry import register, submitted_definition
 from sweeps.slurm import SlurmLauncher
 from sweeps.slurm_commands import max_array_size
-from sweeps.state import CellState
-from sweeps.table import WIDE, cell_json, device_time, duration, failure_lines, failures, status_table, summary
+from sweeps.state import CellState, exit_code
+from sweeps.table import failure_lines, status_table, summary
 
 LAUNCHERS = ("local", "slurm")
-Words = Iterable[str]
-
-
-def list_sweeps(root: Path | str | None = None, as_json: bool = False) -> int:
-    """Named sweeps: what each reproduces, its cells, and how far those are that were begun."""
-    started: dict[str, list[str]] = {}
-    rows: list[dict[str, Any]] = []
-    folder = Path(root or default_root())
-    lost: list[str] = []
-    for record in begun(folder, lost):
-        if definition_of(record) in sweep_names():
-            try:
-                found = summary(plan(record["sweep"], record["scale"], record["words"], folder).states())
-            except UserError as error:  # one that cannot be planned any more must not hide the others
-                found = f"begun, but not as it is defined now: {error}"
-            started.setdefault(record["sweep"], []).append(f"{record['scale']}: {found}")
-    for name in sweep_names():
-        sweep = load_sweep(name)
-        paper = sweep.config.paper
-        rows.append(
-            {
-                "name": name,
-                "title": sweep.config.title,
-                "paper": " ".join(filter(None, (paper.system, paper.table))),
-                "reproduces": sweep.config.reproduces,
-                "axes": {axis.name: list(axis.labels) for axis in sweep.axes},
-                "cells": {scale: count_cells(sweep, scale) for scale in sweep.config.scales},
-                "begun": started.get(name, []),
-            }
-        )
-    if as_json:
-        return _print_json(rows)
-    table = Table(box=None, pad_edge=False)
-    wide = console().width >= WIDE
-    for column in ("sweep", "paper", *(["reproduces"] if wide else []), "cells", "state"):
-        fixed = column in ("sweep", "cells") or (wide and column == "paper")
-        table.add_column(column, overflow="fold", no_wrap=fixed, min_width=9 if column == "state" else None)
-    for row in rows:
-        cells = "\n".join(f"{scale} {count}" for scale, count in row["cells"].items())
-        question = [row["reproduces"]] if wide else []
-        table.add_row(row["name"], row["paper"], *question, cells, "\n".join(row["begun"]) or "not begun")
-    console().print(table)
-    for line in lost:
-        print(line, file=sys.stderr)
-    return 0
-
-
-def show_plan(
-    name: str,
-    scale: str = "",
-    overrides: Words = (),
-    root: Path | str | None = None,
-    as_json: bool = False,
-) -> int:
-    """Dry run: every cell with its parameters and FLOPs, what is done, what is left out and why, what it will cost."""
-    from sweeps.preview import preview_json, print_preview
-
-    planned = plan(name, scale, overrides, root)
-    if as_json:
-        print(preview_json(planned))
-    else:
-        print_preview(planned, console())
-    return 0
-
-
-def status(
-    name: str,
-    scale: str = "",
-    overrides: Words = (),
-    root: Path | str | None = None,
-    as_json: bool = False,
-    watch: bool = False,
-) -> int:
-    """How far every cell is, and the failures by cause. Exit code 1 if a cell failed."""
-    planned = plan(name, scale, overrides, root)
-    queue = read_queue(planned.folder)
-    states = planned.states(queue)
-    unasked = unasked_groups(planned, states, queue)
-    screen = console()
-    if as_json:
-        cells = [cell_json(cell, states[cell.name]) for cell in planned.cells]
-        hours = device_time(planned, states) / 3600
-        whole = {"sweep": planned.sweep.name, "scale": planned.scale, "device_hours": round(hours, 4)}
-        whole["queue_known"] = not unasked
-        _print_json({**whole, "cells": cells, "failures": failures(states)})
-        return _exit_code(states)
-    if watch and screen.is_terminal:
-        states = _watch(planned, screen)
-    screen.print(status_table(planned, states, screen.width))
-    if seconds := device_time(planned, states):
-        _say(f"Device time so far, all attempts: {duration(seconds)}.")
-    if unasked:
-        _say(tell_unasked(unasked))
-    for line in failure_lines(states):
-        _say(line)
-    return _exit_code(states)
-
-
-def _watch(planned: Plan, screen: Console) -> dict[str, CellState]:
-    """Redraw until nothing is at work or queued any more."""
-    with Live(console=screen, auto_refresh=False, transient=True) as live:
-        while True:
-            states = planned.states()
-            live.update(status_table(planned, states, screen.width, max(5, screen.height - 8)), refresh=True)
-            if not any(state.state == "running" or state.is_queued for state in states.values()):
-                return states
-            time.sleep(2.0)
 
 
 def run(
     name: str,
     scale: str = "",
-    overrides: Words = (),
+    overrides: Iterable[str] = (),
     root: Path | str | None = None,
     launcher: str = "local",
     jobs: int = 0,
@@ -183,9 +65,9 @@ def _launch(planned: Plan, launcher: str, jobs: int, worker: tuple[str, ...], dr
     if dry_run:
         from sweeps.dry_run import tell_open
 
-        tell_open(planned, launcher, jobs, _say)
+        tell_open(planned, launcher, jobs, say)
         return 0
-    wait_for_endings(planned, _say)
+    wait_for_endings(planned, say)
     queue = read_queue(planned.folder)
     states = planned.states(queue)
     slots = _check(planned, states, launcher, jobs)
@@ -195,22 +77,22 @@ def _launch(planned: Plan, launcher: str, jobs: int, worker: tuple[str, ...], dr
     register(planned)
     others = _by_other_code(planned)
     for left, right in planned.duplicates:
-        _say(f"Note: {right.name} is the same as {left.name}; it is run once.")
+        say(f"Note: {right.name} is the same as {left.name}; it is run once.")
     if not todo:
-        _say(f"Nothing to do for {planned.title}: {summary(states)}")
+        say(f"Nothing to do for {planned.title}: {summary(states)}")
     elif launcher == "slurm":
         states = _submit(planned, jobs, worker)
     elif slots:
         if unasked := unasked_groups(planned, states, queue):
-            _say(f"{tell_unasked(unasked)} What is open is started here; a job that finds its run taken waits for it.")
+            say(f"{tell_unasked(unasked)} What is open is started here; a job that finds its run taken waits for it.")
         LocalLauncher(planned, slots, Progress(planned, console()), worker).launch()
         states = planned.states()
         screen = console()
         screen.print(status_table(planned, states, screen.width))
     for line in failure_lines(states):
-        _say(line)
+        say(line)
     if others:
-        _say(
+        say(
             f"Note: {others.total()} of {len(planned.cells)} cells were trained or measured before by other code than "
             f"this ({', '.join(f'{count} by {code}' for code, count in others.items())}), and keep their numbers. To "
             "run them with this code, name another folder of outputs with --root."
@@ -218,9 +100,9 @@ def _launch(planned: Plan, launcher: str, jobs: int, worker: tuple[str, ...], dr
     if any(state.state == "failed" for state in states.values()):
         words = [part for word in planned.request.words for part in ("--of", word)]
         command = shlex.join([planned.name_or_path, "--scale", planned.scale, *words])
-        _say(f"Fix the reason, then: ablate retry {command}")
+        say(f"Fix the reason, then: ablate retry {command}")
     if launcher == "slurm":  # what is at work goes on by itself
-        return _exit_code(states)
+        return exit_code(states)
     return 0 if all(state.state == "done" or state.is_queued for state in states.values()) else 1
 
 
@@ -261,19 +143,19 @@ def _submit(planned: Plan, parallel: int, worker: tuple[str, ...]) -> dict[str, 
     words = ("report", submitted_definition(planned), "--scale", planned.scale, "--root", str(planned.root.resolve()))
     new = SlurmLauncher(planned, parallel, (*words, *planned.request.words), worker).launch()
     for item in new:
-        _say(f"Submitted job {item.job}: {len(item.groups)} task(s). Scripts: {planned.folder / 'jobs'}")
+        say(f"Submitted job {item.job}: {len(item.groups)} task(s). Scripts: {planned.folder / 'jobs'}")
     states = planned.states()
-    _say(f"{summary(states)} Watch: ablate status {planned.title}")
+    say(f"{summary(states)} Watch: ablate status {planned.title}")
     return states
 
 
 def retry(
     name: str,
     scale: str = "",
-    overrides: Words = (),
+    overrides: Iterable[str] = (),
     root: Path | str | None = None,
-    where: Words = (),
-    change: Words = (),
+    where: Iterable[str] = (),
+    change: Iterable[str] = (),
     launcher: str = "local",
     jobs: int = 0,
     worker: Iterable[str] = WORKER,
@@ -290,11 +172,11 @@ def retry(
     planned = plan(name, scale, overrides, root)
     chosen = failed_cells(planned, where)
     if not chosen:
-        _say(f"No failed cell to retry: {summary(planned.states())}")
+        say(f"No failed cell to retry: {summary(planned.states())}")
         return 0
     names = {cell.name for cell in chosen}
     if launcher == "slurm":
-        wait_for_ends(planned, chosen, _say)
+        wait_for_ends(planned, chosen, say)
     notes: list[str] = []
     amendments: Amendments | None = None
     if change:
@@ -311,11 +193,11 @@ def retry(
         write_amendments(planned.folder, amendments)
     clear_failures(planned, planned.cells)
     for note in notes:
-        _say(note)
+        say(note)
     return _launch(planned, launcher, jobs, tuple(worker))
 
 
-def _sorted(change: Words, overrides: Words) -> tuple[Words, Words]:
+def _sorted(change: Iterable[str], overrides: Iterable[str]) -> tuple[Iterable[str], Iterable[str]]:
     """Changes of cells, and overrides with the resources among the changes: those are no cell's own."""
     change = tuple(change)
     resources = {word.partition("=")[0]: word for word in change if word.startswith("resources.")}
@@ -323,43 +205,10 @@ def _sorted(change: Words, overrides: Words) -> tuple[Words, Words]:
     return [word for word in change if word not in resources.values()], [*kept, *resources.values()]
 
 
-def logs(
-    name: str,
-    cell: str,
-    scale: str = "",
-    overrides: Words = (),
-    root: Path | str | None = None,
-    lines: int = 0,
-    follow: bool = False,
-) -> int:
-    """Print what a cell's worker printed.
-
-    Args:
-        cell: its name, or a part of it that fits no other.
-        lines: only so many at the end; 0 = all.
-        follow: go on as long as it runs.
-    """
-    planned = plan(name, scale, overrides, root)
-    found = planned.find(cell)
-    path = newest_log(planned, found)
-    if path is None:
-        state = planned.states()[found.name]
-        raise UserError(f"{found.name} has no log in {planned.folder / 'logs'} ({state.describe()}).")
-    screen = console()
-    with open(path, encoding="utf-8", errors="replace") as file:
-        text = file.readlines()
-        screen.out("".join(text[-lines:] if lines else text), end="")
-        while follow and planned.states()[found.name].state == "running":
-            time.sleep(1.0)
-            screen.out(file.read(), end="")
-        screen.out(file.read(), end="")  # what it printed between the last look and its end
-    return 0
-
-
 def cancel(
     name: str,
     scale: str = "",
-    overrides: Words = (),
+    overrides: Iterable[str] = (),
     root: Path | str | None = None,
     confirm: Callable[[str], bool] = lambda question: False,
     dry_run: bool = False,
@@ -370,22 +219,9 @@ def cancel(
         confirm: puts the question to the person; `lambda question: True` for --yes.
         dry_run: only say which cells would be stopped.
     """
-    return cancel_plan(plan(name, scale, overrides, root), confirm, _say, dry_run)
-
-
-def _exit_code(states: dict[str, CellState]) -> int:
-    return 1 if any(state.state == "failed" for state in states.values()) else 0
+    return cancel_plan(plan(name, scale, overrides, root), confirm, say, dry_run)
 
 
 def _check_launcher(launcher: str) -> None:
     if launcher not in LAUNCHERS:
         raise unknown("launcher", launcher, LAUNCHERS)
-
-
-def _say(text: str) -> None:
-    console().print(text, markup=False, soft_wrap=True)
-
-
-def _print_json(value: Any) -> int:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
-    return 0
