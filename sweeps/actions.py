@@ -6,7 +6,6 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from experiments.errors import UserError, unknown
@@ -33,7 +32,7 @@ from sweeps.queue import read_queue
 from sweeps.registry import register, submitted_definition
 from sweeps.slurm import SlurmLauncher
 from sweeps.slurm_commands import max_array_size
-from sweeps.state import CellState, exit_code
+from sweeps.state import CellState, exit_code, forgiven
 from sweeps.table import failure_lines, status_table, summary
 
 LAUNCHERS = ("local", "slurm")
@@ -106,12 +105,16 @@ def _launch(planned: Plan, launcher: str, jobs: int, worker: tuple[str, ...], dr
     return 0 if all(state.state == "done" or state.is_queued for state in states.values()) else 1
 
 
-def _check(planned: Plan, states: dict[str, CellState], launcher: str, jobs: int) -> Slots | None:
+def _check(planned: Plan, states: dict[str, CellState], launcher: str, jobs: int, afresh: bool = False) -> Slots | None:
     """The places that this machine has for what is open; None where nothing is, or where Slurm gives them.
+
+    Args:
+        afresh: failures and attempts are about to be forgotten: what failed counts as open.
 
     Raises:
         UserError: the launch would be refused. Nothing has been written then.
     """
+    states = forgiven(states) if afresh else states
     for group in planned.groups():
         for cell in group.cells[:1] if planned.is_timed else group.cells:
             if states[cell.name].is_open:
@@ -120,7 +123,7 @@ def _check(planned: Plan, states: dict[str, CellState], launcher: str, jobs: int
         return None
     if launcher == "local":
         return local_slots(planned, jobs)
-    SlurmLauncher(planned, jobs).batches(max_array_size())
+    SlurmLauncher(planned, jobs).batches(states, max_array_size(), afresh)
     return None
 
 
@@ -186,9 +189,9 @@ def retry(
 
         planned, amendments = amend(planned, chosen, change, again)
         notes = tell_amendments(only(planned, names).cells, again({}).cells)
-    planned = replace(only(planned, names), forgiven=frozenset(names))
-    _check(planned, planned.states(), launcher, jobs)  # what is refused leaves amendments and failures as they are
-    planned = replace(planned, forgiven=frozenset())
+    planned = only(planned, names)
+    # What is refused leaves amendments and failures as they are.
+    _check(planned, planned.states(), launcher, jobs, afresh=True)
     if amendments is not None:
         write_amendments(planned.folder, amendments)
     clear_failures(planned, planned.cells)

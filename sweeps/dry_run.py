@@ -33,7 +33,7 @@ def tell_open(plan: Plan, launcher: str, jobs: int, say: Say) -> None:
     states = plan.states()
     is_open = any(state.is_open for state in states.values())
     slurm = SlurmLauncher(plan, jobs) if launcher == "slurm" else None
-    arrays = _arrays(slurm) if slurm else []  # which may be refused: before anything is said
+    arrays = _arrays(slurm, states) if slurm else []  # which may be refused: before anything is said
     if is_open and not slurm:
         local_slots(plan, jobs)
     for job in dict.fromkeys(ending_jobs(plan).values()):
@@ -42,7 +42,7 @@ def tell_open(plan: Plan, launcher: str, jobs: int, say: Say) -> None:
         say(line)
     found = preview(plan) if is_open else {"cost": None, "cells": []}
     hours = {cell["cell"]: cell["device_hours"] for cell in found["cells"] if cell["device_hours"]}
-    given_up = slurm.given_up() if slurm else {}
+    given_up = slurm.given_up(slurm.open_groups(states)) if slurm else {}
     times = {cell.name: _Time(cell, hours[cell.name], plan, launcher) for cell in plan.cells if cell.name in hours}
     for cell in plan.cells:
         state = states[cell.name]
@@ -114,7 +114,7 @@ def _missing_files(plan: Plan, states: Mapping[str, CellState]) -> list[str]:
     return list(found)
 
 
-def _arrays(slurm: SlurmLauncher) -> list[str]:
+def _arrays(slurm: SlurmLauncher, states: Mapping[str, CellState]) -> list[str]:
     """The arrays, the head of each one's script, and what Slurm would answer."""
     largest, unknown = USUAL_ARRAY, ""
     try:
@@ -125,7 +125,7 @@ def _arrays(slurm: SlurmLauncher) -> list[str]:
             f"may have (here {USUAL_ARRAY}). {error}"
         )
     lines = []
-    for batch in slurm.batches(largest):
+    for batch in slurm.batches(states, largest):
         path, script = slurm.draft(batch)
         lines += [batch.text, *(f"    {line}" for line in script.splitlines() if line.startswith("#SBATCH "))]
         lines.append(f"    script: {path}")

@@ -22,7 +22,7 @@ def wait_done(cluster: Cluster, path: str) -> None:
 
 def arrays(launcher: SlurmLauncher) -> list[str]:
     """What would be submitted, in words."""
-    return [batch.text for batch in launcher.batches(max_array_size())]
+    return [batch.text for batch in launcher.batches(launcher.plan.states(), max_array_size())]
 
 
 def task(path: str, cell: str) -> str:

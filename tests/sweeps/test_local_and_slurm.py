@@ -19,6 +19,12 @@ from tests.sweeps.steps import run, states
 Make = Callable[..., str]
 
 
+def open_groups(path: str) -> list[str]:
+    """What would be submitted to Slurm, by the names of its first cells."""
+    planned = plan(path)
+    return [group.name for group in SlurmLauncher(planned).open_groups(planned.states())]
+
+
 def test_what_is_queued_in_slurm_is_left_to_it(
     make_sweep: Make, trainings: Callable, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
@@ -39,10 +45,10 @@ def test_what_was_killed_and_is_queued_again_is_not_submitted_twice(
 ) -> None:
     path = make_sweep()
     behave(serial_v1="die")
-    assert run(path) == 1 and [group.name for group in SlurmLauncher(plan(path)).open_groups()] == ["scheme=serial_v1"]
+    assert run(path) == 1 and open_groups(path) == ["scheme=serial_v1"]
     queue(plan(path), monkeypatch, {"77_1": ("PENDING", "Resources")})
     assert plan(path).states()["scheme=serial_v1"].is_queued
-    assert SlurmLauncher(plan(path)).open_groups() == []
+    assert open_groups(path) == []
 
 
 def test_what_slurm_alone_knows_to_have_failed_can_be_retried(
