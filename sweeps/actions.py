@@ -10,7 +10,6 @@ from pathlib import Path
 
 from experiments.errors import UserError, unknown
 from experiments.provenance import other_code
-from experiments.resolve import check_files
 from experiments.store import RunStore
 from experiments.terminal import console, say
 from sweeps.amendments import Amendments, amend, tell_amendments, write_amendments
@@ -30,6 +29,7 @@ from sweeps.planner import Plan, plan
 from sweeps.progress import Progress
 from sweeps.queue import read_queue
 from sweeps.registry import register, submitted_definition
+from sweeps.requirements import refusals
 from sweeps.slurm import SlurmLauncher
 from sweeps.slurm_commands import max_array_size
 from sweeps.state import CellState, exit_code, forgiven
@@ -115,10 +115,8 @@ def _check(planned: Plan, states: dict[str, CellState], launcher: str, jobs: int
         UserError: the launch would be refused. Nothing has been written then.
     """
     states = forgiven(states) if afresh else states
-    for group in planned.groups():
-        for cell in group.cells[:1] if planned.is_timed else group.cells:
-            if states[cell.name].is_open:
-                check_files(cell.config, evaluated=True)  # once and here, not in every worker
+    if refused := next(refusals(planned, states), None):  # once and here, not in every worker
+        raise refused
     if not any(state.is_open or state.state == "running" for state in states.values()):
         return None
     if launcher == "local":

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 from math import ceil
 
 from experiments.errors import UserError
-from experiments.resolve import check_files
 from sweeps.config import time_limit
 from sweeps.interventions import ending_jobs
 from sweeps.local import local_slots
 from sweeps.parents import dry_run
 from sweeps.planner import Cell, Plan
 from sweeps.preview import amount, preview, tell_cost
+from sweeps.requirements import refusals
 from sweeps.slurm import SlurmLauncher
 from sweeps.slurm_commands import USUAL_ARRAY, max_array_size, would_refuse
 from sweeps.state import CellState
@@ -50,8 +50,10 @@ def tell_open(plan: Plan, launcher: str, jobs: int, say: Say) -> None:
         verb = "would start" if state.is_open and not reason else "would leave"
         time = f"; {times[cell.name].text}" if state.is_open and cell.name in times else ""
         say(f"{verb}  {cell.name}: {reason or state.describe()}{time}")
-    for line in (*arrays, *_missing_files(plan, states)):
+    for line in arrays:
         say(line)
+    for error in refusals(plan, states):  # a plan can be looked at without what it needs
+        say(f"would be refused as it stands: {error}")
     say(summary(states))
     if found["cost"]:
         say(tell_cost(found["cost"]))
@@ -99,19 +101,6 @@ def _beyond_limit(plan: Plan, times: Iterable[_Time]) -> list[str]:
             "resources.max_attempts."
         )
     return lines
-
-
-def _missing_files(plan: Plan, states: Mapping[str, CellState]) -> list[str]:
-    """What `ablate run` would ask for first, each once: a plan can be looked at without it."""
-    found: dict[str, None] = {}
-    for group in plan.groups():
-        for cell in group.cells[:1] if plan.is_timed else group.cells:
-            if states[cell.name].is_open:
-                try:
-                    check_files(cell.config, evaluated=True)
-                except UserError as error:
-                    found[f"would be refused as it stands: {error}"] = None
-    return list(found)
 
 
 def _arrays(slurm: SlurmLauncher, states: Mapping[str, CellState]) -> list[str]:
