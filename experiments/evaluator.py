@@ -19,9 +19,10 @@ from experiments.run_config import RunConfig
 from lightning_modules.metrics.against import check_statistics, evaluate_against
 from lightning_modules.metrics.caption_scores import load_scorers, with_caption_scores
 from lightning_modules.metrics.config import MetricsConfig
-from lightning_modules.metrics.evaluate import Measurement, check_reference, evaluate_images, make_extractors
+from lightning_modules.metrics.evaluate import check_reference, evaluate_images
 from lightning_modules.metrics.features import Extractor
 from lightning_modules.metrics.local_model import LocalModel
+from lightning_modules.metrics.measurement import Measurement, make_extractors
 from lightning_modules.metrics.reference import ReferenceSet
 from lightning_modules.metrics.statistics import ReferenceStatistics, read_statistics
 

@@ -55,6 +55,17 @@ class ReferenceStatistics:
     extractors: dict[str, str] = field(default_factory=dict)
     fingerprint: str = ""
 
+    @property
+    def kept(self) -> int:
+        """How many images there are."""
+        return 0 if self.images is None else len(self.images)
+
+    @property
+    def description(self) -> str:
+        """For the protocol."""
+        of = f" of {self.count:,} images" if self.count else ""
+        return f"{self.name} (statistics{of}, {self.kept:,} images kept)"
+
     def stand_in(self, layer: str) -> Tensor:
         """(2 D, D) float64 with exactly this mean and covariance, to stand in for features where there are none.
 
