@@ -19,9 +19,10 @@ from experiments.run_config import RunConfig
 from lightning_modules.metrics.against import check_statistics, evaluate_against
 from lightning_modules.metrics.caption_scores import load_scorers, with_caption_scores
 from lightning_modules.metrics.config import MetricsConfig
-from lightning_modules.metrics.evaluate import Measurement, check_reference, evaluate_images, make_extractors
+from lightning_modules.metrics.evaluate import check_reference, evaluate_images
 from lightning_modules.metrics.features import Extractor
 from lightning_modules.metrics.local_model import LocalModel
+from lightning_modules.metrics.measurement import Measurement, make_extractors
 from lightning_modules.metrics.reference import ReferenceSet
 from lightning_modules.metrics.statistics import ReferenceStatistics, read_statistics
 
@@ -34,12 +35,14 @@ class Evaluator:
         reference: what samples are measured against; None where the captions are somebody's own.
         extractors: of features, by their section of the protocol.
         scorers: of images beside captions, by theirs.
+        classes: names of the classes that samples are asked for by, in label order; empty where there are none.
     """
 
     settings: MetricsConfig
     reference: ReferenceSet | ReferenceStatistics | None
     extractors: Mapping[str, Extractor]
     scorers: Mapping[str, LocalModel]
+    classes: tuple[str, ...]
 
     def measure(self, images: np.ndarray, conditions: Conditions) -> Measurement:
         """Measure images (N, H, W, 3) uint8 that were drawn under N conditions."""
@@ -47,7 +50,7 @@ class Evaluator:
         if reference is None:
             measured = Measurement({}, {"reference": "none: captions alone", "seed": settings.seed}, {})
         elif isinstance(reference, ReferenceStatistics):
-            measured = evaluate_against(images, reference, settings, self.extractors)
+            measured = evaluate_against(images, reference, settings, self.extractors, conditions.labels, self.classes)
         else:
             measured = evaluate_images(images, conditions.labels, reference, settings, self.extractors)
         if conditions.captions:
@@ -80,7 +83,8 @@ def build_evaluator(config: RunConfig) -> Evaluator:
         check_statistics(shape, reference, extractors)
     elif reference is not None:
         check_reference(shape, reference)
-    return Evaluator(settings, reference, extractors, load_scorers(settings))
+    classes = evaluation_data(config).class_names if isinstance(reference, ReferenceStatistics) else ()
+    return Evaluator(settings, reference, extractors, load_scorers(settings), classes)
 
 
 def _reference(config: RunConfig) -> ReferenceSet | ReferenceStatistics | None:

@@ -6,7 +6,7 @@ Shapes: B images, S pixels.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from lightning_modules.metrics.features import efficientnet_extractor, inception
 from lightning_modules.metrics.statistics import ReferenceStatistics, collect_statistics, write_statistics
 
 log = logging.getLogger("ablate")
+Batch = tuple[np.ndarray, np.ndarray]
+"""Images (B, S, S, 3) uint8, and their labels (B,)."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class ReferenceJob:
     count: int = 0
     seed: int = 0
     keep: int = 10_000
+    classes: int = 1000
     inception_weights: Path | None = None
     batch_size: int = 64
     workers: int = 0
@@ -64,34 +67,41 @@ def make_reference(job: ReferenceJob, decode: Callable[[Any], Any] | None = None
         log.warning("Without --inception-weights the reference serves FD-EffLite0 only, not FID.")
     if job.dataset == "store":
         assert decode is not None
-        name, batches = f"reconstructions of {job.source.name}/{job.split}", _decoded(job, decode)
+        store = TokenStore(job.source / job.split)
+        name, batches = f"reconstructions of {job.source.name}/{job.split}", _decoded(store, job, decode)
+        classes = store.meta.source.get("classes", [])
     else:
-        name, batches = f"{job.dataset}/{job.split}, {job.crop} crop, {job.size} pixels", _cropped(job)
+        source = open_source(job.dataset, job.source, job.split, job.classes)
+        name, batches = f"{job.dataset}/{job.split}, {job.crop} crop, {job.size} pixels", _cropped(source, job)
+        classes = source.class_names
     name += f", {job.count} images by seed {job.seed}" if job.count else ""
-    made = collect_statistics(name, batches, extractors, job.keep, job.batch_size, job.device)
+    made = collect_statistics(name, batches, extractors, job.keep, job.batch_size, job.device, classes)
     write_statistics(job.out, made)
     return made
 
 
-def _cropped(job: ReferenceJob) -> Iterator[np.ndarray]:
-    """(B, S, S, 3) uint8 batches of the images; broken ones are left out and named in the log."""
+def _cropped(source: Source, job: ReferenceJob) -> Iterator[Batch]:
+    """Batches of the images; broken ones are left out and named in the log."""
     exif = applies_exif(job.dataset, job.exif)
-    source = open_source(job.dataset, job.source, job.split, classes=1000)
     preparation = Preparation(Crops((job.crop,), False, job.size), exif, _needs_captions(source))
-    waiting: list[np.ndarray] = []
+    waiting: list[Prepared] = []
     total = job.count or sum(unit.count or 0 for unit in source.units) or None
     with preparer(preparation, job.workers) as prepare, counting(f"{job.dataset}/{job.split}", total) as counter:
         for image in prepare(_chosen(source, job)):
             counter.add(1, int(isinstance(image, Refused)))
             if isinstance(image, Prepared):
-                waiting.append(image.views[0])
+                waiting.append(image)
             else:
                 log.warning("left out: %s: %s", image.key, image.reason)
             if len(waiting) == job.batch_size:
-                yield np.stack(waiting)
+                yield _batch(waiting)
                 waiting.clear()
     if waiting:
-        yield np.stack(waiting)
+        yield _batch(waiting)
+
+
+def _batch(images: Sequence[Prepared]) -> Batch:
+    return np.stack([image.views[0] for image in images]), np.array([image.label for image in images])
 
 
 def _needs_captions(source: Source) -> bool:
@@ -128,13 +138,13 @@ def _drawn(job: ReferenceJob, usable: int) -> np.ndarray:
     return np.random.default_rng(job.seed).permutation(usable)[: job.count]
 
 
-def _decoded(job: ReferenceJob, decode: Callable[[Any], Any]) -> Iterator[np.ndarray]:
-    """(B, S, S, 3) uint8 batches of what a store's first views decode to."""
-    store = TokenStore(job.source / job.split)
+def _decoded(store: TokenStore, job: ReferenceJob, decode: Callable[[Any], Any]) -> Iterator[Batch]:
+    """Batches of what a store's first views decode to."""
     index = np.sort(_drawn(job, len(store))) if job.count else np.arange(len(store))
     with counting(f"{job.source.name}/{job.split}", len(index)) as counter:
         for start in range(0, len(index), job.batch_size):
-            codes = np.asarray(store.codes[index[start : start + job.batch_size], 0])
+            rows = index[start : start + job.batch_size]
+            codes = np.asarray(store.codes[rows, 0])
             codes = codes.astype(np.float32 if store.meta.latent_shape else np.int64)
-            yield decode(torch.from_numpy(codes).to(job.device)).cpu().numpy()
+            yield decode(torch.from_numpy(codes).to(job.device)).cpu().numpy(), np.asarray(store.labels[rows])
             counter.add(len(codes))

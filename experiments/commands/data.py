@@ -145,8 +145,12 @@ def tokenize_command(
 @click.option("--count", default=0, help="Take so many images only, chosen by --seed; 0 = all. COCO-30k: 30000.")
 @click.option("--seed", default=0, show_default=True)
 @click.option(
-    "--keep", default=10_000, show_default=True, help="Images kept in the file, for KID, precision and recall."
+    "--keep",
+    default=10_000,
+    show_default=True,
+    help="Images kept in the file, with their classes: for KID, precision, recall and class accuracy.",
 )
+@click.option("--classes", default=1000, show_default=True, help="Number of classes, for tar shards with .cls files.")
 @click.option("--inception-weights", type=FOLDER, help="Weights of 2015-12-05; without them there is no FID.")
 @click.option("--tokenizer", default="llamagen_vq", show_default=True, help="For `store`: what decodes it.")
 @click.option("--batch-size", default=64, show_default=True)
@@ -161,7 +165,9 @@ def reference_command(dataset: str, settings: tuple[str, ...], **options: Any) -
     from experiments.reference import ReferenceJob, make_reference
 
     if dataset == "store":
-        refuse_given("is for images; those of a store are cropped already", "size", "crop", "exif", "workers")
+        refuse_given(
+            "is for images; those of a store are cropped already", "size", "crop", "exif", "classes", "workers"
+        )
     else:
         refuse_given("is for `reference store`, which decodes", "tokenizer")
     options["device"] = _device(options["device"])

@@ -6,38 +6,28 @@ Shapes: N samples, H x W pixels.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lightning_modules.metrics import inception
-from lightning_modules.metrics.bootstrap import (
-    expanded_deviations,
-    frechet_deviations,
-    inception_score_influence,
-    intervals,
-    resamples,
-)
-from lightning_modules.metrics.config import IS_LEAST, LEAST_IMAGES, METRICS, MetricsConfig
-from lightning_modules.metrics.distribution import (
-    NEIGHBOURS,
-    frechet_distance,
-    inception_score,
-    kernel_distance,
-    precision_recall,
-)
-from lightning_modules.metrics.evaluate import DIGITS, Measurement, describe, describe_settings, make_extractors
+from lightning_modules.metrics.config import LEAST_IMAGES, METRICS, MetricsConfig
 from lightning_modules.metrics.features import Extractor
-from lightning_modules.metrics.measures import LAYERS, image_deviations, splits, subset_size
-from lightning_modules.metrics.pixels import pixel_measures
+from lightning_modules.metrics.measurement import (
+    Measurement,
+    check_samples,
+    features,
+    make_extractors,
+    measure_samples,
+)
+from lightning_modules.metrics.measures import LAYERS, Expected, class_hits, measure
 from lightning_modules.metrics.reference_file import check_images
 from lightning_modules.metrics.statistics import ReferenceStatistics
 
 log = logging.getLogger(__name__)
 LARGEST_SHARE = 0.1
 """Of the images that moments are of, how many may stand in for new real images, to tell the floor."""
+IMAGENET_CLASSES = 1000
+"""So many classes are ImageNet's, in the order of the synsets, also where they are only numbered."""
 
 
 def evaluate_against(
@@ -45,42 +35,54 @@ def evaluate_against(
     reference: ReferenceStatistics,
     config: MetricsConfig,
     extractors: Mapping[str, Extractor] | None = None,
+    labels: np.ndarray | None = None,
+    classes: Sequence[str] = (),
 ) -> Measurement:
     """Fréchet distances to the moments in the file (to its images, where it has no moments of these features); KID,
-    precision, recall and measures of the pixels to its images, if any; Inception score. The floor of a Fréchet distance
-    is that of N of the file's own images, where N is a small part of what the moments are of. Memorisation, which needs
-    the training images, and class accuracy, which needs classes, are not measured. The protocol says under
+    precision, recall and measures of the pixels to its images, if any; class accuracy, where it names their classes;
+    Inception score. The floor of a Fréchet distance is that of N of the file's own images, where N is a small part of
+    what the moments are of. Memorisation, which needs the training images, is not measured. The protocol says under
     "not_measured" what is missing, and why.
 
     Args:
         images: (N, H, W, 3) uint8.
         extractors: those of `make_extractors(config)`, where they are made already.
+        labels: (N,) integers, what each sample was asked for; None where it was no class.
+        classes: their names in label order.
 
     Raises:
         ValueError: as `check_statistics` does.
         FileNotFoundError: no such file of weights.
     """
-    if images.dtype != np.uint8:
-        raise ValueError(f"Samples are {images.dtype}; uint8 images (N, H, W, 3) were expected.")
+    check_samples(images, labels)
     extractors = extractors or make_extractors(config)
     check_statistics(images.shape, reference, extractors)
-    weights = resamples(len(images), config.bootstrap, config.seed) if config.bootstrap else None
-    metrics: dict[str, float] = {}
-    replicates: dict[str, np.ndarray] = {}
-    floor: dict[str, float] = {}
-    for extractor in extractors.values():
-        found, deviations = _measure(extractor, images, reference, config, weights)
-        metrics, replicates = metrics | found, replicates | deviations
-        floor |= _floor(extractor, len(images), reference, config)
-    if reference.images is not None:
-        metrics |= pixel_measures(images, reference.images)
-    metrics |= intervals(metrics, replicates, len(images))
-    short = {name: [float(f"{value:.{DIGITS}g}") for value in values] for name, values in replicates.items()}
-    not_measured = _not_measured(len(images), reference, extractors)
+    no_accuracy, no_floor = _no_class_accuracy(labels, classes, reference), _no_floor(len(images), reference)
+    chosen = np.random.default_rng(config.seed).permutation(reference.kept)[: len(images)]
+
+    def against(extractor: Extractor) -> tuple[Expected, dict[str, float]]:
+        layers = [layer for layer in extractor.network.features_list if layer in reference.moments]
+        stand_ins = {layer: reference.stand_in(layer) for layer in layers}
+        found = {} if reference.images is None else features(extractor, reference.images, config)
+        hits = None if no_accuracy else class_hits(found, reference.labels, labels)
+        # Images that are part of the reference must be held against its moments alone.
+        real = {} if no_floor else {layer: found[layer][chosen] for layer in layers}
+        return Expected(found, stand_ins, hits), measure(real, Expected({}, stand_ins), config).metrics
+
+    measured = measure_samples(images, reference, config, extractors, against)
+    reasons = {
+        "memorisation": "needs the training images themselves",
+        "class accuracy": no_accuracy,
+        "class accuracy of real images": "" if no_accuracy else "the probe is fitted on all images that the file keeps",
+        "floor": no_floor,
+        **_without_images(reference, extractors),
+    }
+    not_measured = {name: reason for name, reason in reasons.items() if reason}
     for name, reason in not_measured.items():
         log.warning("not measured: %s: %s", name, reason)
-    protocol = _protocol(len(images), reference, extractors, config)
-    return Measurement(metrics, protocol | {"floor": floor, "not_measured": not_measured}, short)
+    measured.protocol["moments"] = sorted(LAYERS[layer].frechet for layer in reference.moments)
+    measured.protocol["not_measured"] = not_measured
+    return measured
 
 
 def check_statistics(
@@ -109,97 +111,49 @@ def check_statistics(
                 )
 
 
-def _measure(
-    extractor: Extractor,
-    images: np.ndarray,
-    reference: ReferenceStatistics,
-    config: MetricsConfig,
-    weights: np.ndarray | None,
-) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Metrics and replicates by the features of one extractor."""
-    cache = Path(config.cache_dir) if config.cache_dir else None
-    real = None
-    if reference.images is not None:
-        real = extractor.cached(reference.images, config.batch_size, config.device, cache)
-    metrics: dict[str, float] = {}
-    replicates: dict[str, np.ndarray] = {}
-    for layer, left in extractor.cached(images, config.batch_size, config.device, cache).items():
-        if layer == inception.LOGITS:
-            score = inception_score(left, splits(len(left)), config.seed)
-            metrics |= {"is": score.mean, "is_std": score.std}
-            if weights is not None and len(left) >= IS_LEAST:
-                influence = inception_score_influence(left, splits(len(left)), config.seed)
-                replicates["is"] = expanded_deviations(influence, weights)
-            continue
-        names = LAYERS[layer]
-        if layer in reference.moments or real is not None:
-            right = reference.stand_in(layer) if layer in reference.moments else (real or {})[layer]
-            metrics[names.frechet] = frechet_distance(left, right)
-            if weights is not None:
-                replicates[names.frechet] = frechet_deviations(left, right, weights)
-        if real is not None and names.kernel:
-            size = subset_size(len(left), len(real[layer]))
-            kernel = kernel_distance(left, real[layer], config.kid_subsets, size, config.seed)
-            metrics |= {names.kernel: kernel.mean, f"{names.kernel}_std": kernel.std}
-        if real is not None and names.precision:
-            metrics[names.precision], metrics[names.recall] = precision_recall(left, real[layer])
-        if real is not None and weights is not None:
-            replicates |= image_deviations(names, left, real[layer], weights)
-    return metrics, replicates
-
-
-def _floor(extractor: Extractor, count: int, reference: ReferenceStatistics, config: MetricsConfig) -> dict[str, float]:
-    """Fréchet distances of as many real images as there are samples: of the file's own, at random."""
-    if reference.images is None or _no_floor(count, reference):
-        return {}
-    cache = Path(config.cache_dir) if config.cache_dir else None
-    real = extractor.cached(reference.images, config.batch_size, config.device, cache)
-    chosen = np.random.default_rng(config.seed).permutation(len(reference.images))[:count]
-    layers = [layer for layer in real if layer in reference.moments]
-    return {LAYERS[layer].frechet: frechet_distance(real[layer][chosen], reference.stand_in(layer)) for layer in layers}
-
-
 def _no_floor(count: int, reference: ReferenceStatistics) -> str:
     """Why there is none; empty if there is."""
-    kept = 0 if reference.images is None else len(reference.images)
-    if not reference.moments or kept < count:
-        return f"the file keeps {kept:,} images; {count:,} are needed, and moments of more"
+    if not reference.moments or reference.kept < count:
+        return f"the file keeps {reference.kept:,} images; {count:,} are needed, and moments of more"
     if reference.count and count > LARGEST_SHARE * reference.count:
         most = f"{LARGEST_SHARE:.0%} of the reference's {reference.count:,} images"
         return f"it may take no more than {most}, and needs {count:,}"
     return ""
 
 
-def _not_measured(count: int, reference: ReferenceStatistics, extractors: Mapping[str, Extractor]) -> dict[str, str]:
-    """What cannot be said with this file -> why."""
-    reasons = {
-        "memorisation": "needs the training images themselves",
-        "class accuracy": "the file names no classes",
-        "floor": _no_floor(count, reference),
-    }
-    if reference.images is None:
-        reasons["KID, precision, recall, colour distance"] = "the file keeps no images"
-        used = {layer for extractor in extractors.values() for layer in extractor.network.features_list}
-        for layer, names in LAYERS.items():
-            if layer in used - reference.moments.keys():
-                reasons[METRICS[names.frechet].label] = "the file has neither moments of these features nor images"
-    return {name: reason for name, reason in reasons.items() if reason}
+def _no_class_accuracy(labels: np.ndarray | None, classes: Sequence[str], reference: ReferenceStatistics) -> str:
+    """Why there is none; empty if there is."""
+    if not reference.classes:
+        return "the file names no classes"
+    if reference.labels is None:
+        return "the file keeps no images of its classes"
+    if labels is None or not classes:
+        return "of what classes the samples should be is not known"
+    if len(classes) != len(reference.classes):
+        return f"the file has {len(reference.classes):,} classes, the samples are of {len(classes):,}"
+    numbers = list(map(str, range(len(classes))))
+    numbered = len(classes) == IMAGENET_CLASSES and numbers in (list(classes), list(reference.classes))
+    for label, (one, other) in enumerate(zip(reference.classes, classes, strict=True)):
+        if one != other and not numbered:
+            return f"class {label} is '{one}' in the file, but '{other}' where samples were asked for"
+    kept, asked = np.unique(reference.labels), np.unique(labels)
+    if len(kept) < 2:
+        return f"all images that the file keeps are of the class '{reference.classes[kept[0]]}'"
+    if missing := len(np.setdiff1d(asked, kept)):
+        return (
+            f"the file keeps no image of {missing:,} of the {len(asked):,} classes that samples were asked for; make "
+            f"it anew with `ablate reference --keep N`, N above {reference.kept:,}"
+        )
+    return ""
 
 
-def _protocol(
-    count: int, reference: ReferenceStatistics, extractors: Mapping[str, Extractor], config: MetricsConfig
-) -> dict[str, Any]:
-    kept = 0 if reference.images is None else len(reference.images)
-    of = f" of {reference.count:,} images" if reference.count else ""
-    protocol: dict[str, Any] = {
-        "num_samples": count,
-        "reference": f"{reference.name} (statistics{of}, {kept:,} images kept)",
-        "reference_fingerprint": reference.fingerprint,
-        **describe(extractors[""]),
-        "moments": sorted(LAYERS[layer].frechet for layer in reference.moments),
-        "seed": config.seed,
-    }
-    if kept:
-        protocol["kid"] = {"subsets": config.kid_subsets, "subset_size": subset_size(count, kept)}
-        protocol["precision_recall"] = {"neighbours": NEIGHBOURS}
-    return protocol | describe_settings(extractors, config, count)
+def _without_images(reference: ReferenceStatistics, extractors: Mapping[str, Extractor]) -> dict[str, str]:
+    """What cannot be said for want of images in the file -> why."""
+    if reference.images is not None:
+        return {}
+    reasons = {"KID, precision, recall, colour distance": "the file keeps no images"}
+    used = {layer for extractor in extractors.values() for layer in extractor.network.features_list}
+    for layer, names in LAYERS.items():
+        if layer in used - reference.moments.keys():
+            reasons[METRICS[names.frechet].label] = "the file has neither moments of these features nor images"
+    return reasons

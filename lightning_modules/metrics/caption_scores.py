@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from lightning_modules.metrics.attribute_binding import AttributeBinding
-from lightning_modules.metrics.bootstrap import intervals, mean_deviations, resamples
 from lightning_modules.metrics.clip_score import CLIPScore
 from lightning_modules.metrics.config import MetricsConfig
-from lightning_modules.metrics.evaluate import DIGITS, Measurement
 from lightning_modules.metrics.local_model import LocalModel
+from lightning_modules.metrics.measurement import Measurement, with_mean
 from lightning_modules.metrics.spatial import SpatialRelations
 
 SCORES: dict[str, type[LocalModel]] = {
@@ -52,17 +51,12 @@ def with_caption_scores(
     """
     if not captions:
         return measured
-    metrics, protocol, replicates = dict(measured.metrics), dict(measured.protocol), dict(measured.replicates)
+    measured = measured._replace(protocol=dict(measured.protocol))
     for section, model in (load_scorers(config) if scorers is None else scorers).items():
         values = model.to(config.device)(images, captions, config.batch_size)
         model.to("cpu")  # the next one needs the memory
         values = values[~np.isnan(values)]
-        protocol[section] = {**model.protocol, "images": len(values)}
-        if not len(values):
-            continue
-        found, drawn = {model.name: float(values.mean())}, {}
-        if config.bootstrap:
-            drawn[model.name] = mean_deviations(values, resamples(len(values), config.bootstrap, config.seed))
-        metrics |= found | intervals(found, drawn, len(values))
-        replicates |= {name: [float(f"{v:.{DIGITS}g}") for v in row] for name, row in drawn.items()}
-    return Measurement(metrics, protocol, replicates)
+        measured.protocol[section] = {**model.protocol, "images": len(values)}
+        if len(values):
+            measured = with_mean(measured, model.name, values, config)
+    return measured

@@ -29,17 +29,12 @@ CHUNK = 512
 @dataclass(frozen=True)
 class Memorisation:
     """Attributes:
-    found: (N,) bool, samples nearer to the training images than the threshold.
+    found: (N,) bool, samples nearer to the training images than the threshold; of new images about `HELDOUT_SHARE`.
     threshold: RMS distance in pixel values, 0 to 255.
     """
 
     found: np.ndarray
     threshold: float
-
-    @property
-    def rate(self) -> float:
-        """Share of such samples; about `HELDOUT_SHARE` for new images."""
-        return float(self.found.mean())
 
 
 def memorisation(samples: np.ndarray, train: np.ndarray, heldout: np.ndarray) -> Memorisation:

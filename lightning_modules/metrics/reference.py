@@ -40,14 +40,14 @@ class ReferenceSet:
     labels: np.ndarray | None = None
 
     @property
+    def description(self) -> str:
+        """For the protocol."""
+        return f"{self.name} ({len(self.images)} images)"
+
+    @property
     def fingerprint(self) -> str:
         """Hex sha256 of `images`."""
         return array_sha256(self.images)
-
-    @property
-    def has_classes(self) -> bool:
-        """Whether there is more than one class to tell apart."""
-        return self.labels is not None and len(np.unique(self.labels)) > 1
 
     def draw_real(self, labels: np.ndarray, seed: int) -> np.ndarray | None:
         """(N, H, W, 3): different real images with these labels, or None where there are too few of some label.

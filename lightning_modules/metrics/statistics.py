@@ -6,6 +6,7 @@ The file is an npz of ADM's layout (VIRTUAL_imagenet256_labeled.npz of guided-di
     mu_s, sigma_s   (2023,), (2023, 2023) float64, spatial ones, for sFID
     arr_0           (K, H, W, 3) uint8, images, for what needs more than two moments (KID, precision, recall)
     mu_efflite0, sigma_efflite0, meta   added here: EfficientNet-Lite0 features; what the numbers are of, as JSON
+    labels          (K,) int32, added here where the data have classes, whose names are in `meta`: those of arr_0
 
 Shapes: B images of a batch, M images in all, K images kept, D features.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ class ReferenceStatistics:
     image_size: side of the images in pixels, 0 where the file does not say.
     extractors: layer -> fingerprint of the extractor, where the file says.
     fingerprint: sha256 of the file.
+    labels: (K,) int32, the classes of `images`, or None.
+    classes: their names in label order; empty where there are none.
     """
 
     name: str
@@ -54,6 +57,19 @@ class ReferenceStatistics:
     image_size: int = 0
     extractors: dict[str, str] = field(default_factory=dict)
     fingerprint: str = ""
+    labels: np.ndarray | None = None
+    classes: tuple[str, ...] = ()
+
+    @property
+    def kept(self) -> int:
+        """K."""
+        return 0 if self.images is None else len(self.images)
+
+    @property
+    def description(self) -> str:
+        """For the protocol."""
+        of = f" of {self.count:,} images" if self.count else ""
+        return f"{self.name} (statistics{of}, {self.kept:,} images kept)"
 
     def stand_in(self, layer: str) -> Tensor:
         """(2 D, D) float64 with exactly this mean and covariance, to stand in for features where there are none.
@@ -91,28 +107,38 @@ class Moments:
 
 
 def collect_statistics(
-    name: str, batches: Iterable[np.ndarray], extractors: Iterable[Extractor], keep: int, batch_size: int, device: str
+    name: str,
+    batches: Iterable[tuple[np.ndarray, np.ndarray]],
+    extractors: Iterable[Extractor],
+    keep: int,
+    batch_size: int,
+    device: str,
+    classes: Sequence[str] = (),
 ) -> ReferenceStatistics:
-    """Statistics of all images; a random `keep` of them are kept.
+    """Statistics of all images; a random `keep` of them are kept, with their labels where there are classes.
 
     Args:
-        batches: (B, H, W, 3) uint8 each.
+        batches: images (B, H, W, 3) uint8 and labels (B,) each.
+        classes: names in label order; empty where labels mean nothing.
 
     Raises:
         ValueError: fewer than 2 images.
     """
     extractors, moments, count = list(extractors), dict[str, Moments](), 0
     kept: list[np.ndarray] = []
+    kept_labels: list[int] = []
     chance = np.random.default_rng(0)
-    for images in batches:
+    for images, labels in batches:
         for extractor in extractors:
             for layer, features in extractor(images, batch_size, device).items():
                 if layer in SUFFIX:
                     moments.setdefault(layer, Moments()).add(features)
-        for image in images:  # reservoir sampling: each image so far is kept with the same probability
+        for image, label in zip(images, labels, strict=True):
+            # reservoir sampling: each image so far is kept with the same probability
             place = count if count < keep else int(chance.integers(count + 1))
             if place < keep:
                 kept[place : place + 1] = [image.copy()]  # a view would keep its whole batch
+                kept_labels[place : place + 1] = [int(label)]
             count += 1
     if count < 2:
         raise ValueError(f"{name}: {count} usable images are too few for statistics.")
@@ -126,23 +152,29 @@ def collect_statistics(
         np.stack(kept) if kept else None,
         images.shape[1],
         {layer: fingerprint for layer, fingerprint in fingerprints.items() if layer in SUFFIX},
+        labels=np.array(kept_labels, np.int32) if kept and classes else None,
+        classes=tuple(classes),
     )
 
 
 def write_statistics(path: Path, statistics: ReferenceStatistics) -> None:
     """Write the file, atomically."""
-    meta = {
+    meta: dict[str, Any] = {
         "schema": SCHEMA,
         "name": statistics.name,
         "count": statistics.count,
         "image_size": statistics.image_size,
         "extractors": statistics.extractors,
     }
+    if statistics.classes:
+        meta["classes"] = statistics.classes
     arrays: dict[str, Any] = {"meta": np.frombuffer(json.dumps(meta).encode(), np.uint8)}
     for layer, (mean, covariance) in statistics.moments.items():
         arrays |= {f"mu{SUFFIX[layer]}": mean, f"sigma{SUFFIX[layer]}": covariance}
     if statistics.images is not None:
         arrays["arr_0"] = statistics.images
+    if statistics.labels is not None:
+        arrays["labels"] = statistics.labels
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         np.savez(stream, **arrays)
 
@@ -182,6 +214,7 @@ def read_statistics(path: Path) -> ReferenceStatistics:
         )
     meta = json.loads(arrays["meta"].tobytes()) if "meta" in arrays else {}
     size = int(meta.get("image_size", 0)) or (0 if images is None else images.shape[1])
+    classes = tuple(map(str, meta.get("classes", ())))
     return ReferenceStatistics(
         str(meta.get("name", path.name)),
         int(meta.get("count", 0)),
@@ -190,4 +223,19 @@ def read_statistics(path: Path) -> ReferenceStatistics:
         size,
         dict(meta.get("extractors", {})),
         file_sha256(path),
+        _labels(path, arrays, classes),
+        classes,
     )
+
+
+def _labels(path: Path, arrays: Mapping[str, np.ndarray], classes: Sequence[str]) -> np.ndarray | None:
+    """(K,) int32; None where no images are kept, or no classes are named, without which labels mean nothing."""
+    if not classes or "labels" not in arrays or "arr_0" not in arrays:
+        return None
+    labels, count = arrays["labels"], len(arrays["arr_0"])
+    if labels.shape != (count,) or labels.dtype.kind not in "iu" or not np.isin(labels, range(len(classes))).all():
+        raise ValueError(
+            f"{path} has labels {labels.dtype} {labels.shape}; whole numbers from 0 to {len(classes) - 1}, one for "
+            f"each of its {count} images, were expected."
+        )
+    return labels

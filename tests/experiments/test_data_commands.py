@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shlex
+import tarfile
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from experiments.commands.data import _training
 from experiments.config import load_config
 from experiments.errors import UserError
 from lightning_modules.hashing import file_sha256
+from lightning_modules.metrics.statistics import read_statistics
 from lightning_modules.text_encoders.config import T5Config
 from lightning_modules.tokenizers.config import EMBEDDED, TOKENIZERS
 
@@ -70,6 +73,7 @@ def test_images_to_a_measured_run(ablate, pictures, tmp_path):
         (("image_size=64",), "val was made with tokenizer.image_size=32, not 64"),
         (("--size", 32), "--size is for images; those of a store are cropped already"),
         (("--crop", "adm"), "--crop is for images"),
+        (("--classes", 3), "--classes is for images"),
     ):
         code, _, err = ablate(*again, *words)
         assert code == 2 and said in err
@@ -102,6 +106,10 @@ def test_images_to_a_measured_run(ablate, pictures, tmp_path):
         result["protocol"]["reference"] == "folder/val, adm crop, 32 pixels (statistics of 12 images, 12 images kept)"
     )
     assert np.isfinite(result["metrics"]["fd_efflite0"])
+    assert 0 <= result["metrics"]["class_accuracy_efflite0"] <= 1 and result["protocol"]["probe"]["images"] == 12
+    assert ablate(*again)[0] == 0
+    code, out, err = ablate("evaluate", run.name, f"evaluation.reference={tmp_path / 'rec.npz'}", "--root", root)
+    assert code == 0 and "Class accuracy" in out, err
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +145,31 @@ def test_captions_to_a_run_by_the_command_that_is_printed(ablate, captioned, tmp
     code, _, err = ablate("train", "maskmamba/demo", *command[2:4], *small)  # the words for classes lead there at once
     words = re.findall(r"\S+=\S+[a-z]", err.partition("; set ")[2])
     assert code == 2 and ablate("train", "maskmamba/demo", *command[2:4], *words, *small)[0] == 0, err
+
+
+def test_a_reference_keeps_the_classes_of_its_images(ablate, pictures, captioned, tmp_path):
+    """Of folders, of tar shards whose number of classes is told, of none where there are captions."""
+    shard = tmp_path / "shards" / "train-0.tar"
+    shard.parent.mkdir()
+    with tarfile.open(shard, "w") as archive:
+        for i, path in enumerate(sorted(pictures.glob("train/*/*.png"))):
+            for name, content in ((f"{i}.png", path.read_bytes()), (f"{i}.cls", str(i % 2).encode())):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    sources = {"pictures": (pictures,), "shards": (shard.parent, "--classes", 2), "captioned": (captioned,)}
+    for name, words in sources.items():
+        made = ("--split", "train", "--size", 32, "--workers", 0, "--keep", 5, "--out", tmp_path / f"{name}.npz")
+        code, _, err = ablate("reference", "folder", "--source", *words, *made)
+        assert code == 0, err
+    pictured, sharded, plain = (read_statistics(tmp_path / f"{name}.npz") for name in sources)
+    assert pictured.classes == ("class0", "class1", "class2") and sharded.classes == ("0", "1")
+    assert plain.classes == () and plain.labels is None and plain.images is not None
+    files = sorted(pictures.glob("train/*/*.png"))
+    pixels = {np.asarray(Image.open(file).convert("RGB")).tobytes(): file.parent.name for file in files}
+    of_kept = [pixels[image.tobytes()] for image in pictured.images]
+    assert of_kept == [pictured.classes[label] for label in pictured.labels]
+    assert set(sharded.labels.tolist()) <= {0, 1} and len(sharded.labels) == 5
 
 
 def test_a_reference_is_of_the_images_that_a_store_keeps(ablate, captioned, tmp_path):

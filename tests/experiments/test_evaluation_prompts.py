@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from datamodules.emoji.data import load_emoji
+from datamodules.emoji.labels import CATEGORIES
 from experiments.conditions import evaluation_conditions
 from experiments.config import load_config
 from experiments.errors import UserError
@@ -22,6 +24,7 @@ from experiments.run import train
 from experiments.run_config import RunConfig
 from experiments.shards import Shards
 from experiments.store import Run
+from lightning_modules.metrics.statistics import ReferenceStatistics, write_statistics
 from tests.datamodules.collections import coco
 from tests.datamodules.collections import run as tokenize
 from tests.experiments.configs import tiny_preset
@@ -70,6 +73,17 @@ def test_captions_and_statistics_of_coco(trained: tuple[RunConfig, Run], tmp_pat
     assert len(set(captions)) == 12 and all(caption.startswith("picture ") for caption in captions)
     with pytest.raises(ValueError, match=r"evaluation\.reference=FILE"):  # tokens carry no real images
         evaluate(_evaluation(base, dataset="coco", dataset_root=tmp_path / "stores"), run)
+
+
+def test_captions_keep_their_classes_against_a_file(trained: tuple[RunConfig, Run], tmp_path: Path) -> None:
+    base, run = trained
+    emoji = load_emoji(["noto"])
+    kept = np.concatenate([np.flatnonzero(emoji.labels == label)[:3] for label in range(len(CATEGORIES))])
+    images, labels = emoji.images[kept], emoji.labels[kept]
+    file = tmp_path / "emoji.npz"
+    write_statistics(file, ReferenceStatistics("emoji", 0, {}, images, 32, labels=labels, classes=CATEGORIES))
+    result = _result(_evaluation(base, reference=file), run)
+    assert 0 <= result["metrics"]["class_accuracy_efflite0"] <= 1 and result["protocol"]["probe"]["images"] == 27
 
 
 def test_a_wrong_model_costs_no_samples(

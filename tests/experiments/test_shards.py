@@ -23,7 +23,7 @@ from experiments.run_config import RunConfig
 from experiments.shards import Shards, parse_share
 from experiments.store import Evaluation, Run, RunStore
 from lightning_modules.metrics import efficientnet
-from lightning_modules.metrics.evaluate import Measurement
+from lightning_modules.metrics.measurement import Measurement
 from lightning_modules.metrics.statistics import ReferenceStatistics, write_statistics
 from tests.experiments.configs import finished
 

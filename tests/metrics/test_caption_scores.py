@@ -11,7 +11,7 @@ import torch
 from lightning_modules.metrics.attribute_binding import AttributeBinding
 from lightning_modules.metrics.caption_scores import with_caption_scores
 from lightning_modules.metrics.config import MetricsConfig
-from lightning_modules.metrics.evaluate import Measurement
+from lightning_modules.metrics.measurement import Measurement
 from lightning_modules.metrics.phrases import Relation, noun_phrases, relation
 from lightning_modules.metrics.spatial import NEAR, SpatialRelations, position, score
 from tests.metrics.tiny import SIDE, save_blip_vqa, save_owlvit

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from lightning_modules.metrics.caption_scores import with_caption_scores
 from lightning_modules.metrics.clip_score import CLIPScore
 from lightning_modules.metrics.config import MetricsConfig
-from lightning_modules.metrics.evaluate import Measurement
+from lightning_modules.metrics.measurement import Measurement
 from tests.text_encoders.tiny import save_clip
 
 CAPTIONS = ["a red dragon", "pizza", "an apple", "a green dragon eating a pizza " * 20]

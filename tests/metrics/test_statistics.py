@@ -1,5 +1,6 @@
 """Reference statistics: exact moments, ADM's file layout, and the same distances as against the images themselves."""
 
+import re
 import weakref
 from dataclasses import replace
 
@@ -29,6 +30,10 @@ def noise(seed: int, count: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3)).astype(np.uint8)
 
 
+def unlabelled(*batches: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [(images, np.zeros(len(images), int)) for images in batches]
+
+
 @pytest.fixture(scope="module")
 def real():
     return noise(0, 20)
@@ -38,7 +43,7 @@ def real():
 def made(real, tmp_path_factory):
     """A file of statistics of 20 images in batches of 8, 6 of them kept."""
     path = tmp_path_factory.mktemp("statistics") / "reference.npz"
-    batches = [real[:8], real[8:16], real[16:]]
+    batches = unlabelled(real[:8], real[8:16], real[16:])
     write_statistics(path, collect_statistics("toy/val", batches, [efficientnet_extractor()], 6, 8, "cpu"))
     return path
 
@@ -83,7 +88,7 @@ def test_distances_are_those_to_the_images(real, made):
 def test_floor_of_the_images_kept(tmp_path):
     """Real images against real ones at N: above 0, below what noise of another kind measures."""
     images, path = noise(5, 60), tmp_path / "reference.npz"
-    write_statistics(path, collect_statistics("toy/val", [images], [efficientnet_extractor()], 8, 8, "cpu"))
+    write_statistics(path, collect_statistics("toy/val", unlabelled(images), [efficientnet_extractor()], 8, 8, "cpu"))
     found = evaluate_against(noise(6, 6) // 2, read_statistics(path), CONFIG)
     assert 0 < found.protocol["floor"]["fd_efflite0"] < found.metrics["fd_efflite0"]
     assert set(found.protocol["not_measured"]) == {"memorisation", "class accuracy"}
@@ -101,6 +106,92 @@ def test_all_that_is_missing_is_named(made):
     other = replace(bare, moments={inception.LAYER: (np.zeros(2048), np.eye(2048))})
     found = evaluate_against(noise(1, 8), other, CONFIG)
     assert not found.metrics and set(found.protocol["not_measured"]) == always | {"FD-EffLite0"}
+
+
+CLASSES = ("cat", "dog", "owl")
+
+
+def of_classes(seed: int, labels: np.ndarray) -> np.ndarray:
+    """Noise, the darker the lower its label."""
+    return (noise(seed, len(labels)) * (labels[:, None, None, None] + 1) // 3).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def classified(tmp_path_factory):
+    """All of 21 images of three classes, kept."""
+    path, labels = tmp_path_factory.mktemp("classified") / "reference.npz", np.arange(21) % 3
+    batches = [(of_classes(0, labels)[part], labels[part]) for part in (slice(8), slice(8, None))]
+    made = collect_statistics("toy/val", batches, [efficientnet_extractor()], 30, 8, "cpu", CLASSES)
+    write_statistics(path, made)
+    return read_statistics(path)
+
+
+def test_class_accuracy_is_that_of_the_images_themselves(classified):
+    assert classified.classes == CLASSES and classified.labels.tolist() == [0, 1, 2] * 7
+    asked = np.arange(12) % 3
+    samples = of_classes(1, np.where(np.arange(12) < 8, asked, 2))  # some are not what was asked for
+    real, labels = classified.images, classified.labels
+    expected = evaluate_images(samples, asked, ReferenceSet("toy", real, real, labels, real, real, labels), CONFIG)
+    found = evaluate_against(samples, classified, CONFIG, None, asked, CLASSES)
+    names = [f"class_accuracy_efflite0{end}" for end in ("", "_low", "_high")]
+    assert [found.metrics[name] for name in names] == [expected.metrics[name] for name in names]
+    assert 0.5 < found.metrics[names[0]] < 1
+    assert found.replicates[names[0]] == expected.replicates[names[0]]
+    assert found.protocol["probe"] == expected.protocol["probe"] and found.protocol["probe"]["images"] == 21
+    assert "class accuracy" not in found.protocol["not_measured"] and names[0] not in found.protocol["floor"]
+    assert "fitted on all" in found.protocol["not_measured"]["class accuracy of real images"]
+    with pytest.raises(ValueError, match="12 samples but 11 labels"):
+        evaluate_against(samples, classified, CONFIG, None, asked[:11], CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("changed", "classes", "reason"),
+    [
+        ({"labels": None, "classes": ()}, CLASSES, "the file names no classes"),
+        ({"labels": None}, CLASSES, "keeps no images of its classes"),
+        ({}, (), "of what classes the samples should be is not known"),
+        ({}, CLASSES[:2], "the file has 3 classes, the samples are of 2"),
+        ({}, ("cat", "owl", "dog"), "class 1 is 'dog' in the file, but 'owl' where samples were asked for"),
+        ({}, ("0", "1", "2"), "class 0 is 'cat' in the file, but '0'"),
+        ({"labels": np.ones(21, np.int32)}, CLASSES, "all images that the file keeps are of the class 'dog'"),
+        ({"labels": np.arange(21) % 2}, CLASSES, "no image of 1 of the 3 classes .* `ablate reference --keep N`, N ab"),
+    ],
+)
+def test_why_there_is_no_class_accuracy(classified, changed, classes, reason):
+    found = evaluate_against(noise(1, 8), replace(classified, **changed), CONFIG, None, np.arange(8) % 3, classes)
+    assert "class_accuracy_efflite0" not in found.metrics and "probe" not in found.protocol
+    assert re.search(reason, found.protocol["not_measured"]["class accuracy"])
+    assert "class accuracy of real images" not in found.protocol["not_measured"]
+
+
+def test_numbers_of_imagenets_classes_are_in_the_order_of_its_synsets(classified):
+    """Runs whose data are gone know no names, and neither do shards."""
+    synsets, numbers = tuple(f"n{i:08d}" for i in range(1000)), tuple(map(str, range(1000)))
+    for of_file, of_samples in ((synsets, numbers), (numbers, synsets), (synsets, synsets), (synsets, synsets[::-1])):
+        reference, labels = replace(classified, classes=of_file), np.arange(8) % 3
+        found = evaluate_against(noise(1, 8), reference, CONFIG, None, labels, of_samples)
+        assert ("class_accuracy_efflite0" in found.metrics) is (of_samples != synsets[::-1])
+
+
+def test_labels_stay_with_the_images_that_are_kept():
+    labels = np.arange(40) % 5
+    images = np.broadcast_to(labels[:, None, None, None].astype(np.uint8), (40, 8, 8, 3))
+    batches = [(images[part], labels[part]) for part in (slice(15), slice(15, None))]
+    made = collect_statistics("toy", batches, [], 7, 8, "cpu", tuple("abcde"))
+    assert made.labels.tolist() == made.images[:, 0, 0, 0].tolist() != [0, 1, 2, 3, 4, 0, 1]
+    assert collect_statistics("toy", batches, [], 7, 8, "cpu").labels is None, "without names they mean nothing"
+    assert collect_statistics("toy", batches, [], 0, 8, "cpu", tuple("abcde")).labels is None
+
+
+def test_labels_of_a_file(classified, tmp_path):
+    """Those that fit no image or no class are refused; without names they are none, as of samples that a run keeps."""
+    for labels in (np.zeros(20, int), np.full(21, 3), np.full(21, -1), np.zeros(21)):
+        write_statistics(tmp_path / "wrong.npz", replace(classified, labels=labels))
+        with pytest.raises(ValueError, match=rf"has labels {labels.dtype} .* from 0 to 2, one for each of its 21"):
+            read_statistics(tmp_path / "wrong.npz")
+    np.savez(tmp_path / "samples.npz", arr_0=classified.images, labels=np.full(21, 7))
+    samples = read_statistics(tmp_path / "samples.npz")
+    assert samples.labels is None and samples.classes == ()
 
 
 def test_layout_of_adm(tmp_path):
@@ -147,7 +238,7 @@ def test_what_does_not_fit_is_refused(made, tmp_path):
         with pytest.raises(ValueError, match=message):
             read_statistics(tmp_path / "other.npz")
     with pytest.raises(ValueError, match="too few for statistics"):
-        collect_statistics("toy", [noise(0, 1)], [], 1, 8, "cpu")
+        collect_statistics("toy", unlabelled(noise(0, 1)), [], 1, 8, "cpu")
 
 
 def test_kept_images_do_not_hold_their_batches():
@@ -159,7 +250,7 @@ def test_kept_images_do_not_hold_their_batches():
             batch = noise(seed, 4)
             made_so_far.append(weakref.ref(batch))
             living.append(sum(reference() is not None for reference in made_so_far))
-            yield batch
+            yield batch, np.zeros(4, int)
             del batch
 
     made = collect_statistics("toy", batches(), [], keep=12, batch_size=4, device="cpu")
