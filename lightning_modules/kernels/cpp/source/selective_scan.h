@@ -160,9 +160,14 @@ inline bool is_permutation(const Arguments& p) {
   return true;
 }
 
-// What a task touches next, tensor by tensor: the rows of a block, fetched row by row while those of the block before are
-// read. Rows lie pages apart, which no hardware prefetcher follows; a whole block's arithmetic hides the memory behind it.
+// What a task touches next, tensor by tensor: the rows of a block, fetched row by row during the arithmetic of the block
+// before, which leaves the load units idle. Rows lie pages apart, which no hardware prefetcher follows.
 class Ahead {
+  struct Stream {
+    const char* base;
+    int64_t stride;
+  };
+
  public:
   // `positions`: kChunk storage positions, valid until the next call.
   void point_to(const int64_t* positions) { positions_ = positions, count_ = 0; }
@@ -171,20 +176,41 @@ class Ahead {
   void add(const T* first, int64_t stride) {
     streams_[count_++] = {reinterpret_cast<const char*>(first), stride * static_cast<int64_t>(sizeof(T))};
   }
-  KERNEL_MEMBER void prefetch(int step) const {
-    for (int i = 0; i < count_; ++i) __builtin_prefetch(streams_[i].base + positions_[step] * streams_[i].stride);
+
+  // The tensors whose rows one group of states fetches, one row at every step.
+  class Part {
+   public:
+    KERNEL_MEMBER void prefetch(int step) const {
+      for (const Stream* stream = first_; stream < last_; ++stream)
+        __builtin_prefetch(stream->base + positions_[step] * stream->stride);
+    }
+
+   private:
+    friend class Ahead;
+    Part(const Stream* first, const Stream* last, const int64_t* positions)
+        : first_(first), last_(last), positions_(positions) {}
+    const Stream *first_, *last_;
+    const int64_t* positions_;
+  };
+  // For the group of states that begins with `first`; a last group of less than kGroup states may have none.
+  Part part(int64_t first, int64_t states) const {
+    const int64_t groups = (states + kGroup - 1) / kGroup, each = (count_ + groups - 1) / groups;
+    const int64_t from = first % kGroup ? count_ : std::min<int64_t>(first / kGroup * each, count_);
+    return Part(streams_ + from, streams_ + std::min<int64_t>(from + each, count_), positions_);
   }
 
  private:
-  struct Stream {
-    const char* base;
-    int64_t stride;
-  };
   static constexpr int kMost = 8;
   Stream streams_[kMost];
   int count_ = 0;
   const int64_t* positions_;
 };
+
+// The states of one group in a checkpoint, for reading or for writing.
+template <int kStates, bool kWrite>
+KERNEL_INLINE void prefetch_states(const float* states) {
+  UNROLL for (int j = 0; j < kStates; ++j) __builtin_prefetch(states + j * kLanes, kWrite);
+}
 
 // Where one batch element's rows of one direction lie. T: element type of u, delta, z.
 template <class T>

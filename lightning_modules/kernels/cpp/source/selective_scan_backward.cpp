@@ -87,13 +87,20 @@ class Task : Rows<T> {
     look_ahead(block, chunk);
     const Vec largest_step = read(block, count);
     const float* rates = rates_.of(k_ * e_.blocks + block);
+    const bool first_of_sum = block == first_ || block % sum_blocks_ == 0;
     const bool bounded = simd::within_bounds(largest_step * simd::load(rates + vectors()));
     const float* checkpoint = p_.checkpoints + checkpoint_offset(p_, e_, b_, k_, chunk, block);
     for_state_groups(p_.states, bounded, [&](auto states, auto bounds, int64_t first) __attribute__((always_inline)) {
       constexpr int kStates = decltype(states)::value;
       const int64_t at = first * kLanes;
-      recompute<kStates, decltype(bounds)::value>(rates + at, checkpoint + at, rows_, first, count, trace_);
-      reverse<kStates>(rates + at, carry(slot) + at, grad_A(slot) + at, rows_, trace_, first, count, sums_ + 2 * kChunk * at);
+      prefetch_states<kStates, false>(next_checkpoint_ + at);
+      recompute<kStates, decltype(bounds)::value>(rates + at, checkpoint + at, rows_, first, count,
+                                                  ahead_.part(first, p_.states), trace_);
+      float* const sums = sums_ + 2 * kChunk * at;
+      if (first_of_sum)
+        reverse<kStates, true>(rates + at, carry(slot) + at, grad_A(slot) + at, rows_, trace_, first, count, sums);
+      else
+        reverse<kStates, false>(rates + at, carry(slot) + at, grad_A(slot) + at, rows_, trace_, first, count, sums);
     });
     write(block * kLanes, slot, count);
     if ((block + 1) % sum_blocks_ == 0 || block + 1 == last_) finish_sums(block, count);
@@ -159,7 +166,6 @@ class Task : Rows<T> {
     const int64_t grad_stride = p_.grad_y_strides.position;
     const bool softplus = p_.softplus, gated = p_.z;
     Vec largest = simd::zeros();
-    for (int64_t n = 0; n < p_.states; ++n) __builtin_prefetch(next_checkpoint_ + n * kLanes);
     for_rows(count, [&](auto rows, int first) __attribute__((always_inline)) {
       constexpr int kRows = decltype(rows)::value;
       Vec x[kRows], dt[kRows], e[kRows];
@@ -169,7 +175,6 @@ class Task : Rows<T> {
       UNROLL for (int j = 0; j < kRows; ++j) {
         const int at = (first + j) * kLanes;
         const int64_t position = rows_.position[first + j];
-        ahead_.prefetch(first + j);
         const Vec step = softplus ? dt[j] : x[j], input = simd::load(u_rows + position * u_stride, lanes);
         Vec grad = simd::load(grad_rows + position * grad_stride, lanes);
         if (gated) grad = through_gate(channel, lanes, position, grad);

@@ -13,7 +13,7 @@ struct ChunkRows {
 
 // h <- 2^(dt A) h + x B; y += <C, h> for kStates states over a chunk.
 template <int kStates, bool kWithinBounds>
-void scan_states(const float* rates, float* state, ChunkRows& rows, int64_t first, int count) {
+void scan_states(const float* rates, float* state, ChunkRows& rows, int64_t first, int count, const Ahead::Part& ahead) {
   Vec h[kStates], rate[kStates];
   UNROLL for (int j = 0; j < kStates; ++j) {
     h[j] = simd::load(state + j * kLanes);
@@ -22,6 +22,7 @@ void scan_states(const float* rates, float* state, ChunkRows& rows, int64_t firs
   for (int i = 0; i < count; ++i) {
     const Vec dt = simd::load(rows.dt + i * kLanes), x = simd::load(rows.x + i * kLanes);
     const float *B = rows.B[i] + first, *C = rows.C[i] + first;
+    ahead.prefetch(i);
     Vec exponent[kStates], a[kStates];
     UNROLL for (int j = 0; j < kStates; ++j) exponent[j] = dt * rate[j];
     simd::exp2_each<kStates, kWithinBounds>(exponent, a);
@@ -79,6 +80,7 @@ class Task : Rows<T> {
   int64_t first_, last_;  // blocks of the group
   ChunkRows rows_;
   Ahead ahead_;
+  const float* next_checkpoint_ = nullptr;
 
   float* state(int64_t block) const { return states_ + (block - first_) * p_.states * kLanes; }
 
@@ -87,11 +89,15 @@ class Task : Rows<T> {
     if (p_.checkpoints)
       std::copy(state(block), state(block) + p_.states * kLanes,
                 p_.checkpoints + checkpoint_offset(p_, e_, b_, k_, chunk, block));
+    look_ahead(block, chunk);
     const Vec largest_step = read(block, count);
     const bool bounded = simd::within_bounds(largest_step * simd::load(rates + p_.states * kLanes));
     for_state_groups(p_.states, bounded, [&](auto states, auto bounds, int64_t first) __attribute__((always_inline)) {
-      scan_states<decltype(states)::value, decltype(bounds)::value>(rates + first * kLanes, state(block) + first * kLanes,
-                                                                    rows_, first, count);
+      constexpr int kStates = decltype(states)::value;
+      const int64_t at = first * kLanes;
+      if (p_.checkpoints) prefetch_states<kStates, true>(next_checkpoint_ + at);
+      scan_states<kStates, decltype(bounds)::value>(rates + at, state(block) + at, rows_, first, count,
+                                                    ahead_.part(first, p_.states));
     });
     const bool last_direction = k_ == p_.directions - 1;
     if (adds_) add_directions(block, count, last_direction);
@@ -99,9 +105,12 @@ class Task : Rows<T> {
   }
 
   // Points the prefetches at the next block of these rows, or after the last one at the first of the next chunk.
-  void look_ahead(int64_t block) {
+  void look_ahead(int64_t block, int64_t chunk) {
     const bool next_block = block + 1 < last_;
-    const int64_t channel = (next_block ? block + 1 : first_) * kLanes;
+    const int64_t next = next_block ? block + 1 : first_, channel = next * kLanes;
+    if (p_.checkpoints)
+      next_checkpoint_ = p_.checkpoints +
+                         checkpoint_offset(p_, e_, b_, k_, std::min(chunk + !next_block, e_.chunks - 1), next);
     ahead_.point_to(next_block ? rows_.position : rows_.following);
     ahead_.add(u(0, channel), p_.u_strides.position);
     ahead_.add(delta(0, channel), p_.delta_strides.position);
@@ -120,7 +129,6 @@ class Task : Rows<T> {
     const int64_t u_stride = p_.u_strides.position, delta_stride = p_.delta_strides.position;
     const bool softplus = p_.softplus;
     Vec largest = simd::zeros();
-    look_ahead(block);
     for_rows(count, [&](auto rows, int first) __attribute__((always_inline)) {
       constexpr int kRows = decltype(rows)::value;
       Vec dt[kRows], e[kRows];
@@ -129,7 +137,6 @@ class Task : Rows<T> {
       if (softplus) simd::softplus_each<kRows>(dt, dt, e);
       UNROLL for (int j = 0; j < kRows; ++j) {
         const int at = (first + j) * kLanes;
-        ahead_.prefetch(first + j);
         const Vec input = simd::load(u_rows + rows_.position[first + j] * u_stride, lanes);
         largest = simd::larger_magnitude(largest, dt[j]);
         simd::store(rows_.dt + at, dt[j]);

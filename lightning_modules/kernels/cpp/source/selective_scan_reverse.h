@@ -24,7 +24,8 @@ struct Trace {
 };
 
 template <int kStates, bool kWithinBounds>
-void recompute(const float* rates, const float* state, const ChunkRows& rows, int64_t first, int count, Trace& trace) {
+void recompute(const float* rates, const float* state, const ChunkRows& rows, int64_t first, int count, const Ahead::Part& ahead,
+               Trace& trace) {
   Vec h[kStates], rate[kStates];
   UNROLL for (int j = 0; j < kStates; ++j) {
     h[j] = simd::load(state + j * kLanes);
@@ -34,6 +35,7 @@ void recompute(const float* rates, const float* state, const ChunkRows& rows, in
   for (int i = 0; i < count; ++i) {
     const Vec dt = simd::load(rows.dt + i * kLanes), x = simd::load(rows.x + i * kLanes);
     const float* B = rows.B[i] + first;
+    ahead.prefetch(i);
     Vec exponent[kStates], a[kStates];
     UNROLL for (int j = 0; j < kStates; ++j) exponent[j] = dt * rate[j];
     simd::exp2_each<kStates, kWithinBounds>(exponent, a);
@@ -47,7 +49,8 @@ void recompute(const float* rates, const float* state, const ChunkRows& rows, in
 
 // Gradients of one group of states over a chunk. `sums`: products whose sums over channels are the gradients of C and B,
 // (position, state, C or B, kLanes), added to lane by lane: adding up the lanes waits until all blocks are through.
-template <int kStates>
+// kFirst: this block's are the first, and take the place of what is there.
+template <int kStates, bool kFirst>
 void reverse(const float* rates, float* carries, float* grads_A, ChunkRows& rows, const Trace& trace, int64_t first, int count,
              float* sums) {
   Vec carry[kStates];   // dL/dh flowing back through the decay
@@ -68,9 +71,10 @@ void reverse(const float* rates, float* carries, float* grads_A, ChunkRows& rows
     UNROLL for (int j = 0; j < kStates; ++j) {
       const int at = (i * kStates + j) * kLanes;
       const Vec grad_h = carry[j] + grad_y * C[j];
-      simd::store(sums + 2 * at, simd::load(sums + 2 * at) + grad_y * h[j]);
+      const Vec for_C = grad_y * h[j], for_B = grad_h * x;
+      simd::store(sums + 2 * at, kFirst ? for_C : simd::load(sums + 2 * at) + for_C);
+      simd::store(sums + 2 * at + kLanes, kFirst ? for_B : simd::load(sums + 2 * at + kLanes) + for_B);
       h[j] = simd::load(trace.h + at);
-      simd::store(sums + 2 * at + kLanes, simd::load(sums + 2 * at + kLanes) + grad_h * x);
       grad_x += grad_h * B[j];
       carry[j] = grad_h * simd::load(trace.a + at);
       const Vec through_decay = carry[j] * h[j];
@@ -93,7 +97,7 @@ KERNEL_INLINE void add_lanes(simd::LaneSums& sums, const float* products, int st
   if constexpr (kIndex + 1 < kLanes) add_lanes<kIndex + 1>(sums, products, step);
 }
 
-// Ends the sums of one group of states: lanes are added up into the rows' gradients, and the sums start anew.
+// Ends the sums of one group of states: lanes are added up into the rows' gradients.
 template <int kStates>
 void finish_sums(float* sums, const ChunkRows& rows, int64_t first, int count) {
   constexpr int kTile = kLanes / kStates;  // positions
@@ -102,7 +106,6 @@ void finish_sums(float* sums, const ChunkRows& rows, int64_t first, int count) {
     simd::LaneSums sums_C, sums_B;
     add_lanes(sums_C, products, 2 * kLanes);
     add_lanes(sums_B, products + kLanes, 2 * kLanes);
-    std::fill(products, products + 2 * kLanes * kLanes, 0.f);
     alignas(64) float totals_C[kLanes], totals_B[kLanes];
     simd::store(totals_C, sums_C.result);
     simd::store(totals_B, sums_B.result);
