@@ -1,4 +1,4 @@
-"""Where commands print their tables."""
+"""Where commands print their tables and sentences."""
 
 from __future__ import annotations
 
@@ -17,3 +17,8 @@ def console() -> Console:
 
     found = Console(highlight=False)
     return found if found.is_terminal else Console(highlight=False, width=WIDTH_OF_A_LOG)
+
+
+def say(text: str) -> None:
+    """Print a sentence there as it is, which the terminal wraps."""
+    console().print(text, markup=False, soft_wrap=True)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from lightning_modules.metrics.config import IS_LEAST
 from reports.aggregate import NOT_FINITE, Row, Value, listed, select
 from reports.contest import AT_95, Doubt, timed_apart
 from reports.layout import Column, Layout
@@ -239,6 +240,13 @@ def _published(table: ReferenceTable, labels: Mapping[str, str], spread: Mapping
     return Entry(f"{'≈ ' if column.paper in row.approximate else ''}{printed}", "paper", published=value)
 
 
+def _scores_few(cell: Row, shown: Iterable[str]) -> bool:
+    """Whether the Inception score of a row has no interval, as others of the shown metrics have, for want of images."""
+    few = any(record.protocol.get("num_samples", IS_LEAST) < IS_LEAST for record in cell.measured)
+    score = cell.value("is")
+    return few and score.n == 1 and not score.interval and any(cell.value(metric).interval for metric in shown)
+
+
 def _reading_notes(layout: Layout, rows: Sequence[TableRow]) -> Iterable[str]:
     """How to read the marks that this table uses."""
     entries = [entry for row in rows for entry in row.entries]
@@ -269,6 +277,9 @@ def _reading_notes(layout: Layout, rows: Sequence[TableRow]) -> Iterable[str]:
             "interval of the median over repetitions" if timed else "bootstrap interval over samples of that training"
         )
         yield f"[low, high]: 95% {what}."
+    if "is" in shown and (few := [cell for cell in cells if _scores_few(cell, shown)]):
+        which = "" if len(few) == len(cells) else f" of {listed(few, cells)}"
+        yield f"IS{which} without an interval: of fewer than {IS_LEAST} images none that was tried covers it."
     if any(entry.text == DASH and entry.value for entry in entries):
         yield f"{DASH} not measured."
     if layout.reference and any(column.paper for column in layout.columns):

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 from math import ceil
 
 from experiments.errors import UserError
-from experiments.resolve import check_files
 from sweeps.config import time_limit
 from sweeps.interventions import ending_jobs
 from sweeps.local import local_slots
 from sweeps.parents import dry_run
 from sweeps.planner import Cell, Plan
 from sweeps.preview import amount, preview, tell_cost
+from sweeps.requirements import refusals
 from sweeps.slurm import SlurmLauncher
 from sweeps.slurm_commands import USUAL_ARRAY, max_array_size, would_refuse
 from sweeps.state import CellState
@@ -33,7 +33,7 @@ def tell_open(plan: Plan, launcher: str, jobs: int, say: Say) -> None:
     states = plan.states()
     is_open = any(state.is_open for state in states.values())
     slurm = SlurmLauncher(plan, jobs) if launcher == "slurm" else None
-    arrays = _arrays(slurm) if slurm else []  # which may be refused: before anything is said
+    arrays = _arrays(slurm, states) if slurm else []  # which may be refused: before anything is said
     if is_open and not slurm:
         local_slots(plan, jobs)
     for job in dict.fromkeys(ending_jobs(plan).values()):
@@ -42,7 +42,7 @@ def tell_open(plan: Plan, launcher: str, jobs: int, say: Say) -> None:
         say(line)
     found = preview(plan) if is_open else {"cost": None, "cells": []}
     hours = {cell["cell"]: cell["device_hours"] for cell in found["cells"] if cell["device_hours"]}
-    given_up = slurm.given_up() if slurm else {}
+    given_up = slurm.given_up(slurm.open_groups(states)) if slurm else {}
     times = {cell.name: _Time(cell, hours[cell.name], plan, launcher) for cell in plan.cells if cell.name in hours}
     for cell in plan.cells:
         state = states[cell.name]
@@ -50,8 +50,10 @@ def tell_open(plan: Plan, launcher: str, jobs: int, say: Say) -> None:
         verb = "would start" if state.is_open and not reason else "would leave"
         time = f"; {times[cell.name].text}" if state.is_open and cell.name in times else ""
         say(f"{verb}  {cell.name}: {reason or state.describe()}{time}")
-    for line in (*arrays, *_missing_files(plan, states)):
+    for line in arrays:
         say(line)
+    for error in refusals(plan, states):  # a plan can be looked at without what it needs
+        say(f"would be refused as it stands: {error}")
     say(summary(states))
     if found["cost"]:
         say(tell_cost(found["cost"]))
@@ -101,20 +103,7 @@ def _beyond_limit(plan: Plan, times: Iterable[_Time]) -> list[str]:
     return lines
 
 
-def _missing_files(plan: Plan, states: Mapping[str, CellState]) -> list[str]:
-    """What `ablate run` would ask for first, each once: a plan can be looked at without it."""
-    found: dict[str, None] = {}
-    for group in plan.groups():
-        for cell in group.cells[:1] if plan.is_timed else group.cells:
-            if states[cell.name].is_open:
-                try:
-                    check_files(cell.config, evaluated=True)
-                except UserError as error:
-                    found[f"would be refused as it stands: {error}"] = None
-    return list(found)
-
-
-def _arrays(slurm: SlurmLauncher) -> list[str]:
+def _arrays(slurm: SlurmLauncher, states: Mapping[str, CellState]) -> list[str]:
     """The arrays, the head of each one's script, and what Slurm would answer."""
     largest, unknown = USUAL_ARRAY, ""
     try:
@@ -125,7 +114,7 @@ def _arrays(slurm: SlurmLauncher) -> list[str]:
             f"may have (here {USUAL_ARRAY}). {error}"
         )
     lines = []
-    for batch in slurm.batches(largest):
+    for batch in slurm.batches(states, largest):
         path, script = slurm.draft(batch)
         lines += [batch.text, *(f"    {line}" for line in script.splitlines() if line.startswith("#SBATCH "))]
         lines.append(f"    script: {path}")

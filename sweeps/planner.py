@@ -36,8 +36,6 @@ class Plan:
     root: Path
     cells: tuple[Cell, ...]
     excluded: tuple[Excluded, ...] = ()
-    forgiven: frozenset[str] = frozenset()
-    """Names of cells whose failures are about to be forgotten: they count as open already."""
 
     @property
     def title(self) -> str:
@@ -95,11 +93,7 @@ class Plan:
 
     def states_of(self, cells: Collection[Cell], queue: Queue | None = None) -> dict[str, CellState]:
         """The same of some of its cells."""
-        states = with_queue(cell_states(cells, RunStore(self.root)), cells, queue or read_queue(self.folder))
-        for name in self.forgiven & states.keys():
-            if states[name].state == "failed":
-                states[name] = replace(states[name], status=replace(states[name].status, state="stopped", cause=""))
-        return states
+        return with_queue(cell_states(cells, RunStore(self.root)), cells, queue or read_queue(self.folder))
 
     def find(self, word: str) -> Cell:
         """The cell that a person means: its name, or the only one whose name contains the word."""

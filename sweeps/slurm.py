@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from sweeps.queue import Queue, queued_elsewhere, read_queue
 from sweeps.slurm_commands import max_array_size, sbatch
 from sweeps.slurm_script import array_script, report_script
 from sweeps.snapshot import take_snapshot
+from sweeps.state import CellState
 from sweeps.submissions import Submission, new_uid, read_submissions, recover, write_submissions
 
 
@@ -50,9 +51,8 @@ class SlurmLauncher:
         self.folder = plan.folder.resolve()
         self.jobs = self.folder / "jobs"
 
-    def open_groups(self, queue: Queue | None = None) -> list[Group]:
-        """What to submit now, by training."""
-        states = self.plan.states(queue)
+    def open_groups(self, states: Mapping[str, CellState]) -> list[Group]:
+        """What to submit of cells in these states, by training."""
         groups = []
         for group in self.plan.groups():
             found = [states[cell.name] for cell in group.cells]
@@ -78,7 +78,8 @@ class SlurmLauncher:
             if slurm.job_states(max_age=0.0) is None:
                 raise UserError("Slurm does not answer (squeue failed); nothing was submitted. Try again later.")
             queue = read_queue(self.folder)
-            batches = self._checked(self._within_attempts(self.open_groups(queue)), max_array_size(), queue)
+            groups = self._within_attempts(self.open_groups(self.plan.states(queue)))
+            batches = self._checked(groups, max_array_size(), queue)
             if batches or self._last_without_report(known, queue):
                 return self._submit(batches, known, queue)
             return []
@@ -108,20 +109,28 @@ class SlurmLauncher:
             ) from error
         return new
 
-    def batches(self, largest: int) -> list[Batch]:
-        """The arrays that `launch` would submit now to a cluster whose arrays have at most `largest` tasks.
+    def batches(self, states: Mapping[str, CellState], largest: int, afresh: bool = False) -> list[Batch]:
+        """The arrays that `launch` would submit of cells in these states.
+
+        Args:
+            largest: tasks that an array of the cluster's may have.
+            afresh: attempts are about to be forgotten; none have been too many.
 
         Raises:
             UserError: `launch` would refuse them.
         """
-        queue = read_queue(self.folder)
-        groups = [group for group in self.open_groups(queue) if not self._attempts_too_many(group)]
-        return self._checked(groups, largest, queue)
+        groups = self.open_groups(states)
+        given_up = {} if afresh else self.given_up(groups)
+        return self._checked([g for g in groups if g.id not in given_up], largest, read_queue(self.folder))
 
-    def given_up(self) -> dict[str, str]:
-        """Groups that `launch` would leave out as failed -> why."""
-        groups = [(group, self._attempts_too_many(group)) for group in self.open_groups()]
-        return {group.id: reason for group, reason in groups if reason}
+    def given_up(self, groups: Iterable[Group]) -> dict[str, str]:
+        """Those of the groups that `launch` would leave out as failed, because they were begun too often -> why."""
+        store, found = RunStore(self.plan.root), {}
+        for group in groups:
+            run, most = group.cells[0].works(store)[0], self.resources.max_attempts
+            if not run.is_done() and (attempts := run.attempts_since_forgiven) >= most:
+                found[group.id] = f"given up after {attempts} attempts (resources.max_attempts)"
+        return found
 
     def draft(self, batch: Batch) -> tuple[Path, str]:
         """The script of an array as `launch` would write it now, and where; `*` stands for what is not known before."""
@@ -174,21 +183,11 @@ class SlurmLauncher:
 
     def _within_attempts(self, groups: list[Group]) -> list[Group]:
         """Leave out, as failed, what was begun too often."""
-        store, kept = RunStore(self.plan.root), []
+        store, given_up = RunStore(self.plan.root), self.given_up(groups)
         for group in groups:
-            if reason := self._attempts_too_many(group):
+            if reason := given_up.get(group.id):
                 group.cells[0].works(store)[0].record_failure("other", reason)
-            else:
-                kept.append(group)
-        return kept
-
-    def _attempts_too_many(self, group: Group) -> str:
-        """Why a group is begun no more; "" if it is."""
-        run = group.cells[0].works(RunStore(self.plan.root))[0]
-        attempts = 0 if group.name in self.plan.forgiven else run.attempts_since_forgiven
-        if run.is_done() or attempts < self.resources.max_attempts:
-            return ""
-        return f"given up after {attempts} attempts (resources.max_attempts)"
+        return [group for group in groups if group.id not in given_up]
 
     def _submit_array(self, batch: Batch, code: Path, known: list[Submission], dependency: str) -> Submission:
         uid = new_uid(self.plan.sweep.name)

@@ -90,6 +90,18 @@ class CellState:
         return f"{self.state}{doing} {self.percent:.0f} %{why}"
 
 
+def forgiven(states: Mapping[str, CellState]) -> dict[str, CellState]:
+    """The states as they will be when failures are cleared: what failed is open."""
+    failed = {name: state for name, state in states.items() if state.state == "failed"}
+    cleared = {name: replace(s, status=replace(s.status, state="stopped", cause="")) for name, s in failed.items()}
+    return {**states, **cleared}
+
+
+def exit_code(states: Mapping[str, CellState]) -> int:
+    """1 if a cell failed, else 0."""
+    return 1 if any(state.state == "failed" for state in states.values()) else 0
+
+
 def with_queue(states: Mapping[str, CellState], cells: Iterable[Cell], queue: Queue) -> dict[str, CellState]:
     """Add what Slurm knows: places in the queue, and how jobs ended whose runs could not say it themselves."""
     result, attempts = dict(states), dict[str, Task]()

@@ -1,4 +1,4 @@
-"""Commands on named sweeps. The work is in `sweeps.commands`; here are its words."""
+"""Commands on named sweeps. The work is in `sweeps.views` and `sweeps.actions`; here are its words."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def list_command(runs: bool, root: str, as_json: bool) -> int:
     """Named sweeps: what each reproduces, how many cells, how far."""
     if runs:
         return _list_runs(root, as_json)
-    from sweeps.commands import list_sweeps
+    from sweeps.views import list_sweeps
 
     return list_sweeps(root, as_json)
 
@@ -71,7 +71,7 @@ def _list_runs(root: str, as_json: bool) -> int:
 def plan_command(sweep: str, overrides: tuple[str, ...], scale: str, root: str, as_json: bool) -> int:
     """Dry run of SWEEP: every cell on the meta device, its parameters and FLOPs, what is done and what left out."""
     from reports.subject import check_report
-    from sweeps.commands import show_plan
+    from sweeps.views import show_plan
 
     check_report(sweep, root)
     return show_plan(sweep, scale, overrides, root, as_json=as_json)
@@ -95,7 +95,7 @@ def run_command(
 ) -> int:
     """Train and evaluate what SWEEP still lacks, then write its report. Finished runs are never run again."""
     from reports.subject import check_report
-    from sweeps.commands import run
+    from sweeps.actions import run
 
     check_report(sweep, root)
     code = run(sweep, scale, overrides, root, launcher, jobs, dry_run=dry_run)
@@ -112,7 +112,7 @@ def run_command(
 @JSON_OPTION
 def status_command(sweep: str, overrides: tuple[str, ...], scale: str, root: str, watch: bool, as_json: bool) -> int:
     """How far every cell of SWEEP is, and why one failed."""
-    from sweeps.commands import status
+    from sweeps.views import status
 
     return status(sweep, scale, overrides, root, as_json, watch)
 
@@ -129,7 +129,7 @@ def logs_command(
     sweep: str, cell: str, overrides: tuple[str, ...], scale: str, root: str, lines: int, follow: bool
 ) -> int:
     """What CELL of SWEEP printed."""
-    from sweeps.commands import logs
+    from sweeps.views import logs
 
     return logs(sweep, cell, scale, overrides, root, lines, follow)
 
@@ -140,7 +140,7 @@ def logs_command(
 @click.option("--dry-run", is_flag=True, help="Say what would be stopped, and stop nothing.")
 def cancel_command(sweep: str, overrides: tuple[str, ...], scale: str, root: str, yes: bool, dry_run: bool) -> int:
     """Stop the running cells of SWEEP in good order; runs that another sweep needs go on."""
-    from sweeps.commands import cancel
+    from sweeps.actions import cancel
 
     if not (yes or dry_run or sys.stdin.isatty()):
         raise UserError("cancel asks before it stops anything; without a terminal, say --yes or --dry-run.")
@@ -170,6 +170,6 @@ def retry_command(
 
     resources.KEY=VALUE among them is what their jobs ask for this time.
     """
-    from sweeps.commands import retry
+    from sweeps.actions import retry
 
     return retry(sweep, scale, overrides, root, where, changes, launcher, jobs)

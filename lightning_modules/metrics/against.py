@@ -20,7 +20,7 @@ from lightning_modules.metrics.bootstrap import (
     intervals,
     resamples,
 )
-from lightning_modules.metrics.config import LEAST_IMAGES, METRICS, MetricsConfig
+from lightning_modules.metrics.config import IS_LEAST, LEAST_IMAGES, METRICS, MetricsConfig
 from lightning_modules.metrics.distribution import (
     NEIGHBOURS,
     frechet_distance,
@@ -30,7 +30,7 @@ from lightning_modules.metrics.distribution import (
 )
 from lightning_modules.metrics.evaluate import DIGITS, Measurement, describe, describe_settings, make_extractors
 from lightning_modules.metrics.features import Extractor
-from lightning_modules.metrics.measures import IS_LEAST, LAYERS, image_deviations, splits, subset_size
+from lightning_modules.metrics.measures import LAYERS, image_deviations, splits, subset_size
 from lightning_modules.metrics.pixels import pixel_measures
 from lightning_modules.metrics.reference_file import check_images
 from lightning_modules.metrics.statistics import ReferenceStatistics

@@ -27,6 +27,8 @@ class MetricSpec:
 
 LEAST_IMAGES = 4
 """Samples, and real images, that a comparison needs: precision and recall look at the third neighbour of each."""
+IS_LEAST = 50
+"""Of fewer images no interval of the Inception score is told: none that was tried covers it."""
 
 METRICS: dict[str, MetricSpec] = {
     "fd_efflite0": MetricSpec(

@@ -18,7 +18,7 @@ from lightning_modules.metrics.bootstrap import (
     kernel_influence,
     mean_deviations,
 )
-from lightning_modules.metrics.config import MetricsConfig
+from lightning_modules.metrics.config import IS_LEAST, MetricsConfig
 from lightning_modules.metrics.distribution import (
     NEIGHBOURS,
     frechet_distance,
@@ -29,8 +29,6 @@ from lightning_modules.metrics.distribution import (
 from lightning_modules.metrics.manifold import inside, recall_influence
 
 IS_SPLITS = 10
-IS_LEAST = 50
-"""Of fewer images no interval of the Inception score is told: none that was tried covers it."""
 KID_SUBSET = 1000
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -33,6 +34,8 @@ TINY = [
     "runtime.threads=1",
     "sampler.steps=2",
 ]
+DRAWN = ["sampler.steps=2", "runtime.threads=1"]
+QUICK = [*DRAWN, "evaluation.num_samples=36"]
 
 
 def tiny(*extra: str) -> list[str]:
@@ -59,6 +62,20 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = train(root)
     assert done.returncode == 0, done.stderr
     return root
+
+
+@pytest.fixture(scope="module")
+def trained(undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root of a module's own with that run."""
+    root = tmp_path_factory.mktemp("trained")
+    shutil.copytree(undisturbed, root, dirs_exist_ok=True)
+    return root
+
+
+def only_run(root: Path) -> str:
+    """The id of the only run under `root`."""
+    (folder,) = (root / "runs").iterdir()
+    return folder.name
 
 
 @pytest.fixture

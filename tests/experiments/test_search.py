@@ -27,7 +27,7 @@ from experiments.search.work import Search
 from experiments.store import Run, RunStore
 from reports.records import collect
 from reports.searches import search_notes
-from sweeps import commands
+from sweeps import actions
 from sweeps.planner import plan
 from sweeps.table import device_time
 from tests.sweeps.conftest import make_sweep, root  # noqa: F401
@@ -247,7 +247,7 @@ def test_a_sweep_takes_the_chosen_values_over(
     with run.claim():
         run.write_result({"step": 10, "max_steps": 10, "metrics": {}})
     assert [state.describe() for state in plan(path).states().values()] == ["not searched"]
-    assert commands.run(path, worker=WORKER) == 0
+    assert actions.run(path, worker=WORKER) == 0
     (cell,) = plan(path).cells
     assert cell.config.sampler.guidance == 2.5 and cell.run_id == run.id and cell.eval_id
     (record,) = collect([cell], root)
@@ -255,7 +255,7 @@ def test_a_sweep_takes_the_chosen_values_over(
     assert search_notes([record]) == [
         "serial_v2 seed0: guidance 2.5, the best of 3 trials (FD-EffLite0 0.0 on other samples than the table's)."
     ]
-    assert commands.run(path, worker=WORKER) == 0, "and is not searched again"
+    assert actions.run(path, worker=WORKER) == 0, "and is not searched again"
     assert len((tmp_path / "log").read_text().splitlines()) == 3
     assert json.loads((plan(path).folder / "plan.json").read_text())["cells"][0]["search_id"]
 

@@ -179,6 +179,26 @@ def test_intervals_stand_beside_single_trainings_and_say_what_they_cover(tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({}, None),
+        ({"group_v1": 49, "serial_v2": 36}, "IS of group_v1, serial_v2 without an interval: of fewer than 50 images"),
+        (dict.fromkeys(fakes.SCHEMES, 49), "IS without an interval: of fewer than 50 images none that was tried"),
+    ],
+)
+def test_scores_of_too_few_images_say_why_they_have_no_interval(
+    tmp_path: Path, counts: dict[str, int], said: str | None
+) -> None:
+    for cell in fakes.cells_of():
+        count = counts.get(cell.labels["hybrid_scheme"], 50)
+        metrics = {"fd_efflite0": 100.0, "fd_efflite0_low": 90.0, "fd_efflite0_high": 110.0, "is": 4.0}
+        metrics |= {"is_low": 3.0, "is_high": 5.0} if count == 50 else {}
+        fakes.write_run(tmp_path, cell, evaluation__metrics=metrics, evaluation__protocol__num_samples=count)
+    notes = [text for _, text in fakes.subject(tmp_path).table.notes if "without an interval" in text]
+    assert len(notes) == bool(said) and all(text.startswith(said) for text in notes)
+
+
+@pytest.mark.parametrize(
     ("form", "mean", "deviation", "text"),
     [
         (".3g", 1.2, 0.000603, "1.20000 ± 0.00060"),

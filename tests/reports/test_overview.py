@@ -14,10 +14,10 @@ from reports import commands
 from reports.entry import NO_PAPER, by_paper, entry_of
 from reports.overview import build_overview, find_subjects, render_overview
 from reports.subject import load_subject
-from sweeps.commands import list_sweeps
 from sweeps.definition import load_sweep
 from sweeps.planner import plan
 from sweeps.registry import register
+from sweeps.views import list_sweeps
 from tests.reports import fakes
 from tests.reports.test_formats import spread
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sweeps import commands
+from sweeps import actions
 from sweeps.planner import plan
 from sweeps.slurm import SlurmLauncher
 from sweeps.slurm_commands import max_array_size
@@ -13,7 +13,7 @@ from tests.sweeps.steps import states
 
 
 def submit(path: str, **options: object) -> int:
-    return commands.run(path, launcher="slurm", worker=WORKER, **options)
+    return actions.run(path, launcher="slurm", worker=WORKER, **options)
 
 
 def wait_done(cluster: Cluster, path: str) -> None:
@@ -22,7 +22,7 @@ def wait_done(cluster: Cluster, path: str) -> None:
 
 def arrays(launcher: SlurmLauncher) -> list[str]:
     """What would be submitted, in words."""
-    return [batch.text for batch in launcher.batches(max_array_size())]
+    return [batch.text for batch in launcher.batches(launcher.plan.states(), max_array_size())]
 
 
 def task(path: str, cell: str) -> str:

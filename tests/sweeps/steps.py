@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sweeps import commands
+from sweeps import actions
 from sweeps.planner import plan
 from tests.sweeps.conftest import WORKER
 
@@ -15,7 +15,7 @@ WIDTH = axis("width", "generator.width", 32, 64)
 
 
 def run(path: str, **options: object) -> int:
-    return commands.run(path, worker=WORKER, **{"jobs": 2, **options})
+    return actions.run(path, worker=WORKER, **{"jobs": 2, **options})
 
 
 def states(path: str, scale: str = "demo") -> dict[str, str]:

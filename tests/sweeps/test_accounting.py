@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments import slurm
-from sweeps import commands
+from sweeps import views
 from sweeps.planner import plan
 from sweeps.registry import register
 from sweeps.slurm_commands import sbatch, scancel
@@ -50,7 +50,7 @@ def test_the_accounting_tells_how_forgotten_jobs_ended(
     assert found == [("failed", "oom"), ("missing", ""), ("missing", "killed")]
     asked = (tmp_path / "sacct.log").read_text()
     assert "--jobs=7_0,7_1,7_2" in asked and len(asked.splitlines()) == 1, "one call for all"
-    assert commands.status(path) == 1
+    assert views.status(path) == 1
     assert "resources.memory" in capsys.readouterr().out
 
 

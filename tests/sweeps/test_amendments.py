@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,11 +14,12 @@ from experiments.store import RunStore
 from reports.explain import explain
 from reports.provenance import origin_note
 from reports.subject import load_subject
-from sweeps import commands, planner
+from sweeps import actions, planner
 from sweeps.amendments import amendments_path
 from sweeps.planner import Plan, plan
 from sweeps.queue import Queue, Task
 from sweeps.registry import register
+from sweeps.state import forgiven
 from tests.sweeps.conftest import WORKER
 from tests.sweeps.steps import run, states
 
@@ -54,8 +54,8 @@ def stored(path: str) -> dict:
 def test_a_change_is_kept_for_that_cell_and_taken_back(failed: str, capsys: pytest.CaptureFixture[str]) -> None:
     before = {cell.name: cell.run_id for cell in plan(failed).cells}
     with pytest.raises(UserError, match="batch_sice"):
-        commands.retry(failed, change=["trainer.batch_sice=2"], worker=WORKER)
-    assert commands.retry(failed, change=["trainer.batch_size=2"], worker=WORKER) == 0
+        actions.retry(failed, change=["trainer.batch_sice=2"], worker=WORKER)
+    assert actions.retry(failed, change=["trainer.batch_size=2"], worker=WORKER) == 0
     told = "scheme=serial_v1: trainer.batch_size=2 from now on; `ablate retry` with trainer.batch_size=4 takes it back."
     assert told in capsys.readouterr().out
     after = {cell.name: cell for cell in plan(failed).cells}
@@ -66,7 +66,7 @@ def test_a_change_is_kept_for_that_cell_and_taken_back(failed: str, capsys: pyte
     evaluation = RunStore(plan(failed).root).run(after[CHANGED].run_id).evaluation(after[CHANGED].eval_id)
     evaluation.result_path.unlink()
     evaluation.record_failure("other", "broken")
-    assert commands.retry(failed, change=["trainer.batch_size=4"], worker=WORKER) == 0
+    assert actions.retry(failed, change=["trainer.batch_size=4"], worker=WORKER) == 0
     assert "scheme=serial_v1: no longer amended." in capsys.readouterr().out
     assert stored(failed) == {} and {cell.name: cell.run_id for cell in plan(failed).cells} == before
 
@@ -83,12 +83,12 @@ def test_what_the_launch_refuses_leaves_failures_and_changes_as_they_were(
     failed: str, launcher: str, change: list[str], gpus: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Batches that cannot be shared out, and more than there are images."""
-    monkeypatch.setattr(commands, "wait_for_ends", lambda *_: None)
-    monkeypatch.setattr(commands, "max_array_size", lambda: 1000)
+    monkeypatch.setattr(actions, "wait_for_ends", lambda *_: None)
+    monkeypatch.setattr(actions, "max_array_size", lambda: 1000)
     resources = [f"resources.gpus={gpus}", "resources.max_attempts=1"]
     before = states(failed)
     with pytest.raises(UserError, match="trainer.batch_size=4"):
-        commands.retry(failed, change=change, launcher=launcher, overrides=resources, worker=WORKER)
+        actions.retry(failed, change=change, launcher=launcher, overrides=resources, worker=WORKER)
     assert stored(failed) == {} and states(failed) == before
     assert before[CHANGED] == "failed: out of memory"
 
@@ -101,7 +101,7 @@ def test_a_failure_that_only_slurm_knows_is_checked_as_open(make_sweep: Make, mo
     monkeypatch.setattr(planner, "read_queue", lambda folder: queue)
     planned = plan(path)
     assert planned.states()[CHANGED].status.cause == "oom"
-    assert replace(planned, forgiven=frozenset({CHANGED})).states()[CHANGED].is_open
+    assert forgiven(planned.states())[CHANGED].is_open
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_what_a_row_is_called_after_is_not_amended(make_sweep: Make, word: str, 
     work = store.prepare_search(cell.config) if cell.is_searched else store.prepare(cell.config)
     work.record_failure("nan", "the loss is not a number")
     with pytest.raises(UserError, match=message):
-        commands.retry(path, where=["cause=nan"], change=[word], worker=WORKER)
+        actions.retry(path, where=["cause=nan"], change=[word], worker=WORKER)
     assert stored(path) == {}
 
 
@@ -132,19 +132,19 @@ def test_the_steps_of_equal_compute_are_not_amended(make_sweep: Make) -> None:
     path = make_sweep(equal_compute=equal)
     fail(plan(path))
     with pytest.raises(UserError, match="equal_compute sets trainer.max_steps"):
-        commands.retry(path, change=["trainer.max_steps=3"], worker=WORKER)
+        actions.retry(path, change=["trainer.max_steps=3"], worker=WORKER)
 
 
 def test_an_amended_cell_stays_so_however_it_is_asked_for(failed: str) -> None:
     fail(plan(failed, overrides=["seeds=0,1"]))
-    commands.retry(failed, where=["seed=0"], change=["trainer.accumulate=2"], worker=WORKER)
+    actions.retry(failed, where=["seed=0"], change=["trainer.accumulate=2"], worker=WORKER)
     own = plan(failed).find(CHANGED)
     for words in ([], ["seeds=0,1"], ["seeds=0"], ["scheme=serial_v1", "seeds=1,0"]):
         cells = [cell for cell in plan(failed, overrides=words).cells if cell.labels["scheme"] == "serial_v1"]
         assert {cell.seed: cell.config.trainer.accumulate for cell in cells}[0] == 2, words
         assert {cell.run_id for cell in cells if cell.seed == 0} == {own.run_id}
         assert all(cell.config.trainer.accumulate == 1 for cell in cells if cell.seed)
-    commands.retry(failed, overrides=["seeds=0,1"], where=["seed=1"], change=["trainer.accumulate=4"], worker=WORKER)
+    actions.retry(failed, overrides=["seeds=0,1"], where=["seed=1"], change=["trainer.accumulate=4"], worker=WORKER)
     assert plan(failed, overrides=["seeds=1"]).find(CHANGED).config.trainer.accumulate == 4
 
 
@@ -153,7 +153,7 @@ def test_files_that_name_cells_without_their_seed_are_read(failed: str) -> None:
     cells = plan(failed, overrides=["seeds=0,1"]).cells
     assert [cell.config.trainer.accumulate for cell in cells if cell.labels["scheme"] == "serial_v1"] == [2, 1]
     fail(plan(failed))
-    commands.retry(failed, change=["optim.warmup_steps=3"], worker=WORKER)
+    actions.retry(failed, change=["optim.warmup_steps=3"], worker=WORKER)
     both = {"trainer.accumulate": "2", "optim.warmup_steps": "3"}
     assert stored(failed) == {"scheme=serial_v1,seed=0": both}
 
@@ -161,14 +161,14 @@ def test_files_that_name_cells_without_their_seed_are_read(failed: str) -> None:
 def test_of_a_file_without_seeds_the_first_one_keeps_its_changes(failed: str) -> None:
     amendments_path(plan(failed).folder).write_text('{"scheme=serial_v1": {"trainer.accumulate": "2"}}')
     fail(plan(failed, overrides=["seeds=0,1"]))
-    commands.retry(failed, overrides=["seeds=0,1"], where=["seed=1"], change=["trainer.accumulate=4"], worker=WORKER)
+    actions.retry(failed, overrides=["seeds=0,1"], where=["seed=1"], change=["trainer.accumulate=4"], worker=WORKER)
     cells = plan(failed, overrides=["seeds=0,1"]).cells
     assert [cell.config.trainer.accumulate for cell in cells if cell.labels["scheme"] == "serial_v1"] == [2, 4]
 
 
 def test_a_report_names_amended_rows_and_makes_them_again(failed: str, tmp_path: Path) -> None:
     run(failed)
-    commands.retry(failed, change=["trainer.accumulate=2"], worker=WORKER)
+    actions.retry(failed, change=["trainer.accumulate=2"], worker=WORKER)
     subject = load_subject(failed)
     assert ("", "Amended by `ablate retry`: serial_v1: trainer.accumulate=2.") in subject.table.notes
     assert "--scale demo`, 1 of 3 cells amended by `ablate retry`;" in origin_note(subject)

@@ -20,7 +20,7 @@ from experiments.config import save_config
 from experiments.errors import UserError
 from experiments.status import Status
 from experiments.store import RunStore
-from sweeps import commands
+from sweeps import actions, views
 from sweeps.definition import read_sweep
 from sweeps.local import _signals_as_interrupt
 from sweeps.logs import log_path
@@ -36,7 +36,7 @@ GUIDED = [
     {"name": "scheme", "key": "generator.hybrid_scheme", "values": ["serial_v1", "serial_v2"]},
     {"name": "guidance", "key": "sampler.guidance", "values": [1.0, 3.0]},
 ]
-LAUNCH = "import sys; from sweeps import commands; sys.exit(commands.run(sys.argv[1], jobs=2, worker=sys.argv[2:]))"
+LAUNCH = "import sys; from sweeps import actions; sys.exit(actions.run(sys.argv[1], jobs=2, worker=sys.argv[2:]))"
 
 
 def launcher(path: str) -> subprocess.Popen[str]:
@@ -65,7 +65,7 @@ def test_a_sweep_whose_data_are_not_named_starts_nothing(make_sweep: Make, train
     path = make_sweep()
     with pytest.raises(UserError, match="data.name=imagenet needs data.root=FOLDER"):
         run(path, overrides=["data.name=imagenet"])
-    assert trainings() == [] and commands.run(path, overrides=["data.name=imagenet"], dry_run=True) == 0
+    assert trainings() == [] and actions.run(path, overrides=["data.name=imagenet"], dry_run=True) == 0
 
 
 def test_a_sweep_that_could_not_be_measured_starts_nothing(
@@ -173,12 +173,12 @@ def test_a_failed_cell_does_not_stop_the_others_and_can_be_retried(
     assert found["scheme=group_v1"] == found["scheme=serial_v2"] == "done"
     assert "out of memory (oom): 1" in capsys.readouterr().out
     assert run(path) == 1 and len(trainings()) == 3, "a lasting failure waits for retry"
-    assert commands.status(path, as_json=True) == 1
+    assert views.status(path, as_json=True) == 1
     capsys.readouterr()
     behave()
-    assert commands.retry(path, where=["cause=nan"], worker=WORKER) == 0
+    assert actions.retry(path, where=["cause=nan"], worker=WORKER) == 0
     assert len(trainings()) == 3
-    assert commands.retry(path, where=["cause=oom", "scheme=serial_v1"], worker=WORKER) == 0
+    assert actions.retry(path, where=["cause=oom", "scheme=serial_v1"], worker=WORKER) == 0
     assert trainings()[3:] == ["serial_v1"] and set(states(path).values()) == {"done"}
 
 
@@ -274,7 +274,7 @@ def test_cancel_asks_stops_and_spares_what_another_sweep_needs(
 ) -> None:
     shared = [{**GUIDED[0], "values": ["serial_v2"]}]
     path, other = make_sweep(), make_sweep("other", axes=shared, report={})
-    assert commands.cancel(path) == 0 and "Nothing to stop" in capsys.readouterr().out
+    assert actions.cancel(path) == 0 and "Nothing to stop" in capsys.readouterr().out
     from sweeps.registry import register
 
     register(plan(other))
@@ -283,9 +283,9 @@ def test_cancel_asks_stops_and_spares_what_another_sweep_needs(
     process = subprocess.Popen([sys.executable, "-c", LAUNCH.replace("jobs=2", "jobs=3"), path, *WORKER])
     wait_for(lambda: len(trainings()) == 3)
     wait_for(lambda: sum("running" in state for state in states(path).values()) == 3)
-    assert commands.cancel(path) == 2
+    assert actions.cancel(path) == 2
     questions: list[str] = []
-    assert commands.cancel(path, confirm=lambda q: not questions.append(q)) == 0
+    assert actions.cancel(path, confirm=lambda q: not questions.append(q)) == 0
     assert questions == [f"Stop 2 running or queued training(s) of {path} --scale demo?"]
     assert "scheme=serial_v2 goes on: other --scale demo needs it." in capsys.readouterr().out
     assert process.wait(timeout=60) == 1
@@ -305,7 +305,7 @@ def test_cancel_names_what_no_launcher_of_the_sweep_began(make_sweep: Make, beha
     try:
         wait_for(lambda: states(path)[cell.name].startswith("running"))
         for options in ({"dry_run": True}, {"confirm": lambda question: True}):
-            assert commands.cancel(path, **options) == 1
+            assert actions.cancel(path, **options) == 1
             said = " ".join(capsys.readouterr().out.split())
             owner = f"no launcher of this sweep began it, but process {process.pid} on {socket.gethostname()};"
             assert f"scheme=serial_v2 goes on: {owner} stop it with kill -INT {process.pid} there." in said
@@ -319,18 +319,18 @@ def test_cancel_names_what_no_launcher_of_the_sweep_began(make_sweep: Make, beha
 def test_logs_and_status(make_sweep: Make, behave: Callable, capsys) -> None:
     path = make_sweep()
     with pytest.raises(UserError, match="has no log"):
-        commands.logs(path, "group")
+        views.logs(path, "group")
     behave(serial_v1="crash")
     run(path)
     capsys.readouterr()
-    assert commands.logs(path, "serial_v1", lines=1) == 0
+    assert views.logs(path, "serial_v1", lines=1) == 0
     assert capsys.readouterr().out == "ImportError: no module named spam\n"
     with pytest.raises(UserError, match="fits 2 cells"):
-        commands.logs(path, "serial")
-    assert commands.status(path) == 1
+        views.logs(path, "serial")
+    assert views.status(path) == 1
     shown = capsys.readouterr().out
     assert "scheme=group_v1" in shown and "other (other): 1" in shown
-    assert commands.status(path, as_json=True) == 1
+    assert views.status(path, as_json=True) == 1
     answer = json.loads(capsys.readouterr().out)
     assert [cell["state"] for cell in answer["cells"]] == ["done", "failed", "done"]
     assert answer["failures"] == {"other": {"ImportError: no module named spam": ["scheme=serial_v1"]}}
@@ -342,12 +342,12 @@ def test_logs_after_a_retry_are_of_that_cell(make_sweep: Make, behave: Callable,
     behave(serial_v1="fail_evaluation")
     run(path)
     cell = "scheme=serial_v1,guidance=3.0"
-    assert commands.retry(path, worker=WORKER) == 1
+    assert actions.retry(path, worker=WORKER) == 1
     capsys.readouterr()
-    commands.logs(path, cell)
+    views.logs(path, cell)
     shown = capsys.readouterr().out
     assert shown.count("FloatingPointError: The samples are not finite.") == 2, shown
-    commands.logs(path, "scheme=serial_v1,guidance=1.0")
+    views.logs(path, "scheme=serial_v1,guidance=1.0")
     assert capsys.readouterr().out == shown, "they share a training, and so a worker"
 
 
@@ -365,8 +365,8 @@ def test_followed_logs_end_with_the_last_line(make_sweep: Make, capsys, monkeypa
         return {cell.name: answers[0] if len(answers) == 1 else answers.pop(0) for cell in planned.cells[:1]}
 
     monkeypatch.setattr(Plan, "states", look)
-    monkeypatch.setattr(commands.time, "sleep", lambda seconds: None)
-    commands.logs(path, "group", follow=True)
+    monkeypatch.setattr(views.time, "sleep", lambda seconds: None)
+    views.logs(path, "group", follow=True)
     assert capsys.readouterr().out == "first\nmore\nmore\n"
 
 
@@ -375,20 +375,20 @@ def test_a_worker_that_does_not_heed_a_cancel_is_killed_and_not_called_dead(
 ) -> None:
     path = make_sweep(axes=[{**GUIDED[0], "values": ["serial_v2"]}], report={})
     behave(steps=5.0, deaf=True)
-    code = LAUNCH.replace("from sweeps import commands;", "from sweeps import commands, local; local.PATIENCE = 0.5;")
+    code = LAUNCH.replace("from sweeps import actions;", "from sweeps import actions, local; local.PATIENCE = 0.5;")
     process = subprocess.Popen([sys.executable, "-c", code, path, *WORKER])
     wait_for(lambda: len(trainings()) == 1)
-    assert commands.cancel(path, confirm=lambda question: True) == 0
+    assert actions.cancel(path, confirm=lambda question: True) == 0
     assert process.wait(timeout=60) == 1
     wait_for(lambda: all(gone(pid) for pid in worker_pids(tmp_path)))
     assert states(path) == {"scheme=serial_v2": "interrupted 0 %"}
 
 
 def test_list_names_sweeps_and_what_was_begun(capsys, root: Path) -> None:
-    assert commands.list_sweeps(root, as_json=True) == 0
+    assert views.list_sweeps(root, as_json=True) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["maskmamba-hybrid-schemes"]["cells"]["demo"] == 4
-    assert commands.list_sweeps(root) == 0
+    assert views.list_sweeps(root) == 0
     assert "not begun" in capsys.readouterr().out
 
 
@@ -406,7 +406,7 @@ def test_damaged_result_is_a_failed_cell_with_that_sentence(make_sweep: Make, ro
     file = root / "runs" / cell.run_id / "evaluations" / cell.eval_id / "result.json"
     file.write_text(file.read_text()[:10])
     assert "result.json is damaged" in states(path)[cell.name]
-    assert commands.retry(path, worker=WORKER) == 0
+    assert actions.retry(path, worker=WORKER) == 0
     assert set(states(path).values()) == {"done"} and len(trainings()) == 3
     assert os.path.getsize(file) > 10
     read_sweep.cache_clear()

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from experiments import slurm
-from sweeps import commands
+from sweeps import actions, views
 from sweeps.planner import Plan, plan
 from sweeps.slurm import SlurmLauncher
 from sweeps.submissions import Submission, write_submissions
@@ -17,6 +17,12 @@ from tests.sweeps.conftest import WORKER
 from tests.sweeps.steps import run, states
 
 Make = Callable[..., str]
+
+
+def open_groups(path: str) -> list[str]:
+    """What would be submitted to Slurm, by the names of its first cells."""
+    planned = plan(path)
+    return [group.name for group in SlurmLauncher(planned).open_groups(planned.states())]
 
 
 def test_what_is_queued_in_slurm_is_left_to_it(
@@ -39,10 +45,10 @@ def test_what_was_killed_and_is_queued_again_is_not_submitted_twice(
 ) -> None:
     path = make_sweep()
     behave(serial_v1="die")
-    assert run(path) == 1 and [group.name for group in SlurmLauncher(plan(path)).open_groups()] == ["scheme=serial_v1"]
+    assert run(path) == 1 and open_groups(path) == ["scheme=serial_v1"]
     queue(plan(path), monkeypatch, {"77_1": ("PENDING", "Resources")})
     assert plan(path).states()["scheme=serial_v1"].is_queued
-    assert SlurmLauncher(plan(path)).open_groups() == []
+    assert open_groups(path) == []
 
 
 def test_what_slurm_alone_knows_to_have_failed_can_be_retried(
@@ -51,7 +57,7 @@ def test_what_slurm_alone_knows_to_have_failed_can_be_retried(
     path = make_sweep()
     queue(plan(path), monkeypatch, {"77_1": ("OUT_OF_MEMORY", "")})
     assert run(path) == 1 and "serial_v1" not in trainings()
-    assert commands.retry(path, worker=WORKER) == 0
+    assert actions.retry(path, worker=WORKER) == 0
     assert set(states(path).values()) == {"done"}
 
 
@@ -63,8 +69,8 @@ def test_watching_goes_on_while_cells_are_queued(make_sweep: Make, monkeypatch: 
         slept.append(seconds)
         queue(planned, monkeypatch, {})
 
-    monkeypatch.setattr(commands.time, "sleep", sleep)
-    shown = commands._watch(planned, Console(file=io.StringIO()))
+    monkeypatch.setattr(views.time, "sleep", sleep)
+    shown = views._watch(planned, Console(file=io.StringIO()))
     assert len(slept) == 1 and {state.describe() for state in shown.values()} == {"missing"}
 
 

@@ -23,13 +23,13 @@ from experiments.store import RunStore
 from lightning_modules.hashing import file_sha256
 from lightning_modules.tokenizers.config import EMBEDDED
 from sweeps import cache, planner
-from sweeps.commands import list_sweeps
 from sweeps.definition import read_sweep
 from sweeps.planner import plan
 from sweeps.preview import preview
 from sweeps.registry import register
 from sweeps.state import CellState
 from sweeps.table import cell_json, folded, short_state, status_table
+from sweeps.views import list_sweeps
 from tests.sweeps.steps import WIDTH, axis
 
 Make = Callable[..., str]
@@ -174,7 +174,8 @@ def test_the_list_survives_a_sweep_that_has_changed_since(root: Path, capsys: py
 
 
 def test_planning_needs_no_torch() -> None:
-    code = "import sys, sweeps.commands; sys.exit(any(m in sys.modules for m in ('torch', 'lightning', 'pandas')))"
+    modules = "('torch', 'lightning', 'pandas')"
+    code = f"import sys, sweeps.actions, sweeps.views; sys.exit(any(m in sys.modules for m in {modules}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -15,7 +15,7 @@ from experiments.config import load_config
 from experiments.model_facts import ModelFacts, build_facts
 from experiments.store import RunStore
 from lightning_modules.generators.config import GENERATORS
-from sweeps import cache, commands
+from sweeps import actions, cache, views
 from sweeps.definition import sweep_names
 from sweeps.fact_book import FactBook
 from sweeps.planner import plan
@@ -68,13 +68,13 @@ def test_facts_are_built_again_after_an_edit(
 def test_plan_lists_cells_exclusions_and_duplicates(make_sweep: Make, capsys: pytest.CaptureFixture[str]) -> None:
     exclude = [{"when": {"width": 64}, "reason": "too large"}]
     path = make_sweep(axes=WIDTH, exclude=exclude, report={})
-    assert commands.show_plan(path, as_json=True) == 0
+    assert views.show_plan(path, as_json=True) == 0
     found = json.loads(capsys.readouterr().out)
     assert [cell["cell"] for cell in found["cells"]] == ["width=32"] and isinstance(
         found["cells"][0]["parameters"], int
     )
     assert found["excluded"] == [{"labels": {"width": "64"}, "reason": "too large"}]
-    assert commands.show_plan(path) == 0
+    assert views.show_plan(path) == 0
     assert "Left out: width=64: too large" in capsys.readouterr().out
 
 
@@ -93,8 +93,8 @@ def test_a_terminal_cuts_no_number_and_no_id(width: int, root: Path) -> None:
 def test_the_list_of_sweeps_cuts_no_name_and_no_state(
     width: int, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(commands, "console", lambda: Console(width=width))
-    commands.list_sweeps(root)
+    monkeypatch.setattr(views, "console", lambda: Console(width=width))
+    views.list_sweeps(root)
     out = capsys.readouterr().out
     assert set(sweep_names()) <= set(out.split()) and out.count("not begun") == len(sweep_names())
 
@@ -141,8 +141,8 @@ def test_parents_have_lines_cost_and_state_of_their_own(
     after = preview(plan(path, "demo", words))
     assert [parent["state"] for parent in after["parents"]] == ["done", "missing"]
     assert after["cost"]["flops"] == found["cost"]["flops"] * 3 / 4
-    assert commands.show_plan(path) == 0 and "(first)" in capsys.readouterr().out
-    assert commands.run(path, dry_run=True) == 0
+    assert views.show_plan(path) == 0 and "(first)" in capsys.readouterr().out
+    assert actions.run(path, dry_run=True) == 0
     told = capsys.readouterr().out
     assert "would use" in told and "would start first" in told and "would start  lr=0.1" in told
 

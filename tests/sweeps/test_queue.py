@@ -14,7 +14,7 @@ from experiments.cli import main
 from experiments.errors import UserError
 from experiments.slurm import JobState
 from experiments.store import RunStore
-from sweeps import commands
+from sweeps import actions, views
 from sweeps.planner import Plan, plan
 from sweeps.queue import read_queue
 from sweeps.registry import register
@@ -120,16 +120,16 @@ def test_cancel_status_and_a_local_run_say_that_slurm_does_not_answer(
     submitted(path, j10="all")
     answer(None)
     unknown = "Whether jobs for 1 training(s) are queued is not known: Slurm does not answer"
-    assert commands.cancel(path, confirm=lambda question: True) == 1
+    assert actions.cancel(path, confirm=lambda question: True) == 1
     said = capsys.readouterr().out
     assert unknown in said and "Nothing to stop" not in said
-    commands.status(path)
+    views.status(path)
     assert unknown in capsys.readouterr().out
-    commands.status(path, as_json=True)
+    views.status(path, as_json=True)
     assert json.loads(capsys.readouterr().out)["queue_known"] is False
     assert run(path) == 0
     assert unknown in capsys.readouterr().out
-    commands.status(path)
+    views.status(path)
     assert unknown not in capsys.readouterr().out, "all is done"
 
 
@@ -143,7 +143,7 @@ def test_what_has_a_jobs_number_but_not_its_mark_is_another_job(
     queue.write_text("1_0|PENDING|Priority|(null)\n2|PENDING|Priority|(null)\n")
     slurm.forget_states()
     assert states(path) == {NAME: "missing"}
-    assert commands.cancel(path, confirm=lambda question: True) == 0
+    assert actions.cancel(path, confirm=lambda question: True) == 0
     assert "Nothing to stop" in capsys.readouterr().out and not (tmp_path / "scancel.log").exists()
 
 
@@ -250,7 +250,7 @@ def test_a_training_that_another_sweep_has_queued_is_waited_for(
     script = (plan(other).folder / "jobs" / f"{item.uid}.sbatch").read_text()
     assert "#SBATCH --dependency=afterany:1_0\n" in script and item.job == "3"
     questions: list[str] = []
-    assert commands.cancel(other, confirm=lambda question: not questions.append(question)) == 0
+    assert actions.cancel(other, confirm=lambda question: not questions.append(question)) == 0
     assert questions == [f"Stop 1 running or queued training(s) and 1 job(s) that wait of {other} --scale demo?"]
     assert (tmp_path / "scancel.log").read_text() == "3_0 4\n", "its own array and its report"
 
@@ -269,5 +269,5 @@ def test_cancel_frees_what_waits_for_a_run_that_goes_on(
     prepared = RunStore(planned.root).prepare(planned.cells[0].config)
     with prepared.claim() as mine:
         assert mine and prepared.status().job == "10_0"
-        assert commands.cancel(path, confirm=lambda question: True) == 0
+        assert actions.cancel(path, confirm=lambda question: True) == 0
     assert (tmp_path / "scancel.log").read_text() == "11_0\n"

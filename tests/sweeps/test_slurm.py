@@ -16,7 +16,7 @@ import pytest
 
 from experiments.errors import UserError
 from experiments.store import RunStore
-from sweeps import commands
+from sweeps import actions, views
 from sweeps.interventions import failed_cells, wait_for_ends
 from sweeps.planner import plan
 from sweeps.slurm import SlurmLauncher
@@ -27,7 +27,7 @@ from tests.sweeps.slurm_steps import states, submit, task, wait_done
 
 pytestmark = pytest.mark.usefixtures("slurm_here")
 Make = Callable[..., str]
-SUBMIT = "import sys; from sweeps import commands as c; c.run(sys.argv[1], launcher='slurm', worker=sys.argv[2:])"
+SUBMIT = "import sys; from sweeps import actions; actions.run(sys.argv[1], launcher='slurm', worker=sys.argv[2:])"
 ONE = [{"name": "scheme", "key": "generator.hybrid_scheme", "values": ["serial_v1"]}]
 SIX = [{"name": "width", "key": "generator.width", "values": [32, 64, 96, 128, 160, 192]}]
 
@@ -64,13 +64,13 @@ def test_failed_cell_has_its_reason_and_can_be_retried(
     submit(path)
     cluster.wait_until(lambda: sorted(x[:6] for x in states(path).values()) == ["done", "done", "failed"], "no end")
     assert "out of memory" in states(path)["scheme=serial_v1"]
-    assert commands.logs(path, "serial_v1") == 0
+    assert views.logs(path, "serial_v1") == 0
     assert "MemoryError" in capsys.readouterr().out
     planned = plan(path)
     with pytest.raises(UserError, match=r"serial_v1 failed, but its job \d+_1 is still at work"):
         wait_for_ends(planned, failed_cells(planned, []), print, patience=0)
     behave()
-    assert commands.retry(path, where=["cause=oom"], launcher="slurm", worker=WORKER) == 0
+    assert actions.retry(path, where=["cause=oom"], launcher="slurm", worker=WORKER) == 0
     wait_done(cluster, path)
     assert len(trainings()) == 4
 
@@ -158,7 +158,7 @@ def test_queued_code_is_the_code_that_was_submitted(
     path = make_sweep(axes=ONE, report={})
     cluster.call("scontrol", "update", "PartitionName=main", "State=DOWN")
     try:
-        commands.run(path, launcher="slurm", worker=(sys.executable, "-m", "experiments.which"))
+        actions.run(path, launcher="slurm", worker=(sys.executable, "-m", "experiments.which"))
         source.write_text(source.read_text().replace("old", "new"))
     finally:
         cluster.call("scontrol", "update", "PartitionName=main", "State=UP")
@@ -187,14 +187,14 @@ def test_cancel_ends_queued_and_running_jobs(cluster: Cluster, make_sweep: Make,
     cluster.wait_until(lambda: any("running" in state for state in states(path).values()), "not running")
     assert sum("queued" in state for state in states(path).values()) == 5
     capsys.readouterr()
-    assert commands.status(path, as_json=True) == 0
+    assert views.status(path, as_json=True) == 0
     cells = json.loads(capsys.readouterr().out)["cells"]
     assert sorted(cell["queued"] for cell in cells) == [""] + [task(path, cell.name) for cell in plan(path).cells][1:]
     capsys.readouterr()
-    assert commands.cancel(path, dry_run=True) == 0
+    assert actions.cancel(path, dry_run=True) == 0
     assert capsys.readouterr().out.count("would stop") == 6
     assert any("running" in state for state in states(path).values())
-    assert commands.cancel(path, confirm=lambda question: True) == 0
+    assert actions.cancel(path, confirm=lambda question: True) == 0
     cluster.wait_until(
         lambda: not any("queued" in s or "running" in s or "starting" in s for s in states(path).values()),
         "still there",
@@ -209,7 +209,7 @@ def test_a_sweep_run_right_after_its_cancellation_goes_on(
     behave(steps=0.5, heedless=3)
     submit(path)
     cluster.wait_until(lambda: "running" in str(states(path)), "not running")
-    assert commands.cancel(path, confirm=lambda question: True) == 0
+    assert actions.cancel(path, confirm=lambda question: True) == 0
     behave()
     submit(path)
     wait_done(cluster, path)

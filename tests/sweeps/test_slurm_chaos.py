@@ -22,7 +22,7 @@ from experiments.claims import newest_claim, process_start
 from experiments.errors import CellError, UserError
 from experiments.store import RunStore
 from reports.subject import load_subject
-from sweeps import commands
+from sweeps import actions
 from sweeps.planner import Plan, plan
 from tests.sweeps.conftest import WORKER
 from tests.sweeps.slurm_cluster import Cluster
@@ -72,7 +72,7 @@ class Faults:
         return self._on_running_job("scancel", "--batch", "--signal=USR1")
 
     def submit_again(self) -> bool:
-        commands.run(self.path, launcher="slurm", jobs=PARALLEL, worker=WORKER, overrides=WORDS)
+        actions.run(self.path, launcher="slurm", jobs=PARALLEL, worker=WORKER, overrides=WORDS)
         return True
 
     def restart_controller(self) -> bool:
@@ -111,7 +111,7 @@ def test_chaos(
     behave(steps=CHAOS_SECONDS / 60)  # so that undisturbed runs would be done about when the faults end
     planned = plan(path)
     assert len(planned.groups()) == 30 and len(planned.cells) == 60
-    commands.run(path, launcher="slurm", jobs=PARALLEL, worker=WORKER, overrides=WORDS)
+    actions.run(path, launcher="slurm", jobs=PARALLEL, worker=WORKER, overrides=WORDS)
     faults = Faults(cluster, planned, path, int(os.environ.get("CHAOS_SEED", "0")))
     deadline = time.monotonic() + CHAOS_SECONDS
     while time.monotonic() < deadline:
@@ -165,7 +165,7 @@ def _finish(cluster: Cluster, path: str) -> None:
             if all(state.state == "done" for state in states.values()):
                 return True
             if any(state.is_open for state in states.values()):
-                commands.run(path, launcher="slurm", jobs=PARALLEL, worker=WORKER, overrides=WORDS)
+                actions.run(path, launcher="slurm", jobs=PARALLEL, worker=WORKER, overrides=WORDS)
         return False
 
     cluster.wait_until(done, "the sweep did not get done", 180 + CHAOS_SECONDS)

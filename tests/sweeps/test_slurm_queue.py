@@ -12,7 +12,7 @@ import pytest
 
 from experiments.search.study import finished
 from experiments.store import RunStore
-from sweeps import commands
+from sweeps import actions
 from sweeps.planner import plan
 from sweeps.slurm import SlurmLauncher
 from sweeps.submissions import read_submissions
@@ -49,7 +49,7 @@ def test_evaluations_wait_for_their_trainings(
     jobs = cluster.jobs()
     assert jobs.get(f"{evaluate.job}_1", "CANCELLED") == "CANCELLED", "of a training that failed"
     behave()
-    assert commands.retry(path, overrides=[APART], launcher="slurm", worker=WORKER) == 0
+    assert actions.retry(path, overrides=[APART], launcher="slurm", worker=WORKER) == 0
     wait_done(cluster, path)
 
 
@@ -142,10 +142,10 @@ def test_four_jobs_search_and_no_trial_is_lost_or_doubled(
     run = RunStore(root).prepare(plan(path).cells[0].config)
     with run.claim():
         run.write_result({"step": 10, "max_steps": 10, "metrics": {}})
-    assert commands.run(path, launcher="slurm", worker=SEARCHER) == 0
+    assert actions.run(path, launcher="slurm", worker=SEARCHER) == 0
     assert len(read_submissions(plan(path).folder)[0].groups) == 4
     cluster.wait_until(lambda: log.exists() and len(log.read_text().split()) >= 12, "the search did not begin")
-    assert commands.run(path, launcher="slurm", worker=SEARCHER) == 0
+    assert actions.run(path, launcher="slurm", worker=SEARCHER) == 0
     assert len(read_submissions(plan(path).folder)) == 1, "what is at work is left alone"
     os.kill(int(log.read_text().split()[-1]), signal.SIGKILL)
     wait_done(cluster, path)
@@ -174,7 +174,7 @@ def test_a_search_waits_for_the_training_that_its_trials_share(
     after = "searches, each after its training; 1 node(s), CPUs"
     assert told == ["trainings; 1 node(s), CPUs", *[after] * 3]
     assert len(arrays(SlurmLauncher(plan(path), parallel=2))) == 3, "no more hands than may work at once"
-    assert commands.run(path, launcher="slurm", worker=SEARCHER) == 0
+    assert actions.run(path, launcher="slurm", worker=SEARCHER) == 0
     train, *search = read_submissions(plan(path).folder)
     assert len(search) == 3 and all(item.groups == train.groups for item in search)
     run = RunStore(root).run(plan(path).cells[0].run_id)

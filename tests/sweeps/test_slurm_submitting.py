@@ -11,7 +11,7 @@ from experiments import slurm
 from experiments.config import read_config
 from experiments.errors import UserError
 from experiments.store import RunStore
-from sweeps import commands
+from sweeps import actions
 from sweeps.amendments import read_amendments
 from sweeps.interventions import wait_for_endings
 from sweeps.planner import plan
@@ -45,7 +45,7 @@ def test_resources_among_the_changes_of_a_retry_are_for_its_jobs(make_sweep: Mak
     register(plan(path))
     RunStore(plan(path).root).prepare(cell.config).record_failure("oom", "out of memory")
     words = {"overrides": ["resources.memory=1G", "resources.cpus=2"], "change": ["resources.memory=3G"]}
-    assert commands.retry(path, launcher="slurm", **words) == 0
+    assert actions.retry(path, launcher="slurm", **words) == 0
     (job,) = read_submissions(plan(path).folder)
     text = (plan(path).folder / "jobs" / f"{job.uid}.sbatch").read_text()
     assert "#SBATCH --mem=3G\n" in text and "#SBATCH --cpus-per-task=2\n" in text
@@ -197,7 +197,7 @@ def test_retry_counts_attempts_afresh(make_sweep: Make, root: Path, capsys: pyte
     assert submit(path, overrides=words) == 1, "a cell that failed is no success"
     assert "given up after 3 attempts (resources.max_attempts)" in capsys.readouterr().out
     assert read_submissions(plan(path).folder) == []
-    assert commands.retry(path, overrides=words, launcher="slurm", worker=("worker",)) == 0
+    assert actions.retry(path, overrides=words, launcher="slurm", worker=("worker",)) == 0
     assert len(read_submissions(plan(path).folder)) == 1 and run.inspect().state == "stopped"
     for _ in range(3):
         with run.claim():

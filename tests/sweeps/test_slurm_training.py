@@ -13,15 +13,15 @@ import yaml
 from safetensors.torch import load_file
 
 from experiments.store import Run, RunStore
-from sweeps import commands
+from sweeps import actions
 from sweeps.planner import plan
 from sweeps.submissions import read_submissions
 from tests.sweeps.slurm_cluster import Cluster
 
 pytestmark = [pytest.mark.usefixtures("slurm_here"), pytest.mark.slow]
 LOCAL = """import sys
-from sweeps import commands
-commands.run(sys.argv[1], root=sys.argv[2], overrides=["runtime.threads=1"])
+from sweeps import actions
+actions.run(sys.argv[1], root=sys.argv[2], overrides=["runtime.threads=1"])
 """
 ONE = [{"name": "scheme", "key": "generator.hybrid_scheme", "values": ["serial_v2"]}]
 
@@ -65,7 +65,7 @@ def test_a_requeued_training_ends_with_the_same_bits(
         folder.mkdir(exist_ok=True)
         (folder / "cache").symlink_to(tokens)
     undisturbed, run = run_of(sweep, tmp_path / "undisturbed"), run_of(sweep, root)
-    assert commands.run(sweep, launcher="slurm") == 0
+    assert actions.run(sweep, launcher="slurm") == 0
     cluster.wait_until(lambda: 20 < run.inspect().step < 200, "did not get going")
     job = f"{read_submissions(plan(sweep).folder)[0].job}_0"
     cluster.call("scancel", "--batch", "--signal=USR1", job)  # as the time limit's warning does
@@ -97,8 +97,8 @@ def test_two_nodes_train_one_run(
     for folder in (root, sharded):
         folder.mkdir(exist_ok=True)
         (folder / "cache").symlink_to(tokens)
-    assert commands.run(sweep, overrides=words, launcher="slurm") == 0
-    assert commands.run(sweep, overrides=[*words, "runtime.strategy=fsdp"], root=sharded, launcher="slurm") == 0
+    assert actions.run(sweep, overrides=words, launcher="slurm") == 0
+    assert actions.run(sweep, overrides=[*words, "runtime.strategy=fsdp"], root=sharded, launcher="slurm") == 0
     runs = {"ddp": run_of(sweep, root, *words), "fsdp": run_of(sweep, sharded, *words)}
     job = f"{read_submissions(plan(sweep, 'demo', words, sharded).folder)[0].job}_0"
     cluster.wait_until(lambda: 10 < runs["fsdp"].inspect().step < 50, "did not get going")

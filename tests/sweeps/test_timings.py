@@ -10,7 +10,7 @@ import pytest
 from experiments.errors import UserError
 from experiments.store import RunStore
 from reports.subject import load_subject
-from sweeps import commands
+from sweeps import actions
 from sweeps.config import ResourcesConfig
 from sweeps.definition import load_sweep, sweep_names
 from sweeps.planner import plan
@@ -39,11 +39,11 @@ def test_contenders_form_a_group_each_length_its_own(timings: str, trainings: Ca
     assert len({cell.eval_id for cell in planned.cells}) == 4 and not any(cell.run_id for cell in planned.cells)
     part = plan(timings, "demo", ["layer=attention"])
     assert [group.id for group in part.groups()] == [group.id for group in planned.groups()]
-    assert commands.run(timings, worker=WORKER) == 0
+    assert actions.run(timings, worker=WORKER) == 0
     assert {state.describe() for state in plan(timings).states().values()} == {"done"}
     assert trainings() == ["attention@16", "attention@64"], "one worker a group"
     assert not (root / "runs").exists()
-    assert commands.run(timings, worker=WORKER) == 0 and len(trainings()) == 2
+    assert actions.run(timings, worker=WORKER) == 0 and len(trainings()) == 2
 
 
 def test_back_ends_that_the_environment_forces_are_other_cells(
@@ -56,7 +56,7 @@ def test_back_ends_that_the_environment_forces_are_other_cells(
     forced = plan(timings)
     assert not {cell.eval_id for cell in free.cells} & {cell.eval_id for cell in forced.cells}
     assert forced.cells[0].config.runtime.kernels == "torch", "whatever the environment where it runs"
-    assert commands.run(timings, worker=WORKER) == 0 and len(trainings()) == 2
+    assert actions.run(timings, worker=WORKER) == 0 and len(trainings()) == 2
     assert {state.describe() for state in plan(timings).states().values()} == {"done"}
     monkeypatch.delenv("ABLATE_KERNELS")
     assert [cell.eval_id for cell in plan(timings).cells] == [cell.eval_id for cell in free.cells]
@@ -99,7 +99,7 @@ def test_seeds_are_repetitions(timings: str) -> None:
 
 def test_timings_never_run_side_by_side(timings: str) -> None:
     with pytest.raises(UserError, match="one at a time: leave --jobs 2 out"):
-        commands.run(timings, worker=WORKER, jobs=2)
+        actions.run(timings, worker=WORKER, jobs=2)
     text = dict(title="t", name="t", uid="u", tasks=Path("t"), count=2, parallel=0, logs=Path("l"), code=Path("c"))
     script = array_script(**text, resources=ResourcesConfig(), processes=1, worker=("w",), exclusive=True)
     assert "#SBATCH --exclusive\n" in script
@@ -113,9 +113,9 @@ def test_plans_count_the_layers_themselves(timings: str) -> None:
 
 
 def test_other_hardware_is_flagged(timings: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert commands.run(timings, overrides=["layer=attention"], worker=WORKER) == 0
+    assert actions.run(timings, overrides=["layer=attention"], worker=WORKER) == 0
     monkeypatch.setenv("FAKE_CPU", "another")
-    assert commands.run(timings, worker=WORKER) == 0
+    assert actions.run(timings, worker=WORKER) == 0
     subject = load_subject(timings)
     assert {(flag.fact, flag.value) for flag in subject.flags} == {("hardware", "another")}
     assert any("Medians" in text for _, text in subject.table.notes)
@@ -128,8 +128,8 @@ def test_a_failed_timing_is_retried_alone(timings: str, root: Path) -> None:
     with pytest.raises(MemoryError), work.claim():
         raise MemoryError("out of memory")
     assert plan(timings).states()[planned.cells[0].name].status.cause == "oom"
-    assert commands.run(timings, worker=WORKER) == 1
-    assert commands.retry(timings, worker=WORKER) == 0
+    assert actions.run(timings, worker=WORKER) == 1
+    assert actions.retry(timings, worker=WORKER) == 0
 
 
 @pytest.mark.parametrize(

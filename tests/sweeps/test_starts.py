@@ -1,0 +1,82 @@
+"""Weights that trainings of a sweep start from: looked at once, before anything is begun; found from any folder."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from experiments.errors import UserError
+from experiments.lineage import FileStart
+from experiments.run import build_network
+from experiments.run_config import RunConfig
+from experiments.store import RunStore
+from lightning_modules.checkpoints import save_safetensors
+from sweeps import actions
+from sweeps.planner import plan
+from tests.sweeps.conftest import WORKER
+from tests.sweeps.steps import WIDTH, axis, states
+
+Make = Callable[..., str]
+LR = axis("lr", "optim.lr", 0.1, 0.2)
+WORDS = ["trainer.init_from=start.safetensors"]
+ELSEWHERE = """
+import os, runpy, sys
+from pathlib import Path
+from experiments.config import read_config
+os.chdir("/")
+for path in sys.argv[2:]:
+    read_config(Path(path), trains=True)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""A worker in another folder, which looks up what it starts from."""
+
+
+@pytest.fixture
+def here(tmp_path: Path, make_sweep: Make, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with start.safetensors, weights for networks 32 wide."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    config = plan(make_sweep("other", axes=[LR], report={})).cells[0].config
+    save_safetensors(folder / "start.safetensors", build_network(config).state_dict(), {})
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_a_relative_start_is_the_planning_commands_in_the_worker_too(make_sweep: Make, here: Path, root: Path) -> None:
+    path = make_sweep(axes=[LR], report={})
+    planned = plan(path, "", WORDS)
+    assert actions.run(path, overrides=WORDS, worker=(sys.executable, "-c", ELSEWHERE, WORKER[1])) == 0
+    for cell in planned.cells:
+        config = RunStore(root).run(cell.run_id).config()
+        assert config.trainer.init_from == str(here / "start.safetensors")
+
+
+def test_a_start_that_does_not_fit_is_refused_before_anything_is_begun(
+    make_sweep: Make, here: Path, root: Path, trainings: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make_sweep(axes=[WIDTH], report={})
+    said = "Cell width=64: trainer.init_from=start.safetensors: The table of positions"
+    with pytest.raises(UserError, match=said):
+        actions.run(path, overrides=WORDS, worker=WORKER)
+    assert trainings() == [] and not (root / "sweeps").exists() and not (root / "runs").exists()
+    assert actions.run(path, overrides=WORDS, dry_run=True) == 0
+    assert f"would be refused as it stands: {said}" in capsys.readouterr().out
+
+
+def test_a_start_is_looked_at_once_for_equal_networks_and_not_when_they_are_trained(
+    make_sweep: Make, here: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[RunConfig] = []
+    monkeypatch.setattr(FileStart, "check", lambda start, config: checked.append(config))
+    path = make_sweep(axes=[LR], report={})
+    assert actions.run(path, overrides=[*WORDS, "seeds=0,1"], worker=WORKER) == 0
+    assert len(checked) == 1 and len(list((root / "runs").iterdir())) == 4
+    for result in (root / "runs").glob("*/evaluations/*/result.json"):
+        result.unlink()
+    assert actions.run(path, overrides=[*WORDS, "seeds=0,1"], worker=WORKER) == 0
+    assert len(checked) == 1
+    assert set(states(path).values()) == {"missing"}, "which start from nothing"
