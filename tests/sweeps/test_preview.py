@@ -122,11 +122,11 @@ def test_a_measured_speed_is_that_of_one_device_of_a_job(make_sweep: Make, root:
     seconds = build_facts(cell.config).training_flops(cell.config) / speed / 32
     run = RunStore(root).prepare(cell.config)
     with run.claim():
-        origin = {"processes": 32}
-        run.write_result({"step": 10, "metrics": {}, "train_seconds": seconds, "provenance": origin})
+        done = {"step": 10, "max_steps": 10, "metrics": {}}
+        run.write_result({**done, "train_seconds": seconds, "provenance": {"processes": 32}})
     cost = preview(planned)["cost"]
     assert cost["basis"].startswith("measured")
-    assert cost["device_hours"] / cost["flops"] == pytest.approx(assumed["device_hours"] / assumed["flops"])
+    assert cost["flops"] / cost["device_hours"] == pytest.approx(assumed["flops"] / assumed["device_hours"])
 
 
 def make_preset(folder: Path, name: str, start: str) -> str:
