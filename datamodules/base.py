@@ -13,11 +13,11 @@ from datamodules.loader import BatchedDataset, ResumableLoader, sequential_loade
 from datamodules.sampler import EpochSampler, SequentialSampler
 from lightning_modules.text_encoders.ragged import TextEncoder
 
-Split = Literal["train", "val", "test"]
+Split = Literal["train", "val"]
 
 
 class StreamDataModule(LightningDataModule):
-    """Train, validation and test batches out of one `BatchedDataset` per split, which subclasses open in `setup`.
+    """Train and validation batches out of one `BatchedDataset` per split, which subclasses open in `setup`.
 
     The order of the training batches and the choice of stored views depend on (seed, epoch) alone and resume exactly,
     also on another number of processes. Use with `Trainer(use_distributed_sampler=False)`, and do not read
@@ -62,14 +62,7 @@ class StreamDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         """Every validation image once, first view, always in the same order."""
-        return self._in_order("val")
-
-    def test_dataloader(self) -> DataLoader:
-        """Every test image once, as `val_dataloader`; the validation images where there is no test split."""
-        return self._in_order("test" if "test" in self._datasets else "val")
-
-    def _in_order(self, split: Split) -> DataLoader:
-        dataset = self._datasets[split]
+        dataset = self._datasets["val"]
         sampler = SequentialSampler(len(dataset) // dataset.views, self.batch_size, dataset.views, *self._process())
         return sequential_loader(dataset, sampler, self.num_workers, self._pins())
 

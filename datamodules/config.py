@@ -152,7 +152,7 @@ class StoreConfig(DataConfig):
 
     def check_tokenizer(self, tokenizer: Any) -> None:
         """Raises ValueError where the codes of a store are not those of the run's tokenizer (its configuration)."""
-        for split in ("train", "val", "test"):
+        for split in ("train", "val"):
             if self.root and (Path(self.root) / split / "meta.json").is_file():
                 check_tokenizer(Path(self.root) / split, tokenizer)
 

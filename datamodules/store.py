@@ -21,12 +21,9 @@ A store is complete or absent: it is written beside its place and moved there in
 
 from __future__ import annotations
 
-import hashlib
-import json
 import mmap
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -91,7 +88,6 @@ class TokenStore:
         self._files = frozenset(files)
         if self.codes.shape != self.meta.codes_shape or self.codes.dtype != np.dtype(self.meta.codes_dtype):
             raise self._damaged(f"{self.meta.codes_file} does not have the shape that meta.json says")
-        self.fingerprint = hashlib.sha256(json.dumps([files, asdict(self.meta)], sort_keys=True).encode()).hexdigest()
 
     def __len__(self) -> int:
         return self.meta.count

@@ -23,7 +23,7 @@ from lightning_modules.text_encoders.ragged import TextEncoder
 
 
 class StoreDataModule(StreamDataModule):
-    """Batches of the stores `root`/train, `root`/val and, where there is one, `root`/test.
+    """Batches of the stores `root`/train and `root`/val.
 
     A batch has "tokens" (B, L) int64 or "latents" (B, C, h, w) float32, and "label" (B,) int64; with captions also
     "caption", a list of B strings, and, given a text encoder, "text", `TextFeatures`, out of a text store that is made
@@ -48,8 +48,7 @@ class StoreDataModule(StreamDataModule):
             )
         if self.encoder is None:
             raise ValueError(f"The data set {config.name} holds tokens, so it cannot train a tokenizer.")
-        splits: tuple[Split, ...] = ("train", "val", "test")
-        self.stores = {split: self._open(split) for split in splits if split != "test" or self._has(split)}
+        self.stores = {"train": self._open("train"), "val": self._open("val")}
         self._texts: dict[str, TextStore] = {}
 
     def prepare_data(self) -> None:
@@ -59,7 +58,7 @@ class StoreDataModule(StreamDataModule):
                 self._text(store)
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the data of all splits."""
+        """Open the data of both splits."""
         for split, store in self.stores.items():
             train = split == "train"
             index = self._index(store, split)
@@ -100,14 +99,12 @@ class StoreDataModule(StreamDataModule):
         ]
         return captions, store.labels[index].astype(np.int64)
 
-    def _has(self, split: Split) -> bool:
-        return (Path(self.config.root) / split / "meta.json").is_file()
-
     def _open(self, split: Split) -> TokenStore:
         assert self.encoder is not None
-        if not self._has(split):
+        folder = Path(self.config.root) / split
+        if not (folder / "meta.json").is_file():
             raise FileNotFoundError(self.config.missing(split))
-        store = TokenStore(Path(self.config.root) / split)
+        store = TokenStore(folder)
         if store.meta.tokenizer != self.encoder.fingerprint:
             raise ValueError(
                 f"{store.folder} was made with the tokenizer {store.meta.tokenizer[:12] or 'unknown'}, the run has "
@@ -122,7 +119,7 @@ class StoreDataModule(StreamDataModule):
     def _index(self, store: TokenStore, split: str) -> np.ndarray:
         """The images of a split that take part: the best-scoring share, and of the train split the subset of these."""
         index = np.arange(len(store))
-        if self.config.best_share < 1 and split != "test":
+        if self.config.best_share < 1:
             scores = np.load(store.folder / "scores.npy")
             if scores.shape != (len(store),):
                 raise ValueError(f"{store.folder / 'scores.npy'} has the shape {scores.shape}, not ({len(store)},).")

@@ -31,6 +31,8 @@ def next_attempt(previous: Status, claim: Claim) -> Status:
         repeats=previous.repeats,
         forgiven_at=previous.forgiven_at,
     )
+    if previous.cause == "repeated":  # given up already, without another try
+        return status
     if previous.state not in ("running", "failed"):  # it ended in good order
         return status if previous.step <= status.failed_at else replace(status, failed_as="", repeats=0)
     cause = previous.cause if previous.state == "failed" else "killed"  # it died without a word

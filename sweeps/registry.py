@@ -90,9 +90,16 @@ def needed_elsewhere(plan: Plan) -> dict[str, str]:
         if record["folder"] == plan.folder:
             continue
         for cell in record["cells"]:
-            if cell["group"] not in result and not Cell(**cell).works(store)[-1].is_done():
+            if cell["group"] not in result and not _is_done(Cell(**cell), store):
                 result[cell["group"]] = f"{record['sweep']} --scale {record['scale']}"
     return result
+
+
+def _is_done(cell: Cell, store: RunStore) -> bool:
+    try:
+        return cell.works(store)[-1].is_done()
+    except UserError:  # a damaged result has to be made again
+        return False
 
 
 def _read(path: Path, cells: bool = True) -> Mapping[str, Any] | None:

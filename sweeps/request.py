@@ -13,10 +13,12 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.config import load_unresolved
 from experiments.environment import environment_kernels
 from experiments.errors import UserError, unknown
 from experiments.files import default_root
-from experiments.overrides import nearest_key, parse_overrides, section_of
+from experiments.identity import semantic
+from experiments.overrides import flat_sections, nearest_key, parse_overrides, section_of
 from experiments.run_config import RunConfig
 from experiments.strict_yaml import load_yaml
 from lightning_modules.backends import AUTO, ENVIRONMENT_VARIABLE
@@ -24,7 +26,7 @@ from sweeps.axes import Sweep
 from sweeps.config import ResourcesConfig
 from sweeps.definition import label_of
 
-KERNELS = "runtime.kernels"
+KERNELS, VAL_EVERY, PATIENCE = "runtime.kernels", "runtime.val_every", "trainer.patience"
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class Request:
     resources: ResourcesConfig
     words: tuple[str, ...]
     """As typed, to be repeated in messages and job scripts."""
-    is_timed: bool = False
-    """Whether cells are timings, which other kernels make others."""
+    counted: tuple[str, ...] = ()
+    """The keys of `runtime` that change results of this sweep."""
 
     @property
     def digest(self) -> str:
@@ -52,7 +54,7 @@ class Request:
 
     def changes_results(self, key: str) -> bool:
         """Whether what is typed for this key can change a result."""
-        return not key.startswith(("runtime.", "resources.")) or (self.is_timed and key == KERNELS)
+        return not key.startswith(("runtime.", "resources.")) or key in self.counted
 
     def key(self) -> dict[str, Any]:
         """What the cells depend on, as plain JSON."""
@@ -96,7 +98,23 @@ def parse_request(sweep: Sweep, scale: str, words: Iterable[str], root: Path | s
     if timed and config.get(KERNELS, AUTO) == AUTO and (forced := _environment_kernels(sweep, scale)) != AUTO:
         config[KERNELS] = forced  # as if typed: a job on another machine does not see this environment
         words = (*(word for word in words if not word.startswith(f"{KERNELS}=")), f"{KERNELS}={forced}")
-    return Request(Path(folder), config, only, seeds, resources, words, timed)
+    counted = (KERNELS,) if timed else (VAL_EVERY,) if VAL_EVERY in config and _may_stop(sweep, scale, config) else ()
+    return Request(Path(folder), config, only, seeds, resources, words, counted)
+
+
+def _may_stop(sweep: Sweep, scale: str, config: Mapping[str, Any]) -> bool:
+    """Whether how often a training of the sweep is validated is part of its identity, since that may end it.
+
+    Args:
+        config: as typed.
+    """
+    settings = {}
+    for choices in sweep.combinations({}):  # whatever part of the sweep is asked for: it has one folder
+        preset, base = sweep.base(scale, {axis: choice.label for axis, choice in choices.items()})
+        varied = {key: value for choice in choices.values() for key, value in choice.overrides.items()}
+        patience = {k: v for k, v in flat_sections({**base, **config, **varied}).items() if k == PATIENCE}
+        settings[preset, str(patience)] = preset, patience
+    return any(VAL_EVERY in semantic(load_unresolved(*setting), ("trainer",)) for setting in settings.values())
 
 
 def _environment_kernels(sweep: Sweep, scale: str) -> str:

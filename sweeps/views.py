@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ def status(
         whole["queue_known"] = not unasked
         _print_json({**whole, "cells": cells, "failures": failures(states)})
         return exit_code(states)
-    if watch and screen.is_terminal:
+    if watch:
         states = _watch(planned, screen)
     screen.print(status_table(planned, states, screen.width))
     if seconds := device_time(planned, states):
@@ -122,14 +122,29 @@ def status(
 
 
 def _watch(planned: Plan, screen: Console) -> dict[str, CellState]:
-    """Redraw until nothing is at work or queued any more."""
+    """Wait until nothing is at work or queued any more; a terminal shows all cells meanwhile, anything else how many
+    there are of each state whenever that changes."""
+    if not screen.is_terminal:
+        told = ""
+        for states in _until_settled(planned):
+            if (now := summary(states)) != told:
+                screen.print(now, markup=False, soft_wrap=True)
+            told = now
+        return states
     with Live(console=screen, auto_refresh=False, transient=True) as live:
-        while True:
-            states = planned.states()
+        for states in _until_settled(planned):
             live.update(status_table(planned, states, screen.width, max(5, screen.height - 8)), refresh=True)
-            if not any(state.state == "running" or state.is_queued for state in states.values()):
-                return states
-            time.sleep(2.0)
+    return states
+
+
+def _until_settled(planned: Plan) -> Iterator[dict[str, CellState]]:
+    """The states every two seconds, the last ones with nothing at work or queued."""
+    while True:
+        states = planned.states()
+        yield states
+        if not any(state.state == "running" or state.is_queued for state in states.values()):
+            return
+        time.sleep(2.0)
 
 
 def logs(

@@ -34,19 +34,21 @@ MOST_PADDING = tarfile.RECORDSIZE + 2 * tarfile.BLOCKSIZE
 
 def tar_files(folder: Path, split: str) -> list[Path]:
     """The shards of a split: in its folder, named SPLIT-*.tar or SPLIT.tar, also behind another word (cc3m_SPLIT.tar),
-    or, for train, any .tar with no split in its name. SPLIT.tar beside SPLIT/ is what the folder was unpacked from."""
+    or, for train without a folder, any .tar with no split in its name. SPLIT.tar beside SPLIT/ is what the folder was
+    unpacked from."""
+    unpacked = find_split(folder, split) is not None
     for name in SPLIT_FOLDERS.get(split, (split,)):
         found = [
             *(folder / name).glob("*.tar"),
             *folder.glob(f"{name}[-_]*.tar"),
             *folder.glob(f"*[-_]{name}[-_]*.tar"),
         ]
-        if not found and find_split(folder, split) is None:
+        if not found and not unpacked:
             found = [*folder.glob(f"{name}.tar"), *folder.glob(f"*[-_]{name}.tar")]
         if found:
             return sorted(found)
     others = {name for names in SPLIT_FOLDERS.values() for name in names}
-    if split != "train":
+    if split != "train" or unpacked:
         return []
     return sorted(path for path in folder.glob("*.tar") if not others.intersection(words_of(path.stem)))
 

@@ -109,8 +109,6 @@ def _encode_unit(
     per_batch = max(1, work.batch_size // views)
 
     def flush() -> None:
-        # A tokenizer may draw its latents at random: the same ones each time.
-        torch.manual_seed(unit * 1_000_003 + len(codes))
         codes.append(_encode_batch(waiting, plan, encode, work).astype(dtype))
         for image in waiting:
             part.keys.append(image.key)

@@ -139,7 +139,7 @@ def _survey(out: Path, paths: list[Path]) -> tuple[int, list[list[str]], Counter
     """Number of images, everything refused, and notes, of all parts."""
     images, refused, notes, seen = 0, [], Counter[str](), set()
     for path in paths:
-        part = read_part(path)
+        part = read_part(path, codes=False)
         images += len(part.keys)
         refused += part.refused
         notes.update(part.notes)

@@ -135,11 +135,11 @@ def write_part(path: Path, part: Part) -> None:
     atomic_write(path, lambda stream: stream.write(buffer.getbuffer()))
 
 
-def read_part(path: Path) -> Part:
-    """Read a part. Raises ValueError if it is damaged."""
+def read_part(path: Path, codes: bool = True) -> Part:
+    """Read a part, or only what it says of its images, without their codes. Raises ValueError if it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            return Part(file["codes"], **json.loads(file["text"].tobytes()))
+            return Part(file["codes"] if codes else np.empty(0), **json.loads(file["text"].tobytes()))
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is damaged; remove it and run the same command again.") from error
 

@@ -108,7 +108,7 @@ def run_command(
 
 @click.command("status", epilog=OVERRIDES)
 @sweep_options
-@click.option("--watch", is_flag=True, help="Redraw until nothing is running.")
+@click.option("--watch", is_flag=True, help="Go on until nothing is running or queued.")
 @JSON_OPTION
 def status_command(sweep: str, overrides: tuple[str, ...], scale: str, root: str, watch: bool, as_json: bool) -> int:
     """How far every cell of SWEEP is, and why one failed."""

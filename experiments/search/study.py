@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +82,6 @@ def live_trial(study: optuna.Study, number: int) -> optuna.Trial:
     """The trial of that number, also one that another process asked for, to report intermediate values to."""
     frozen = next(trial for trial in study.get_trials(deepcopy=False) if trial.number == number)
     return optuna.Trial(study, frozen._trial_id)  # Optuna has no public way to take over a trial
-
-
-def finished(path: Path) -> Mapping[int, tuple[str, float | None]]:
-    """Number -> (state, value) of the trials that the journal knows."""
-    study = optuna.load_study(study_name=NAME, storage=_storage(path))
-    return {t.number: (t.state.name, t.value if t.state == TrialState.COMPLETE else None) for t in study.get_trials()}
 
 
 def _storage(path: Path) -> JournalStorage:

@@ -148,6 +148,12 @@ def test_a_single_shard_goes_by_the_name_of_its_split(tmp_path, name):
     assert not tar_files(tmp_path, "train")
 
 
+def test_an_archive_beside_the_class_folders_does_not_take_their_place(tmp_path):
+    class_tree(tmp_path / "train", range(6))
+    tar_shard(tmp_path / "backup.tar", [("old.png", encoded(picture(0)))])
+    assert open_source("folder", tmp_path, "train").class_names == list(SYNSETS)
+
+
 def whole_shard(folder):
     """The bytes of a shard of ten captioned images, and where each image begins."""
     members = [(f"{n}.{kind}", data) for n in range(10) for kind, data in (("png", encoded(picture(n))), ("txt", b"a"))]

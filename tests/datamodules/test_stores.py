@@ -13,7 +13,18 @@ from datamodules.encoder import ImageEncoder
 from datamodules.store import TokenStore, write_store
 from datamodules.stores import StoreDataModule
 from lightning_modules.text_encoders.ragged import RaggedText
-from tests.datamodules.collections import SYNSETS, Toy, ToyLatents, caption, class_tree, coco, encoded, picture, run
+from tests.datamodules.collections import (
+    SYNSETS,
+    Toy,
+    ToyConfig,
+    ToyLatents,
+    caption,
+    class_tree,
+    coco,
+    encoded,
+    picture,
+    run,
+)
 
 ENCODER = ImageEncoder(Toy().encode_uint8, "toy-weights", 64)
 
@@ -38,9 +49,9 @@ class ToyText:
 
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory):
-    """Stores of 40 training images with a mirrored view, 9 validation and 5 test images."""
+    """Stores of 40 training images with a mirrored view, and of 9 validation images."""
     folder = tmp_path_factory.mktemp("classes")
-    for split, numbers in (("train", range(1, 41)), ("val", range(41, 50)), ("test", range(50, 55))):
+    for split, numbers in (("train", range(1, 41)), ("val", range(41, 50))):
         class_tree(folder / "images" / split, numbers)
         run("folder", folder / "images", folder / "stores", split, crops=("centre", "random_2"), flip=split == "train")
     return folder / "stores"
@@ -79,13 +90,20 @@ def test_batches_of_classes(classes):
     for loader, numbers in (
         (data.train_dataloader(), range(1, 41)),
         (data.val_dataloader(), range(41, 50)),
-        (data.test_dataloader(), range(50, 55)),
     ):
         batches = list(loader)
         seen = torch.cat([batch["tokens"][:, 0] for batch in batches]).tolist()
         assert sorted(seen) == list(numbers)
         assert torch.cat([batch["label"] for batch in batches]).tolist() == [number % 3 for number in seen]
         assert "caption" not in batches[0]
+
+
+def test_a_store_of_test_images_concerns_no_run(classes, tmp_path):
+    root = shutil.copytree(classes, tmp_path / "stores")
+    codes = np.zeros((3, 1, 4), int)
+    write_store(root / "test", codes, np.arange(3), [""] * 3, vocab_size=8, tokenizer="other", source={})
+    assert set(module(resolved(FolderConfig(root=str(root)))).stores) == {"train", "val"}
+    FolderConfig(root=str(root)).check_tokenizer(ToyConfig())
 
 
 def test_views_are_chosen_by_name(classes):
@@ -210,7 +228,7 @@ def test_subset_is_fixed(classes):
 
 
 def test_the_best_share_of_a_store(classes, tmp_path):
-    """A quarter of the training and the validation images, all of the test images; a subset is one of the best."""
+    """A quarter of the training and the validation images; a subset is one of the best."""
     root = shutil.copytree(classes, tmp_path / "stores")
     best = {}
     for split, count in (("train", 40), ("val", 9)):
@@ -225,7 +243,6 @@ def test_the_best_share_of_a_store(classes, tmp_path):
     data = module(FolderConfig(root=str(root), best_share=0.25), batch_size=5)
     assert seen(data.train_dataloader()) == best["train"] and len(best["train"]) == 10
     assert seen(data.val_dataloader()) == best["val"] and len(best["val"]) == 3
-    assert seen(data.test_dataloader()) == list(range(50, 55))
     part = module(FolderConfig(root=str(root), best_share=0.25, subset=5), batch_size=5)
     assert len(seen(part.train_dataloader())) == 5 and set(seen(part.train_dataloader())) < set(best["train"])
     assert seen(part.val_dataloader()) == best["val"]

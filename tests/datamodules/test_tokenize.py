@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from datamodules.files import work_lock
 from datamodules.sources.folders import class_folders
@@ -165,6 +164,19 @@ def test_kill_9_and_again_gives_identical_bytes(tmp_path):
     run("cc3m", tmp_path / "tars", tmp_path / "out", work=Work(batch_size=3))
     assert not (tmp_path / "out/.train.killed").exists()
     assert content(tmp_path / "whole") == content(tmp_path / "out")
+
+
+def test_a_merge_reads_the_codes_once(tmp_path, monkeypatch):
+    codes, read = [], merge_module.read_part
+
+    def watched(*args, **options):
+        part = read(*args, **options)
+        codes.append(len(part.codes))
+        return part
+
+    monkeypatch.setattr(merge_module, "read_part", watched)
+    run("folder", class_tree(tmp_path / "images", range(1, 14)), tmp_path / "out")
+    assert sum(codes) == 13
 
 
 def test_a_merge_that_another_was_faster_than_finds_the_store(tmp_path, monkeypatch):
@@ -341,11 +353,3 @@ def test_verify_finds_damage(tmp_path):
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"checksum of tokens\.npy"):
         verify_store(tmp_path / "out/train")
-
-
-def test_the_global_random_stream_does_not_matter(tmp_path):
-    source = class_tree(tmp_path / "images", range(1, 14))
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        run("folder", source, tmp_path / str(seed), toy=ToyLatents())
-    assert content(tmp_path / "1") == content(tmp_path / "2")

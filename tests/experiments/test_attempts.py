@@ -36,14 +36,26 @@ def attempt(run: Run, step: int, error: BaseException | None = None) -> None:
 def test_equal_failures_end_a_run_with_its_reason(run: Run) -> None:
     for _ in range(3):
         attempt(run, 4, FloatingPointError("The loss became nan."))
-    with pytest.raises(GivenUp, match="failed 3 times in the same way .not a number. and never got beyond step 4"):
-        with Run(run.folder).claim(most_repeats=3):
-            pytest.fail("begun again")
+    for _ in range(3):  # whoever starts it, and however often
+        with pytest.raises(GivenUp, match="failed 3 times in the same way .not a number. and never got beyond step 4"):
+            with Run(run.folder).claim(most_repeats=3):
+                pytest.fail("begun again")
     status = run.inspect()
     assert (status.state, status.cause) == ("failed", "repeated") and not CellState(status, "training").is_open
     run.clear_failure()
     with Run(run.folder).claim(most_repeats=3) as mine:
         assert mine, "retry begins afresh"
+
+
+def test_work_that_was_given_up_goes_on_counting_once_more_failures_are_allowed(run: Run) -> None:
+    for _ in range(3):
+        attempt(run, 4, FloatingPointError("The loss became nan."))
+    attempt(run, 0, GivenUp("said above"))
+    with suppress(FloatingPointError), Run(run.folder).claim(most_repeats=4) as mine:
+        assert mine
+        raise FloatingPointError("The loss became nan.")
+    with pytest.raises(GivenUp, match="failed 4 times"), Run(run.folder).claim(most_repeats=4):
+        pytest.fail("begun again")
 
 
 def test_retry_begins_counting_attempts_afresh(run: Run) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from optuna.trial import TrialState
 
 from experiments.attempts import GivenUp
 from experiments.config import load_config, save_config
@@ -22,7 +23,7 @@ from experiments.run_config import RunConfig
 from experiments.search import study
 from experiments.search.config import SearchAxisConfig, SearchConfig
 from experiments.search.loop import Pruned, chosen_config, take_part, trial_config
-from experiments.search.study import create_study, finished, open_study, propose
+from experiments.search.study import create_study, open_study, propose
 from experiments.search.work import Search
 from experiments.store import Run, RunStore
 from reports.records import collect
@@ -48,16 +49,16 @@ def start(path: Path, seconds: float) -> subprocess.Popen[bytes]:
     return subprocess.Popen([*WORKER, str(path)], env=environment)
 
 
-def check(search: Search, trials: int) -> None:
+def check(search: Search, made: RunConfig, trials: int) -> None:
     """Every trial once, in the folders and in the journal."""
     results = [trial.result() for trial in search.trials()]
     assert len(results) == trials and all(result and result["outcome"] == "complete" for result in results)
     numbers = [result["number"] for result in results if result]
     assert len(set(numbers)) == trials
-    journal = finished(search.journal_path)
-    complete = {number: value for number, (state, value) in journal.items() if state == "COMPLETE"}
+    journal = open_study(search.journal_path, made.search).get_trials()
+    complete = {trial.number: trial.value for trial in journal if trial.state == TrialState.COMPLETE}
     assert complete == {r["number"]: r["metrics"]["fd_efflite0"] for r in results if r}
-    assert {state for state, _ in journal.values()} <= {"COMPLETE", "FAIL"}, "no trial is left running"
+    assert {trial.state for trial in journal} <= {TrialState.COMPLETE, TrialState.FAIL}, "no trial is left running"
 
 
 def test_four_processes_share_the_trials_and_a_killed_one_loses_none(tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ def test_four_processes_share_the_trials_and_a_killed_one_loses_none(tmp_path: P
     os.kill(victim, signal.SIGKILL)
     assert sorted(worker.wait(120) for worker in workers) == [-9, 0, 0, 0]
     search = RunStore(tmp_path).search(search_id(made))
-    check(search, TRIALS)
+    check(search, made, TRIALS)
     begun = [line.split() for line in log.read_text().splitlines()]
     assert len(begun) == TRIALS + 1, "only the trial of the killed process was begun twice"
     assert len({pid for _, pid in begun}) > 1
@@ -101,7 +102,7 @@ def test_a_torn_journal_is_mended_and_finished_trials_stay(tmp_path: Path) -> No
         file.write('{"op_code": 4, "worker_')
     assert take_part(made, measure).is_done()
     assert sorted(seen) == [0, 1, 2, 2, 3], "the interrupted trial goes on with its values"
-    check(search, 4)
+    check(search, made, 4)
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
@@ -172,7 +173,7 @@ def test_an_error_that_no_values_cause_ends_the_process_and_leaves_the_trial(tmp
     search.clear_failure()
     assert search.inspect().state == "stopped" and search.trials()[1].proposal() == proposal
     assert take_part(made, measure).is_done()
-    check(search, 4)
+    check(search, made, 4)
 
 
 def test_a_trial_that_was_given_up_is_proposed_anew_by_a_retry(tmp_path: Path) -> None:

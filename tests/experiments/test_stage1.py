@@ -66,6 +66,7 @@ def test_a_kl_run_becomes_the_tokenizer_of_latent_diffusion(tmp_path: Path) -> N
     tokenizer = TOKENIZERS.build(EmojiKLConfig(weights=str(run.final_weights), **shape)).eval()
     latents = tokenizer.encode_uint8(IMAGES)
     assert latents.shape == (len(IMAGES), 8, 8, 8) and latents.std().item() == pytest.approx(1, rel=0.3)
+    assert torch.equal(tokenizer.encode_uint8(IMAGES), latents), "means, not draws: stores are made again bit by bit"
     assert tokenizer.scale.item() == pytest.approx(1 / result["metrics"]["val/latent_std"])
     error = ((tokenizer.decode_uint8(latents).double() - IMAGES.double()) / 255).square().mean()
     assert -10 * torch.log10(error).item() == pytest.approx(result["metrics"]["val/psnr"], abs=0.01)

@@ -279,6 +279,11 @@ def test_cancel_asks_stops_and_spares_what_another_sweep_needs(
 
     register(plan(other))
     assert list(needed_elsewhere(plan(path)).values()) == ["other --scale demo"]
+    damaged = plan(other).cells[0].works(RunStore(root))[-1].result_path
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("{")  # which has to be made again
+    assert list(needed_elsewhere(plan(path)).values()) == ["other --scale demo"]
+    damaged.unlink()
     behave(steps=0.3)
     process = subprocess.Popen([sys.executable, "-c", LAUNCH.replace("jobs=2", "jobs=3"), path, *WORKER])
     wait_for(lambda: len(trainings()) == 3)

@@ -61,17 +61,26 @@ def test_what_slurm_alone_knows_to_have_failed_can_be_retried(
     assert set(states(path).values()) == {"done"}
 
 
-def test_watching_goes_on_while_cells_are_queued(make_sweep: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    planned, slept = plan(make_sweep()), []
+@pytest.mark.parametrize("terminal", [True, False])
+def test_watching_goes_on_while_cells_are_queued(
+    make_sweep: Make, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    path, slept, out = make_sweep(), [], io.StringIO()
+    planned = plan(path)
     queue(planned, monkeypatch, {"77_0": ("PENDING", "Resources")})
 
     def sleep(seconds: float) -> None:
         slept.append(seconds)
-        queue(planned, monkeypatch, {})
+        if len(slept) == 2:
+            queue(planned, monkeypatch, {})
 
     monkeypatch.setattr(views.time, "sleep", sleep)
-    shown = views._watch(planned, Console(file=io.StringIO()))
-    assert len(slept) == 1 and {state.describe() for state in shown.values()} == {"missing"}
+    monkeypatch.setattr(views, "console", lambda: Console(file=out, width=120, force_terminal=terminal))
+    assert views.status(path, watch=True) == 0
+    assert len(slept) == 2
+    if not terminal:
+        changes = ["0 of 3 cells done, 1 queued, 2 missing.", "0 of 3 cells done, 3 missing."]
+        assert out.getvalue().splitlines()[:2] == changes, "and the table below them"
 
 
 def queue(planned: Plan, monkeypatch: pytest.MonkeyPatch, jobs: dict[str, tuple[str, str]]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from experiments.cli import main
 from experiments.errors import UserError
@@ -14,6 +15,7 @@ from reports.subject import load_subject
 from sweeps.definition import load_sweep, sweep_names
 from sweeps.planner import count_cells, plan
 from sweeps.registry import register
+from tests.sweeps.conftest import PRESET
 from tests.sweeps.steps import WIDTH, axis
 
 Make = Callable[..., str]
@@ -193,6 +195,30 @@ def test_requests_override_restrict_and_repeat(make_sweep: Make) -> None:
     assert changed.cells[0].max_steps == 3 and changed.request.resources.time == "1:00:00"
     assert changed.folder != plain.folder and changed.cells[0].run_id != plain.cells[0].run_id
     assert plan(path, "demo", ["runtime.threads=2"]).folder == plain.folder
+
+
+@pytest.mark.parametrize("where", ["typed", "preset", "axis", "cells", "scale"])
+def test_a_folder_of_its_own_where_validations_may_end_a_training(make_sweep: Make, tmp_path: Path, where: str) -> None:
+    patience, words, scale, axes = {"trainer.patience": 2}, [], {"preset": ""}, [WIDTH]
+    if where == "typed":
+        words = ["trainer.patience=2"]
+    elif where == "preset":
+        raw = {**PRESET, "trainer": {**PRESET["trainer"], "patience": 2}}
+        (tmp_path / "own.yaml").write_text(yaml.safe_dump(raw))
+        scale = {"preset": str(tmp_path / "own.yaml")}
+    elif where == "axis":
+        axes = [WIDTH, axis("stop", "trainer.patience", 0, 2)]
+    elif where == "cells":
+        scale["cells"] = [{"when": {"width": 64}, "set": patience}]
+    else:
+        scale["overrides"] = patience
+    path = make_sweep(axes=axes, scales={"demo": scale}, report={})
+    plans = [plan(path, "demo", [*words, f"runtime.val_every={every}"]) for every in (1, 2)]
+    assert plans[0].cells[-1].run_id != plans[1].cells[-1].run_id
+    assert plans[0].folder != plans[1].folder
+    assert plan(path, "demo", [*words, "runtime.val_every=1", "width=32"]).folder == plans[0].folder
+    without = make_sweep("without", axes=[WIDTH], report={})
+    assert plan(without, "demo", ["runtime.val_every=1"]).folder == plan(without).folder
 
 
 def test_resources_of_sweep_site_and_command_line(make_sweep: Make, root: Path) -> None:

@@ -115,6 +115,20 @@ def test_cost_is_assumed_for_gpus_and_measured_once_a_run_is_done(make_sweep: Ma
     assert cost["device_hours"] == pytest.approx(0.01 * ratio)
 
 
+def test_a_measured_speed_is_that_of_one_device_of_a_job(make_sweep: Make, root: Path) -> None:
+    planned = plan(make_sweep(axes=WIDTH, report={}), "demo", ["resources.gpus=8", "resources.nodes=4"])
+    assumed, resources = preview(planned)["cost"], planned.request.resources
+    cell, speed = planned.cells[0], resources.peak_tflops * 1e12 * resources.efficiency
+    seconds = build_facts(cell.config).training_flops(cell.config) / speed / 32
+    run = RunStore(root).prepare(cell.config)
+    with run.claim():
+        done = {"step": 10, "max_steps": 10, "metrics": {}}
+        run.write_result({**done, "train_seconds": seconds, "provenance": {"processes": 32}})
+    cost = preview(planned)["cost"]
+    assert cost["basis"].startswith("measured")
+    assert cost["flops"] / cost["device_hours"] == pytest.approx(assumed["flops"] / assumed["device_hours"])
+
+
 def make_preset(folder: Path, name: str, start: str) -> str:
     """Write a preset whose run starts from `start`, and return its file."""
     raw = {**PRESET, "trainer": {**PRESET["trainer"], "init_from": start}}
