@@ -219,6 +219,8 @@ def test_gradient_checkpointing_changes_nothing() -> None:
         ({"adaln": "group", "adaln_groups": 5}, "1 .. depth=4"),
         ({"prediction": "flow"}, "learned_variance=false"),
         ({"pe_interpolation": 0}, "positive"),
+        ({"mlp_ratio": 0.0}, "mlp_ratio=0.0 must be at least 0.03125"),
+        ({"mlp_ratio": -1.0}, "mlp_ratio=-1.0 must be at least"),
     ],
 )
 def test_bad_architecture_is_one_sentence(changes: dict, words: str) -> None:

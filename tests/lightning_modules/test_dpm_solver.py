@@ -6,6 +6,7 @@ the ODE carries every sample along (x_t - a m) / sqrt(a^2 r^2 + s^2) = constant.
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -144,7 +145,14 @@ def test_known_parts_are_refused() -> None:
         sampler(Gaussian(), torch.zeros(1), Noise(0, torch.arange(1)), known=torch.zeros(1, 4))
 
 
-@pytest.mark.parametrize(("settings", "words"), [({"steps": 0}, "1 .. 1000"), ({"guidance": -1.0}, "negative")])
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"steps": 0}, "1 .. 1000"),
+        ({"guidance": -1.0}, "guidance=-1.0 must be at least 0"),
+        ({"guidance": math.nan}, "guidance=nan must be at least 0"),
+    ],
+)
 def test_bad_settings_are_one_sentence(settings: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         DPMSolverConfig(**settings)

@@ -5,6 +5,7 @@ Shapes: B batch, L tokens, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -66,6 +67,23 @@ def test_a_step_scores_what_is_hidden_and_widens_no_more(loss_on: Any, monkeypat
     assert loss == F.cross_entropy(logits[target], tokens[target], label_smoothing=0.1)
     assert logged["train/accuracy"] == (logits[masked].argmax(-1) == tokens[masked]).float().mean()
     assert widened.most == target.sum() * V
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"mask_ratio_std": 0.0}, "mask_ratio_std=0.0 must be positive"),
+        (
+            {"mask_ratio_mean": 5.0},
+            r"mask_ratio_mean=5.0 must be in \[mask_ratio_low, mask_ratio_high\] = \[0.5, 1.0\]",
+        ),
+        ({"mask_ratio_mean": -5.0}, "mask_ratio_mean=-5.0 must be in"),
+        ({"mask_ratio_mean": math.nan}, "mask_ratio_mean=nan must be in"),
+    ],
+)
+def test_a_distribution_without_spread_or_beside_its_bounds_is_refused(settings: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        MaskedConfig(**settings)
 
 
 @pytest.mark.parametrize("loss_on", ["masked", "all"])

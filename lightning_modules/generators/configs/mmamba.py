@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from lightning_modules.bounds import check_least
 from lightning_modules.generators.configs.muse import MuseConfig
 from lightning_modules.layers.config import CrossScanConfig
 
@@ -26,6 +27,7 @@ class MMambaConfig(MuseConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_least(self, "generator", mlp_ratio=1 / self.width)
         if self.cross_scan.text == "none" and not self.cross_attention and self.ends == "conv":
             raise ValueError(
                 "cross_scan.text=none, cross_attention=false and ends=conv leave the generator without its words; "
