@@ -90,6 +90,11 @@ class DimbaConfig:
                 f"generator.attention_mamba_ratio={self.attention_mamba_ratio} asks for {self.ratio[0]} Transformer "
                 f"blocks per group; generator.depth={self.depth} has fewer."
             )
+        if self.mamba_group_place == "second" and self.mamba_position == "before" and self.ratio[0] > 2:
+            raise ValueError(
+                "generator.mamba_group_place=second is a place after Transformer blocks; with "
+                "generator.mamba_position=before take mamba_group_place=edge."
+            )
         if self.prediction == "flow" and self.learned_variance:
             raise ValueError(
                 "generator.prediction=flow is deterministic; set generator.learned_variance=false with it."

@@ -20,7 +20,7 @@ class MMambaConfig(MuseConfig):
     text_update: bool = True
     """The words change from layer to layer; false: every layer gets the words of the first."""
     text_mlp: bool = True
-    """The MLP works on the words as well."""
+    """The MLP works on the words as well, where they change: not without `text_update` or words in the scans."""
     adaln: bool = True
     """Pooled text and micro conditions scale and shift the normalised inputs of every layer."""
     mlp_ratio: float = 4.0
