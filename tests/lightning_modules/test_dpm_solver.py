@@ -107,6 +107,33 @@ def test_order_one_is_ddim_and_euler(prediction: str) -> None:
     torch.testing.assert_close(samples, x, rtol=2e-2 if prediction == "flow" else 1e-4, atol=2e-2)
 
 
+class _Drift:
+    """Flow that everywhere says 1, so that latents move as much as the noise level does; it keeps what it was told."""
+
+    config = SimpleNamespace(latent_channels=1, grid_size=1, prediction="flow")
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.latents: list[float] = []
+
+    def sampling_context(self, condition: Tensor, drop: Tensor) -> None: ...
+
+    def __call__(self, x: Tensor, context: None, timesteps: Tensor) -> Tensor:
+        self.times.append(timesteps.item())
+        self.latents.append(x.item())
+        return torch.ones_like(x)
+
+
+def test_flow_is_told_how_noisy_its_latents_are() -> None:
+    """As in training, 1000 t with its fraction."""
+    model = _Drift()
+    SAMPLERS.build(DPMSolverConfig(steps=7, order=1, guidance=1.0))(
+        model, torch.zeros(1), Noise(0, torch.zeros(1).long())
+    )
+    moved = 1000 * (torch.tensor(model.latents) - model.latents[0])
+    torch.testing.assert_close(torch.tensor(model.times), 999 + moved, rtol=0, atol=1e-2)
+
+
 def test_more_steps_and_a_higher_order_come_closer() -> None:
     def error(**settings) -> float:
         samples, exact = _draw(DPMSolverConfig(guidance=1.0, **settings))
