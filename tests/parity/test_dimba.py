@@ -23,8 +23,8 @@ MODELS = [name for name, case in FIXTURE.items() if "mamba_ratio" in case["confi
 def _mixer(case: dict[str, Any], state: str) -> BiMamba:
     c = case["config"]
     config = BiMambaConfig(d_state=c["d_state"], d_conv=c["d_conv"], expand=c["expand"], divide_out=False)
-    mixer = BiMamba(c["d_model"], config, dt_rank=c["dt_rank"])
-    mixer.load_vim(case[state])
+    mixer = BiMamba(c["d_model"], config)
+    mixer.load_state_dict(mixer.from_vim(case[state]))
     return mixer
 
 
