@@ -40,7 +40,7 @@ class AutoregressiveModule(TrainingModule[nn.Module]):
         # Against ln V, the loss of a uniform guess: below 1 the model has learnt something.
         relative = loss.detach() / math.log(logits.shape[-1])
         self.log_dict({"train/loss": loss, "train/accuracy": accuracy, "train/loss_over_ln_v": relative}, prog_bar=True)
-        return self.check_finite(loss)
+        return self.watched(loss)
 
     def on_validation_epoch_start(self) -> None:
         self._nll, self._correct, self._count = torch.zeros(3, dtype=torch.float64, device=self.device).unbind()

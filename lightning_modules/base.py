@@ -43,6 +43,7 @@ class TrainingModule(L.LightningModule, Generic[Network]):
         self.seed = seed
         self.ema = copy.deepcopy(model).requires_grad_(False).eval() if ema_decay else None
         self._batch_of_step = 0
+        self._losses_of_step: list[Tensor] = []
 
     @property
     def sampling_model(self) -> Network:
@@ -95,10 +96,15 @@ class TrainingModule(L.LightningModule, Generic[Network]):
         return max(0.0, 1 - done) if self.optim.schedule == "linear" else 1.0
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        """Clip the global gradient norm and log what it was before, and the learning rate of the step."""
+        """Clip the global gradient norm and log what it was before, and the learning rate of the step.
+
+        Raises:
+            FloatingPointError: a loss of this step is NaN or infinite, in any process. No weight has changed yet.
+        """
         limit = self.optim.gradient_clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self.log_dict({"train/grad_norm": whole(norm), "train/lr": optimizer.param_groups[0]["lr"]})
+        self._check_finite()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and move the averaged weights; the next batch is the first of the next step."""
@@ -122,18 +128,20 @@ class TrainingModule(L.LightningModule, Generic[Network]):
         assert isinstance(gathered, Tensor)  # as it is of a tensor; its type also covers dictionaries of them
         return gathered.reshape(-1, *sums.shape).sum(0)
 
-    def check_finite(self, loss: Tensor) -> Tensor:
-        """Return the loss.
+    def watched(self, loss: Tensor) -> Tensor:
+        """The loss of a batch, which the step it belongs to is not taken with unless it is finite."""
+        self._losses_of_step.append(loss.detach())
+        return loss
 
-        Raises:
-            FloatingPointError: it is NaN or infinite.
-        """
-        if not torch.isfinite(loss):
+    def _check_finite(self) -> None:
+        """Once a step: whoever asks waits for the device. Of all processes, as their gradients are one. Collective."""
+        total = self.over_processes(sum(self._losses_of_step, torch.zeros((), device=self.device)))
+        self._losses_of_step.clear()
+        if not torch.isfinite(total):
             raise FloatingPointError(
-                f"The loss became {loss.item()} at step {self.global_step}; "
+                f"The loss became {total.item()} at step {self.global_step}; "
                 "try a lower optim.lr or trainer.precision=fp32."
             )
-        return loss
 
 
 def _exempt(name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 
-def check_least(config: Any, section: str, **bounds: int) -> None:
+def check_least(config: Any, section: str, **bounds: float) -> None:
     """Raise ValueError for the first number below its bound, and name no other.
 
     Args:
@@ -14,7 +14,18 @@ def check_least(config: Any, section: str, **bounds: int) -> None:
     """
     for key, bound in bounds.items():
         if not (value := getattr(config, key)) >= bound:  # which NaN is not, either
-            raise ValueError(f"{section}.{key}={value} must be at least {bound}.")
+            raise ValueError(f"{section}.{key}={value} must be at least {bound:g}.")
+
+
+def check_positive(config: Any, section: str, *keys: str) -> None:
+    """Raise ValueError for the first of these numbers that is not above 0.
+
+    Args:
+        section: what stands before the key, such as "optim".
+    """
+    for key in keys:
+        if not (value := getattr(config, key)) > 0:  # which NaN is not, either
+            raise ValueError(f"{section}.{key}={value} must be positive.")
 
 
 def check_share(config: Any, section: str, *keys: str) -> None:

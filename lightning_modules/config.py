@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from lightning_modules.bounds import check_least, check_share
+from lightning_modules.bounds import check_least, check_positive, check_share
 from lightning_modules.registry import Entry, Registry
 
 
@@ -35,6 +35,12 @@ class MaskedConfig:
             raise ValueError(
                 f"objective.mask_ratio_low={self.mask_ratio_low} and mask_ratio_high={self.mask_ratio_high} must "
                 "satisfy 0 <= low < high <= 1."
+            )
+        check_positive(self, "objective", "mask_ratio_std")
+        if self.mask_ratio == "mage" and not self.mask_ratio_low <= self.mask_ratio_mean <= self.mask_ratio_high:
+            raise ValueError(
+                f"objective.mask_ratio_mean={self.mask_ratio_mean} must be in "
+                f"[mask_ratio_low, mask_ratio_high] = [{self.mask_ratio_low}, {self.mask_ratio_high}]."
             )
         check_share(self, "objective", "label_smoothing", "condition_dropout")
 
@@ -116,8 +122,7 @@ class OptimConfig:
     """Largest global gradient norm; 0 = no clipping."""
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise ValueError(f"optim.lr={self.lr} must be positive.")
+        check_positive(self, "optim", "lr")
         check_least(self, "optim", weight_decay=0, warmup_steps=0, gradient_clip=0)
         count = {"adamw": 2, "came": 3}[self.optimizer]
         if len(self.betas) != count or not all(0 <= beta < 1 for beta in self.betas):

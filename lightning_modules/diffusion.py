@@ -52,7 +52,7 @@ class DiffusionModule(TrainingModule[Dimba]):
             loss = mse + self.objective.variance_weight * bound
             logged["train/bound"] = bound
         self.log_dict({"train/loss": loss, **logged}, prog_bar=True)
-        return self.check_finite(loss)
+        return self.watched(loss)
 
     def on_validation_epoch_start(self) -> None:
         self._sums = torch.zeros(3, dtype=torch.float64, device=self.device)

@@ -27,17 +27,18 @@ class MaskedModule(TrainingModule[nn.Module]):
     def __init__(self, objective: MaskedConfig, model: nn.Module, optim: OptimConfig, **training: Any):
         super().__init__(model, optim, **training)
         self.objective = objective
+        self.mask_ratio = MaskRatio(objective)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """batch: "tokens" (B, L) int64 and "label" (B,) or "text" (`TextFeatures`) -> scalar loss."""
         tokens, condition = batch["tokens"], condition_of(batch)
         count, length = tokens.shape
-        ratio = mask_ratio(self.objective, count, tokens.device)
-        masked = hide(ratio, length)
+        masked = hide(self.mask_ratio(count, tokens.device), length)
         drop = torch.rand(count, device=tokens.device) < self.objective.condition_dropout
         logits = self._logits(self.model, tokens, masked, condition, drop)
+        places = masked.nonzero(as_tuple=True)  # the host waits for the device to count them, so once
         # Chosen first, widened then: at 16,384 codes the logits are the largest tensor of a step.
-        hidden, answers = logits[masked].float(), tokens[masked]
+        hidden, answers = logits[places].float(), tokens[places]
         if self.objective.loss_on == "masked":
             judged = hidden, answers
         else:
@@ -48,7 +49,7 @@ class MaskedModule(TrainingModule[nn.Module]):
         # Against ln V, the loss of a uniform guess: below 1 the model has learnt something.
         relative = loss.detach() / math.log(logits.shape[-1])
         self.log_dict({"train/loss": loss, "train/accuracy": accuracy, "train/loss_over_ln_v": relative}, prog_bar=True)
-        return self.check_finite(loss)
+        return self.watched(loss)
 
     def on_validation_epoch_start(self) -> None:
         self._nll = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -59,12 +60,14 @@ class MaskedModule(TrainingModule[nn.Module]):
         """Negative log-likelihood and accuracy on hidden tokens, without label smoothing, condition always given."""
         tokens = batch["tokens"]
         generator = torch.Generator().manual_seed(VALIDATION_SEED + batch_idx)
-        ratio = mask_ratio(self.objective, len(tokens), torch.device("cpu"), generator)
+        ratio = self.mask_ratio(len(tokens), torch.device("cpu"), generator)
         masked = hide(ratio, tokens.shape[1], generator).to(tokens.device)
         drop = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
-        logits = self._logits(self.sampling_model, tokens, masked, condition_of(batch), drop)[masked].float()
-        self._nll += F.cross_entropy(logits, tokens[masked], reduction="sum").double()
-        self._correct += (logits.argmax(-1) == tokens[masked]).sum()
+        logits = self._logits(self.sampling_model, tokens, masked, condition_of(batch), drop)
+        places = masked.nonzero(as_tuple=True)
+        hidden, answers = logits[places].float(), tokens[places]
+        self._nll += F.cross_entropy(hidden, answers, reduction="sum").double()
+        self._correct += (hidden.argmax(-1) == answers).sum()
         self._hidden += masked.sum()
 
     def on_validation_epoch_end(self) -> None:
@@ -80,26 +83,33 @@ class MaskedModule(TrainingModule[nn.Module]):
         return model(tokens.masked_fill(masked, model.mask_token), context)
 
 
-def mask_ratio(
-    config: MaskedConfig, count: int, device: torch.device, generator: torch.Generator | None = None
-) -> Tensor:
-    """Masked share for each of `count` samples, (B,): one draw for all, or one each."""
-    draws = 1 if config.ratio_per == "batch" else count
-    u = torch.rand(draws, device=device, generator=generator, dtype=torch.float64)
-    match config.mask_ratio:
-        case "uniform":
-            ratio = config.mask_ratio_low + (config.mask_ratio_high - config.mask_ratio_low) * u
-        case "cosine":
-            ratio = torch.cos(math.pi / 2 * u)
-        case "mage":  # inverse of the truncated normal's cumulative distribution
-            normal = torch.distributions.Normal(config.mask_ratio_mean, config.mask_ratio_std)
-            low, high = (normal.cdf(torch.tensor(x, dtype=torch.float64)) for x in _bounds(config))
-            ratio = normal.icdf(low + (high - low) * u).clamp(*_bounds(config))
-    return ratio.expand(count)
+class MaskRatio:
+    """Masked share of samples, drawn as the configuration says."""
 
+    def __init__(self, config: MaskedConfig):
+        self.config = config
+        normal = torch.distributions.Normal(config.mask_ratio_mean, config.mask_ratio_std)
+        self._mean, self._std = normal.mean.item(), normal.stddev.item()
+        self._below_low, self._below_high = (
+            normal.cdf(torch.tensor(bound, dtype=torch.float64)).item()
+            for bound in (config.mask_ratio_low, config.mask_ratio_high)
+        )
 
-def _bounds(config: MaskedConfig) -> tuple[float, float]:
-    return config.mask_ratio_low, config.mask_ratio_high
+    def __call__(self, count: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
+        """For each of `count` samples, (B,): one draw for all, or one each."""
+        c = self.config
+        draws = 1 if c.ratio_per == "batch" else count
+        u = torch.rand(draws, device=device, generator=generator, dtype=torch.float64)
+        match c.mask_ratio:
+            case "uniform":
+                ratio = c.mask_ratio_low + (c.mask_ratio_high - c.mask_ratio_low) * u
+            case "cosine":
+                ratio = torch.cos(math.pi / 2 * u)
+            case "mage":  # inverse of the truncated normal's cumulative distribution
+                share = self._below_low + (self._below_high - self._below_low) * u
+                ratio = self._mean + self._std * torch.erfinv(2 * share - 1) * math.sqrt(2)
+                ratio = ratio.clamp(c.mask_ratio_low, c.mask_ratio_high)
+        return ratio.expand(count)
 
 
 def hide(ratio: Tensor, length: int, generator: torch.Generator | None = None) -> Tensor:

@@ -43,7 +43,7 @@ class TokenizerModule(TrainingModule[Network]):
         pixel, edge = error.abs().mean(), _edges(error)
         loss = pixel + self.objective.edge_weight * edge + self._cost(between)
         self.log_dict({"train/loss": loss, "train/pixel": pixel, "train/edge": edge}, prog_bar=True)
-        return self.check_finite(loss)
+        return self.watched(loss)
 
     @abstractmethod
     def _cost(self, between: Any) -> Tensor:

@@ -22,10 +22,9 @@ class BiMamba(nn.Module):
         width: C.
         config: see `BiMambaConfig`.
         scan: both directions, or one of them as in the groups of hybrid scheme group_v2.
-        dt_rank: None means ceil(width / 16).
     """
 
-    def __init__(self, width: int, config: BiMambaConfig, scan: Scan = "bidirectional", dt_rank: int | None = None):
+    def __init__(self, width: int, config: BiMambaConfig, scan: Scan = "bidirectional"):
         super().__init__()
         inner = round(width * config.expand)
         both = scan == "bidirectional"
@@ -33,14 +32,7 @@ class BiMamba(nn.Module):
         self.in_proj = nn.Linear(width, 2 * inner, bias=False)
         self.conv = ShortConv(inner, config.d_conv, "anticausal" if scan == "reverse" and not shared else "causal")
         self.conv_reverse = ShortConv(inner, config.d_conv, "anticausal") if both and not shared else None
-        self.ssm = SelectiveSSM(
-            inner,
-            config.d_state,
-            SCANS[scan],
-            model_width=width,
-            dt_rank=dt_rank,
-            share_projections=shared,
-        )
+        self.ssm = SelectiveSSM(inner, config.d_state, SCANS[scan], model_width=width, share_projections=shared)
         self.out_proj = nn.Linear(inner, width, bias=False)
         self.scale = 0.5 if config.divide_out and both else 1.0
 
@@ -51,16 +43,12 @@ class BiMamba(nn.Module):
         skip = None if key_mask is None else ~key_mask
         return self.out_proj(self.ssm(u, z, skip=skip) * self.scale)
 
-    def load_vim(self, state: dict[str, Tensor]) -> None:
-        """Load a mixer's state in the layout of the official Vim checkpoints.
+    def from_vim(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A state in the layout of the official Vim checkpoints (`x_proj.weight`, `A_b_log`, ...), in this layout.
 
         Raises:
-            KeyError, RuntimeError: keys or shapes that do not fit this mixer.
+            KeyError: one that is missing.
         """
-        self.load_state_dict(self.from_vim(state))
-
-    def from_vim(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A state in the layout of the official Vim checkpoints (`x_proj.weight`, `A_b_log`, ...), in this layout."""
         sides = [""] if self.conv_reverse is None else ["", "_b"]
 
         def both(name: str, plain: str) -> Tensor:

@@ -73,19 +73,6 @@ class CrossScan(nn.Module):
         y = self.out_proj(self.norm(y) * F.silu(z))
         return (y[:, : self.words], y[:, self.words :]) if self.words else (text, y)
 
-    def load_vmamba(self, state: dict[str, Tensor]) -> None:
-        """Load an SS2D in the layout of the official VMamba checkpoints (`x_proj_weight`, `A_logs`, ...).
-
-        Raises:
-            KeyError, RuntimeError: keys or shapes that do not fit this mixer.
-        """
-        state = dict(state)
-        names = {"x_proj_weight": "x_proj", "dt_projs_weight": "dt_proj", "dt_projs_bias": "dt_bias"}
-        own = {f"ssm.{ours}": state.pop(theirs) for theirs, ours in names.items()}
-        for theirs, parameter in (("A_logs", "A_log"), ("Ds", "D")):
-            own[f"ssm.{parameter}"] = state.pop(theirs).view_as(getattr(self.ssm, parameter))
-        self.load_state_dict(own | {key.replace("out_norm.", "norm."): value for key, value in state.items()})
-
     def _convolve(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, T + L, D) -> silu(convolved) (B, S, D), or (B, K, S, D) where every direction has its own sequence."""
         if self.conv2d is not None:

@@ -44,12 +44,11 @@ class SelectiveSSM(nn.Module):
     Args:
         width: D.
         d_state: N.
-        dt_rank: R; None = ceil(model_width / 16).
         directions: "forward" or "reverse" for each of the K directions; with an order in `forward`, only their number
             counts. Positions are never flipped in memory.
         share_projections: the directions share x_proj, dt_proj and the bias of dt, and D (Vim v1; own A).
         share_decay: they share A as well.
-        model_width: width that `dt_rank` is derived from.
+        model_width: the rank R of dt is ceil(model_width / 16).
     """
 
     def __init__(
@@ -59,13 +58,12 @@ class SelectiveSSM(nn.Module):
         directions: Sequence[Direction],
         *,
         model_width: int,
-        dt_rank: int | None = None,
         share_projections: bool = False,
         share_decay: bool = False,
     ):
         super().__init__()
         self.directions = tuple(directions)
-        self.dt_rank = dt_rank or math.ceil(model_width / 16)
+        self.dt_rank = math.ceil(model_width / 16)
         self.d_state = d_state
         k = 1 if share_projections else len(self.directions)
         k_decay = 1 if share_decay else len(self.directions)

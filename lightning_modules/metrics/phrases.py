@@ -16,6 +16,15 @@ BETWEEN = frozenset(
 )
 """Words that stand between noun phrases in prompts."""
 DETERMINERS = frozenset("a an the this that these those his her their my your our some two three".split())
+PARTICIPLES = frozenset(
+    "carrying chasing climbing crouching drinking driving eating featuring flying grazing hanging having holding "
+    "jumping kneeling laughing laying leaning looking lying performing playing posing pulling pushing reaching reading "
+    "resting riding running showing sitting skateboarding skiing sleeping smiling standing staring surfing swimming "
+    "taking talking throwing using waiting walking watching wearing working".split()
+)
+"""Verbs that end a noun phrase of a caption. Not every word in -ing, as rings, buildings and paintings are things."""
+PLACES = frozenset("left right top bottom side front back".split())
+"""Words that are no thing to ask for where they stand alone, as in "on the left of"."""
 RELATIONS = (
     ("left", "on the left of"),
     ("right", "on the right of"),
@@ -40,13 +49,13 @@ def noun_phrases(prompt: str) -> list[str]:
         else:
             phrases[-1].append(word)
     trimmed = [_without_verb(words) for words in phrases]
-    return [" ".join(words) for words in trimmed if any(word not in DETERMINERS for word in words)]
+    return [" ".join(words) for words in trimmed if not DETERMINERS | PLACES >= set(words)]
 
 
 def _without_verb(words: list[str]) -> list[str]:
-    """ "a cat sitting" -> "a cat"; "a painting" stays."""
+    """ "a cat sitting" -> "a cat"; "a gold ring" stays."""
     says_more = sum(word not in DETERMINERS for word in words) > 1
-    return words[:-1] if says_more and words[-1].endswith("ing") else words
+    return words[:-1] if says_more and words[-1] in PARTICIPLES else words
 
 
 class Relation(NamedTuple):

@@ -33,16 +33,15 @@ BLOCK_PREFIXES = {
 }
 
 
-def official_architecture(mamba_ratio: float, depth: int) -> dict[str, Any]:
-    """The switches of `DimbaConfig` that make it the published network: `mamba_ratio` as its configuration has it.
+def official_architecture(mamba_depth: int, depth: int) -> dict[str, Any]:
+    """The switches of `DimbaConfig` that make it the published network with so many Mamba and Transformer blocks.
 
     Raises:
-        ValueError: a ratio that the official code cannot build.
+        ValueError: the official code cannot build it.
     """
-    mamba_depth = int(mamba_ratio * depth)
     gap = depth // mamba_depth if mamba_depth else 0
     if mamba_depth and len(range(depth) if gap == 1 else range(1, depth, gap)) != mamba_depth:
-        raise ValueError(f"The official code cannot build mamba_ratio={mamba_ratio} at depth {depth}.")
+        raise ValueError(f"The official code cannot build {mamba_depth} Mamba blocks among {depth} Transformer blocks.")
     return {
         "attention_mamba_ratio": f"{gap}:1" if mamba_depth else "1:0",
         "mamba_position": "after",
@@ -81,7 +80,7 @@ def read_architecture(state: dict[str, Tensor]) -> dict[str, Any]:
         "text_tokens": caption.shape[0],
         "text_width": caption.shape[1],
         "learned_variance": len(out) == 2 * patch**2 * channels,
-        **official_architecture(mamba_depth / depth, depth),
+        **official_architecture(mamba_depth, depth),
     }
 
 

@@ -41,8 +41,7 @@ class _MaskedSamplerConfig(_TokenSamplerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1:
-            raise ValueError(f"sampler.steps={self.steps} must be at least 1.")
+        check_least(self, "sampler", steps=1)
 
 
 @dataclass
@@ -56,6 +55,10 @@ class MaskGITConfig(_MaskedSamplerConfig):
     """Gumbel noise on the log confidence, annealed linearly to 0 (MaskGIT's choice temperature)."""
     annealing: Literal["maskgit", "amused"] = "maskgit"
     """Factor of that noise in step i = 0 .. T - 1: 1 - (i + 1) / T, or 1 - i / (T - 1)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, "sampler", confidence_noise=0)
 
 
 @dataclass
@@ -122,8 +125,7 @@ class DPMSolverConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.steps > 1000:
             raise ValueError(f"sampler.steps={self.steps} must be in 1 .. 1000.")
-        if self.guidance < 0:
-            raise ValueError(f"sampler.guidance={self.guidance} must not be negative.")
+        check_least(self, "sampler", guidance=0)
 
 
 SAMPLERS = Registry(

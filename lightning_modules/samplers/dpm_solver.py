@@ -61,8 +61,8 @@ class DPMSolver:
         scheduler.set_timesteps(self.config.steps, device=device)
         shape = (c.latent_channels, c.grid_size, c.grid_size)
         latents = noise.normal(c.latent_channels * c.grid_size**2).unflatten(-1, shape)
-        for t in scheduler.timesteps:
-            latents = scheduler.step(guided(latents, t), t, latents).prev_sample
+        for t, time in zip(scheduler.timesteps, told_times(scheduler, c.prediction), strict=True):
+            latents = scheduler.step(guided(latents, time), t, latents).prev_sample
         return latents
 
 
@@ -79,16 +79,24 @@ class _Guided:
         self.drop = drop
         self.context = generator.sampling_context(condition, drop)
 
-    def __call__(self, latents: Tensor, t: Tensor) -> Tensor:
-        """latents: (B, D, h, w), t: scalar -> the guided estimate (B, D, h, w) float32, a learned variance left out."""
+    def __call__(self, latents: Tensor, time: Tensor) -> Tensor:
+        """latents: (B, D, h, w), time: scalar -> the guided estimate, alike, float32; a learned variance left out."""
         if self.scale != 1:
             latents = torch.cat([latents, latents])
-        output = self.generator(latents, self.context, t.float().expand(len(latents))).float()
+        output = self.generator(latents, self.context, time.expand(len(latents))).float()
         output = output[:, : latents.shape[1]]
         if self.scale == 1:
             return output
         conditional, unconditional = output.chunk(2)
         return torch.lerp(unconditional, conditional, self.scale)
+
+
+def told_times(scheduler: Any, prediction: Prediction) -> Tensor:
+    """The time of every step as the network was told it in training, (steps,) float32: of flow 1000 t with its
+    fraction, which the scheduler's own timesteps lack."""
+    if prediction == "flow":
+        return (scheduler.sigmas[:-1] * TRAIN_STEPS).to(scheduler.timesteps.device)
+    return scheduler.timesteps.float()
 
 
 def build_scheduler(config: DPMSolverConfig, prediction: Prediction) -> Any:

@@ -141,7 +141,7 @@ def test_another_data_set_is_asked_for_the_same(preset: str, words: list[str], k
         (["seed=-1"], ["seed=-1", "at least 0"]),
         (["seed=100000000000000000000"], ["seed=100000000000000000000", "2**63"]),
         (["optim.warmup_steps=-3"], ["optim.warmup_steps=-3", "at least 0"]),
-        (["optim.lr=nan"], ["optim.lr=nan", "finite"]),
+        (["optim.lr=nan"], ["optim.lr=nan", "positive"]),
         (["optim.lr=inf"], ["optim.lr=inf", "finite"]),
     ],
 )

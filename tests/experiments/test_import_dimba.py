@@ -94,7 +94,7 @@ def test_a_pixart_checkpoint_becomes_a_run(tmp_path: Path) -> None:
 def _import_with_mamba(folder: Path, lost: str = "") -> tuple[Dimba, Imported]:
     """Import a network with Mamba blocks, whose file lacks the tensor `lost`."""
     torch.manual_seed(0)
-    config = replace(MODEL, depth=4, **official_architecture(0.5, 4))
+    config = replace(MODEL, depth=4, **official_architecture(2, 4))
     model = Dimba(config)
     for parameter in model.parameters():  # all start at values of their own, so that none can be swapped unseen
         torch.nn.init.normal_(parameter)

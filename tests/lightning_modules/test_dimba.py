@@ -217,8 +217,11 @@ def test_gradient_checkpointing_changes_nothing() -> None:
         ({"width": 30}, "multiple of 4"),
         ({"patch_size": 3}, "not a multiple of generator.patch_size"),
         ({"adaln": "group", "adaln_groups": 5}, "1 .. depth=4"),
+        ({"attention_mamba_ratio": "4:1", "mamba_position": "before", "mamba_group_place": "second"}, "place=edge"),
         ({"prediction": "flow"}, "learned_variance=false"),
         ({"pe_interpolation": 0}, "positive"),
+        ({"mlp_ratio": 0.0}, "mlp_ratio=0.0 must be at least 0.03125"),
+        ({"mlp_ratio": -1.0}, "mlp_ratio=-1.0 must be at least"),
     ],
 )
 def test_bad_architecture_is_one_sentence(changes: dict, words: str) -> None:

@@ -6,6 +6,7 @@ the ODE carries every sample along (x_t - a m) / sqrt(a^2 r^2 + s^2) = constant.
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -106,6 +107,33 @@ def test_order_one_is_ddim_and_euler(prediction: str) -> None:
     torch.testing.assert_close(samples, x, rtol=2e-2 if prediction == "flow" else 1e-4, atol=2e-2)
 
 
+class _Drift:
+    """Flow that everywhere says 1, so that latents move as much as the noise level does; it keeps what it was told."""
+
+    config = SimpleNamespace(latent_channels=1, grid_size=1, prediction="flow")
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.latents: list[float] = []
+
+    def sampling_context(self, condition: Tensor, drop: Tensor) -> None: ...
+
+    def __call__(self, x: Tensor, context: None, timesteps: Tensor) -> Tensor:
+        self.times.append(timesteps.item())
+        self.latents.append(x.item())
+        return torch.ones_like(x)
+
+
+def test_flow_is_told_how_noisy_its_latents_are() -> None:
+    """As in training, 1000 t with its fraction."""
+    model = _Drift()
+    SAMPLERS.build(DPMSolverConfig(steps=7, order=1, guidance=1.0))(
+        model, torch.zeros(1), Noise(0, torch.zeros(1).long())
+    )
+    moved = 1000 * (torch.tensor(model.latents) - model.latents[0])
+    torch.testing.assert_close(torch.tensor(model.times), 999 + moved, rtol=0, atol=1e-2)
+
+
 def test_more_steps_and_a_higher_order_come_closer() -> None:
     def error(**settings) -> float:
         samples, exact = _draw(DPMSolverConfig(guidance=1.0, **settings))
@@ -144,7 +172,14 @@ def test_known_parts_are_refused() -> None:
         sampler(Gaussian(), torch.zeros(1), Noise(0, torch.arange(1)), known=torch.zeros(1, 4))
 
 
-@pytest.mark.parametrize(("settings", "words"), [({"steps": 0}, "1 .. 1000"), ({"guidance": -1.0}, "negative")])
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"steps": 0}, "1 .. 1000"),
+        ({"guidance": -1.0}, "guidance=-1.0 must be at least 0"),
+        ({"guidance": math.nan}, "guidance=nan must be at least 0"),
+    ],
+)
 def test_bad_settings_are_one_sentence(settings: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         DPMSolverConfig(**settings)

@@ -5,6 +5,7 @@ Shapes: B batch, L tokens, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_modules.config import MaskedConfig, OptimConfig
-from lightning_modules.masked import MaskedModule, hide, mask_ratio
+from lightning_modules.masked import MaskedModule, MaskRatio, hide
 
 B, L, V = 4, 6, 10
+ASKING = ("aten::nonzero", "aten::_local_scalar_dense")
+"""Operations that give the host a number."""
 
 
 class Half(nn.Module):
@@ -58,9 +61,38 @@ def test_a_step_scores_what_is_hidden_and_widens_no_more(loss_on: Any, monkeypat
     with Widened() as widened:
         loss = module.training_step({"tokens": tokens, "label": torch.zeros(B, dtype=torch.long)}, 0)
     torch.manual_seed(2)
-    masked = hide(mask_ratio(objective, B, tokens.device), L)
+    masked = hide(MaskRatio(objective)(B, tokens.device), L)
     target = masked if loss_on == "masked" else torch.ones_like(masked)
     logits = module.model.logits.float()
     assert loss == F.cross_entropy(logits[target], tokens[target], label_smoothing=0.1)
     assert logged["train/accuracy"] == (logits[masked].argmax(-1) == tokens[masked]).float().mean()
     assert widened.most == target.sum() * V
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"mask_ratio_std": 0.0}, "mask_ratio_std=0.0 must be positive"),
+        (
+            {"mask_ratio_mean": 5.0},
+            r"mask_ratio_mean=5.0 must be in \[mask_ratio_low, mask_ratio_high\] = \[0.5, 1.0\]",
+        ),
+        ({"mask_ratio_mean": -5.0}, "mask_ratio_mean=-5.0 must be in"),
+        ({"mask_ratio_mean": math.nan}, "mask_ratio_mean=nan must be in"),
+    ],
+)
+def test_a_distribution_without_spread_or_beside_its_bounds_is_refused(settings: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        MaskedConfig(**settings)
+
+
+@pytest.mark.parametrize("loss_on", ["masked", "all"])
+def test_the_device_is_asked_once_in_a_step(loss_on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many tokens are hidden; on a GPU every question waits for all that was asked of it before."""
+    module = MaskedModule(MaskedConfig(loss_on=loss_on), Half(), OptimConfig(), max_steps=1, ema_decay=0.0, seed=0)
+    monkeypatch.setattr(module, "log_dict", lambda values, **_: None)
+    tokens = torch.zeros(B, L, dtype=torch.long)
+    with torch.autograd.profiler.profile() as profile:
+        module.training_step({"tokens": tokens, "label": torch.zeros(B, dtype=torch.long)}, 0)
+    asked = [event.name for event in profile.function_events or [] if event.name in ASKING]
+    assert asked == ["aten::nonzero"]

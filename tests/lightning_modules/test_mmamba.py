@@ -253,6 +253,12 @@ def test_bad_mixer_is_one_sentence(change: dict, words: str) -> None:
         replace(TINY.cross_scan, **change)
 
 
+@pytest.mark.parametrize("ratio", [0.0, -1.0])
+def test_an_mlp_without_channels_is_refused(ratio: float) -> None:
+    with pytest.raises(ValueError, match=f"generator.mlp_ratio={ratio} must be at least 0.0625"):
+        replace(TINY, mlp_ratio=ratio)
+
+
 def test_a_generator_without_words_is_refused() -> None:
     with pytest.raises(ValueError, match="without its words"):
         replace(_scan(text="none"), ends="conv")

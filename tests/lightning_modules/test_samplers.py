@@ -103,6 +103,12 @@ def test_rows_must_hide_equally_many(generator: MaskMamba) -> None:
         _sample(generator, MaskGITConfig(), indices=range(2), tokens=tokens)
 
 
+@pytest.mark.parametrize("noise", [-3.0, math.nan])
+def test_noise_below_zero_is_refused(noise: float) -> None:
+    with pytest.raises(ValueError, match=f"sampler.confidence_noise={noise} must be at least 0"):
+        MaskGITConfig(confidence_noise=noise)
+
+
 @pytest.mark.parametrize("config", [MaskGITConfig(steps=6), HaltonConfig(steps=6, roll=True)])
 def test_a_sample_depends_on_seed_and_index_alone(generator: MaskMamba, config) -> None:
     together = _sample(generator, config)

@@ -40,6 +40,10 @@ def owl(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("a cat sitting on the leather couch", ["a cat", "the leather couch"]),
         ("A bathroom with green tile and a red shower curtain", ["a bathroom", "green tile", "a red shower curtain"]),
         ("a painting", ["a painting"]),
+        ("a gold ring and a brick building", ["a gold ring", "a brick building"]),
+        ("a woman wearing a red hat", ["a woman", "a red hat"]),
+        ("a dog on the left of a chair", ["a dog", "a chair"]),
+        ("a key on side of a red top", ["a key", "a red top"]),
         ("the", []),
     ],
 )
@@ -55,6 +59,7 @@ def test_noun_phrases(prompt: str, phrases: list[str]) -> None:
         ("a bee on the bottom of a man", Relation("bee", "below", "man")),
         ("a bird on top of a clock", Relation("bird", "above", "clock")),
         ("a mouse near a key", Relation("mouse", "near", "key")),
+        ("a painting next to a wooden swing", Relation("painting", "near", "wooden swing")),
         ("a red apple", None),
         ("nearby a key", None),
     ],

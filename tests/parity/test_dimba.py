@@ -23,8 +23,8 @@ MODELS = [name for name, case in FIXTURE.items() if "mamba_ratio" in case["confi
 def _mixer(case: dict[str, Any], state: str) -> BiMamba:
     c = case["config"]
     config = BiMambaConfig(d_state=c["d_state"], d_conv=c["d_conv"], expand=c["expand"], divide_out=False)
-    mixer = BiMamba(c["d_model"], config, dt_rank=c["dt_rank"])
-    mixer.load_vim(case[state])
+    mixer = BiMamba(c["d_model"], config)
+    mixer.load_state_dict(mixer.from_vim(case[state]))
     return mixer
 
 
@@ -42,7 +42,7 @@ def _model(case: dict[str, Any]) -> Dimba:
             text_tokens=c["model_max_length"],
             text_width=c["caption_channels"],
             pe_interpolation=c.get("pe_interpolation", 1.0),
-            **official_architecture(c["mamba_ratio"], c["depth"]),
+            **official_architecture(int(c["mamba_ratio"] * c["depth"]), c["depth"]),
         )
     ).eval()
 
@@ -99,11 +99,10 @@ def test_every_block_equals_official(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratio", "depth", "blocks"),
-    [(1.0, 4, [0, 1, 2, 3]), (0.5, 4, [1, 3]), (0.5, 5, [1, 3]), (0.3, 7, [1, 4]), (0, 3, [])],
+    ("depth", "blocks"), [(4, [0, 1, 2, 3]), (4, [1, 3]), (5, [1, 3]), (7, [1, 4]), (49, [1]), (3, [])]
 )
-def test_mamba_blocks_stand_where_the_official_loop_puts_them(ratio: float, depth: int, blocks: list[int]) -> None:
-    order = DimbaConfig(depth=depth, **official_architecture(ratio, depth)).block_order()
+def test_mamba_blocks_stand_where_the_official_loop_puts_them(depth: int, blocks: list[int]) -> None:
+    order = DimbaConfig(depth=depth, **official_architecture(len(blocks), depth)).block_order()
     assert [order[i - 1][1] for i, (kind, _) in enumerate(order) if kind == "mamba"] == blocks
     assert [i for kind, i in order if kind == "mamba"] == list(range(len(blocks)))
 
@@ -119,9 +118,21 @@ def test_the_architecture_is_read_from_the_weights(name: str) -> None:
         read_architecture(others)
 
 
-def test_a_ratio_that_breaks_the_official_loop_is_refused() -> None:
-    with pytest.raises(ValueError, match="mamba_ratio=0.75"):
-        official_architecture(0.75, 4)
+def test_every_mamba_block_of_a_checkpoint_counts() -> None:
+    """1 / 49 x 49 is less than 1 in floating point."""
+    state = {
+        "x_embedder.proj.weight": torch.zeros(32, 4, 2, 2),
+        "y_embedder.y_embedding": torch.zeros(3, 8),
+        "final_layer.linear.weight": torch.zeros(16, 32),
+        "mamba_blocks.0.norm.weight": torch.zeros(32),
+        **{f"blocks.{i}.scale_shift_table": torch.zeros(6, 32) for i in range(49)},
+    }
+    assert read_architecture(state)["attention_mamba_ratio"] == "49:1"
+
+
+def test_a_count_that_breaks_the_official_loop_is_refused() -> None:
+    with pytest.raises(ValueError, match="cannot build 3 Mamba blocks among 4 Transformer blocks"):
+        official_architecture(3, 4)
 
 
 def _same_gradients(module: torch.nn.Module, expected: dict[str, torch.Tensor]) -> None:

@@ -7,6 +7,7 @@ import torch
 
 from lightning_modules.layers.bi_mamba import BiMamba
 from lightning_modules.layers.config import BiMambaConfig
+from lightning_modules.layers.ssm import SelectiveSSM
 from tests.parity.fixtures import load
 
 FIXTURE = load("vim_mixer_tiny.pt")
@@ -22,8 +23,15 @@ def _mixer(case: dict) -> BiMamba:
         weight_sharing=case["bimamba_type"],
         divide_out=case["if_divide_out"],
     )
-    mixer = BiMamba(CONFIG["d_model"], config, dt_rank=CONFIG["dt_rank"])
-    mixer.load_vim(case["state_dict"])
+    mixer = BiMamba(CONFIG["d_model"], config)
+    mixer.ssm = SelectiveSSM(  # whose rank of dt is not that of this width
+        CONFIG["d_model"] * CONFIG["expand"],
+        CONFIG["d_state"],
+        mixer.ssm.directions,
+        model_width=16 * CONFIG["dt_rank"],
+        share_projections=case["bimamba_type"] == "v1",
+    )
+    mixer.load_state_dict(mixer.from_vim(case["state_dict"]))
     return mixer
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from lightning_modules.layers.config import CrossScanConfig
 from lightning_modules.layers.cross_scan import CrossScan
@@ -37,8 +38,18 @@ def test_outputs_of_the_scans_sum_at_their_positions() -> None:
 def _mixer(case: dict, state: dict) -> CrossScan:
     config = CrossScanConfig(text="none", d_state=case["config"]["d_state"], expand=case["config"]["ssm_ratio"])
     mixer = CrossScan(case["config"]["d_model"], config, tuple(case["inputs"]["x"].shape[1:3]), words=0)
-    mixer.load_vmamba(state)
+    _load(mixer, state)
     return mixer
+
+
+def _load(mixer: CrossScan, state: dict[str, Tensor]) -> None:
+    """An SS2D in the layout of the official VMamba checkpoints (`x_proj_weight`, `A_logs`, ...)."""
+    state = dict(state)
+    names = {"x_proj_weight": "x_proj", "dt_projs_weight": "dt_proj", "dt_projs_bias": "dt_bias"}
+    own = {f"ssm.{ours}": state.pop(theirs) for theirs, ours in names.items()}
+    for theirs, parameter in (("A_logs", "A_log"), ("Ds", "D")):
+        own[f"ssm.{parameter}"] = state.pop(theirs).view_as(getattr(mixer.ssm, parameter))
+    mixer.load_state_dict(own | {key.replace("out_norm.", "norm."): value for key, value in state.items()})
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

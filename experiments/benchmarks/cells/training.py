@@ -30,7 +30,8 @@ class TrainingCell:
             ema_decay=config.trainer.ema_decay,
             seed=config.seed,
         ).to(device)
-        module.log = module.log_dict = _log_nothing  # there is no Trainer to log to
+        module.log = module.log_dict = _log_nothing  # there is no Trainer to log to,
+        module.all_gather = _own  # nor one that knows other processes
         if config.trainer.compile:
             module.model.compile()
         self._module = module
@@ -61,3 +62,8 @@ class TrainingCell:
 
 def _log_nothing(*args: Any, **kwargs: Any) -> None:
     """In place of Lightning's `log` and `log_dict`."""
+
+
+def _own(values: Tensor) -> Tensor:
+    """In place of Lightning's `all_gather`, for a single process."""
+    return values

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from lightning_modules.bounds import check_least
+from lightning_modules.bounds import check_least, check_positive
 from lightning_modules.layers.config import BiMambaConfig
 
 
@@ -69,6 +69,7 @@ class DimbaConfig:
 
     def __post_init__(self) -> None:
         check_least(self, "generator", patch_size=1, width=1, depth=1, heads=1)
+        check_least(self, "generator", mlp_ratio=1 / self.width)
         if not re.fullmatch(r"[1-9]\d*:\d+", self.attention_mamba_ratio):
             raise ValueError(
                 f"generator.attention_mamba_ratio={self.attention_mamba_ratio} is not of the form A:M, "
@@ -89,12 +90,16 @@ class DimbaConfig:
                 f"generator.attention_mamba_ratio={self.attention_mamba_ratio} asks for {self.ratio[0]} Transformer "
                 f"blocks per group; generator.depth={self.depth} has fewer."
             )
+        if self.mamba_group_place == "second" and self.mamba_position == "before" and self.ratio[0] > 2:
+            raise ValueError(
+                "generator.mamba_group_place=second is a place after Transformer blocks; with "
+                "generator.mamba_position=before take mamba_group_place=edge."
+            )
         if self.prediction == "flow" and self.learned_variance:
             raise ValueError(
                 "generator.prediction=flow is deterministic; set generator.learned_variance=false with it."
             )
-        if self.pe_interpolation <= 0:
-            raise ValueError(f"generator.pe_interpolation={self.pe_interpolation} must be positive.")
+        check_positive(self, "generator", "pe_interpolation")
 
     @property
     def ratio(self) -> tuple[int, int]:

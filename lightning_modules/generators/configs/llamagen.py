@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from lightning_modules.bounds import check_least, check_share
+from lightning_modules.bounds import check_least, check_positive, check_share
 from lightning_modules.generators.configs.base import TokenGeneratorConfig
 
 
@@ -38,8 +38,7 @@ class LlamaGenConfig(TokenGeneratorConfig):
                 f"generator.width={self.width} is not a multiple of 4 x generator.heads={4 * self.heads}: the 2-D "
                 "rotary embedding cuts every head into pairs for the row and pairs for the column."
             )
-        if self.rope_base <= 0:
-            raise ValueError(f"generator.rope_base={self.rope_base} must be positive.")
+        check_positive(self, "generator", "rope_base")
         check_share(self, "generator", "dropout")
 
     @property

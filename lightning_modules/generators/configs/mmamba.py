@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from lightning_modules.bounds import check_least
 from lightning_modules.generators.configs.muse import MuseConfig
 from lightning_modules.layers.config import CrossScanConfig
 
@@ -19,13 +20,14 @@ class MMambaConfig(MuseConfig):
     text_update: bool = True
     """The words change from layer to layer; false: every layer gets the words of the first."""
     text_mlp: bool = True
-    """The MLP works on the words as well."""
+    """The MLP works on the words as well, where they change: not without `text_update` or words in the scans."""
     adaln: bool = True
     """Pooled text and micro conditions scale and shift the normalised inputs of every layer."""
     mlp_ratio: float = 4.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_least(self, "generator", mlp_ratio=1 / self.width)
         if self.cross_scan.text == "none" and not self.cross_attention and self.ends == "conv":
             raise ValueError(
                 "cross_scan.text=none, cross_attention=false and ends=conv leave the generator without its words; "
