@@ -9,7 +9,7 @@ from typing import Literal
 from reports.aggregate import Row
 from reports.contest import Contest, Doubt
 from reports.layout import Column, Layout
-from reports.records import named
+from reports.records import is_number
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,11 @@ class Rank:
 
 
 def contest_axes(layout: Layout, rows: Iterable[Row]) -> list[str]:
-    """Axes of numbers that the baseline does not fix, such as a resolution: rows at others are not ranked together."""
+    """Axes of numbers that all rows have and the baseline does not fix, such as a resolution: rows at others are not
+    ranked together."""
     rows = list(rows)
     free = [axis for axis in layout.rows if layout.baseline and axis not in layout.baseline]
-    return [axis for axis in free if all(named(axis, row.labels[axis]) != row.labels[axis] for row in rows)]
+    return [axis for axis in free if all(is_number(row.labels.get(axis, "")) for row in rows)]
 
 
 def rank_rows(rows: Sequence[Row], column: Column) -> dict[int, Rank]:

@@ -15,9 +15,9 @@ from reports.aggregate import Row
 from reports.contest import timed_apart
 from reports.entry import entry_of
 from reports.formats import to_latex, to_markdown
-from reports.layout import Column
+from reports.layout import Column, Layout
 from reports.page import table_html
-from reports.ranking import Rank, rank_rows
+from reports.ranking import Rank, contest_axes, rank_rows
 from reports.records import Record
 from tests.reports import fakes
 
@@ -186,3 +186,12 @@ def test_only_what_may_be_compared_is_called_indistinguishable(tmp_path: Path) -
         note for _, note in fakes.subject(tmp_path, cells, report=report).table.notes if "Not distinguishable" in note
     ]
     assert len(ties) == 1 and "FD-EffLite0 of" in ties[0] and "Time" not in ties[0]
+
+
+def test_rows_that_are_switched_on_and_off_are_ranked_together_and_numbers_apart() -> None:
+    def axes(*labels: str) -> list[str]:
+        layout = Layout(("scheme", "other"), (COLUMN,), baseline={"scheme": "a"})
+        return contest_axes(layout, [Row({"scheme": "a", "other": label}, ()) for label in labels])
+
+    assert axes("on", "off") == axes("none", "standard") == axes("true", "false") == []
+    assert axes("256", "512") == axes("1e-4", "0") == ["other"]
