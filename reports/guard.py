@@ -248,10 +248,10 @@ def one_factor(rows: Sequence[Row], baseline: Mapping[str, str]) -> list[OneFact
 
 
 def baseline_of(row: Row, rows: Sequence[Row], baseline: Mapping[str, str]) -> Row | None:
-    """The baseline row with the same labels on every axis that the baseline does not fix."""
+    """The baseline row with the same labels on every axis that the baseline does not fix; None unless it is one row."""
     wanted = {**{axis: label for axis, label in row.labels.items() if axis not in baseline}, **baseline}
     found = select(rows, wanted)
-    return found[0] if found else None
+    return found[0] if len(found) == 1 else None
 
 
 def _configuration(row: Row) -> dict[str, Any]:
