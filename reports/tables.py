@@ -14,7 +14,7 @@ from reports.aggregate import NOT_FINITE, Row, Value, listed, select
 from reports.contest import AT_95, Doubt, timed_apart
 from reports.layout import Column, Layout
 from reports.quantities import EXACT, Quantity, is_cost
-from reports.ranking import Rank, contest_axes, rank_rows
+from reports.ranking import Rank, contest_axes, peers_of, rank_rows
 from reports.records import named
 from reports.reference import ReferenceTable
 
@@ -113,10 +113,16 @@ def build_table(
         body.setdefault(key, {})[row.labels.get(layout.spread, "")] = index
     groups = list(dict.fromkeys(key[0] for key in body)) if layout.group else [""]
     layout, unknown = _without_unknown(layout, rows)
+    ranks = {
+        (peers[place], column.metric): rank
+        for peers in peers_of(layout, rows)
+        for column in layout.columns
+        for place, rank in rank_rows(peers, column).items()
+    }
     result = []
     for group in groups:
         inside = [(key, places) for key, places in body.items() if not layout.group or key[0] == group]
-        result += _group(layout, rows, inside, spread, flags, lettered)
+        result += _group(layout, rows, inside, spread, flags, ranks, lettered)
     general = list(dict.fromkeys([*notes, *_reading_notes(layout, result), *unknown]))
     return Table(
         title=title,
@@ -175,19 +181,10 @@ def _group(
     inside: Sequence[tuple[tuple[str, ...], Mapping[str, int]]],
     spread: Sequence[str],
     flags: Mapping[int, str],
+    ranks: Mapping[tuple[Row, str], Rank],
     notes: Notes,
 ) -> list[TableRow]:
-    """The rows under one group heading; ranks are given within it, among rows that one baseline is held against."""
-    ranks: dict[tuple[int, str], Rank] = {}
-    apart = contest_axes(layout, rows)
-    for label in spread:
-        contests: dict[tuple[str, ...], list[int]] = {}
-        for place in (places[label] for _, places in inside if label in places):
-            contests.setdefault(tuple(rows[place].labels[a] for a in apart), []).append(place)
-        for peers in contests.values():
-            for column in layout.columns:
-                found = rank_rows([rows[place] for place in peers], column)
-                ranks |= {(peers[i], column.metric): rank for i, rank in found.items()}
+    """The rows under one group heading; `ranks` by row and metric."""
     result = []
     for key, places in inside:
         labels = dict(zip(layout.axes, key, strict=True))
@@ -198,7 +195,7 @@ def _group(
             index = places.get(label)
             for column in layout.columns:
                 entry = _entry(rows[index] if index is not None else None, column, notes)
-                if index is not None and (rank := ranks.get((index, column.metric))):
+                if index is not None and (rank := ranks.get((rows[index], column.metric))):
                     entry = replace(entry, rank=rank.place, doubt=rank.doubt)
                 entries.append(entry)
                 if layout.reference and _is_published(layout, column, label, spread):

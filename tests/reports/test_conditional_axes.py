@@ -1,4 +1,4 @@
-"""Sweeps with an axis that only some rows have (`when`): reports are whole, and hold against each other what has both."""
+"""Sweeps with an axis that only some rows have (`when`): their reports are whole."""
 
 from __future__ import annotations
 
