@@ -71,7 +71,7 @@ class Figure:
 
     @property
     def name(self) -> str:
-        """File name without suffix."""
+        """File name without suffix, which figures that differ in their looks alone share."""
         chosen = [part for axis, labels in self.where.items() for part in (axis, *labels)]
         return "_".join(part.replace("/", "-") for part in (self.kind, self.y, self.x, *chosen) if part)
 
