@@ -38,8 +38,8 @@ class Measurement(NamedTuple):
     """JSON-ready: N, reference set, extractors and their checksums, settings, and under "floor" the value of every
     measure for real images instead of samples (see `ReferenceSet`); empty if there are too few."""
     replicates: dict[str, list[float]]
-    """Metric -> deviations of its bootstrap replicates; the k-th is of the same resample in every metric, and in every
-    evaluation of equal N and seed."""
+    """Metric -> deviations of its bootstrap replicates; the k-th is of the same resample in every metric of all images,
+    and in every evaluation of equal N and seed. Caption scores resample the images that they can judge."""
 
 
 def evaluate_images(
