@@ -185,3 +185,5 @@ def test_coefficients_agree_with_scipy() -> None:
         assert pearson(x, y) == pytest.approx(scipy.stats.pearsonr(x, y).statistic)
     assert kendall_tau([1.0], [1.0]) is None and pearson([1.0, 2.0], [1.0, 2.0]) is None
     assert kendall_tau([1, 1], [1, 2]) is None and pearson([1, 1, 1], [1, 2, 3]) is None
+    equal, counted = [0.7] * 3, [1.0, 2.0, 3.0]  # a third of the sum is not 0.7
+    assert pearson(equal, counted) is None and pearson(counted, equal) is None
