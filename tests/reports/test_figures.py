@@ -386,7 +386,7 @@ def test_lines_do_not_join_what_another_axis_tells_apart(tmp_path: Path) -> None
     axes = {"work": ["train", "sample"], "steps": ["5", "80"], "model": ["a"]}
     report = {"rows": ["work", "steps", "model"], "columns": ["fd_efflite0"]}
     rows = fakes.subject(tmp_path, cells, axes=axes, report=report).rows
-    drawing = draw(Figure("lines", "fd_efflite0", "steps", series="model", log="xy"), rows)
+    drawing = draw(Figure("lines", "fd_efflite0", "steps", log="xy"), rows)
     assert drawing is not None
     axes_drawn = drawing.axes[0]
     assert [line.get_label() for line in axes_drawn.lines] == ["train", "sample"]
