@@ -75,6 +75,8 @@ class Row:
     records: tuple[Record, ...]
     flags: Mapping[str, str] = field(default_factory=dict)
     """Facts in which its measurements stand apart from the other rows' (`reports.guard`), each in words."""
+    task: Mapping[str, str] = field(default_factory=dict)
+    """Facts that the sweep varies on purpose and in which what is validated stands apart, in words."""
 
     @cached_property
     def measured(self) -> tuple[Record, ...]:

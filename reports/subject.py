@@ -70,10 +70,11 @@ class Subject:
     @cached_property
     def rows(self) -> list[Row]:
         """The records by their labels, with what makes rows incomparable."""
-        found: list[dict[str, str]] = [{} for _ in self._rows]
-        for flag in self.flags:
-            found[flag.row][flag.fact] = flag.text
-        return [replace(row, flags=flags) for row, flags in zip(self._rows, found, strict=True)]
+        flags: list[dict[str, str]] = [{} for _ in self._rows]
+        tasks: list[dict[str, str]] = [{} for _ in self._rows]
+        for flag in self._guarded:
+            (tasks if flag.declared else flags)[flag.row][flag.fact] = flag.text
+        return [replace(row, flags=f, task=t) for row, f, t in zip(self._rows, flags, tasks, strict=True)]
 
     @cached_property
     def _rows(self) -> list[Row]:
@@ -82,7 +83,11 @@ class Subject:
 
     @cached_property
     def flags(self) -> list[Flag]:
-        """What makes rows incomparable."""
+        """What makes rows incomparable, and is not varied on purpose."""
+        return [flag for flag in self._guarded if not flag.declared]
+
+    @cached_property
+    def _guarded(self) -> list[Flag]:
         return guard(self._rows, self.declared, self.layout.baseline, alike_codes(self.same_code))
 
     @cached_property

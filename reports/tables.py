@@ -10,7 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from experiments.validation import is_validation
 from reports.aggregate import NOT_FINITE, Row, Value, listed, select
+from reports.comparable import set_apart
 from reports.contest import AT_95, Doubt, timed_apart
 from reports.layout import Column, Layout
 from reports.quantities import EXACT, Quantity, is_cost
@@ -240,8 +242,10 @@ def _reading_notes(layout: Layout, rows: Sequence[TableRow]) -> Iterable[str]:
     """How to read the marks that this table uses."""
     entries = [entry for row in rows for entry in row.entries]
     cells = [cell for row in rows for cell in row.cells]
+    ranked = [column for column in layout.columns if column.better != "none"]
     if any(entry.rank for entry in entries):
-        unknown = "noise unknown or not comparable" if any(cell.flags for cell in cells) else "noise unknown"
+        apart = any(set_apart(cell, column.metric) for cell in cells for column in ranked)
+        unknown = "noise unknown or not comparable" if apart else "noise unknown"
         read = {
             "=": f"; = not distinguishable from the best {AT_95}",
             "?": f"; ? {unknown}, so no difference from the best is claimed",
@@ -250,8 +254,14 @@ def _reading_notes(layout: Layout, rows: Sequence[TableRow]) -> Iterable[str]:
         alike = [axis_title(axis).lower() for axis in contest_axes(layout, cells)]
         within = f" at equal {' and '.join(alike)}" if alike else " within a group" if layout.group else ""
         yield f"Bold is best, underlined second{within}{doubts}."
-    if any(column.better != "none" and timed_apart(cells, column.metric) for column in layout.columns):
+    if any(timed_apart(cells, column.metric) for column in ranked):
         yield "Times of separate runs are not ranked: other work may have run beside them."
+    tasks = dict.fromkeys(fact for cell in cells for fact in cell.task)
+    if tasks and (validated := [column.plain for column in ranked if is_validation(column.metric)]):
+        yield (
+            f"{' and '.join(validated)}: only rows with the same {' and '.join(tasks)} are compared, as others are "
+            "validated on another task."
+        )
     counts = sorted({entry.value.n for entry in entries if entry.value and entry.value.n > 1})
     if counts:
         seeds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
