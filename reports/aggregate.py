@@ -75,6 +75,8 @@ class Row:
     records: tuple[Record, ...]
     flags: Mapping[str, str] = field(default_factory=dict)
     """Facts in which its measurements stand apart from the other rows' (`reports.guard`), each in words."""
+    task: Mapping[str, str] = field(default_factory=dict)
+    """Facts that the sweep varies on purpose and in which what is validated stands apart, in words."""
 
     @cached_property
     def measured(self) -> tuple[Record, ...]:
@@ -179,7 +181,8 @@ def trainings(rows: Sequence[Row]) -> list[Row]:
     everything = {axis: {row.labels.get(axis) for row in rows} for row in rows for axis in row.labels}
     result = []
     for members in groups.values():
-        labels = {axis: list(dict.fromkeys(row.labels[axis] for row in members)) for axis in members[0].labels}
+        axes = [axis for axis in members[0].labels if all(axis in row.labels for row in members)]
+        labels = {axis: list(dict.fromkeys(row.labels[axis] for row in members)) for axis in axes}
         kept = {a: " + ".join(own) for a, own in labels.items() if len(own) == 1 or len(own) < len(everything[a])}
         result.append(Row(kept, members[0].records))
     return result

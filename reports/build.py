@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 
 from experiments.errors import UserError
@@ -13,6 +15,7 @@ from experiments.files import atomic_path, atomic_write_json, atomic_write_text
 from reports.captions import caption
 from reports.figures import draw, title_of
 from reports.formats import to_csv, to_latex, to_markdown, write_parquet
+from reports.layout import Figure
 from reports.page import Picture, render
 from reports.provenance import origin, origin_note, provenance
 from reports.samples import Samples, collect_samples, grid_image
@@ -101,13 +104,23 @@ def _write_stages(subject: Subject, path: Path) -> list[Picture]:
 
 def _write_figures(subject: Subject, folder: Path) -> list[Picture]:
     pictures = []
-    for figure in subject.layout.figures:
+    figures = subject.layout.figures
+    for figure, name in zip(figures, _file_names(figures), strict=True):
         if (drawing := draw(figure, subject.rows)) is None:
             continue
-        save(drawing, folder / figure.name)
-        files = tuple(f"figures/{figure.name}.{suffix}" for suffix in ("png", "pdf"))
+        save(drawing, folder / name)
+        files = tuple(f"figures/{name}.{suffix}" for suffix in ("png", "pdf"))
         pictures.append(Picture(title_of(figure), caption(figure, subject.rows), files, to_svg(drawing)))
     return pictures
+
+
+def _file_names(figures: Sequence[Figure]) -> list[str]:
+    """Without suffix; what would be called as an earlier one is gets a number behind its name."""
+    names: list[str] = []
+    for figure in figures:
+        numbered = (f"{figure.name}_{number}" for number in count(2))
+        names.append(next(name for name in chain([figure.name], numbered) if name not in names))
+    return names
 
 
 def _swap(new: Path, out: Path) -> None:

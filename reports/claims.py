@@ -104,7 +104,7 @@ def judge(claim: Claim, rows: Sequence[Row]) -> Verdict:
         _JUDGES[claim.kind](claim, _Ground(inside, metric, len(grounds), metric != claim.metric)) for inside in grounds
     ]
     verdict = replace(_combine(claim, verdicts), stand_in=stand_in)
-    if verdict.judgement != "not measured" and timed_apart(rows, metric):
+    if verdict.judgement != "not measured" and any(timed_apart(rows, name) for name in (metric, claim.x)):
         return replace(verdict, judgement="undecided", evidence=(TIMED_APART, *verdict.evidence), tau=None)
     return verdict
 

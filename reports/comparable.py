@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from experiments.validation import VALIDATION_TASK, is_validation
 from reports.aggregate import Row
 from reports.guard import STEPS
 from reports.quantities import EXACT, is_cost
 
 OF_TRAINING = frozenset({"data.fingerprint", "tokenizer.fingerprint", "trainer.max_steps"})
+OF_VALIDATION = OF_TRAINING | VALIDATION_TASK
 OF_SAMPLES = OF_TRAINING | {"evaluation.num_samples", "reference images", "feature extractor", "resize", STEPS}
 OF_COSTS = frozenset({"hardware", "threads", "trainer.precision", STEPS})
 
 
 def set_apart(row: Row, metric: str) -> dict[str, str]:
-    """What of `Row.flags` concerns the measurement of one quantity: fact -> the difference in words.
+    """What of `Row.flags` concerns the measurement of one quantity, and of validations `Row.task`: fact -> the
+    difference in words.
 
     Another code version or kernel is said below the table and bars no comparison; an N or a reference of its own moves
     a Fréchet distance by more than the settings under study do.
     """
     if metric in EXACT:
         return {}
-    facts = OF_COSTS if is_cost(metric) else OF_TRAINING if metric.startswith(("train/", "val/")) else OF_SAMPLES
+    if is_validation(metric):
+        return {**{fact: text for fact, text in row.flags.items() if fact in OF_VALIDATION}, **row.task}
+    facts = OF_COSTS if is_cost(metric) else OF_TRAINING if metric.startswith("train/") else OF_SAMPLES
     return {fact: text for fact, text in row.flags.items() if fact in facts}
 
 

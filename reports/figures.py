@@ -212,8 +212,8 @@ def _lines(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
         return False
     for row in have:
         varied = [axis for axis in row.labels if len({other.labels.get(axis) for other in have}) > 1]
-        rest = sorted((axis for axis in varied if axis != figure.x), key=lambda axis: axis != figure.series)
-        series.setdefault(" · ".join(named(axis, row.labels[axis]) for axis in rest), []).append(row)
+        rest = [named(axis, row.labels[axis]) for axis in varied if axis != figure.x]
+        series.setdefault(" · ".join(rest), []).append(row)
     for place, (name, members) in enumerate(series.items()):
         members.sort(key=lambda row: where[row.labels[figure.x]])
         x = [where[row.labels[figure.x]] for row in members]

@@ -16,6 +16,7 @@ from typing import Any
 from experiments.identity import NOT_SEMANTIC
 from experiments.provenance import CODE, PRECISION, PROCESSES, kinds, makers
 from experiments.resolve import SIZES
+from experiments.validation import VALIDATION_TASK
 from reports.aggregate import Row, select
 from reports.records import Record
 
@@ -58,6 +59,8 @@ class Flag:
     """What the other rows have; "" = the row's own measurement is of several values."""
     seeds: tuple[int, ...] = ()
     """Those that it is true of, where it is not true of all seeds of the row."""
+    declared: bool = False
+    """The sweep varies it on purpose: it sets apart what is validated, and nothing else."""
 
     @property
     def text(self) -> str:
@@ -160,7 +163,8 @@ def guard(
     alike: Mapping[tuple[str, str], frozenset[str]] = MappingProxyType({}),
 ) -> list[Flag]:
     """Every fact in which a measured row stands apart from the most common value (in a tie, the baseline's), or is not
-    of one piece: trained or sampled in part by other code, in another precision, on other hardware.
+    of one piece: trained or sampled in part by other code, in another precision, on other hardware. What the sweep
+    varies is none, but for what changes the task of a validation.
 
     Args:
         declared: the configuration keys that the sweep varies on purpose.
@@ -175,12 +179,14 @@ def guard(
     for name in names:
         mixed = [dict.fromkeys(fact[name] for fact in found if len(fact.get(name, ())) > 1) for found in by_row]
         flags += [Flag(index, name, AND.join(values)) for index, found in enumerate(mixed) for values in found]
-        if _is_declared(name, declared):
+        meant = _is_declared(name, declared)
+        if meant and name not in VALIDATION_TASK:
             continue
         single = [[fact.get(name, (MISSING,)) for fact in found] for found in by_row]
         values = [sorted({values[0] for values in found if len(values) == 1}) for found in single]
-        if name.startswith("kernel ") or "benchmark.name" in declared:
-            # An operation that a row does not use is no difference, nor is a part that its benchmark does not time.
+        if meant or name.startswith("kernel ") or "benchmark.name" in declared:
+            # An operation that a row does not use is no difference, nor is a part that its benchmark does not time, or
+            # a key that its objective does not have.
             values = [[value for value in found if value != MISSING] for found in values]
         counts = Counter(value for found in values for value in found)
         if len(counts) < 2:
@@ -195,7 +201,7 @@ def guard(
                     if len(value) == 1 and value[0] in other
                 ]
                 some = tuple(seeds) if len(seeds) < len(by_row[index]) else ()
-                flags.append(Flag(index, name, AND.join(other), usual, some))
+                flags.append(Flag(index, name, AND.join(other), usual, some, meant))
     return flags
 
 
@@ -248,10 +254,10 @@ def one_factor(rows: Sequence[Row], baseline: Mapping[str, str]) -> list[OneFact
 
 
 def baseline_of(row: Row, rows: Sequence[Row], baseline: Mapping[str, str]) -> Row | None:
-    """The baseline row with the same labels on every axis that the baseline does not fix."""
+    """The baseline row with the same labels on every axis that the baseline does not fix; None unless it is one row."""
     wanted = {**{axis: label for axis, label in row.labels.items() if axis not in baseline}, **baseline}
     found = select(rows, wanted)
-    return found[0] if found else None
+    return found[0] if len(found) == 1 else None
 
 
 def _configuration(row: Row) -> dict[str, Any]:

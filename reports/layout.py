@@ -20,6 +20,10 @@ FIGURE_NEEDS = {
     "scatter": ("x", "y"),
     "pareto": ("x", "y"),
 }
+ANY_FIGURE = ("kind", "where", "log", "title", "label")
+POINTS = (*ANY_FIGURE, "beside", "panels", "colour", "marker")
+FIGURE_TAKES = {**dict.fromkeys(FIGURE_NEEDS, ANY_FIGURE), "scatter": (*POINTS, "fit"), "pareto": POINTS}
+"""What each kind may have besides what it needs."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,12 @@ class Column(Printed):
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure. `x` is a quantity, or for lines an axis; `y` is a quantity, or for curves a key of metrics.jsonl."""
+    """One figure. `x` is a quantity, or for lines an axis, of whose others each combination has a line; `y` is a
+    quantity, or for curves a key of metrics.jsonl."""
 
     kind: FigureKind
     y: str
     x: str = ""
-    series: str = ""
-    """lines: one line for each label of this axis."""
     beside: tuple[str, ...] = ()
     """scatter, pareto: further quantities in the place of x, a column of panels for each."""
     panels: str = ""
@@ -71,7 +74,7 @@ class Figure:
 
     @property
     def name(self) -> str:
-        """File name without suffix."""
+        """File name without suffix, which figures that differ in their looks alone share."""
         chosen = [part for axis, labels in self.where.items() for part in (axis, *labels)]
         return "_".join(part.replace("/", "-") for part in (self.kind, self.y, self.x, *chosen) if part)
 
@@ -205,16 +208,21 @@ def paper_column(metric: str, reference: ReferenceTable | None) -> str:
 
 def _figure(item: Any, axes: Mapping[str, Sequence[str]]) -> Figure:
     Checked(item, "report.figure").keys("kind", optional=tuple(f.name for f in fields(Figure) if f.name != "kind"))
-    if item["kind"] not in FIGURE_NEEDS:
-        raise unknown("kind of figure", str(item["kind"]), FIGURE_NEEDS)
-    if missing := [key for key in FIGURE_NEEDS[item["kind"]] if not item.get(key)]:
-        raise UserError(f"report.figure: kind {item['kind']} needs {', '.join(missing)}.")
+    kind = item["kind"]
+    if kind not in FIGURE_NEEDS:
+        raise unknown("kind of figure", str(kind), FIGURE_NEEDS)
+    if missing := [key for key in FIGURE_NEEDS[kind] if not item.get(key)]:
+        raise UserError(f"report.figure: kind {kind} needs {', '.join(missing)}.")
+    for key in item:
+        having = [other for other in FIGURE_NEEDS if key in (*FIGURE_NEEDS[other], *FIGURE_TAKES[other])]
+        if kind not in having:
+            raise UserError(f"report.figure: kind {kind} has no {key}; leave it out, or choose {' or '.join(having)}.")
     where = choices_of(item.get("where", {}), "report.figure: where")
     figure = Figure(**{**item, "beside": tuple(item.get("beside", ())), "where": where})
-    across = (figure.x, *figure.beside) if item["kind"] in ("scatter", "pareto") else ()
+    across = (figure.x, *figure.beside) if kind in ("scatter", "pareto") else ()
     for name in (figure.y, *across):
         _known_metric(name, "figure")
-    named = (figure.x if figure.kind == "lines" else "", figure.series, figure.panels, figure.colour, figure.marker)
+    named = (figure.x if figure.kind == "lines" else "", figure.panels, figure.colour, figure.marker)
     for axis in filter(None, named):
         if axis not in axes:
             raise unknown("axis in report.figure:", axis, axes)

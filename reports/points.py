@@ -9,13 +9,13 @@ from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from reports.aggregate import Row, row_name, select
+from reports.aggregate import Row, row_name
 from reports.contest import timed_apart
 from reports.layout import Figure
 from reports.quantities import quantity
 from reports.records import named
 from reports.style import LONGEST_NAME, WIDTH, colour, legend_below, marker, wrap
-from reports.tables import axis_label, axis_title
+from reports.tables import DASH, axis_label, axis_title
 from reports.uncertainty import pearson
 
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ def draw_points(plt: Any, figure: Figure, rows: Sequence[Row]) -> Drawing | None
     drawing, grid = plt.subplots(len(labels), across, figsize=size, sharey=True, sharex="col", squeeze=False)
     looks, drawn = _Looks(figure, rows), False
     for axes, (label, panel) in zip(grid.flat, places, strict=True):
-        inside = select(rows, {figure.panels: label}) if label else rows
+        inside = [row for row in rows if row.labels.get(figure.panels, "") == label]
         drawn |= _panel(axes, panel, inside, looks)
-        if label:
-            axes.set_title(f"{axis_title(figure.panels)}: {label}", fontweight="normal", fontsize=9.5)
+        if figure.panels:
+            axes.set_title(f"{axis_title(figure.panels)}: {label or DASH}", fontweight="normal", fontsize=9.5)
     for axes in grid[:-1].flat:
         axes.set_xlabel("")
     for axes in grid[:, 1:].flat:

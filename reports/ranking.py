@@ -1,4 +1,4 @@
-"""Best and second best of a column, and which others cannot be told from the best."""
+"""Best and second best of a column, and which others cannot be told from the best, or from the baseline."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from reports.aggregate import Row
-from reports.contest import Contest, Doubt
+from reports.aggregate import LISTED, Row, in_words, row_name
+from reports.contest import AT_95, Contest, Doubt, timed_apart
+from reports.guard import baseline_of
 from reports.layout import Column, Layout
-from reports.records import named
+from reports.records import is_number
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,42 @@ class Rank:
 
 
 def contest_axes(layout: Layout, rows: Iterable[Row]) -> list[str]:
-    """Axes of numbers that the baseline does not fix, such as a resolution: rows at others are not ranked together."""
+    """Axes of numbers that all rows have and the baseline does not fix, such as a resolution: rows at others are not
+    ranked together."""
     rows = list(rows)
     free = [axis for axis in layout.rows if layout.baseline and axis not in layout.baseline]
-    return [axis for axis in free if all(named(axis, row.labels[axis]) != row.labels[axis] for row in rows)]
+    return [axis for axis in free if all(is_number(row.labels.get(axis, "")) for row in rows)]
+
+
+def peers_of(layout: Layout, rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows that are ranked together: of one group, at one label of the spread axis, at equal `contest_axes`."""
+    apart = [layout.group, layout.spread, *contest_axes(layout, rows)]
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row.labels.get(axis, "") for axis in apart), []).append(row)
+    return list(found.values())
+
+
+def tie_notes(layout: Layout, rows: Sequence[Row]) -> list[str]:
+    """Rows whose numbers cannot be told from the baseline's, judged among the rows that the table ranks together, or
+    among all where the baseline is not one of these; [] without any."""
+    peers, found = peers_of(layout, rows), []
+    for column in layout.columns if layout.baseline else ():
+        if column.better == "none" or timed_apart(rows, column.metric):
+            continue
+        everyone = Contest(rows, column.metric)
+        doubts = {}
+        for contest, inside in ((Contest(inside, column.metric), inside) for inside in peers):
+            for row in inside:
+                base = baseline_of(row, rows, layout.baseline)
+                judged = contest if base in inside else everyone
+                if base is not None and base is not row and row in judged.rows and base in judged.rows:
+                    doubts[row] = judged.doubt(row, base)
+        names = [row_name(row, rows) for row in rows if doubts.get(row) == "="]
+        listed = ", ".join(names) if len(names) <= LISTED else f"{len(names)} of {len(doubts)} rows"
+        found += [f"{column.plain} of {listed}"] if names else []
+    name = in_words({axis: [label] for axis, label in layout.baseline.items()})
+    return [f"Not distinguishable from the baseline, {name}, {AT_95}: {'; '.join(found)}."] if found else []
 
 
 def rank_rows(rows: Sequence[Row], column: Column) -> dict[int, Rank]:

@@ -108,6 +108,15 @@ def named(axis: str, label: str) -> str:
     return f"{axis.replace('_', ' ')} {label}" if mute else label
 
 
+def is_number(label: str) -> bool:
+    """Whether an axis label is a number, such as a resolution."""
+    try:
+        float(label)
+    except ValueError:
+        return False
+    return True
+
+
 def collect(cells: Iterable[Cell], root: Path) -> list[Record]:
     """Look at the folders of all cells under the root of all outputs."""
     store, cells = RunStore(root), list(cells)

@@ -1,8 +1,8 @@
 """Two evaluations compared sample by sample: the noise that they share drops out of their difference.
 
 An evaluation keeps, of every metric that it resampled, the deviations of its bootstrap replicates; the k-th replicate
-of any evaluation with as many samples draws the same indices. Image i of two evaluations has the same class and, with
-the same sampling seed, the same random numbers.
+of any evaluation with as many samples draws the same indices, for a caption score with as many images that it can
+judge. Image i of two evaluations has the same class and, with the same sampling seed, the same random numbers.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from lightning_modules.metrics.config import CAPTIONED
 from lightning_modules.metrics.shares import NORMAL_95, ROUNDING, SHARES
 from reports.aggregate import Row, reaches
 from reports.records import Record
@@ -27,7 +28,7 @@ def paired_margin(left: Row, right: Row, metric: str, factor: float = 1.0) -> fl
         return None
     (a,), (b,) = found
     first, second = a.replicates(metric), b.replicates(metric)
-    if len(first) < 2 or len(first) != len(second) or _draws(a) != _draws(b):
+    if len(first) < 2 or len(first) != len(second) or _draws(a, metric) != _draws(b, metric):
         return None
     if metric in SHARES:
         low, high = reaches(a, metric)
@@ -49,6 +50,8 @@ def _correlation(x: Sequence[float], y: Sequence[float]) -> float:
     return sum(a * b for a, b in zip(x, y, strict=True)) / norm if norm > ROUNDING**2 else 0.0
 
 
-def _draws(record: Record) -> tuple[Any, Any]:
-    """What the resampled indices depend on."""
-    return record.protocol.get("num_samples"), record.protocol.get("seed")
+def _draws(record: Record, metric: str) -> tuple[Any, ...]:
+    """What the resampled indices depend on; of a caption score, they are those of the images that it can judge."""
+    protocol = record.protocol
+    judged = protocol.get(CAPTIONED.get(metric, ""), {}).get("images")
+    return protocol.get("num_samples"), protocol.get("seed"), judged

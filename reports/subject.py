@@ -16,14 +16,14 @@ from reports.aggregate import LISTED, Row, row_name, rows_of
 from reports.amended import amended_notes
 from reports.claims import Verdict, agreement, judge
 from reports.compute import compute_notes
-from reports.contest import AT_95, Contest
 from reports.crossing import crossing_notes
 from reports.equal_code import Evidence, equality_notes, find_evidence
 from reports.equal_code import alike as alike_codes
-from reports.guard import ISO, Flag, OneFactor, baseline_of, guard, one_factor
+from reports.guard import ISO, Flag, OneFactor, guard, one_factor
 from reports.layout import Layout, parse_layout
 from reports.measured import with_measured
 from reports.protocol import protocol_notes
+from reports.ranking import tie_notes
 from reports.records import Record, collect, named
 from reports.searches import search_notes
 from reports.tables import Table, build_table
@@ -70,10 +70,11 @@ class Subject:
     @cached_property
     def rows(self) -> list[Row]:
         """The records by their labels, with what makes rows incomparable."""
-        found: list[dict[str, str]] = [{} for _ in self._rows]
-        for flag in self.flags:
-            found[flag.row][flag.fact] = flag.text
-        return [replace(row, flags=flags) for row, flags in zip(self._rows, found, strict=True)]
+        flags: list[dict[str, str]] = [{} for _ in self._rows]
+        tasks: list[dict[str, str]] = [{} for _ in self._rows]
+        for flag in self._guarded:
+            (tasks if flag.declared else flags)[flag.row][flag.fact] = flag.text
+        return [replace(row, flags=f, task=t) for row, f, t in zip(self._rows, flags, tasks, strict=True)]
 
     @cached_property
     def _rows(self) -> list[Row]:
@@ -82,7 +83,11 @@ class Subject:
 
     @cached_property
     def flags(self) -> list[Flag]:
-        """What makes rows incomparable."""
+        """What makes rows incomparable, and is not varied on purpose."""
+        return [flag for flag in self._guarded if not flag.declared]
+
+    @cached_property
+    def _guarded(self) -> list[Flag]:
         return guard(self._rows, self.declared, self.layout.baseline, alike_codes(self.same_code))
 
     @cached_property
@@ -113,7 +118,7 @@ class Subject:
             *self._crossings(),
             *search_notes(self.records),
             *amended_notes(self.rows),
-            *self._ties(),
+            *tie_notes(self.layout, self.rows),
             *self.agreements,
             *self.remarks,
         ]
@@ -192,23 +197,6 @@ class Subject:
 
     def _crossings(self) -> list[str]:
         return [note for crossing in self.layout.crossings for note in crossing_notes(crossing, self.rows)]
-
-    def _ties(self) -> list[str]:
-        """Rows whose numbers cannot be told from the baseline's."""
-        found = []
-        for column in self.layout.columns if self.layout.baseline else ():
-            contest = Contest(self.rows, column.metric)
-            if column.better == "none" or contest.timed_apart:
-                continue
-            bases = {row: baseline_of(row, contest.rows, self.layout.baseline) for row in contest.rows}
-            pairs = [(row, base) for row, base in bases.items() if base is not None and base is not row]
-            names = [row_name(row, self.rows) for row, base in pairs if contest.doubt(row, base) == "="]
-            listed = ", ".join(names) if len(names) <= LISTED else f"{len(names)} of {len(pairs)} rows"
-            found += [f"{column.plain} of {listed}"] if names else []
-        name = self.baseline
-        if not found:
-            return []
-        return [f"Not distinguishable from the baseline, {name}, {AT_95}: {'; '.join(found)}."]
 
     @cached_property
     def agreements(self) -> list[str]:

@@ -10,12 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from experiments.validation import is_validation
 from lightning_modules.metrics.config import IS_LEAST
 from reports.aggregate import NOT_FINITE, Row, Value, listed, select
+from reports.comparable import set_apart
 from reports.contest import AT_95, Doubt, timed_apart
 from reports.layout import Column, Layout
 from reports.quantities import EXACT, Quantity, is_cost
-from reports.ranking import Rank, contest_axes, rank_rows
+from reports.ranking import Rank, contest_axes, peers_of, rank_rows
 from reports.records import named
 from reports.reference import ReferenceTable
 
@@ -114,10 +116,16 @@ def build_table(
         body.setdefault(key, {})[row.labels.get(layout.spread, "")] = index
     groups = list(dict.fromkeys(key[0] for key in body)) if layout.group else [""]
     layout, unknown = _without_unknown(layout, rows)
+    ranks = {
+        (peers[place], column.metric): rank
+        for peers in peers_of(layout, rows)
+        for column in layout.columns
+        for place, rank in rank_rows(peers, column).items()
+    }
     result = []
     for group in groups:
         inside = [(key, places) for key, places in body.items() if not layout.group or key[0] == group]
-        result += _group(layout, rows, inside, spread, flags, lettered)
+        result += _group(layout, rows, inside, spread, flags, ranks, lettered)
     general = list(dict.fromkeys([*notes, *_reading_notes(layout, result), *unknown]))
     return Table(
         title=title,
@@ -176,19 +184,10 @@ def _group(
     inside: Sequence[tuple[tuple[str, ...], Mapping[str, int]]],
     spread: Sequence[str],
     flags: Mapping[int, str],
+    ranks: Mapping[tuple[Row, str], Rank],
     notes: Notes,
 ) -> list[TableRow]:
-    """The rows under one group heading; ranks are given within it, among rows that one baseline is held against."""
-    ranks: dict[tuple[int, str], Rank] = {}
-    apart = contest_axes(layout, rows)
-    for label in spread:
-        contests: dict[tuple[str, ...], list[int]] = {}
-        for place in (places[label] for _, places in inside if label in places):
-            contests.setdefault(tuple(rows[place].labels[a] for a in apart), []).append(place)
-        for peers in contests.values():
-            for column in layout.columns:
-                found = rank_rows([rows[place] for place in peers], column)
-                ranks |= {(peers[i], column.metric): rank for i, rank in found.items()}
+    """The rows under one group heading; `ranks` by row and metric."""
     result = []
     for key, places in inside:
         labels = dict(zip(layout.axes, key, strict=True))
@@ -199,7 +198,7 @@ def _group(
             index = places.get(label)
             for column in layout.columns:
                 entry = _entry(rows[index] if index is not None else None, column, notes)
-                if index is not None and (rank := ranks.get((index, column.metric))):
+                if index is not None and (rank := ranks.get((rows[index], column.metric))):
                     entry = replace(entry, rank=rank.place, doubt=rank.doubt)
                 entries.append(entry)
                 if layout.reference and _is_published(layout, column, label, spread):
@@ -251,8 +250,10 @@ def _reading_notes(layout: Layout, rows: Sequence[TableRow]) -> Iterable[str]:
     """How to read the marks that this table uses."""
     entries = [entry for row in rows for entry in row.entries]
     cells = [cell for row in rows for cell in row.cells]
+    ranked = [column for column in layout.columns if column.better != "none"]
     if any(entry.rank for entry in entries):
-        unknown = "noise unknown or not comparable" if any(cell.flags for cell in cells) else "noise unknown"
+        apart = any(set_apart(cell, column.metric) for cell in cells for column in ranked)
+        unknown = "noise unknown or not comparable" if apart else "noise unknown"
         read = {
             "=": f"; = not distinguishable from the best {AT_95}",
             "?": f"; ? {unknown}, so no difference from the best is claimed",
@@ -261,8 +262,14 @@ def _reading_notes(layout: Layout, rows: Sequence[TableRow]) -> Iterable[str]:
         alike = [axis_title(axis).lower() for axis in contest_axes(layout, cells)]
         within = f" at equal {' and '.join(alike)}" if alike else " within a group" if layout.group else ""
         yield f"Bold is best, underlined second{within}{doubts}."
-    if any(column.better != "none" and timed_apart(cells, column.metric) for column in layout.columns):
+    if any(timed_apart(cells, column.metric) for column in ranked):
         yield "Times of separate runs are not ranked: other work may have run beside them."
+    tasks = dict.fromkeys(fact for cell in cells for fact in cell.task)
+    if tasks and (validated := [column.plain for column in ranked if is_validation(column.metric)]):
+        yield (
+            f"{' and '.join(validated)}: only rows with the same {' and '.join(tasks)} are compared, as others are "
+            "validated on another task."
+        )
     counts = sorted({entry.value.n for entry in entries if entry.value and entry.value.n > 1})
     if counts:
         seeds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))

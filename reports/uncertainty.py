@@ -162,7 +162,8 @@ def pearson(x: list[float], y: list[float]) -> float | None:
     mean_x, mean_y = sum(x) / n if n else 0.0, sum(y) / n if n else 0.0
     sxx = sum((a - mean_x) ** 2 for a in x)
     syy = sum((b - mean_y) ** 2 for b in y)
-    if n < 3 or not sxx or not syy:
+    # Where all are equal their mean may still be off by a rounding error.
+    if n < 3 or len(set(x)) < 2 or len(set(y)) < 2 or not sxx or not syy:
         return None
     return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / math.sqrt(sxx * syy)
 

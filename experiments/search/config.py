@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from experiments.validation import VALIDATION_TASK, is_validation
 from lightning_modules.bounds import check_least
 from lightning_modules.metrics.config import METRICS
 
@@ -73,6 +74,12 @@ class SearchConfig:
                 raise ValueError(f"search.first: {point} must give a value to each of {', '.join(sorted(keys))}.")
         if self.space and self.pruner != "none" and not self.trains:
             raise ValueError(f"search.pruner={self.pruner} ends trainings, but nothing of the training is searched.")
+        if changing := ", ".join(sorted(keys & VALIDATION_TASK)):
+            why = f"trials with another {changing} are validated on another task, so their losses say nothing"
+            if is_validation(self.metric):
+                raise ValueError(f"search.metric={self.metric}: {why}; name a metric of samples, such as fd_efflite0.")
+            if self.pruner != "none":
+                raise ValueError(f"search.pruner={self.pruner}: {why}; set search.pruner=none.")
 
     @property
     def trains(self) -> bool:

@@ -161,8 +161,12 @@ IN_PLACE_OF = {
     "recall_efflite0": "recall",
 }
 """Quantity of the embedded network's features -> the one of Inception's, which papers print."""
-CAPTIONED = ("clip_score", "attribute_binding", "spatial_relations")
-"""Metrics of images beside their captions."""
+CAPTIONED = {
+    "clip_score": "clip",
+    "attribute_binding": "attribute_binding",
+    "spatial_relations": "spatial_relations",
+}
+"""Metric of images beside their captions -> its section of the protocol."""
 RESAMPLED = (
     "fd_efflite0",
     "kid_efflite0",

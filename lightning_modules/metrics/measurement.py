@@ -35,8 +35,8 @@ class Measurement(NamedTuple):
     """JSON-ready: N, reference, extractors and their checksums, settings, and under "floor" the value of every measure
     for real images instead of samples; empty if there are too few."""
     replicates: dict[str, list[float]]
-    """Metric -> deviations of its bootstrap replicates; the k-th is of the same resample in every metric, and in every
-    evaluation of equal N and seed."""
+    """Metric -> deviations of its bootstrap replicates; the k-th is of the same resample in every metric of all images,
+    and in every evaluation of equal N and seed. Caption scores resample the images that they can judge."""
 
 
 def check_samples(images: np.ndarray, labels: np.ndarray | None) -> None:

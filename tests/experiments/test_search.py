@@ -35,6 +35,7 @@ from tests.sweeps.conftest import make_sweep, root  # noqa: F401
 
 WORKER = (sys.executable, str(Path(__file__).with_name("search_worker.py")))
 GUIDANCE = {"key": "sampler.guidance", "low": 1.0, "high": 9.0}
+MASKING = {"key": "objective.mask_ratio_low", "low": 0.1, "high": 0.9}
 TRIALS = 12
 
 
@@ -318,6 +319,11 @@ def test_device_time_has_every_trial_and_no_training_twice(
         ({"space": [{"key": "sampler.guidence", "values": [1, 2]}]}, "Did you mean: 'guidance'"),
         ({"space": [{"key": "sampler.guidance"}]}, "needs either 'values', or numbers"),
         ({"space": [GUIDANCE], "pruner": "median"}, "nothing of the training is searched"),
+        (
+            {"space": [MASKING], "metric": "val/loss"},
+            "search.metric=val/loss: trials with another objective.mask_ratio_l",
+        ),
+        ({"space": [MASKING], "pruner": "median"}, "say nothing; set search.pruner=none"),
         ({"space": [GUIDANCE], "metric": "parameters"}, "not a metric that is better lower or higher"),
         ({"space": [GUIDANCE], "first": [{"sampler.steps": 1}]}, "must give a value to each of sampler.guidance"),
         ({"space": [{"key": "sampler.steps", "low": 0, "high": 3}]}, "must be at least 1"),

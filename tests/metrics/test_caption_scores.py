@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lightning_modules.metrics.attribute_binding import AttributeBinding
-from lightning_modules.metrics.caption_scores import with_caption_scores
-from lightning_modules.metrics.config import MetricsConfig
+from lightning_modules.metrics.caption_scores import SCORES, with_caption_scores
+from lightning_modules.metrics.config import CAPTIONED, MetricsConfig
 from lightning_modules.metrics.measurement import Measurement
 from lightning_modules.metrics.phrases import Relation, noun_phrases, relation
 from lightning_modules.metrics.spatial import NEAR, SpatialRelations, position, score
@@ -150,3 +150,7 @@ def test_they_join_a_measurement_over_the_images_they_can_judge(blip: Path, owl:
     assert len(replicates["spatial_relations"]) == 20
     nothing = with_caption_scores(without, IMAGES, ["a vase"] * 4, MetricsConfig(detector_weights=str(owl)))
     assert "spatial_relations" not in nothing.metrics and nothing.protocol["spatial_relations"]["images"] == 0
+
+
+def test_every_score_has_its_section() -> None:
+    assert {kind.name: section for section, kind in SCORES.items()} == CAPTIONED

@@ -37,6 +37,23 @@ def test_all_files_are_there(report: Path) -> None:
     assert not list(report.parent.glob(".out*"))
 
 
+def test_no_figure_overwrites_another(tmp_path: Path) -> None:
+    """The same quantities in other looks have a number behind the name that the first of them has alone."""
+    fakes.finished(tmp_path)
+    pareto = {"kind": "pareto", "x": "seconds_per_image", "y": "fd_efflite0"}
+    figures = [
+        pareto,
+        {**pareto, "beside": ["parameters"]},
+        {"kind": "bars", "y": "fd_efflite0"},
+        {**pareto, "log": "x"},
+    ]
+    out = build(fakes.subject(tmp_path, report={**fakes.REPORT, "figure": figures}), tmp_path / "out").parent
+    names = [f"pareto_fd_efflite0_seconds_per_image{number}" for number in ("", "_2", "_3")]
+    expected = {f"figures/{name}.{suffix}" for name in (*names, "bars_fd_efflite0") for suffix in ("png", "pdf")}
+    assert {str(path.relative_to(out)) for path in (out / "figures").iterdir()} == expected
+    assert expected <= set(re.findall(r'href="([^"]*)"', (out / "index.html").read_text()))
+
+
 def test_the_page_needs_nothing_from_outside(report: Path) -> None:
     page = (report / "index.html").read_text()
     for source in re.findall(r'(?:src|srcset|href)="([^"]*)"', page):

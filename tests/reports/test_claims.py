@@ -310,3 +310,15 @@ def test_one_training_each_shows_no_likeness_either() -> None:
     like = [_single("a", 10.0, "run1"), _single("b", 10.1, "run2")]
     assert judge(similar, like).judgement == "undecided"
     assert judge(similar, [like[0], _single("b", 10.1, "run1")]).judgement == "supported"
+
+
+@pytest.mark.parametrize(("x", "metric"), [("train_seconds", "fid"), ("fid", "train_seconds")])
+@pytest.mark.parametrize(("benchmark", "judgement"), [(None, "undecided"), (TIMED, "supported")])
+def test_times_of_separate_runs_are_no_side_of_a_correlation(
+    x: str, metric: str, benchmark: Benchmark | None, judgement: str
+) -> None:
+    sized = [
+        Row(row.labels, tuple(replace(r, metrics={"train_seconds": n + 1.0, "fid": 9.0 - n}) for r in row.records))
+        for n, row in enumerate(rows({str(n): [0.0] for n in range(6)}, benchmark=benchmark))
+    ]
+    assert judge(claim("correlation", metric, x=x, at_most=0), sized).judgement == judgement

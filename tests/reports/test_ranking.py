@@ -15,9 +15,9 @@ from reports.aggregate import Row
 from reports.contest import timed_apart
 from reports.entry import entry_of
 from reports.formats import to_latex, to_markdown
-from reports.layout import Column
+from reports.layout import Column, Layout
 from reports.page import table_html
-from reports.ranking import Rank, rank_rows
+from reports.ranking import Rank, contest_axes, rank_rows, tie_notes
 from reports.records import Record
 from tests.reports import fakes
 
@@ -186,3 +186,45 @@ def test_only_what_may_be_compared_is_called_indistinguishable(tmp_path: Path) -
         note for _, note in fakes.subject(tmp_path, cells, report=report).table.notes if "Not distinguishable" in note
     ]
     assert len(ties) == 1 and "FD-EffLite0 of" in ties[0] and "Time" not in ties[0]
+
+
+def test_rows_that_are_switched_on_and_off_are_ranked_together_and_numbers_apart() -> None:
+    def axes(*labels: str) -> list[str]:
+        layout = Layout(("scheme", "other"), (COLUMN,), baseline={"scheme": "a"})
+        return contest_axes(layout, [Row({"scheme": "a", "other": label}, ()) for label in labels])
+
+    assert axes("on", "off") == axes("none", "standard") == axes("true", "false") == []
+    assert axes("256", "512") == axes("1e-4", "0") == ["other"]
+
+
+@pytest.mark.parametrize("apart", ["group", "spread"])
+def test_the_marks_and_the_note_of_the_baseline_agree(tmp_path: Path, apart: str) -> None:
+    """Of the quiet size nothing is like the baseline, whatever the noise of the other one."""
+    values = {
+        ("quiet", "a"): (100, 101, 99),
+        ("quiet", "b"): (105, 106.2, 103.8),
+        ("quiet", "c"): (120, 121, 119.2),
+        ("noisy", "a"): (50, 70, 60),
+        ("noisy", "b"): (80, 62, 75),
+        ("noisy", "c"): (90, 71, 101),
+    }
+    cells = [fakes.cell_of({"size": size, "scheme": scheme}, seed) for size, scheme in values for seed in (0, 1, 2)]
+    for cell in cells:
+        fakes.write_run(tmp_path, cell, values[cell.labels["size"], cell.labels["scheme"]][cell.seed])
+    axes = {"size": ("quiet", "noisy"), "scheme": ("a", "b", "c")}
+    report = {"rows": "scheme", apart: "size", "columns": ["fd_efflite0"], "baseline": {"scheme": "a"}}
+    table = fakes.subject(tmp_path, cells, report=report, axes=axes, declared=["generator.size"]).table
+    doubts = [entry.doubt for line in table.rows for entry in line.entries if entry.kind == "measured"]
+    assert doubts == (["", "", "", "", "=", "="] if apart == "group" else ["", "", "", "=", "", "="])
+    (ties,) = (text for _, text in table.notes if "Not distinguishable" in text)
+    assert ties.endswith("FD-EffLite0 of noisy · b, noisy · c.")
+
+
+def test_a_baseline_that_is_ranked_elsewhere_is_judged_among_all_rows() -> None:
+    layout = Layout(("size",), (COLUMN,), group="scheme", baseline={"scheme": "a"})
+    rows = [
+        row(name, values) for name, values in (("a", [1.0, 1.1, 0.9]), ("b", [1.0, 0.9, 1.2]), ("c", [9.0, 9.1, 9.0]))
+    ]
+    assert tie_notes(layout, rows) == [
+        "Not distinguishable from the baseline, a, at 95%, all rows ranked together: FD of b."
+    ]

@@ -109,6 +109,23 @@ def test_single_trainings_are_compared_sample_by_sample() -> None:
     assert other.distinguishable is False and "paired" not in other.method
 
 
+def test_caption_scores_of_other_images_are_no_pairs() -> None:
+    def scored(name: str, judged: int) -> Row:
+        protocol = {"num_samples": 512, "seed": 0, "spatial_relations": {"images": judged}}
+        replicates = {metric: [0.1, -0.2, 0.1] for metric in ("spatial_relations", "fd_efflite0")}
+        metrics = {metric: 1.0 for metric in replicates}
+        result = {"replicates": replicates, "protocol": protocol}
+        return Row({"scheme": name}, (Record(name, {}, {}, 0, name, name, metrics, evaluation_result=result),))
+
+    def paired(judged: int, metric: str) -> bool:
+        found = compare(scored("a", 40), scored("b", judged), metric)
+        assert found is not None
+        return "paired" in found.method
+
+    assert [paired(40, "spatial_relations"), paired(39, "spatial_relations")] == [True, False]
+    assert paired(39, "fd_efflite0")
+
+
 def test_none_of_324_samples_is_not_told_from_four() -> None:
     """Fisher's exact test: p = 0.12 for 4, 0.002 for 10. All resamples of no hit give none."""
     weights = resamples(324, 500, 0)
@@ -168,3 +185,5 @@ def test_coefficients_agree_with_scipy() -> None:
         assert pearson(x, y) == pytest.approx(scipy.stats.pearsonr(x, y).statistic)
     assert kendall_tau([1.0], [1.0]) is None and pearson([1.0, 2.0], [1.0, 2.0]) is None
     assert kendall_tau([1, 1], [1, 2]) is None and pearson([1, 1, 1], [1, 2, 3]) is None
+    equal, counted = [0.7] * 3, [1.0, 2.0, 3.0]  # a third of the sum is not 0.7
+    assert pearson(equal, counted) is None and pearson(counted, equal) is None
