@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from datamodules.sources.folders import FileSource
-from datamodules.sources.open import open_source
+from datamodules.sources.open import ANY_LABEL, open_source
 from datamodules.sources.records import Record, Refused, Source
 from datamodules.store import TokenStore
 from datamodules.tokenize.crops import Crops
@@ -67,8 +67,9 @@ def make_reference(job: ReferenceJob, decode: Callable[[Any], Any] | None = None
         name, batches = f"reconstructions of {job.source.name}/{job.split}", _decoded(job, decode)
     else:
         name, batches = f"{job.dataset}/{job.split}, {job.crop} crop, {job.size} pixels", _cropped(job)
-    name += f", {job.count} images by seed {job.seed}" if job.count else ""
     made = collect_statistics(name, batches, extractors, job.keep, job.batch_size, job.device)
+    if job.count:  # of which broken ones were left out
+        made = replace(made, name=f"{name}, {made.count} images by seed {job.seed}")
     write_statistics(job.out, made)
     return made
 
@@ -76,7 +77,7 @@ def make_reference(job: ReferenceJob, decode: Callable[[Any], Any] | None = None
 def _cropped(job: ReferenceJob) -> Iterator[np.ndarray]:
     """(B, S, S, 3) uint8 batches of the images; broken ones are left out and named in the log."""
     exif = applies_exif(job.dataset, job.exif)
-    source = open_source(job.dataset, job.source, job.split, classes=1000)
+    source = open_source(job.dataset, job.source, job.split, classes=ANY_LABEL)
     preparation = Preparation(Crops((job.crop,), False, job.size), exif, _needs_captions(source))
     waiting: list[np.ndarray] = []
     total = job.count or sum(unit.count or 0 for unit in source.units) or None

@@ -20,6 +20,7 @@ from experiments.errors import UserError
 from lightning_modules.hashing import file_sha256
 from lightning_modules.text_encoders.config import T5Config
 from lightning_modules.tokenizers.config import EMBEDDED, TOKENIZERS
+from tests.datamodules.collections import encoded, picture, tar_shard
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +103,14 @@ def test_images_to_a_measured_run(ablate, pictures, tmp_path):
         result["protocol"]["reference"] == "folder/val, adm crop, 32 pixels (statistics of 12 images, 12 images kept)"
     )
     assert np.isfinite(result["metrics"]["fd_efflite0"])
+
+
+def test_a_reference_takes_every_label_and_counts_what_it_measured(ablate, tmp_path):
+    members = [(f"{n}.png", encoded(picture(n))) for n in range(5)] + [("5.png", b"broken")]
+    tar_shard(tmp_path / "train.tar", [*members, *((f"{n}.cls", str(998 + n).encode()) for n in range(6))])
+    words = ("--source", tmp_path, "--split", "train", "--size", 16, "--out", tmp_path / "r.npz", "--workers", 0)
+    code, out, err = ablate("reference", "folder", *words, "--count", 6)
+    assert code == 0 and "16 pixels, 5 images by seed 0, 5 images, moments" in out, err
 
 
 @pytest.fixture(scope="module")
