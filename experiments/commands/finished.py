@@ -142,7 +142,7 @@ def sample_command(
         _sample_share(config, found, export, count, seed, shard, overrides)
         return
     check_request(config, found, class_name=class_name, prompts=prompts, fills_in=known_from is not None)
-    from experiments.inpaint import sample_to_file
+    from experiments.sample_grid import sample_to_file
 
     sample_to_file(
         config,
