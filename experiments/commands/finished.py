@@ -12,7 +12,7 @@ from experiments.commands.options import refuse_given
 from experiments.commands.single import ROOT_OPTION, configure_logging
 from experiments.config import read_config
 from experiments.errors import UserError
-from experiments.identity import EVALUATION, evaluation_id
+from experiments.identity import EVALUATION, PLACES, evaluation_id
 from experiments.overrides import parse_overrides
 from experiments.presets import read_chain
 from experiments.ranks import is_leader
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from experiments.export import Kind
 
 NeedsData = Literal["always", "captions", "never"]
-MOVED = ("data.root", "data.source", "tokenizer.weights")
+MOVED = tuple(sorted(key for key in PLACES if key.partition(".")[0] in ("data", "tokenizer", "text_encoder")))
 """Keys of a training that `evaluate` and `sample` take anew, since what they name may have moved."""
 OF_PROMPTS = ("evaluation.prompts", "evaluation.prompt_file", "evaluation.dataset", "evaluation.dataset_root")
 """Which captions are drawn."""
@@ -40,7 +40,7 @@ OF_DRAWING = ("evaluation.batch_size", "evaluation.snapshot")
 )
 @ROOT_OPTION
 def evaluate_command(run: str, overrides: tuple[str, ...], again: bool, root: str) -> None:
-    """Measure RUN; overrides may change sampler.*, evaluation.* and runtime.*, and say where its data lie now.
+    """Measure RUN; overrides may change sampler.*, evaluation.* and runtime.*, and say where its files lie now.
 
     It samples on as many devices of one machine as the training had and this machine has; runtime.devices=N says
     otherwise.
@@ -268,6 +268,8 @@ def _evaluation_config(run: Run, overrides: tuple[str, ...], root: str, needs_da
         section, _, name = key.partition(".")
         place = stored.get(section, {}).get(name, "")
         if key in values or place in ("", "embedded") or (section == "data" and not needed):
+            continue
+        if section == "text_encoder" and not Path(place).is_absolute():  # a name on the hub
             continue
         if not Path(place).exists():
             raise UserError(
