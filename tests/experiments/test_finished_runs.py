@@ -17,6 +17,7 @@ from experiments import evaluation as evaluation_module
 from experiments import provenance
 from experiments.config import load_config
 from experiments.identity import evaluation_id, semantic
+from experiments.remeasure import chosen_evaluation
 from experiments.run_config import RunConfig
 from experiments.store import Evaluation, Run, RunStore
 from tests.experiments.configs import finished, tiny_preset
@@ -87,6 +88,16 @@ def test_a_run_may_be_named_by_its_folder(
     command = shlex.split(out.partition("measure them with: ")[2])
     where = [run.id, "evaluation.num_samples=8", "--root", str(tmp_path / "moved")]
     assert code == 0 and command == ["ablate", "evaluate", *(where if place == "runs" else [str(folder), where[1]])]
+
+
+def test_what_a_run_started_from_is_not_missed_where_it_is_measured_again(tmp_path: Path) -> None:
+    start = Path(shutil.copy(finished(small(tmp_path)).final_weights, tmp_path / "start.safetensors"))
+    run = finished(small(tmp_path, trainer__init_from=str(start)))
+    config = run.config()
+    config.evaluation.seed = 3
+    run.prepare_evaluation(config).result_path.write_text(json.dumps({"metrics": {}}))
+    start.unlink()
+    assert chosen_evaluation(run.config(), run) == config
 
 
 def test_an_evaluation_that_other_code_made_says_so(
