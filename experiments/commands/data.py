@@ -90,6 +90,8 @@ def tokenize_command(
         refuse_given("is for making a store, not for merge", "source", "divide", *OF_IMAGES)
     elif source is None:
         refuse_given("needs the images; name their folder with --source", *OF_IMAGES)
+    if divide:
+        refuse_given("is not for --divide, which makes train and val", "split")
     device, share = _device(device), parse_shard(shard)
     if share[1] > 1:
         refuse_given("needs the whole store; give it to `ablate tokenize merge`", "verify", "text_encoder")

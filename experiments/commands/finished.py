@@ -28,6 +28,8 @@ MOVED = tuple(sorted(key for key in PLACES if key.partition(".")[0] in ("data", 
 """Keys of a training that `evaluate` and `sample` take anew, since what they name may have moved."""
 OF_PROMPTS = ("evaluation.prompts", "evaluation.prompt_file", "evaluation.dataset", "evaluation.dataset_root")
 """Which captions are drawn."""
+OF_DATASET = ("evaluation.dataset_root", "evaluation.dataset_reference")
+"""Where another data set's captions and images are. Of the cells of a sweep, each takes its own."""
 OF_DRAWING = ("evaluation.batch_size", "evaluation.snapshot")
 """How images are drawn, and with which weights."""
 
@@ -277,4 +279,8 @@ def _evaluation_config(run: Run, overrides: tuple[str, ...], root: str, needs_da
                 f"{key}=PATH."
             )
     here = {"runtime.root": str(run.root or root), "runtime.num_nodes": 1}
-    return read_config(run.config_path, {**here, **values}, needs_data=needed)
+    config = read_config(run.config_path, {**here, **values}, needs_data=needed)
+    for key in OF_DATASET:
+        if values.get(key) and not config.evaluation.dataset:
+            raise UserError(f"{key} is of another data set's captions; name that too, with evaluation.dataset=NAME.")
+    return config

@@ -276,6 +276,7 @@ def test_features_of_captions_are_those_a_run_asks_for(ablate, tmp_path):
         (["folder", "--tokenizer", "emoji_vq"], "--source"),
         (["foldr", "--source", ".", "--tokenizer", "emoji_vq", "--divide"], "Did you mean 'folder'"),
         (["coco", "--source", ".", "--tokenizer", "emoji_vq", "--divide"], "coco has splits of its own"),
+        (["folder", "--source", ".", "--divide", "--split", "test"], "--split is not for --divide, which makes train"),
         (["folder", "--source", ".", "--tokenizer", "emoji_vq", "--crops", "adm,half"], "Unknown crop 'half'"),
         (["folder", "--source", ".", "--tokenizer", "emoji_vq", "--shard", "3"], "is not I/K"),
         (["folder", "--source", ".", "--tokenizer", "emoji_vq", "--shard", "9/3"], "is not I/K"),

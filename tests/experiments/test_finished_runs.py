@@ -136,6 +136,13 @@ def test_options_that_would_change_nothing_are_refused(ablate, tmp_path: Path, w
     assert not run.evaluations()
 
 
+@pytest.mark.parametrize("key", ["evaluation.dataset_root", "evaluation.dataset_reference"])
+def test_where_another_data_set_is_needs_its_name(ablate, asked: list[Any], tmp_path: Path, key: str) -> None:
+    run = finished(small(tmp_path))
+    code, _, err = ablate("evaluate", run.id, f"{key}=x", "--root", tmp_path)
+    assert code == 2 and f"{key} is of another data set's captions; name that too" in err and not asked
+
+
 @pytest.mark.parametrize("command", ["sample", "evaluate"])
 def test_a_tokenizer_is_not_sampled_from(ablate, tmp_path: Path, command: str) -> None:
     run = RunStore(tmp_path).prepare(load_config("tokenizer/emoji", {"runtime.root": str(tmp_path)}))
