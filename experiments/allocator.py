@@ -16,7 +16,8 @@ def keep_freed_memory() -> bool:
 
     By default glibc maps every block of some megabytes anew, and the kernel clears each page at the first touch.
     Activations are allocated and freed in every step, so page faults can take a fifth of a small model's step. Results
-    do not change, nor does the peak memory, but the process keeps that peak until it ends.
+    do not change, nor does the peak memory, but the process keeps that peak until it ends, or
+    `memory.memory_held` gives it back.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -50,9 +50,15 @@ def load_unresolved(preset: str, overrides: Mapping[str, Any] | Iterable[str] = 
     return _assemble(raw, overrides if isinstance(overrides, Mapping) else parse_overrides(overrides), where)
 
 
-def build_config(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """Turn plain nested dictionaries into a checked, resolved `RunConfig`. Raises UserError as `load_config` does."""
-    return resolve(_assemble(raw, overrides or {}))
+def build_config(
+    raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, *, trains: bool = True
+) -> RunConfig:
+    """Turn plain nested dictionaries into a checked, resolved `RunConfig`; `trains` as `resolve` has it.
+
+    Raises:
+        UserError: as `load_config` does.
+    """
+    return resolve(_assemble(raw, overrides or {}), trains=trains)
 
 
 def _assemble(raw: Mapping[str, Any], overrides: Mapping[str, Any], where: str = "") -> RunConfig:

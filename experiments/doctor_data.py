@@ -10,7 +10,7 @@ from datamodules.online_config import IMAGENET_CLASSES
 from datamodules.sources.coco import annotation_file
 from datamodules.sources.imagenet import SYNSET, ground_truth, images_folder, synsets
 from datamodules.sources.lists import list_file
-from datamodules.sources.open import open_source
+from datamodules.sources.open import ANY_LABEL, open_source
 from datamodules.sources.parquet import parquet_files
 from datamodules.sources.records import Record, Source, find_split
 from datamodules.sources.tar import has_labels, tar_files
@@ -23,8 +23,6 @@ from experiments.doctor import Finding
 SPLITS = ("train", "val", "test")
 EXPECTED = {("imagenet", "train"): 1_281_167, ("imagenet", "val"): 50_000}
 LOOKED_AT = 8
-ANY_LABEL = 1 << 16
-"""Classes to open labelled shards with, so that every label is taken."""
 
 
 def examine_data(folder: Path) -> list[Finding]:

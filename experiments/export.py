@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from datamodules.files import work_lock
 from experiments.conditions import Conditions, evaluation_conditions
 from experiments.config import to_dict
 from experiments.errors import UserError
@@ -23,6 +24,7 @@ from experiments.pictures import write_png
 from experiments.process import device_of, prepare_process
 from experiments.run_config import RunConfig
 from experiments.shards import Shards
+from experiments.snapshots import snapshot_step
 from experiments.store import Run
 
 Kind = Literal["npz", "png"]
@@ -60,7 +62,8 @@ def export_samples(
     prepare_process(config)
     check_trained(run)
     config.evaluation.num_samples = count
-    origin = {"run": run.id, "sampler": to_dict(config)["sampler"], "seed": seed, "count": count, **_captions(config)}
+    origin = {"run": run.id, "sampler": to_dict(config)["sampler"], "seed": seed, "count": count}
+    origin |= {**_captions(config), **_snapshot(config)}
     if names := _already(folder / RECORD, {**origin, "kind": kind}):
         return [folder / name for name in names]
     shards = Shards(folder / "shards", count)
@@ -68,13 +71,17 @@ def export_samples(
     conditions = evaluation_conditions(config, device_of(config))
     worker, workers = share or (0, 1)
     shards.fill(drawer(config, run, conditions, seed), worker, workers, alone=True)
-    if shards.missing():
-        return []
-    images, _ = shards.gather()
-    written = _write_npz(folder, images, conditions) if kind == "npz" else _write_pngs(folder, images, conditions)
-    names = [path.name for path in written]
-    atomic_write_json(folder / RECORD, {**origin, "kind": kind, "files": names})
-    shards.remove()
+    with work_lock(shards.folder / "lock"):  # of shares that end together, one puts the images together
+        if names := _already(folder / RECORD, {**origin, "kind": kind}):
+            shards.remove()  # with the lock, and what this share began after the other one was through
+            return [folder / name for name in names]
+        if shards.missing():
+            return []
+        images, _ = shards.gather()
+        written = _write_npz(folder, images, conditions) if kind == "npz" else _write_pngs(folder, images, conditions)
+        names = [path.name for path in written]
+        atomic_write_json(folder / RECORD, {**origin, "kind": kind, "files": names})
+        shards.remove()
     return written
 
 
@@ -84,6 +91,12 @@ def _captions(config: RunConfig) -> dict[str, Any]:
     keys = ("prompts", "prompt_fingerprint", "dataset", "dataset_fingerprint")
     on_class = config.generator.condition == "class"
     return {} if on_class else {"captions": {key: getattr(config.evaluation, key) for key in keys}}
+
+
+def _snapshot(config: RunConfig) -> dict[str, int]:
+    """The step of the weights, where they are not those that the run ends with."""
+    step = snapshot_step(config)
+    return {} if step is None else {"step": step}
 
 
 def _already(path: Path, origin: dict[str, Any]) -> list[str]:

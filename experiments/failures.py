@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 
 from experiments.errors import CellError, UserError
 
@@ -29,13 +31,15 @@ RESUMABLE = frozenset({"killed", "preempted", "time_limit"})
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.EFBIG})
 _WORDS = (
     ("oom", ("out of memory", "cannot allocate memory", "can't allocate memory", "alloc_failed")),
-    ("disk", ("cannot write", "no space left", "read-only file system", "disk quota")),  # before names in its path
+    ("disk", ("cannot write", "no space left", "read-only file system", "disk quota")),  # before endings of files
     ("distributed", ("nccl", "gloo", "processgroup", "c10d", "torch.distributed")),
     ("kernel", ("no kernel image", "mamba_ssm", "triton", "flash_attn", "back end", "backend")),
     ("checkpoint", ("checkpoint", ".ckpt", "state_dict")),
-    ("nan", ("not finite", "non-finite", "is nan", "nan loss", "not a number")),
+    ("nan", ("loss is not finite", "loss became", "non-finite", "is nan", "nan loss", "not a number")),
     ("data", ("dataset", "data file", "tokens file", "dataloader", "meta.json", ".npz", ".npy")),
 )
+"""Cause -> beginnings of words ("ncclInternalError", "datasets"), and endings of files."""
+_PATH = re.compile(r"[\w.~-]*/[\w.~/+-]*")
 _EXPECTED = (UserError, CellError, ValueError, FileNotFoundError, FloatingPointError)
 """Errors whose message is already a sentence for people."""
 
@@ -63,8 +67,19 @@ def _cause(error: BaseException) -> str:
 
 def cause_of(text: str) -> str:
     """The cause that the words of a message point to."""
-    text = text.lower()
-    return next((cause for cause, words in _WORDS if any(word in text for word in words)), "other")
+    text = _PATH.sub(_kind, text.lower())
+    return next((cause for cause, words in _WORDS if any(_begins(word, text) for word in words)), "other")
+
+
+def _kind(path: re.Match[str]) -> str:
+    """What a path says of its file; the names of folders say nothing."""
+    name = PurePosixPath(path[0].rstrip("."))
+    return name.name if name.name == "meta.json" else name.suffix
+
+
+def _begins(word: str, text: str) -> bool:
+    """Whether `word`, where it is one, stands in `text` with no letter before it."""
+    return bool(re.search(("(?<![a-z])" if word[0].isalpha() else "") + re.escape(word), text))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -1,11 +1,9 @@
-"""What a process that trains, samples or measures sets up first, and what it can tell of itself."""
+"""What a process that trains, samples or measures sets up first."""
 
 from __future__ import annotations
 
 import logging
 import os
-import resource
-import sys
 import warnings
 from functools import cache
 
@@ -127,11 +125,3 @@ def usable_device(name: str, option: str) -> str:
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError(f"{option}cuda, but no GPU is visible (`ablate doctor` tells more); take {option}cpu or auto.")
     return name
-
-
-def peak_memory_bytes() -> int:
-    """Largest memory this process held: on the GPU where one was used, else resident."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from datamodules.sources.folders import FileSource
-from datamodules.sources.open import open_source
+from datamodules.sources.open import ANY_LABEL, open_source
 from datamodules.sources.records import Record, Refused, Source
 from datamodules.store import TokenStore
 from datamodules.tokenize.crops import Crops
@@ -44,7 +44,7 @@ class ReferenceJob:
     count: int = 0
     seed: int = 0
     keep: int = 10_000
-    classes: int = 1000
+    classes: int = 0
     inception_weights: Path | None = None
     batch_size: int = 64
     workers: int = 0
@@ -71,13 +71,19 @@ def make_reference(job: ReferenceJob, decode: Callable[[Any], Any] | None = None
         name, batches = f"reconstructions of {job.source.name}/{job.split}", _decoded(store, job, decode)
         classes = store.meta.source.get("classes", [])
     else:
-        source = open_source(job.dataset, job.source, job.split, job.classes)
+        source = open_source(job.dataset, job.source, job.split, _classes(job))
         name, batches = f"{job.dataset}/{job.split}, {job.crop} crop, {job.size} pixels", _cropped(source, job)
-        classes = source.class_names
-    name += f", {job.count} images by seed {job.seed}" if job.count else ""
+        classes = source.class_names if len(source.class_names) < ANY_LABEL else ()
     made = collect_statistics(name, batches, extractors, job.keep, job.batch_size, job.device, classes)
+    if job.count:  # of which broken ones were left out
+        made = replace(made, name=f"{name}, {made.count} images by seed {job.seed}")
     write_statistics(job.out, made)
     return made
+
+
+def _classes(job: ReferenceJob) -> int:
+    """Classes to read labels of: where nobody says how many there are, none is left out (ImageNet's are known)."""
+    return job.classes or (0 if job.dataset == "imagenet" else ANY_LABEL)
 
 
 def _cropped(source: Source, job: ReferenceJob) -> Iterator[Batch]:

@@ -32,7 +32,7 @@ def chosen_evaluation(config: RunConfig, run: Run) -> RunConfig:
     if newest is None or run.evaluation(evaluation_id(config)).is_done():
         return config
     stored = read_chain(newest.config_path)
-    return build_config({**to_dict(config), **{section: stored[section] for section in EVALUATION}})
+    return build_config({**to_dict(config), **{section: stored[section] for section in EVALUATION}}, trains=False)
 
 
 def measure_again(config: RunConfig, run: Run) -> Evaluation:

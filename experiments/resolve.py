@@ -53,7 +53,7 @@ def resolve(config: RunConfig, *, trains: bool = True) -> RunConfig:
         if config.objective.name != "reconstruction":
             config.data.check_tokenizer(config.tokenizer)
         config.text_encoder.resolve()
-        if hasattr(config.generator, "resolve"):
+        if trains and hasattr(config.generator, "resolve"):
             config.generator.resolve()
         for network in ("inception", "dinov2"):
             key = f"{network}_weights"

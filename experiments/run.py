@@ -29,8 +29,9 @@ from experiments.files import atomic_path
 from experiments.history import Attempt
 from experiments.identity import evaluation_id, run_id
 from experiments.lineage import start_of
+from experiments.memory import peak_memory_bytes, reset_peak_memory
 from experiments.model_facts import build_facts
-from experiments.process import device_of, peak_memory_bytes, prepare_process
+from experiments.process import device_of, prepare_process
 from experiments.provenance import provenance
 from experiments.ranks import check_world
 from experiments.run_config import RunConfig
@@ -172,6 +173,7 @@ def _train(config: RunConfig, run: Run, more_callbacks: Sequence[L.Callback]) ->
         selection.make_up(trainer, module, data, step)
     elif start is not None:
         start.put_into(config, module)
+    reset_peak_memory()  # of what this process did before
     if step < config.trainer.max_steps and not selection.exhausted:
         with checkpoints.stop_on_signals():
             trainer.fit(module, data, ckpt_path=run.last_checkpoint if step else None, weights_only=False)

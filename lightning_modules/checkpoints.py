@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+_UNREADABLE = (
+    *(SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError),
+    *(LookupError, AssertionError, struct.error),  # of bytes that torch's unpickler takes for instructions
+)
+"""What damaged files and those of another kind raise."""
 
 
 def load_safetensors(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -59,7 +66,7 @@ def read_part(file: Path, names: Sequence[str] = ("model", "state_dict")) -> tup
         if start[8:] == b"{":  # eight bytes of length, then a JSON header
             return "", load_file(file)
         found = _load_tensors(file)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"{file} is damaged or not a torch file ({type(error).__name__}).") from error
     name = ""
     if isinstance(found, dict):

@@ -17,6 +17,8 @@ from datamodules.sources.tar import TarSource, has_labels, tar_files
 
 log = logging.getLogger(__name__)
 KINDS = ("imagenet", "cc3m", "coco", "folder")
+ANY_LABEL = 1 << 16
+"""Classes to open labelled shards with where only their images count, so that every label is taken."""
 
 
 def check_kind(dataset: str) -> None:

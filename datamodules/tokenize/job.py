@@ -11,6 +11,7 @@ from typing import Any
 
 from datamodules.sources.open import check_kind, open_divided, open_source
 from datamodules.sources.records import UNIT, Source
+from datamodules.sources.tar import TarSource
 from datamodules.store_format import codes_shape, read_meta, tokenizer_settings
 from datamodules.tokenize.crops import Crops
 from datamodules.tokenize.encode import Work, encode_units
@@ -76,6 +77,8 @@ def tokenize(job: Job, tokenizer: Any, load: Callable[[], Any], work: Work) -> S
         source = open_divided(job.source, job.split, job.unit_size)
     else:
         source = open_source(job.dataset, job.source, job.split, job.classes, job.unit_size)
+    if job.classes and (source.captioned or not isinstance(source, TarSource)):
+        raise ValueError(f"--classes is for tar shards with .cls files; {job.source} has none. Leave --classes out.")
     exif = applies_exif(job.dataset, job.exif)
     plan = make_plan(job, source, crops, exif, tokenizer)
     if (job.out / job.split / "meta.json").is_file():

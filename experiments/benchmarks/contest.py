@@ -19,9 +19,10 @@ import torch
 from experiments.benchmarks.alone import alone
 from experiments.benchmarks.cells.base import BenchmarkCell, Phase
 from experiments.benchmarks.config import BENCHMARK_CELLS
-from experiments.benchmarks.measure import in_turns, median_interval, memory_held, peak_memory
+from experiments.benchmarks.measure import in_turns, median_interval, peak_memory
 from experiments.benchmarks.problem import forced
 from experiments.errors import CellError, UserError
+from experiments.memory import memory_held
 from experiments.process import device_of, prepare_process
 from experiments.provenance import provenance
 from experiments.run_config import RunConfig

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import math
-import re
 import statistics
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from experiments.benchmarks.bench import Row
+from experiments.memory import peak_memory_bytes, reset_peak_memory
 
 FEWEST_ROUNDS, MOST_ROUNDS = 6, 41  # fewer than six have no 95 % interval of the median
 BUSY_MS, MOST_REPEATS = 10, 100
@@ -142,40 +139,19 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
     return ordered[rank], ordered[count - 1 - rank]
 
 
-def memory_held() -> int | None:
-    """Bytes held now, on the GPU where one is in use, else resident; None where the system does not tell."""
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-        return torch.cuda.memory_allocated()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)  # give freed memory back, so that what comes next shows
-        return _resident("VmRSS")
-    except (OSError, AttributeError):
-        return None
-
-
 def peak_memory(call: Contender, before: int | None = None) -> int | None:
     """Most memory held during `call` beyond `before`, by default what is held now; None where nobody tells."""
     if isinstance(call, Elsewhere):
         return call.peak_memory()
-    held = memory_held()
+    held = reset_peak_memory()
     before = held if before is None else before
+    call()
     if held is None or before is None:
-        call()
         return None
     if torch.cuda.is_initialized():
-        torch.cuda.reset_peak_memory_stats()
-        call()
         torch.cuda.synchronize()
         return max(0, torch.cuda.max_memory_allocated() - before)
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # reset the peak
-    except OSError:
-        call()
-        return None
-    call()
-    return max(0, _resident("VmHWM") - before)
+    return max(0, peak_memory_bytes() - before)
 
 
 def machine(threads: int) -> dict[str, Any]:
@@ -218,10 +194,3 @@ def _repeats(call: Contender) -> int:
     if not torch.cuda.is_initialized():
         return 1
     return max(1, min(MOST_REPEATS, math.ceil(BUSY_MS / milliseconds(call))))
-
-
-def _resident(field: str) -> int:
-    match = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    if match is None:
-        raise OSError(f"no {field} in /proc/self/status")
-    return int(match[1]) * 1024

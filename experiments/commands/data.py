@@ -90,6 +90,8 @@ def tokenize_command(
         refuse_given("is for making a store, not for merge", "source", "divide", *OF_IMAGES)
     elif source is None:
         refuse_given("needs the images; name their folder with --source", *OF_IMAGES)
+    if divide:
+        refuse_given("is not for --divide, which makes train and val", "split")
     device, share = _device(device), parse_shard(shard)
     if share[1] > 1:
         refuse_given("needs the whole store; give it to `ablate tokenize merge`", "verify", "text_encoder")
@@ -150,7 +152,11 @@ def tokenize_command(
     show_default=True,
     help="Images kept in the file, with their classes: for KID, precision, recall and class accuracy.",
 )
-@click.option("--classes", default=1000, show_default=True, help="Number of classes, for tar shards with .cls files.")
+@click.option(
+    "--classes",
+    default=0,
+    help="Number of classes, for tar shards with .cls files (imagenet: 1000); without it the file names none.",
+)
 @click.option("--inception-weights", type=FOLDER, help="Weights of 2015-12-05; without them there is no FID.")
 @click.option("--tokenizer", default="llamagen_vq", show_default=True, help="For `store`: what decodes it.")
 @click.option("--batch-size", default=64, show_default=True)

@@ -12,7 +12,7 @@ from experiments.commands.options import refuse_given
 from experiments.commands.single import ROOT_OPTION, configure_logging
 from experiments.config import read_config
 from experiments.errors import UserError
-from experiments.identity import EVALUATION, evaluation_id
+from experiments.identity import EVALUATION, PLACES, evaluation_id
 from experiments.overrides import parse_overrides
 from experiments.presets import read_chain
 from experiments.ranks import is_leader
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from experiments.export import Kind
 
 NeedsData = Literal["always", "captions", "never"]
-MOVED = ("data.root", "data.source", "tokenizer.weights")
+MOVED = tuple(sorted(key for key in PLACES if key.partition(".")[0] in ("data", "tokenizer", "text_encoder")))
 """Keys of a training that `evaluate` and `sample` take anew, since what they name may have moved."""
 OF_PROMPTS = ("evaluation.prompts", "evaluation.prompt_file", "evaluation.dataset", "evaluation.dataset_root")
 """Which captions are drawn."""
+OF_DATASET = ("evaluation.dataset_root", "evaluation.dataset_reference")
+"""Where another data set's captions and images are. Of the cells of a sweep, each takes its own."""
 OF_DRAWING = ("evaluation.batch_size", "evaluation.snapshot")
 """How images are drawn, and with which weights."""
 
@@ -40,7 +42,7 @@ OF_DRAWING = ("evaluation.batch_size", "evaluation.snapshot")
 )
 @ROOT_OPTION
 def evaluate_command(run: str, overrides: tuple[str, ...], again: bool, root: str) -> None:
-    """Measure RUN; overrides may change sampler.*, evaluation.* and runtime.*, and say where its data lie now.
+    """Measure RUN; overrides may change sampler.*, evaluation.* and runtime.*, and say where its files lie now.
 
     It samples on as many devices of one machine as the training had and this machine has; runtime.devices=N says
     otherwise.
@@ -142,7 +144,7 @@ def sample_command(
         _sample_share(config, found, export, count, seed, shard, overrides)
         return
     check_request(config, found, class_name=class_name, prompts=prompts, fills_in=known_from is not None)
-    from experiments.inpaint import sample_to_file
+    from experiments.sample_grid import sample_to_file
 
     sample_to_file(
         config,
@@ -269,10 +271,16 @@ def _evaluation_config(run: Run, overrides: tuple[str, ...], root: str, needs_da
         place = stored.get(section, {}).get(name, "")
         if key in values or place in ("", "embedded") or (section == "data" and not needed):
             continue
+        if section == "text_encoder" and not Path(place).is_absolute():  # a name on the hub
+            continue
         if not Path(place).exists():
             raise UserError(
                 f"{key}={place}, which {run.id} was made with, is not there; put it back, or say where it is now with "
                 f"{key}=PATH."
             )
     here = {"runtime.root": str(run.root or root), "runtime.num_nodes": 1}
-    return read_config(run.config_path, {**here, **values}, needs_data=needed)
+    config = read_config(run.config_path, {**here, **values}, needs_data=needed)
+    for key in OF_DATASET:
+        if values.get(key) and not config.evaluation.dataset:
+            raise UserError(f"{key} is of another data set's captions; name that too, with evaluation.dataset=NAME.")
+    return config

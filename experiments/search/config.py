@@ -28,7 +28,8 @@ class SearchAxisConfig:
         if not self.key:
             raise ValueError("search.space: every entry needs the 'key' that it searches.")
         bounds = all(isinstance(bound, int | float) for bound in (self.low, self.high))
-        if bool(self.values) == bounds or (bounds and not self.low < self.high):
+        of_numbers = [number for number in (self.low, self.high, self.step) if number is not None]
+        if bool(self.values) == bounds or (bounds and not self.low < self.high) or (self.values and of_numbers):
             raise ValueError(f"search.space: {self.key} needs either 'values', or numbers 'low' < 'high'.")
         if self.step is not None and not (isinstance(self.step, int | float) and self.step > 0):
             raise ValueError(f"search.space: {self.key} has step={self.step}; it must be a number above 0.")

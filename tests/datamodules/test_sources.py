@@ -169,6 +169,14 @@ def test_shards_with_classes(tmp_path):
     check_labels(stored(tmp_path / "out"))
 
 
+@pytest.mark.parametrize("divide", [False, True])
+def test_a_number_of_classes_is_for_shards_with_labels_alone(tmp_path, divide):
+    class_tree(tmp_path / "images", NUMBERS)
+    with pytest.raises(ValueError, match="--classes is for tar shards with .cls files; .*images has none"):
+        run("folder", tmp_path / "images", tmp_path / "out", classes=77, divide=divide)
+    assert not (tmp_path / "out").exists()
+
+
 def test_broken_shards_lose_images_not_their_order(tmp_path):
     """Duplicate keys, images without text, text without image, a shard that is cut off."""
     members = [m for n in range(1, 9) for m in img2dataset(n)]

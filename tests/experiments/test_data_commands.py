@@ -23,6 +23,7 @@ from lightning_modules.hashing import file_sha256
 from lightning_modules.metrics.statistics import read_statistics
 from lightning_modules.text_encoders.config import T5Config
 from lightning_modules.tokenizers.config import EMBEDDED, TOKENIZERS
+from tests.datamodules.collections import encoded, picture, tar_shard
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +111,14 @@ def test_images_to_a_measured_run(ablate, pictures, tmp_path):
     assert ablate(*again)[0] == 0
     code, out, err = ablate("evaluate", run.name, f"evaluation.reference={tmp_path / 'rec.npz'}", "--root", root)
     assert code == 0 and "Class accuracy" in out, err
+
+
+def test_a_reference_takes_every_label_and_counts_what_it_measured(ablate, tmp_path):
+    members = [(f"{n}.png", encoded(picture(n))) for n in range(5)] + [("5.png", b"broken")]
+    tar_shard(tmp_path / "train.tar", [*members, *((f"{n}.cls", str(998 + n).encode()) for n in range(6))])
+    words = ("--source", tmp_path, "--split", "train", "--size", 16, "--out", tmp_path / "r.npz", "--workers", 0)
+    code, out, err = ablate("reference", "folder", *words, "--count", 6)
+    assert code == 0 and "16 pixels, 5 images by seed 0, 5 images, moments" in out, err
 
 
 @pytest.fixture(scope="module")
@@ -300,6 +309,7 @@ def test_features_of_captions_are_those_a_run_asks_for(ablate, tmp_path):
         (["folder", "--tokenizer", "emoji_vq"], "--source"),
         (["foldr", "--source", ".", "--tokenizer", "emoji_vq", "--divide"], "Did you mean 'folder'"),
         (["coco", "--source", ".", "--tokenizer", "emoji_vq", "--divide"], "coco has splits of its own"),
+        (["folder", "--source", ".", "--divide", "--split", "test"], "--split is not for --divide, which makes train"),
         (["folder", "--source", ".", "--tokenizer", "emoji_vq", "--crops", "adm,half"], "Unknown crop 'half'"),
         (["folder", "--source", ".", "--tokenizer", "emoji_vq", "--shard", "3"], "is not I/K"),
         (["folder", "--source", ".", "--tokenizer", "emoji_vq", "--shard", "9/3"], "is not I/K"),

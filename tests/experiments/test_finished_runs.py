@@ -17,6 +17,7 @@ from experiments import evaluation as evaluation_module
 from experiments import provenance
 from experiments.config import load_config
 from experiments.identity import evaluation_id, semantic
+from experiments.remeasure import chosen_evaluation
 from experiments.run_config import RunConfig
 from experiments.store import Evaluation, Run, RunStore
 from tests.experiments.configs import finished, tiny_preset
@@ -89,6 +90,16 @@ def test_a_run_may_be_named_by_its_folder(
     assert code == 0 and command == ["ablate", "evaluate", *(where if place == "runs" else [str(folder), where[1]])]
 
 
+def test_what_a_run_started_from_is_not_missed_where_it_is_measured_again(tmp_path: Path) -> None:
+    start = Path(shutil.copy(finished(small(tmp_path)).final_weights, tmp_path / "start.safetensors"))
+    run = finished(small(tmp_path, trainer__init_from=str(start)))
+    config = run.config()
+    config.evaluation.seed = 3
+    run.prepare_evaluation(config).result_path.write_text(json.dumps({"metrics": {}}))
+    start.unlink()
+    assert chosen_evaluation(run.config(), run) == config
+
+
 def test_an_evaluation_that_other_code_made_says_so(
     ablate, asked: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +134,13 @@ def test_options_that_would_change_nothing_are_refused(ablate, tmp_path: Path, w
     code, _, err = ablate("sample", run.id, "--root", tmp_path, *words)
     assert code == 2 and said in err
     assert not run.evaluations()
+
+
+@pytest.mark.parametrize("key", ["evaluation.dataset_root", "evaluation.dataset_reference"])
+def test_where_another_data_set_is_needs_its_name(ablate, asked: list[Any], tmp_path: Path, key: str) -> None:
+    run = finished(small(tmp_path))
+    code, _, err = ablate("evaluate", run.id, f"{key}=x", "--root", tmp_path)
+    assert code == 2 and f"{key} is of another data set's captions; name that too" in err and not asked
 
 
 @pytest.mark.parametrize("command", ["sample", "evaluate"])

@@ -139,8 +139,11 @@ def test_what_does_not_fit_is_one_sentence(ablate, tmp_path: Path, change, words
 
 def test_files_of_another_kind_are_refused(ablate, tmp_path: Path) -> None:
     (tmp_path / "x.bin").write_bytes(b"nothing")
+    (tmp_path / "passwd").write_text("root:x:0:0:root:/root:/bin/bash")
+    (tmp_path / "notes").write_text("hello world")
+    (tmp_path / "short").write_text("rb")
     for kind, file, said in [
-        ("aim", "x.bin", "damaged or not a torch file"),
+        *(("aim", name, "damaged or not a torch file") for name in ("x.bin", "passwd", "notes", "short")),
         ("aim", "absent.bin", "not found"),
         ("llamagen-vq", "absent.pt", "not found"),
         ("dit", "x.bin", "dit"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from datamodules.store import write_store
-from experiments.config import load_config, read_config, to_dict
+from experiments.config import load_config, read_config, save_config, to_dict
 from experiments.errors import UserError
 from experiments.identity import run_id
 from experiments.resolve import FILES, check_unchanged
@@ -18,7 +18,8 @@ from experiments.store import RunStore
 from lightning_modules.checkpoints import load_safetensors, save_safetensors
 from lightning_modules.hashing import file_sha256
 from lightning_modules.tokenizers.config import EMBEDDED, TOKENIZERS, EmojiVQConfig
-from tests.experiments.configs import finished
+from tests.experiments.configs import finished, tiny_preset
+from tests.text_encoders.tiny import save_clip_text
 
 QUICK = ("sampler.steps=1", "runtime.threads=1")
 FEW = ("evaluation.num_samples=4", "evaluation.bootstrap=0")
@@ -92,6 +93,32 @@ def test_a_run_is_used_from_any_folder(ablate, tmp_path: Path, monkeypatch: pyte
     assert code == 2 and "is not there; put it back, or say where it is now with tokenizer.weights=PATH" in err
     code, _, err = ablate(*words, "tokenizer.weights=moved/mine.safetensors")
     assert code == 0, err
+
+
+def test_a_text_encoder_that_was_moved_is_named_anew(ablate, tmp_path: Path) -> None:
+    encoder = save_clip_text(tmp_path / "encoder")
+    text = {"name": "clip", "model": str(encoder), "text_width": 32, "pooled_width": 24}
+    captions = {"data": {"condition": "caption"}, "generator": {"condition": "text"}, "text_encoder": text}
+    run = finished(load_config(tiny_preset(tmp_path, "captioned", **captions)))
+    words = ("sample", run.folder, "--prompt", "a cow", "--count", 2, "--out", tmp_path / "x.png", *QUICK)
+    encoder.rename(tmp_path / "moved")
+    code, _, err = ablate(*words)
+    assert code == 2 and f"text_encoder.model={encoder}, which {run.id} was made with, is not there" in err
+    code, _, err = ablate(*words, f"text_encoder.model={tmp_path / 'moved'}")
+    assert code == 0, err
+    vocabulary = tmp_path / "moved" / "tokenizer" / "tokenizer.json"
+    vocabulary.write_text(vocabulary.read_text() + " ")
+    code, _, err = ablate(*words, f"text_encoder.model={tmp_path / 'moved'}")
+    assert code == 2 and "is not what" in err
+
+
+def test_published_ends_that_a_run_started_from_are_not_missed(tmp_path: Path) -> None:
+    config = load_config("mmamba/uvit-demo")
+    config.generator.pretrained_ends, config.generator.pretrained_fingerprint = "/gone", "a" * 64
+    save_config(config, tmp_path / "config.yaml")
+    assert read_config(tmp_path / "config.yaml") == config
+    with pytest.raises(UserError, match="/gone"):
+        read_config(tmp_path / "config.yaml", trains=True)
 
 
 @pytest.mark.parametrize("key", FILES)

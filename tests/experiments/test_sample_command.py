@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from experiments.errors import UserError
-from experiments.inpaint import _label
+from experiments.sample_grid import _label
 from experiments.store import RunStore
 from tests.experiments.conftest import DRAWN, QUICK, TINY, only_run
 
@@ -32,6 +32,7 @@ def test_a_wrong_class_names_a_few_that_there_are() -> None:
     names = tuple(f"n{i:08d}" for i in range(1000))
     assert _label("n00000007", names) == _label("7", names) == 7
     assert _label("cat", ("cat", "cattle")) == 0
+    assert [_label(word, ("0", "1", "10", "2")) for word in ("10", "2", "3")] == [2, 3, 3], "a name before a number"
     with pytest.raises(UserError, match=r"fits 2 classes.* Classes: 0 red cat, 1 cattle\.$"):
         _label("cat", ("red cat", "cattle", "dog"))
     with pytest.raises(

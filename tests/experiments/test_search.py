@@ -318,6 +318,10 @@ def test_device_time_has_every_trial_and_no_training_twice(
     [
         ({"space": [{"key": "sampler.guidence", "values": [1, 2]}]}, "Did you mean: 'guidance'"),
         ({"space": [{"key": "sampler.guidance"}]}, "needs either 'values', or numbers"),
+        (
+            {"space": [{"key": "sampler.guidance", "values": [1, 2], "low": 5, "step": 3}]},
+            "needs either 'values', or numbers",
+        ),
         ({"space": [GUIDANCE], "pruner": "median"}, "nothing of the training is searched"),
         (
             {"space": [MASKING], "metric": "val/loss"},

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier, Event, Lock
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ import torch
 from PIL import Image
 
 from experiments import evaluation as evaluation_module
-from experiments import evaluator, process
+from experiments import evaluator, export, process
 from experiments import shards as sharding
 from experiments.cli import main
 from experiments.config import build_config, load_config, save_config
@@ -83,6 +86,36 @@ def test_any_sharding_draws_the_same_images(trained: Path, tmp_path: Path, expec
     other = export_samples(config, run, "npz", tmp_path / "other", COUNT, seed=1)
     with np.load(other[0]) as file:
         assert not np.array_equal(file["arr_0"], expected)
+
+
+def test_of_shares_that_end_together_one_writes_and_both_say_so(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, run = config_in(trained), only_run(trained)
+    monkeypatch.setattr(export, "drawer", lambda *_: lambda span: (np.zeros((len(span), 4, 4, 3), np.uint8), 0.0))
+    filled, removed, gathering = Barrier(2, timeout=60), Event(), Lock()
+    fill, gather, remove = Shards.fill, Shards.gather, Shards.remove
+
+    def fill_together(self: Shards, *args: Any, **options: Any) -> None:
+        fill(self, *args, **options)
+        filled.wait()
+
+    def gather_late(self: Shards) -> Any:
+        if gathering.acquire(blocking=False):  # the first one: give the second time to be faster
+            removed.wait(0.5)
+        return gather(self)
+
+    def remove_and_tell(self: Shards) -> None:
+        remove(self)
+        removed.set()
+
+    monkeypatch.setattr(Shards, "fill", fill_together)
+    monkeypatch.setattr(Shards, "gather", gather_late)
+    monkeypatch.setattr(Shards, "remove", remove_and_tell)
+    with ThreadPoolExecutor() as pool:
+        shares = [pool.submit(export_samples, config, run, "npz", tmp_path, COUNT, 0, share=(i, 2)) for i in range(2)]
+        first, second = (share.result() for share in shares)
+    assert first == second == [tmp_path / f"samples_{COUNT}x4x4x3.npz"] and not (tmp_path / "shards").exists()
 
 
 def test_parts_of_other_samples_are_not_mixed_in(trained: Path, tmp_path: Path) -> None:

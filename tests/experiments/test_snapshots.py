@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from experiments.config import load_config
 from experiments.errors import UserError
 from experiments.evaluation import evaluate
+from experiments.export import export_samples
 from experiments.identity import run_id
 from experiments.run import train
 from experiments.snapshots import snapshot_steps
@@ -69,6 +70,16 @@ def test_a_picture_is_drawn_with_them(ablate, tmp_path: Path) -> None:
     run.snapshot(2).write_bytes(run.snapshot(2).read_bytes()[:1000])
     code, _, err = ablate(*words, tmp_path / "torn.png", "evaluation.snapshot=1")
     assert code == 2 and str(run.snapshot(2)) in err and not (tmp_path / "torn.png").exists()
+
+
+def test_a_folder_of_exported_samples_is_of_one_of_them(tmp_path: Path) -> None:
+    preset = tiny_preset(tmp_path, "run", trainer={"max_steps": 3, "snapshots": 3})
+    run = train(load_config(preset))
+    for which, others in ((0, 1), (1, 2)):
+        folder = tmp_path / f"of-{which}"
+        export_samples(load_config(preset, [f"evaluation.snapshot={which}"]), run, "npz", folder, 4, 0)
+        with pytest.raises(UserError, match="holds other samples"):
+            export_samples(load_config(preset, [f"evaluation.snapshot={others}"]), run, "npz", folder, 4, 0)
 
 
 def test_a_resumed_training_writes_them_again(tmp_path: Path) -> None:

@@ -208,7 +208,14 @@ def test_metrics_survive_kill_and_resume(run: Run) -> None:
         (UserError("generator.width=3 is odd."), "bad_config"),
         (UserError("Checkpoint last.ckpt is damaged."), "checkpoint"),
         (RuntimeError("CUDA error: no kernel image is available for execution on the device"), "kernel"),
+        (RuntimeError("ncclInternalError: ProcessGroupNCCL timed out"), "distributed"),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"), "oom"),
         (KeyError("x"), "other"),
+        (RuntimeError("/home/igloo/torch/lib.so: undefined symbol"), "other"),
+        (UserError("text_encoder.model=/scratch/triton/t5 is not there."), "bad_config"),
+        (UserError("/scratch/triton/stores/train/meta.json is damaged."), "data"),
+        (RuntimeError("Cannot read /home/igloo/checkpoints/tokens.npy."), "data"),
+        (ValueError("The text encoder gave features that are not finite in 16 bits."), "bad_config"),
     ],
 )
 def test_causes(error: Exception, cause: str) -> None:

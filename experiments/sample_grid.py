@@ -1,4 +1,4 @@
-"""`ablate sample`: images from a trained run, whole or as a part of a given image."""
+"""The picture of `ablate sample`: a grid of images from a trained run, whole or as a part of a given image."""
 
 from __future__ import annotations
 
@@ -96,10 +96,10 @@ def _conditions(
 
 
 def _label(word: str, names: tuple[str, ...]) -> int:
+    if word in names:  # first: a folder of digits names its class, whatever the number of that
+        return names.index(word)
     if word.isdecimal() and int(word) < len(names):
         return int(word)
-    if word in names:
-        return names.index(word)
     matches = [i for i, name in enumerate(names) if word.lower() in name.lower()]
     if len(matches) != 1:
         shown = matches or range(len(names))
