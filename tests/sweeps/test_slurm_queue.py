@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from optuna.trial import TrialState
 
-from experiments.search.study import finished
+from experiments.search.study import open_study
 from experiments.store import RunStore
 from sweeps import actions
 from sweeps.planner import plan
@@ -149,13 +150,14 @@ def test_four_jobs_search_and_no_trial_is_lost_or_doubled(
     assert len(read_submissions(plan(path).folder)) == 1, "what is at work is left alone"
     os.kill(int(log.read_text().split()[-1]), signal.SIGKILL)
     wait_done(cluster, path)
-    search = RunStore(root).search(plan(path).cells[0].search_id)
+    cell = plan(path).cells[0]
+    search = RunStore(root).search(cell.search_id)
     result = search.result()
     assert result is not None
     numbers = [trial["number"] for trial in result["trials"]]
     assert len(numbers) == len(set(numbers)) == 16
-    journal = finished(search.journal_path)
-    complete = {number: value for number, (state, value) in journal.items() if state == "COMPLETE"}
+    journal = open_study(search.journal_path, cell.config.search).get_trials()
+    complete = {trial.number: trial.value for trial in journal if trial.state == TrialState.COMPLETE}
     assert complete == {trial["number"]: trial["metrics"]["fd_efflite0"] for trial in result["trials"]}
     begun = [line.split() for line in log.read_text().splitlines()]
     assert len(begun) == 17 and len({pid for _, pid in begun}) >= 4, "one trial was begun twice: the killed one"
