@@ -259,8 +259,12 @@ def labels_of(raw: Any, place: str) -> dict[str, str]:
 
 
 def choices_of(raw: Any, place: str) -> dict[str, tuple[str, ...]]:
-    """Axis -> labels, each as `labels_of` reads it; one label may stand without brackets."""
-    return {
+    """Axis -> labels, each as `labels_of` reads it; one label may stand without brackets. Raises UserError for none."""
+    found = {
         str(axis): tuple(map(label_of, labels if isinstance(labels, list) else [labels]))
         for axis, labels in Checked(raw, place).raw.items()
     }
+    for axis, labels in found.items():
+        if not labels:
+            raise UserError(f"{place} names no label of {axis}, so no row is left; name one, or leave {axis} out.")
+    return found

@@ -112,6 +112,7 @@ def test_well_formed_blocks_of_these_kinds_pass() -> None:
         ({"claims": [{**SIMILAR, "tolerance": True}]}, "tolerance=True must be a number"),
         ({"figure": [{"kind": "lines", "x": "scheme", "y": "fid", "log": "x"}]}, "label 'a' is no number above 0"),
         ({"figure": [{"kind": "bars", "y": "fid", "where": {"scheme": "z"}}]}, "label of scheme in report.figure: 'z'"),
+        ({"figure": [{"kind": "bars", "y": "fid", "where": {"scheme": []}}]}, "where names no label of scheme"),
     ],
 )
 def test_mistakes_are_refused(change: dict[str, Any], message: str) -> None:
