@@ -18,6 +18,7 @@ ATTENTION = "attention"
 RMS_NORM = "rms_norm"
 RESIDUAL = "residual"
 SWIGLU = "swiglu"
+LINEAR = "linear"
 MAMBA2_DECODE = "mamba2_decode"
 TRANSFORMER_DECODE = "transformer_decode"
 OPERATIONS = (
@@ -30,6 +31,7 @@ OPERATIONS = (
     RMS_NORM,
     RESIDUAL,
     SWIGLU,
+    LINEAR,
     MAMBA2_DECODE,
     TRANSFORMER_DECODE,
 )
@@ -38,11 +40,12 @@ WHOLE_NETWORKS = frozenset({MAMBA2_DECODE, TRANSFORMER_DECODE})
 # In order of preference: the first that fits runs. Packages stand ahead of the suite's own GPU kernels: who installs
 # them wants them to run, unless they would have to run several times (`behind` of dispatch.choose).
 IMPLEMENTED: dict[str, frozenset[str]] = {
-    "cpp": frozenset(OPERATIONS) - {ATTENTION},
+    "cpp": frozenset(OPERATIONS) - {ATTENTION, LINEAR},
     "mamba_ssm": frozenset({SELECTIVE_SCAN, SSD}),
     "causal_conv1d": frozenset({DEPTHWISE_CONV1D}),
     "flash_attn": frozenset({ATTENTION}),
     "triton": frozenset({SELECTIVE_SCAN, DEPTHWISE_CONV1D}),
+    "onednn": frozenset({LINEAR}),
     "torch": frozenset(OPERATIONS),
     "reference": frozenset(OPERATIONS),
 }

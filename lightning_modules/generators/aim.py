@@ -19,9 +19,10 @@ from torch.utils.checkpoint import checkpoint
 from lightning_modules.conditions import Condition
 from lightning_modules.generators.base import TokenGenerator
 from lightning_modules.generators.configs.aim import AiMConfig
-from lightning_modules.kernels import mamba2_decoder
+from lightning_modules.kernels import linear, mamba2_decoder
 from lightning_modules.layers.adaln import AdaLN
 from lightning_modules.layers.condition import Context, condition_tokens
+from lightning_modules.layers.linear import Linear
 from lightning_modules.layers.mamba2 import NORM_EPS, Mamba2, Mamba2State
 from lightning_modules.layers.module_list import ModuleList
 from lightning_modules.layers.residual import Dropout, Residual, RMSNorm
@@ -105,7 +106,7 @@ class AiM(TokenGenerator):
         self.norm = RMSNorm(width, NORM_EPS)
         self.final_norm = RMSNorm(width, NORM_EPS)
         self.final_adaln = AdaLN(width, 1, 1, vectors=2, tables=False) if config.final_adaln else None
-        self.head = None if config.tied_head else nn.Linear(width, config.vocab_size, bias=False)
+        self.head = None if config.tied_head else Linear(width, config.vocab_size, bias=False)
         self.reset_parameters()
 
     @torch.no_grad()
@@ -147,7 +148,7 @@ class AiM(TokenGenerator):
         x = self.dropout(torch.cat([prefix, x], dim=1))
         r = self._run(x, summary, mask)[:, prefix.shape[1] - 1 :]
         modulation = () if self.final_adaln is None else self.final_adaln(summary)[0].unbind(1)
-        return F.linear(self.final_norm(self.norm(r), *modulation), self._head_weight)
+        return linear(self.final_norm(self.norm(r), *modulation), self._head_weight)
 
     def _run(self, x: Tensor, summary: Tensor, mask: Tensor | None, states: list[LayerState] | None = None) -> Tensor:
         """Embedded sequence (B, L, C) -> residual stream after the last layer, (B, L, C), float32."""
@@ -232,4 +233,4 @@ class AiM(TokenGenerator):
     def _logits(self, r: Tensor, state: State) -> Tensor:
         h = F.rms_norm(self.norm(r), r.shape[-1:], eps=NORM_EPS)
         h = torch.addcmul(state.final_shift, h, state.final_scale)
-        return F.linear(h.to(state.head.dtype), state.head)
+        return linear(h.to(state.head.dtype), state.head)

@@ -21,10 +21,11 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.generators.base import TokenGenerator
 from lightning_modules.generators.configs.llamagen import LlamaGenConfig
-from lightning_modules.kernels import swiglu, transformer_decoder
+from lightning_modules.kernels import linear, swiglu, transformer_decoder
 from lightning_modules.kernels.dispatch import autocast_dtype
 from lightning_modules.layers.attention import attend
 from lightning_modules.layers.condition import Context, condition_tokens
+from lightning_modules.layers.linear import Linear
 from lightning_modules.layers.module_list import ModuleList
 from lightning_modules.layers.residual import Dropout, Residual, RMSNorm
 from lightning_modules.layers.rotary import rotate, rotation_table
@@ -61,8 +62,8 @@ class CausalAttention(nn.Module):
     def __init__(self, config: LlamaGenConfig):
         super().__init__()
         self.heads = config.heads
-        self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
-        self.out_proj = nn.Linear(config.width, config.width, bias=False)
+        self.qkv = Linear(config.width, 3 * config.width, bias=False)
+        self.out_proj = Linear(config.width, config.width, bias=False)
 
     def forward(self, x: Tensor, rotation: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """rotation: (S, E/2, 2); mask: (B, 1, S, S) bool, None: causal -> output, keys and values (B, H, S, E)."""
@@ -72,11 +73,11 @@ class CausalAttention(nn.Module):
 
     def step(self, x: Tensor, rotation: Tensor, layer: LayerState, state: State) -> Tensor:
         """One position more, x: (B, 1, C), which the caller has made visible."""
-        q, k, v = self._split(F.linear(x.to(layer.qkv.dtype), layer.qkv), rotation)
+        q, k, v = self._split(linear(x.to(layer.qkv.dtype), layer.qkv), rotation)
         layer.keys.index_copy_(2, state.cursor, k)
         layer.values.index_copy_(2, state.cursor, v)
         y = attend(q, layer.keys, layer.values, state.visible)
-        return F.linear(y.transpose(1, 2).flatten(2), layer.out_proj)
+        return linear(y.transpose(1, 2).flatten(2), layer.out_proj)
 
     def _split(self, qkv: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -88,8 +89,8 @@ class SwiGLU(nn.Module):
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
-        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
-        self.down = nn.Linear(hidden, width, bias=False)
+        self.gate_up = Linear(width, 2 * hidden, bias=False)
+        self.down = Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(swiglu(self.gate_up(x)))
@@ -115,8 +116,8 @@ class Layer(nn.Module):
     def step(self, x: Tensor, rotation: Tensor, layer: LayerState, state: State) -> Tensor:
         """As `CausalAttention.step`."""
         x = x + self.attention.step(self.norm(x), rotation, layer, state)
-        hidden = swiglu(F.linear(self.mlp_norm(x).to(layer.gate_up.dtype), layer.gate_up))
-        return x + F.linear(hidden, layer.down)
+        hidden = swiglu(linear(self.mlp_norm(x).to(layer.gate_up.dtype), layer.gate_up))
+        return x + linear(hidden, layer.down)
 
 
 class LlamaGen(TokenGenerator):
@@ -133,7 +134,7 @@ class LlamaGen(TokenGenerator):
         self.dropout = Dropout(config.dropout)
         self.layers: ModuleList[Layer] = ModuleList(Layer(config) for _ in range(config.depth))
         self.norm = RMSNorm(config.width, NORM_EPS)
-        self.head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self.head = Linear(config.width, config.vocab_size, bias=False)
         table = rotation_table(
             config.grid_size,
             config.width // config.heads,
@@ -188,7 +189,7 @@ class LlamaGen(TokenGenerator):
             x, k, v = layer(x, self.rotation[:prefix], mask)
             kept.keys[:, :, :prefix] = k
             kept.values[:, :, :prefix] = v
-        return state, F.linear(self.norm(x[:, -1]).to(state.head.dtype), state.head)
+        return state, linear(self.norm(x[:, -1]).to(state.head.dtype), state.head)
 
     @torch.no_grad()
     def step(self, tokens: Tensor, state: State, position: int | Tensor) -> Tensor:
@@ -208,7 +209,7 @@ class LlamaGen(TokenGenerator):
                 x = x[:, None]
                 for layer, layer_state in zip(self.layers, state.layers, strict=True):
                     x = layer.step(x, turn, layer_state, state)
-                logits = F.linear(self.norm(x[:, 0]).to(state.head.dtype), state.head)
+                logits = linear(self.norm(x[:, 0]).to(state.head.dtype), state.head)
             state.cursor.add_(1)
             return logits
 

@@ -8,15 +8,16 @@ Shapes: B batch, L image tokens, T condition tokens (class: 1), C width, V vocab
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.generators.base import TokenGenerator
 from lightning_modules.generators.configs.maskmamba import MaskMambaConfig
+from lightning_modules.kernels import linear
 from lightning_modules.layers.block import NORM_EPS
 from lightning_modules.layers.condition import Context, condition_tokens
 from lightning_modules.layers.hybrid import build_layers
+from lightning_modules.layers.linear import Linear
 from lightning_modules.layers.residual import Dropout
 
 INIT_STD = 0.02
@@ -45,7 +46,7 @@ class MaskMamba(TokenGenerator):
         self.dropout = Dropout(config.dropout)
         self.layers = build_layers(config)
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
-        self.head = None if config.tied_head else nn.Linear(width, config.vocab_size, bias=False)
+        self.head = None if config.tied_head else Linear(width, config.vocab_size, bias=False)
         self.head_bias = nn.Parameter(torch.zeros(config.vocab_size))
         self.reset_parameters()
 
@@ -95,4 +96,4 @@ class MaskMamba(TokenGenerator):
                 x = layer(x, key_mask)
         x = self.norm(torch.cat([x[:, :split], x[:, split + count :]], dim=1))
         weight = self.token_embedding.weight[: self.config.vocab_size] if self.head is None else self.head.weight
-        return F.linear(x, weight, self.head_bias.to(x.dtype))
+        return linear(x, weight, self.head_bias.to(x.dtype))

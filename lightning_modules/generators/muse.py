@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from lightning_modules.checkpoints import check_keys, read_weights
 from lightning_modules.conditions import TextFeatures
 from lightning_modules.generators.configs.muse import MuseConfig
+from lightning_modules.layers import linear
 from lightning_modules.layers.attention import attend
 from lightning_modules.layers.cross_attention import KeysValues
 from lightning_modules.published.folders import part_weights
@@ -119,6 +120,7 @@ class Muse(nn.Module, ABC):
             sample_size=config.grid_size,
         )
         self.amused.set_attn_processor(Attend())
+        linear.adopt(self.amused)
         if config.ends == "conv":
             for end in (self.amused.down_block, self.amused.up_block):
                 end.attention_blocks = nn.ModuleList(NoAttention() for _ in end.attention_blocks)

@@ -9,6 +9,7 @@ from lightning_modules.kernels.attention import attend
 from lightning_modules.kernels.decode import mamba2_decoder, transformer_decoder
 from lightning_modules.kernels.depthwise_conv import depthwise_conv1d
 from lightning_modules.kernels.dispatch import available, backends_used, reset_backends_used
+from lightning_modules.kernels.linear import linear
 from lightning_modules.kernels.rows import residual, rms_norm, swiglu
 from lightning_modules.kernels.selective_scan import selective_scan
 from lightning_modules.kernels.ssd import ssd, ssd_state_update
@@ -20,6 +21,7 @@ __all__ = [
     "backends_used",
     "depthwise_conv1d",
     "depthwise_conv1d_update",
+    "linear",
     "mamba2_decoder",
     "reset_backends_used",
     "residual",

@@ -16,6 +16,7 @@ from lightning_modules.backends import (
     WHOLE_NETWORKS,
     forced_backends,
 )
+from lightning_modules.kernels import onednn
 from lightning_modules.kernels.cpp import library as cpp
 from lightning_modules.kernels.stock import availability as stock
 from lightning_modules.kernels.triton import availability as triton
@@ -55,6 +56,11 @@ _LIMITS: dict[str, dict[str, Any]] = {
         "missing": lambda operation: cpp.missing(),
         "devices": frozenset({"cpu"}),
         "dtypes": frozenset({torch.float32, torch.bfloat16}),
+    },
+    "onednn": {
+        "missing": lambda operation: onednn.missing(),
+        "devices": frozenset({"cpu"}),
+        "dtypes": frozenset({torch.float32}),
     },
     "mamba_ssm": _ON_GPU,
     "causal_conv1d": _ON_GPU,

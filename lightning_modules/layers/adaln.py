@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_modules.layers.linear import Linear
+
 
 class AdaLN(nn.Module):
     """condition (B, C) -> modulation (N, B, M, C): Linear_g(i)(silu(condition)), plus a table for layer i.
@@ -46,7 +48,7 @@ class AdaLN(nn.Module):
         self.group_of_layer = tuple(
             i % groups if layout == "interleaved" else i * groups // depth for i in range(depth)
         )
-        self.project = nn.Linear(width, groups * vectors * width)
+        self.project = Linear(width, groups * vectors * width)
         self.table = nn.Parameter(torch.empty(depth, vectors, width)) if tables else None
         self.reset_parameters()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from lightning_modules.kernels import attend
+from lightning_modules.layers.linear import Linear
 
 
 class SelfAttention(nn.Module):
@@ -21,8 +22,8 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out_proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.out_proj = Linear(width, width)
 
     def forward(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
         """key_mask: (B, L) bool, False where a position must not be attended to."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_modules.layers.config import BiMambaConfig
 from lightning_modules.layers.conv import ShortConv
+from lightning_modules.layers.linear import Linear
 from lightning_modules.layers.ssm import SCANS, Scan, SelectiveSSM, without_padding
 
 
@@ -29,11 +30,11 @@ class BiMamba(nn.Module):
         inner = round(width * config.expand)
         both = scan == "bidirectional"
         shared = config.weight_sharing == "v1"
-        self.in_proj = nn.Linear(width, 2 * inner, bias=False)
+        self.in_proj = Linear(width, 2 * inner, bias=False)
         self.conv = ShortConv(inner, config.d_conv, "anticausal" if scan == "reverse" and not shared else "causal")
         self.conv_reverse = ShortConv(inner, config.d_conv, "anticausal") if both and not shared else None
         self.ssm = SelectiveSSM(inner, config.d_state, SCANS[scan], model_width=width, share_projections=shared)
-        self.out_proj = nn.Linear(inner, width, bias=False)
+        self.out_proj = Linear(inner, width, bias=False)
         self.scale = 0.5 if config.divide_out and both else 1.0
 
     def forward(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lightning_modules.layers.config import BiMambaV2Config
 from lightning_modules.layers.conv import ShortConv
+from lightning_modules.layers.linear import Linear
 from lightning_modules.layers.ssm import SCANS, Scan, SelectiveSSM, without_padding
 
 
@@ -31,7 +32,7 @@ class BiMambaV2(nn.Module):
         inner = round(width * config.branch_ratio)
         padding: Literal["same", "causal"] = "same" if config.conv == "standard" else "causal"
         self.merge = config.merge
-        self.in_proj = nn.Linear(width, 2 * inner, bias=False)  # x and z in one product
+        self.in_proj = Linear(width, 2 * inner, bias=False)  # x and z in one product
         self.conv_x = ShortConv(inner, config.d_conv, padding) if config.conv != "none" else None
         self.conv_z = ShortConv(inner, config.d_conv, padding) if config.conv != "none" and config.z_conv else None
         self.ssm = SelectiveSSM(
@@ -43,7 +44,7 @@ class BiMambaV2(nn.Module):
             share_decay=config.share_ssm,
         )
         self.scale = 0.5 if config.divide_out and scan == "bidirectional" else 1.0
-        self.out_proj = nn.Linear(2 * inner if config.merge == "concat" else inner, width, bias=False)
+        self.out_proj = Linear(2 * inner if config.merge == "concat" else inner, width, bias=False)
 
     def forward(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
         """key_mask: (B, L) bool, False at padding, which then changes nothing elsewhere."""

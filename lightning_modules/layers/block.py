@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from lightning_modules.layers.attention import SelfAttention
+from lightning_modules.layers.linear import Linear
 from lightning_modules.layers.residual import Residual
 
 NORM_EPS = 1e-6
@@ -15,7 +16,7 @@ class MLP(nn.Sequential):
 
     def __init__(self, width: int, ratio: float):
         hidden = round(width * ratio)
-        super().__init__(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        super().__init__(Linear(width, hidden), nn.GELU(), Linear(hidden, width))
 
 
 class Block(nn.Module):

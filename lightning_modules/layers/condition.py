@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.conditions import Condition, TextFeatures
+from lightning_modules.layers.linear import Linear
 
 
 class Context(NamedTuple):
@@ -46,7 +47,7 @@ class TextCondition(nn.Module):
         self.tokens = tokens
         self.null = nn.Parameter(torch.randn(tokens, text_width) * text_width**-0.5)
         self.project = nn.Sequential(
-            nn.Linear(text_width, width, bias=False), nn.GELU(approximate="tanh"), nn.Linear(width, width, bias=False)
+            Linear(text_width, width, bias=False), nn.GELU(approximate="tanh"), Linear(width, width, bias=False)
         )
 
     def forward(self, text: TextFeatures, drop: Tensor) -> Context:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from lightning_modules.layers.attention import attend
+from lightning_modules.layers.linear import Linear
 
 
 class KeysValues(NamedTuple):
@@ -31,9 +32,9 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, heads: int, bias: bool = True):
         super().__init__()
         self.heads = heads
-        self.q = nn.Linear(width, width, bias=bias)
-        self.kv = nn.Linear(width, 2 * width, bias=bias)
-        self.out_proj = nn.Linear(width, width, bias=bias)
+        self.q = Linear(width, width, bias=bias)
+        self.kv = Linear(width, 2 * width, bias=bias)
+        self.out_proj = Linear(width, width, bias=bias)
 
     def keys_values(self, condition: Tensor) -> KeysValues:
         """condition: (B, T, C)."""

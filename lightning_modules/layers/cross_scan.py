@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lightning_modules.layers.config import CrossScanConfig
 from lightning_modules.layers.conv import ShortConv
+from lightning_modules.layers.linear import Linear
 from lightning_modules.layers.scan_order import scan_orders
 from lightning_modules.layers.ssm import SelectiveSSM
 
@@ -43,7 +44,7 @@ class CrossScan(nn.Module):
         self.config = config
         self.grid = grid
         self.words = 0 if config.text == "none" else words
-        self.in_proj = nn.Linear(width, 2 * inner, bias=False)
+        self.in_proj = Linear(width, 2 * inner, bias=False)
         self.conv2d = nn.Conv2d(inner, inner, 3, padding=1, groups=inner) if config.conv == "depthwise_2d" else None
         self.conv1d = ShortConv(inner, TAPS, "causal") if config.conv == "causal_1d" else None
         self.ssm = SelectiveSSM(
@@ -56,11 +57,11 @@ class CrossScan(nn.Module):
         )
         self.merge = "mean" if config.text_merge == "linear" and not read else config.text_merge
         linear = self.merge == "linear" and self.words
-        self.merge_words = nn.Linear(count * inner, inner, bias=False) if linear else None
-        self.gate = nn.Linear(width, inner, bias=False) if config.gate else None
-        self.gate_pooled = nn.Linear(width, inner) if config.gate else None
+        self.merge_words = Linear(count * inner, inner, bias=False) if linear else None
+        self.gate = Linear(width, inner, bias=False) if config.gate else None
+        self.gate_pooled = Linear(width, inner) if config.gate else None
         self.norm = nn.LayerNorm(inner, eps=NORM_EPS)
-        self.out_proj = nn.Linear(inner, width, bias=False)
+        self.out_proj = Linear(inner, width, bias=False)
         self.register_buffer("order", scan_orders(*grid, count, self.words, config.text), persistent=False)
 
     def forward(

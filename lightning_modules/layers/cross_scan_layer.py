@@ -14,6 +14,7 @@ from lightning_modules.layers.adaln import modulate
 from lightning_modules.layers.block import MLP, NORM_EPS
 from lightning_modules.layers.cross_attention import CrossAttention, KeysValues
 from lightning_modules.layers.cross_scan import CrossScan
+from lightning_modules.layers.linear import Linear
 from lightning_modules.layers.residual import Residual, RMSNorm
 
 
@@ -28,7 +29,7 @@ class AdaptiveNorm(nn.Module):
 
     def __init__(self, width: int, norm: nn.LayerNorm | RMSNorm, adaptive: bool = True):
         super().__init__()
-        self.linear = nn.Linear(width, 2 * width, bias=False) if adaptive else None
+        self.linear = Linear(width, 2 * width, bias=False) if adaptive else None
         self.norm = norm
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from lightning_modules.layers.attention import SelfAttention
 from lightning_modules.layers.bi_mamba import BiMamba
 from lightning_modules.layers.block import NORM_EPS
 from lightning_modules.layers.cross_attention import CrossAttention, KeysValues
+from lightning_modules.layers.linear import Linear
 from lightning_modules.layers.residual import RMSNorm
 
 RMS_EPS = 1e-5
@@ -26,7 +27,7 @@ MAMBA_VECTORS = 3
 
 def gelu_mlp(width_in: int, hidden: int, width_out: int) -> nn.Sequential:
     """Linear, GELU (tanh approximation), Linear."""
-    return nn.Sequential(nn.Linear(width_in, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width_out))
+    return nn.Sequential(Linear(width_in, hidden), nn.GELU(approximate="tanh"), Linear(hidden, width_out))
 
 
 class TransformerBlock(nn.Module):
@@ -82,7 +83,7 @@ class Head(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=NORM_EPS, elementwise_affine=False)
         self.table = nn.Parameter(torch.empty(2, width))
-        self.linear = nn.Linear(width, values)
+        self.linear = Linear(width, values)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """t: (B, C), the embedded timestep."""

@@ -15,6 +15,7 @@ from lightning_modules.generators.configs.maskmamba import MaskMambaConfig
 from lightning_modules.layers.attention import SelfAttention
 from lightning_modules.layers.block import NORM_EPS, Block
 from lightning_modules.layers.config import MIXERS
+from lightning_modules.layers.linear import Linear
 from lightning_modules.layers.ssm import Scan
 
 
@@ -25,7 +26,7 @@ class GroupBlock(nn.Module):
         super().__init__()
         self.branches = nn.ModuleList(branches)
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
-        self.project = nn.Linear(width, width)
+        self.project = Linear(width, width)
 
     def forward(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
         parts = x.chunk(len(self.branches), dim=-1)

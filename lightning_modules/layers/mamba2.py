@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.kernels import depthwise_conv1d_update, rms_norm, ssd, ssd_state_update
+from lightning_modules.kernels import depthwise_conv1d_update, linear, rms_norm, ssd, ssd_state_update
 from lightning_modules.kernels.dispatch import autocast_dtype
 from lightning_modules.layers.config import Mamba2Config
 from lightning_modules.layers.conv import ShortConv
+from lightning_modules.layers.linear import Linear
 from lightning_modules.layers.ssm import NO_TIME, draw_dt_bias
 
 A_RANGE = (1.0, 16.0)
@@ -45,13 +46,13 @@ class Mamba2(nn.Module):
         super().__init__()
         self.inner, self.heads, self.d_state = width * config.expand, config.heads(width), config.d_state
         self.split = [self.inner, self.inner + 2 * self.d_state, self.heads]
-        self.in_proj = nn.Linear(width, sum(self.split), bias=False)
+        self.in_proj = Linear(width, sum(self.split), bias=False)
         self.conv = ShortConv(self.inner + 2 * self.d_state, config.d_conv, "causal")
         self.dt_bias = nn.Parameter(torch.empty(self.heads))
         self.A_log = nn.Parameter(torch.empty(self.heads))
         self.D = nn.Parameter(torch.ones(self.heads))
         self.norm = nn.RMSNorm(self.inner, eps=NORM_EPS)
-        self.out_proj = nn.Linear(self.inner, width, bias=False)
+        self.out_proj = Linear(self.inner, width, bias=False)
         self.reset_parameters()
 
     @torch.no_grad()
@@ -82,10 +83,10 @@ class Mamba2(nn.Module):
 
     def step(self, u: Tensor, state: Mamba2State) -> Tensor:
         """One position, without autocast: u (B, M) -> (B, M); `state` moves on in place."""
-        z, xbc, dt = F.linear(u.to(state.in_proj.dtype), state.in_proj).split(self.split, dim=-1)
+        z, xbc, dt = linear(u.to(state.in_proj.dtype), state.in_proj).split(self.split, dim=-1)
         x, B, C = self._parts(depthwise_conv1d_update(state.window, xbc, self.conv.weight, self.conv.bias))
         y = ssd_state_update(state.ssm, x, dt, state.A, B, C, self.D, self.dt_bias)
-        return F.linear(self._gate(y, z).to(state.out_proj.dtype), state.out_proj)
+        return linear(self._gate(y, z).to(state.out_proj.dtype), state.out_proj)
 
     def new_state(self, batch: int) -> Mamba2State:
         """The state before the first token of `batch` sequences; autocast, where it is on, sets the dtype."""

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.kernels import selective_scan
+from lightning_modules.kernels import linear, selective_scan
 from lightning_modules.kernels.selective_scan import Direction
 
 Scan = Literal["bidirectional", "forward", "reverse"]
@@ -108,7 +108,7 @@ class SelectiveSSM(nn.Module):
         """
         count = len(self.directions)
         if u.dim() == 3 and self.x_proj.shape[0] == count:  # all directions from one product
-            projected = (u @ self.x_proj.flatten(0, 1).T.to(u.dtype)).unflatten(-1, (count, -1)).transpose(1, 2)
+            projected = linear(u, self.x_proj.flatten(0, 1).to(u.dtype)).unflatten(-1, (count, -1)).transpose(1, 2)
         else:
             u_k = u.unsqueeze(1) if u.dim() == 3 else u
             projected = torch.einsum("bkld,kcd->bklc", u_k, self.x_proj.to(u.dtype).expand(u_k.shape[1], -1, -1))

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.layers.linear import Linear
+
 FREQUENCIES = 256
 MAX_PERIOD = 10_000
 
@@ -16,7 +18,7 @@ class TimestepEmbedding(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+        self.mlp = nn.Sequential(Linear(FREQUENCIES, width), nn.SiLU(), Linear(width, width))
 
     def forward(self, timesteps: Tensor) -> Tensor:
         first = self.mlp[0]

@@ -190,7 +190,7 @@ def test_the_mean_of_a_caption_stands_in_for_it() -> None:
 def test_a_dropped_caption_is_the_learned_null() -> None:
     model = _build(TEXT)
     logits = model(TOKENS[:1].expand(2, -1), model.embed_condition(_captions([2, 5]), ~KEEP))
-    assert torch.equal(logits[0], logits[1])
+    torch.testing.assert_close(logits[0], logits[1])  # products need not sum every row in the same order
     logits.sum().backward()
     assert model.condition.null.grad.abs().sum() > 0
 
