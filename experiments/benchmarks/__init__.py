@@ -27,6 +27,7 @@ BENCHMARKS: dict[str, str] = {
     "ssd": "experiments.benchmarks.ssd:duality",
     "conv": "experiments.benchmarks.conv:conv",
     "rows": "experiments.benchmarks.rows:rows",
+    "linear": "experiments.benchmarks.linear:linear",
     "layer": "experiments.benchmarks.layer:layer",
     "sampler": "experiments.benchmarks.sampler:sampler",
     "train-step": "experiments.benchmarks.train_step:train_step",

@@ -1,7 +1,8 @@
 """`ablate bench decode`: one token more from AiM's recurrent state and from LlamaGen's key-value cache, random weights.
 
 The limit of a small batch is reading the weights and what is remembered of the tokens before, once per token. The floor
-is that at the bandwidth measured here, or the multiply-adds, where they take longer. Drawing from logits is left out.
+is that at the memory's bandwidth as measured here, or the multiply-adds, where they take longer; a cache that holds
+what is remembered can be faster than it. Drawing from logits is left out.
 Tokens in the middle of the sequence are timed, where a cache is half full.
 
 Shapes: B batch (2 is one image under guidance), L tokens, V vocabulary.

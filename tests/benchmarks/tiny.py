@@ -8,6 +8,7 @@ TINY: dict[str, dict[str, Any]] = {
     "scan": {"shapes": [(1, 24, 33)], "seconds": 0, "peers": ["mambapy"]},
     "cross-scan": {"shapes": [(1, 8, 3, 4)], "seconds": 0},
     "rows": {"shapes": [(1, 5, 6)], "seconds": 0},
+    "linear": {"shapes": [(3, 5, 6)], "seconds": 0},
     "ssd": {"shapes": [(1, 9, 2, 4, 3)], "seconds": 0},
     "conv": {"shapes": [(1, 24, 33)], "seconds": 0},
     "layer": {"lengths": [16], "width": 32, "heads": 2, "seconds": 0},

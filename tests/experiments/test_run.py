@@ -37,7 +37,8 @@ def test_a_run_leaves_everything_it_promises(undisturbed: Path) -> None:
     result = json.loads((folder / "result.json").read_text())
     assert result["step"] == result["max_steps"] == STEPS
     assert {"train/loss", "val/loss", "val/accuracy", "val/bits_per_token"} <= result["metrics"].keys()
-    assert result["provenance"]["backends"].keys() == {"selective_scan", "depthwise_conv1d", "attention", "residual"}
+    ran = {"selective_scan", "depthwise_conv1d", "attention", "linear", "residual"}
+    assert result["provenance"]["backends"].keys() == ran
     assert [step for step, _ in _curve(undisturbed)] == list(range(1, STEPS + 1))
     assert sorted(p.name for p in (folder / "samples").iterdir()) == ["step-000040.png", f"step-{STEPS:06d}.png"]
     assert list((folder / "tb").glob("events.*"))

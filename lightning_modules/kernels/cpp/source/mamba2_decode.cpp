@@ -8,9 +8,8 @@ namespace {
 
 using namespace decode;
 
-constexpr int kStates = 4;  // channels whose states advance side by side
-
-KERNEL_INLINE float silu(float x) { return x / (1.f + std::exp(-x)); }
+constexpr int kStates = 4;          // channels whose states advance side by side
+constexpr int kStatesAhead = 8192;  // bytes, of a few reads and writes per state
 
 template <class T>
 class Step {
@@ -47,10 +46,11 @@ class Step {
       const int64_t at = b * p.width;
       normalise<T>(p.residual + at, p.width, p.epsilon, w.scale + at, w.shift + at, input_ + at);
     }
-    multiply(static_cast<const T*>(w.in_proj), input_, p.width, p.batch, Share(rows_, thread_, threads_),
-             [this](int64_t row, int64_t b, float value) { projected_[b * rows_ + row] = value; });
-    wait();
-    convolve(w);
+    project(w, 0, Share(p.inner, thread_, threads_));
+    const Share convolved(convolved_width_, thread_, threads_, kLanes);
+    project(w, p.inner, convolved);
+    convolve(w, convolved);
+    project(w, p.inner + convolved_width_, Share(p.heads, thread_, threads_));
     wait();
     const Share heads(p.batch * p.heads, thread_, threads_);
     for (int64_t i = heads.first; i < heads.last; ++i) advance(w, i / p.heads, i % p.heads);
@@ -64,12 +64,16 @@ class Step {
     wait();
   }
 
-  // silu(conv(x, B, C)) of this thread's channels; their window moves on.
-  void convolve(const Layer& w) {
-    const Share blocks((convolved_width_ + kLanes - 1) / kLanes, thread_, threads_);
+  // Rows of the input's projection: those of z, of what is convolved or of dt, which begin at `offset`.
+  void project(const Layer& w, int64_t offset, Share rows) {
+    multiply(static_cast<const T*>(w.in_proj) + offset * p.width, input_, p.width, p.batch, rows,
+             [this, offset](int64_t row, int64_t b, float value) { projected_[b * rows_ + offset + row] = value; });
+  }
+
+  // silu(conv(x, B, C)) of the channels that this thread has projected; their window moves on.
+  void convolve(const Layer& w, Share channels) {
     for (int64_t b = 0; b < p.batch; ++b)
-      for (int64_t block = blocks.first; block < blocks.last; ++block) {
-        const int64_t channel = block * kLanes;
+      for (int64_t channel = channels.first; channel < channels.last; channel += kLanes) {
         const int lanes = simd::lanes_at(convolved_width_, channel);
         T* window = static_cast<T*>(w.window) + b * (p.taps - 1) * convolved_width_ + channel;
         T newest[kLanes] = {};
@@ -104,12 +108,18 @@ class Step {
         UNROLL for (int j = 0; j < kStates; ++j) {
           if (j >= count) break;
           float* at = state + (c + j) * p.states + n;
+          __builtin_prefetch(reinterpret_cast<const char*>(at) + kStatesAhead, 1);  // to be written
           const Vec s = decay * simd::load(at, lanes) + input * x[c + j];
           simd::store(at, s, lanes);
           sums[j] += s * output;
         }
       }
-      for (int j = 0; j < count; ++j) y[c + j] = (sum_lanes(sums[j]) + w.skip[head] * x[c + j]) * silu(z[c + j]);
+      for (int j = 0; j < count; ++j) y[c + j] = sum_lanes(sums[j]);
+    }
+    for (int64_t c = 0; c < channels; c += kLanes) {
+      const int lanes = simd::lanes_at(channels, c);
+      const Vec gate = simd::load(z + c, lanes), skipped = w.skip[head] * simd::load(x + c, lanes);
+      simd::store(y + c, (simd::load(y + c, lanes) + skipped) * gate * simd::sigmoid(gate), lanes);
     }
   }
 

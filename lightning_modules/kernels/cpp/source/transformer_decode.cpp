@@ -18,7 +18,10 @@ template <class T>
 KERNEL_INLINE Vec lane_products(const float* q, const T* key, int64_t channels) {
   Vec sum = simd::zeros();
   int64_t c = 0;
-  for (; c + kLanes <= channels; c += kLanes) sum += simd::load(key + c, kLanes) * simd::load(q + c);
+  for (; c + kLanes <= channels; c += kLanes) {
+    fetch_ahead(key + c);
+    sum += simd::load(key + c, kLanes) * simd::load(q + c);
+  }
   if (c < channels) {
     const int lanes = simd::lanes_at(channels, c);
     sum += simd::load(key + c, lanes) * simd::load(q + c, lanes);
@@ -39,8 +42,11 @@ KERNEL_INLINE void add_up(const float* weights, const T* values, int64_t channel
                           Input<T>* out, int lanes = kLanes) {
   Vec sums[kVectors] = {};
   for (int64_t i = 0; i < count; ++i)
-    UNROLL for (int j = 0; j < kVectors; ++j)
-      sums[j] += weights[i] * simd::load(values + i * channels + j * kLanes, lanes);
+    UNROLL for (int j = 0; j < kVectors; ++j) {
+      const T* value = values + i * channels + j * kLanes;
+      fetch_ahead(value);
+      sums[j] += weights[i] * simd::load(value, lanes);
+    }
   UNROLL for (int j = 0; j < kVectors; ++j) keep<T>(out + j * kLanes, sums[j] * scale, lanes);
 }
 
