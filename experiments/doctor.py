@@ -84,10 +84,11 @@ def _processors() -> list[Finding]:
 
 def _kernels() -> list[Finding]:
     """Each operation's back ends, in order of preference."""
-    from lightning_modules.kernels import available
+    from lightning_modules.kernels import available, onednn
 
-    findings = []
-    for operation, backends in available().items():
+    findings, idle = [], {} if onednn.gains() else {"onednn": "no gain on this processor, runs only where it is named"}
+    for operation, reasons in available().items():
+        backends = {name: reason or idle.get(name) for name, reason in reasons.items()}
         works = [name for name, reason in backends.items() if reason is None]
         lacks = [f"{name}: {reason}" for name, reason in backends.items() if reason is not None]
         findings.append(Finding("ok", f"kernel {operation}", ", ".join(works), "; ".join(lacks)))

@@ -38,7 +38,7 @@ OPERATIONS = (
 WHOLE_NETWORKS = frozenset({MAMBA2_DECODE, TRANSFORMER_DECODE})
 """Steps of whole networks, which layers take one by one where a back end has no step for the call."""
 # In order of preference: the first that fits runs. Packages stand ahead of the suite's own GPU kernels: who installs
-# them wants them to run, unless they would have to run several times (`behind` of dispatch.choose).
+# them wants them to run, unless they are no gain for the call (`behind` of dispatch.choose).
 IMPLEMENTED: dict[str, frozenset[str]] = {
     "cpp": frozenset(OPERATIONS) - {ATTENTION, LINEAR},
     "mamba_ssm": frozenset({SELECTIVE_SCAN, SSD}),

@@ -43,7 +43,8 @@ CHECKED = 8
 TOLERANCES = {"fp32 logits": 1e-5, "bf16 logits": 0.1}
 """Largest errors, relative to the largest logit. Bfloat16 has three digits, and rounds them in every layer."""
 LAYER_BY_LAYER = (
-    "mamba2_decode=torch,transformer_decode=torch,depthwise_conv1d_update=torch,rms_norm=torch,swiglu=torch"
+    "mamba2_decode=torch,transformer_decode=torch,depthwise_conv1d_update=torch,rms_norm=torch,swiglu=torch,"
+    "linear=torch"
 )
 
 

@@ -13,13 +13,13 @@ from torch import Tensor
 from experiments.benchmarks.bench import Bench
 from experiments.benchmarks.measure import machine
 from experiments.benchmarks.problem import competing, phases, relative_errors, verify
-from experiments.benchmarks.work import NOTE, floors
+from experiments.benchmarks.work import NOTE, floors_of_products
 from lightning_modules.backends import LINEAR
 from lightning_modules.kernels import linear as product
 from lightning_modules.kernels import onednn, reset_backends_used
 
-SHAPES = ((4096, 128, 512), (2056, 768, 3072), (2056, 768, 3352), (128, 768, 3072))
-"""Feed-forward layers of the demo scale and of width 768 at 256 pixels, AiM-B's input, and 64 samples of two tokens."""
+SHAPES = ((4096, 128, 512), (2056, 768, 3072), (128, 768, 3072), (2, 768, 3072))
+"""Feed-forward layers: of the demo scale, and of width 768 with 8 images of 257 tokens, with 128 tokens, with 2."""
 
 
 def linear(
@@ -41,8 +41,9 @@ def linear(
         taken = f"from {onednn.SMALLEST:,} multiply-adds on" if onednn.gains() else "only where it is named"
         bench.notes.append(f"onednn is taken {taken} on this processor")
     for rows, inputs, outputs in shapes:
-        work, numbers = rows * inputs * outputs, rows * inputs + inputs * outputs + rows * outputs
-        limits = floors(bench.machine, (work, 2 * work), (numbers, 2 * numbers))
+        work, read, written = rows * inputs * outputs, (rows + outputs) * inputs, rows * outputs
+        numbers = (read + written, written + 2 * read)
+        limits = floors_of_products(bench.machine, (work, 2 * work), numbers)
         tensors = _inputs(rows, inputs, outputs, device)
         case = f"M={rows} I={inputs} O={outputs}"
         bench.rows += phases(case, contenders, tensors, [*contenders], limits, seconds)

@@ -14,7 +14,7 @@ from torch import Tensor
 from experiments.benchmarks.bench import Bench
 from experiments.benchmarks.measure import machine
 from experiments.benchmarks.problem import competing, phases, relative_errors, verify
-from experiments.benchmarks.work import NOTE, floors, ssd_work
+from experiments.benchmarks.work import NOTE, floors_of_products, ssd_work
 from lightning_modules import backends as names
 from lightning_modules.kernels import reset_backends_used, ssd
 
@@ -44,7 +44,7 @@ def duality(
         channels, shared = math.prod(shape[:4]), batch * length * (2 * states + heads)
         # x and y, dt, B, C; then x, dy, dx, and dt, B, C with their gradients.
         moves = (2 * channels + shared, 3 * channels + 2 * shared)
-        limits = floors(bench.machine, work, moves)
+        limits = floors_of_products(bench.machine, work, moves)
         case = f"B={batch} L={length} H={heads} P={width} N={states}"
         bench.rows += phases(case, contenders, _inputs(shape, device), [*contenders], limits, seconds)
     return bench

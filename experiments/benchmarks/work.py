@@ -70,6 +70,15 @@ def floors(
     }
 
 
+def floors_of_products(
+    machine: Mapping[str, Any], multiply_adds: tuple[int, int], numbers: tuple[int, int]
+) -> dict[str, float | None]:
+    """`floors`; none on a GPU, whose tensor cores multiply matrices at another rate than the measured one."""
+    if torch.cuda.is_available():
+        return dict.fromkeys((FORWARD, TRAINING))
+    return floors(machine, multiply_adds, numbers)
+
+
 def floor_of(machine: Mapping[str, Any], call: Callable[[], object], numbers: int) -> float | None:
     """Floor in milliseconds of a call that moves so many float32 numbers at least; None on a GPU, whose tensor cores
     multiply at another rate than the measured one."""

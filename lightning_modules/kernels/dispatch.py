@@ -160,7 +160,7 @@ def choose(
 
 # What torch.compiler.assume_constant_result sets, without importing the compiler at start-up: a graph is traced for
 # given devices and dtypes, so the choice is a constant of it. `record` notes while tracing.
-for _constant in (choose, record):
+for _constant in (choose, record, onednn.gains):
     vars(_constant)["_dynamo_marked_constant"] = True
 
 

@@ -16,12 +16,22 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: st
     backend: `onednn`, for float32 on a CPU; `torch` and `reference` are `torch.nn.functional.linear`.
     Raises what that raises on shapes and types that do not fit.
     """
-    excluded = {} if weight.dtype == x.dtype else {"onednn": "its factors are of two types"}
     small = math.prod(x.shape) * len(weight) < onednn.SMALLEST
-    behind = {"onednn": "torch"} if small or not onednn.gains() else {}
+    no_gain = x.device.type == "cpu" and (small or not onednn.gains())
+    behind = {"onednn": "torch"} if no_gain else {}
     dtype = dispatch.working_dtype(x.device.type, x.dtype)
-    name = dispatch.choose(backends.LINEAR, backend, x.device, dtype, excluded, behind)
+    name = dispatch.choose(backends.LINEAR, backend, x.device, dtype, behind=behind)
     if name == "onednn":
-        return linear_op.linear(x, weight, bias)
-    dispatch.record(backends.LINEAR, name)
+        if _fits(x, weight, bias):
+            return linear_op.linear(x, weight, bias)
+        name = "torch"
+    if not small:  # these are PyTorch's everywhere, and say nothing of how a network ran
+        dispatch.record(backends.LINEAR, name)
     return F.linear(x, weight, bias)
+
+
+def _fits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether oneDNN, which checks little, can take them; PyTorch has sentences for what nobody can."""
+    outputs, inputs = weight.shape[0], weight.shape[1:]
+    alike = x.dtype == weight.dtype and x.shape[-1:] == inputs and x.numel() > 0
+    return alike and (bias is None or (bias.dtype == x.dtype and bias.shape == (outputs,)))

@@ -21,9 +21,13 @@ def missing() -> str | None:
     return None if found else "this PyTorch comes without oneDNN"
 
 
-@functools.cache
 def gains() -> bool:
     """Whether large products in float32 are faster than PyTorch's own on this processor."""
+    return _gains()
+
+
+@functools.cache
+def _gains() -> bool:
     try:
         vendor = Path("/proc/cpuinfo").read_text().partition("vendor_id")[2].splitlines()[0]
     except (OSError, IndexError):

@@ -6,7 +6,7 @@ from lightning_modules.kernels import linear
 
 
 class Linear(nn.Linear):
-    """x W^T + b, by the back end that is fastest for the call: every linear map of layers and generators."""
+    """x W^T + b, by the back end that is fastest for the call: what layers and generators are built of."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) -> (..., O)."""

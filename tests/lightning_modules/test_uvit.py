@@ -12,6 +12,7 @@ from diffusers.models.unets.uvit_2d import UVit2DModel
 from lightning_modules.conditions import TextFeatures
 from lightning_modules.generators.configs.muse import UViTConfig
 from lightning_modules.generators.uvit import UViT
+from lightning_modules.layers.linear import Linear
 
 TINY = UViTConfig(
     vocab_size=40,
@@ -184,3 +185,9 @@ def test_training_starts_at_a_uniform_guess_with_every_parameter_in_reach() -> N
     assert loss.item() == pytest.approx(torch.tensor(40.0).log().item(), rel=0.1)
     loss.backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+def test_its_products_are_those_of_the_suite() -> None:
+    """Of diffusers' modules too: what it is compared with must have no faster ones."""
+    linears = [module for module in UViT(TINY).modules() if isinstance(module, torch.nn.Linear)]
+    assert linears and all(type(module) is Linear for module in linears)
