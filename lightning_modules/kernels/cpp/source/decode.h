@@ -13,6 +13,8 @@
 namespace decode {
 
 using simd::kLanes;
+using simd::sum_lanes;
+using simd::to_float;
 using simd::Vec;
 
 constexpr int kSums = 4;      // running sums per product, so that additions do not wait for one another
@@ -20,37 +22,11 @@ constexpr int kSamples = 3;   // samples that share a row while it is in registe
 constexpr int kTile = 4;      // rows and samples of a product of many samples
 constexpr int kAhead = 2048;  // bytes
 
-// What lies kAhead is fetched, and kept.
+// What lies kAhead bytes on is fetched, and kept.
 KERNEL_INLINE void fetch_ahead(const void* at) { __builtin_prefetch(static_cast<const char*>(at) + kAhead); }
 // The same for weights, which are not read again before the next token: kept out of the outer caches, so that what is
 // remembered of the tokens before may stay there.
 KERNEL_INLINE void fetch_once_ahead(const void* at) { __builtin_prefetch(static_cast<const char*>(at) + kAhead, 0, 0); }
-
-KERNEL_INLINE float to_float(float x) { return x; }
-KERNEL_INLINE float to_float(simd::BFloat16 x) {
-  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-template <int kCount>
-struct Lanes {
-  typedef float Type __attribute__((vector_size(kCount * 4)));
-};
-
-// By halves, which wait for one another least.
-template <int kCount = kLanes>
-KERNEL_INLINE float sum_lanes(typename Lanes<kCount>::Type v) {
-  if constexpr (kCount == 4) {
-    return (v[0] + v[2]) + (v[1] + v[3]);
-  } else {
-    typename Lanes<kCount / 2>::Type low, high;
-    std::memcpy(&low, &v, sizeof low);
-    std::memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof low, sizeof high);
-    return sum_lanes<kCount / 2>(low + high);
-  }
-}
 
 // A stretch of a matrix row times the same stretch of a vector, both in the type of decoding.
 KERNEL_INLINE void multiply_add(Vec& sum, const float* a, const float* x) { sum += simd::load(a) * simd::load(x); }

@@ -19,12 +19,6 @@ const T* row(const void* from, int64_t b, int64_t batch_stride, int64_t l, int64
   return static_cast<const T*>(from) + b * batch_stride + l * position_stride;
 }
 
-float sum_of(Vec v) {
-  float sum = 0.f;
-  for (int lane = 0; lane < kLanes; ++lane) sum += v[lane];
-  return sum;
-}
-
 // The rows of one task. `scratch` has room for kRows rows of whole vectors.
 template <class T>
 class Rows {
@@ -87,7 +81,7 @@ class Rows {
       simd::store(gated_ + c, v);
       squares += v * v;
     }
-    return sum_of(squares);
+    return simd::sum_lanes(squares);
   }
 
   // Leaves e in `wanted_`, adds to the sums; <e, u>.
@@ -103,7 +97,7 @@ class Rows {
       simd::store(wanted_ + c, e);
       product += e * u;
     }
-    return sum_of(product);
+    return simd::sum_lanes(product);
   }
 
   void write_gradient(int64_t b, int64_t l, float r, float mean) const {

@@ -55,8 +55,17 @@ struct BFloat16 {
   uint16_t bits;
 };
 
+KERNEL_INLINE float to_float(float x) { return x; }
+KERNEL_INLINE float to_float(BFloat16 x) {
+  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
 KERNEL_INLINE Vec zeros() { return Vec{}; }
-KERNEL_INLINE Vec splat(float value) { return Vec{} + value; }
+// Less a zero: plus one would turn a negative zero around, so compilers would have to add.
+KERNEL_INLINE Vec splat(float value) { return value - Vec{}; }
 
 KERNEL_INLINE Vec load(const float* from) { return *reinterpret_cast<const UnalignedVec*>(from); }
 KERNEL_INLINE void store(float* to, Vec value) { *reinterpret_cast<UnalignedVec*>(to) = value; }
@@ -268,6 +277,56 @@ KERNEL_INLINE Vec softplus(Vec x) {
 KERNEL_INLINE Vec softplus_slope(Vec x, Vec e) {
   const Vec r = 1.f / (1.f + e);
   return x < 0.f ? e * r : r;
+}
+
+// Sum of the lanes, by halves, which wait for one another least.
+template <class T, int kCount>
+struct Pack {
+  typedef T Type __attribute__((vector_size(kCount * sizeof(T))));
+};
+template <class T, int kCount>
+KERNEL_INLINE T sum_pack(typename Pack<T, kCount>::Type v) {
+  if constexpr (kCount == 2) {
+    return v[0] + v[1];
+  } else if constexpr (kCount * sizeof(T) == 16) {
+    return (v[0] + v[2]) + (v[1] + v[3]);
+  } else {
+    typename Pack<T, kCount / 2>::Type low, high;
+    std::memcpy(&low, &v, sizeof low);
+    std::memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof low, sizeof high);
+    return sum_pack<T, kCount / 2>(low + high);
+  }
+}
+KERNEL_INLINE float sum_lanes(Vec v) { return sum_pack<float, kLanes>(v); }
+KERNEL_INLINE double sum_lanes(DoubleVec v) { return sum_pack<double, kDoubleLanes>(v); }
+
+// The lanes as doubles, those of the second half added to those of the first.
+KERNEL_INLINE DoubleVec fold(Vec v) {
+  HalfOfVec halves[2];
+  std::memcpy(halves, &v, sizeof v);
+  return convert<DoubleVec>(halves[0]) + convert<DoubleVec>(halves[1]);
+}
+
+// rows[i][j] <- rows[j][i]. Dealing the lanes of the upper half of the rows between those of the lower half makes a lane's
+// lowest bit of a row's highest; as many times as there are bits, and lanes are rows.
+template <int kBit = 1>
+KERNEL_INLINE void turn(Vec (&rows)[kLanes]) {
+  Vec dealt[kLanes];
+  UNROLL for (int i = 0; i < kLanes / 2; ++i) {
+    const Vec a = rows[i], b = rows[i + kLanes / 2];
+#if defined(SIMD_AVX512)
+    dealt[2 * i] = SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    dealt[2 * i + 1] = SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+#elif defined(__AVX2__)
+    dealt[2 * i] = SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+    dealt[2 * i + 1] = SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#else
+    dealt[2 * i] = SHUFFLE(a, b, 0, 4, 1, 5);
+    dealt[2 * i + 1] = SHUFFLE(a, b, 2, 6, 3, 7);
+#endif
+  }
+  UNROLL for (int i = 0; i < kLanes; ++i) rows[i] = dealt[i];
+  if constexpr (2 * kBit < kLanes) turn<2 * kBit>(rows);
 }
 
 // Horizontal sums of kLanes vectors pushed one after the other: lane q of the result is the sum over vector q's lanes.

@@ -46,7 +46,11 @@ constexpr int64_t kPad = 2 * kLanes;  // two vectors of exponentials at once
 
 inline int64_t padded(int64_t count, int64_t unit = kLanes) { return (count + unit - 1) / unit * unit; }
 
-template <int kHeight, int kWidth>
+// What rows see besides [first, last): nothing; of the rows from `last` on, row r those up to r; of the rows before
+// `first`, row r those from r on.
+enum class Triangle { kNone, kEarlier, kLater };
+
+template <Triangle kTriangle, int kHeight, int kWidth>
 KERNEL_INLINE void product_block(const float* w, int64_t w_row, const float* x, int64_t x_row, int64_t first, int64_t last,
                                  float* out, int64_t out_row) {
   Vec sums[kHeight][kWidth];
@@ -60,21 +64,33 @@ KERNEL_INLINE void product_block(const float* w, int64_t w_row, const float* x, 
       UNROLL for (int c = 0; c < kWidth; ++c) sums[r][c] += weight * row[c];
     }
   }
+  if constexpr (kTriangle != Triangle::kNone) {
+    const int64_t corner = kTriangle == Triangle::kEarlier ? last : first - kHeight;
+    UNROLL for (int k = 0; k < kHeight; ++k) {
+      Vec row[kWidth];
+      UNROLL for (int c = 0; c < kWidth; ++c) row[c] = simd::load(x + (corner + k) * x_row + c * kLanes);
+      UNROLL for (int r = 0; r < kHeight; ++r) {
+        if (kTriangle == Triangle::kEarlier ? k > r : k < r) continue;
+        const Vec weight = simd::splat(w[r * w_row + corner + k]);
+        UNROLL for (int c = 0; c < kWidth; ++c) sums[r][c] += weight * row[c];
+      }
+    }
+  }
   UNROLL for (int r = 0; r < kHeight; ++r)
     UNROLL for (int c = 0; c < kWidth; ++c) simd::store(out + r * out_row + c * kLanes, sums[r][c]);
 }
 
-template <int kHeight>
+template <Triangle kTriangle, int kHeight>
 inline void product_rows(const float* w, int64_t w_row, const float* x, int64_t x_row, int64_t columns, int64_t first,
                          int64_t last, float* out, int64_t out_row) {
   for (int64_t left = columns / kLanes; left > 0;) {
     const int64_t take = left == kColumns || left > kColumns + 1 ? kColumns : left >= 2 ? 2 : 1;
     if (take == kColumns) {
-      product_block<kHeight, kColumns>(w, w_row, x, x_row, first, last, out, out_row);
+      product_block<kTriangle, kHeight, kColumns>(w, w_row, x, x_row, first, last, out, out_row);
     } else if (take == 2) {
-      product_block<kHeight, 2>(w, w_row, x, x_row, first, last, out, out_row);
+      product_block<kTriangle, kHeight, 2>(w, w_row, x, x_row, first, last, out, out_row);
     } else {
-      product_block<kHeight, 1>(w, w_row, x, x_row, first, last, out, out_row);
+      product_block<kTriangle, kHeight, 1>(w, w_row, x, x_row, first, last, out, out_row);
     }
     x += take * kLanes, out += take * kLanes, left -= take;
   }
@@ -83,32 +99,42 @@ inline void product_rows(const float* w, int64_t w_row, const float* x, int64_t 
 // out[r] += sum over k in [first, last) of w[r][k] x[k], for `rows` <= kRows rows; `columns` is a multiple of kLanes.
 inline void product(int64_t rows, const float* w, int64_t w_row, const float* x, int64_t x_row, int64_t columns,
                     int64_t first, int64_t last, float* out, int64_t out_row) {
-  if (rows == kRows) return product_rows<kRows>(w, w_row, x, x_row, columns, first, last, out, out_row);
+  constexpr Triangle kNone = Triangle::kNone;
+  if (rows == kRows) return product_rows<kNone, kRows>(w, w_row, x, x_row, columns, first, last, out, out_row);
   for (int64_t r = 0; r < rows; ++r)
-    product_rows<1>(w + r * w_row, w_row, x, x_row, columns, first, last, out + r * out_row, out_row);
+    product_rows<kNone, 1>(w + r * w_row, w_row, x, x_row, columns, first, last, out + r * out_row, out_row);
 }
 
 // The same for rows i = row, row + 1, ... that see k <= i only. Values of later k are not touched: they may be NaN.
 inline void product_of_earlier(int64_t row, int64_t rows, const float* w, int64_t w_row, const float* x, int64_t x_row,
                                int64_t columns, float* out, int64_t out_row) {
-  product(rows, w, w_row, x, x_row, columns, 0, row, out, out_row);
+  if (rows == kRows)
+    return product_rows<Triangle::kEarlier, kRows>(w, w_row, x, x_row, columns, 0, row, out, out_row);
   for (int64_t r = 0; r < rows; ++r)
-    product_rows<1>(w + r * w_row, w_row, x, x_row, columns, row, row + r + 1, out + r * out_row, out_row);
+    product(1, w + r * w_row, w_row, x, x_row, columns, 0, row + r + 1, out + r * out_row, out_row);
 }
 
 // The same for rows that see k >= i only, up to `count`.
 inline void product_of_later(int64_t row, int64_t rows, int64_t count, const float* w, int64_t w_row, const float* x,
                              int64_t x_row, int64_t columns, float* out, int64_t out_row) {
-  product(rows, w, w_row, x, x_row, columns, row + rows, count, out, out_row);
+  if (rows == kRows)
+    return product_rows<Triangle::kLater, kRows>(w, w_row, x, x_row, columns, row + rows, count, out, out_row);
   for (int64_t r = 0; r < rows; ++r)
-    product_rows<1>(w + r * w_row, w_row, x, x_row, columns, row + r, row + rows, out + r * out_row, out_row);
+    product(1, w + r * w_row, w_row, x, x_row, columns, row + r, count, out + r * out_row, out_row);
 }
 
 // to[column][row] = from[row][column]; columns of `to` beyond the rows are set to zero up to `to_row`.
 inline void transpose(const float* from, int64_t from_row, int64_t rows, int64_t columns, float* to, int64_t to_row) {
-  for (int64_t c = 0; c < columns; ++c) {
-    for (int64_t r = 0; r < rows; ++r) to[c * to_row + r] = from[r * from_row + c];
-    for (int64_t r = rows; r < to_row; ++r) to[c * to_row + r] = 0.f;
+  for (int64_t r = 0; r < to_row; r += kLanes) {
+    const int written = simd::lanes_at(to_row, r);
+    for (int64_t c = 0; c < columns; c += kLanes) {
+      const int read = simd::lanes_at(columns, c);
+      Vec block[kLanes];
+      UNROLL for (int i = 0; i < kLanes; ++i)
+        block[i] = r + i < rows ? simd::load(from + (r + i) * from_row + c, read) : simd::zeros();
+      simd::turn(block);
+      for (int i = 0; i < read; ++i) simd::store(to + (c + i) * to_row + r, block[i], written);
+    }
   }
 }
 
@@ -133,6 +159,26 @@ struct Shape {
         width(padded(p.width)),
         states(padded(p.states)) {}
   int64_t count(const Arguments& p, int64_t c) const { return std::min(p.chunk, p.length - c * p.chunk); }
+};
+
+// Rows of a tensor that the next chunk reads, fetched a few at a time while this one is computed: of one head they lie too
+// far apart for the processor to foresee.
+class Ahead {
+ public:
+  Ahead() : next_(nullptr), left_(0), stride_(0), width_(0), steps_(0) {}
+  // `count` rows from `first` on, in `steps` steps.
+  Ahead(const float* first, int64_t count, int64_t stride, int64_t width, int64_t steps)
+      : next_(first), left_(count), stride_(stride), width_(width), steps_(steps) {}
+  void step() {
+    if (left_ <= 0) return;
+    for (int64_t rows = (left_ + steps_ - 1) / steps_; rows > 0; --rows, --left_, next_ += stride_)
+      for (int64_t k = 0; k < width_; k += 16) __builtin_prefetch(next_ + k, 0, 2);
+    --steps_;
+  }
+
+ private:
+  const float* next_;
+  int64_t left_, stride_, width_, steps_;
 };
 
 // Decays of a head inside a chunk. Logarithms to base 2, summed in double and kept as two floats: their differences cancel.

@@ -40,17 +40,11 @@ struct Space {
       : scores(p.chunk * s.chunk), rows(p.chunk * s.states), shared(2 * (scores + rows)), sums(scores + 2 * rows) {}
 };
 
-KERNEL_INLINE double sum_lanes(Vec v) {
-  double sum = 0.0;
-  for (int lane = 0; lane < kLanes; ++lane) sum += v[lane];
-  return sum;
-}
-
 // <a, b> over whole vectors.
 inline double dot(const float* a, const float* b, int64_t count) {
   Vec sum = simd::zeros();
   for (int64_t k = 0; k < count; k += kLanes) sum += simd::load(a + k) * simd::load(b + k);
-  return sum_lanes(sum);
+  return simd::sum_lanes(simd::fold(sum));
 }
 
 // to += factor from
@@ -99,6 +93,8 @@ class Head {
       const bool started = p_.before != nullptr;
       decays_.compute(p_, b, h, first, count);
       load(b, h, first, count);
+      if (c > 0) look_ahead(index, c - 1, count);
+      else look_ahead(index + 1, s_.chunks - 1, count);
       std::memset(grad_log_, 0, s_.chunk * sizeof(double));
       inside(count, shared);
       if (started) {
@@ -132,9 +128,19 @@ class Head {
   float *const carry_columns_;                                  // (N, s.width)
   double *const grad_log_;                                      // of the logarithm of the decay up to each position
   double grad_rate_ = 0.0, grad_skip_ = 0.0;
+  Ahead ahead_x_, ahead_grad_y_;
 
   int64_t offset(int64_t b, int64_t position, int64_t h) const {
     return ((b * p_.length + position) * p_.heads + h) * p_.width;
+  }
+
+  // Towards the head and chunk that come next, while the `count` rows of this one are computed.
+  void look_ahead(int64_t index, int64_t c, int64_t count) {
+    if (index == p_.batch * p_.heads) return;
+    const int64_t b = index / p_.heads, h = index % p_.heads, first = c * p_.chunk;
+    const int64_t rows = s_.count(p_, c), steps = (count + kRows - 1) / kRows;
+    ahead_x_ = Ahead(at(p_.x, p_.x_strides, b, first) + h * p_.width, rows, p_.x_strides.position, p_.width, steps);
+    ahead_grad_y_ = Ahead(p_.grad_y + offset(b, first, h), rows, p_.heads * p_.width, p_.width, steps);
   }
 
   void load(int64_t b, int64_t h, int64_t first, int64_t count) {
@@ -156,11 +162,13 @@ class Head {
       const int64_t rows = std::min<int64_t>(kRows, count - j);
       for (int64_t r = 0; r < rows; ++r)
         decays_.apply<false>(j + r, j + r, count, shared.transposed + (j + r) * s_.chunk, weights_ + r * s_.chunk);
+      ahead_x_.step();
       float* const to = grad_values_ + j * s_.width;
       product_of_later(j, rows, count, weights_, s_.chunk, received_, s_.width, s_.width, to, s_.width);
     }
     for (int64_t i = 0; i < count; i += kRows) {
       const int64_t rows = std::min<int64_t>(kRows, count - i), columns = padded(i + rows);
+      ahead_grad_y_.step();
       for (int64_t r = 0; r < rows; ++r) std::memset(weights_ + r * s_.chunk, 0, columns * sizeof(float));
       const float* const received = received_ + i * s_.width;
       product(rows, received, s_.width, values_columns_, s_.chunk, columns, 0, p_.width, weights_, s_.chunk);
@@ -172,8 +180,7 @@ class Head {
         const float* const scores = shared.scores + row * s_.chunk;
         float* const grad_scores = shared.grad_scores + row * s_.chunk;
         for (int64_t j = 0; j <= row; j += kLanes) {
-          Vec weight = simd::load(weights + j);
-          if (j + kLanes > row + 1) weight = first_of(weight, row + 1 - j);
+          const Vec weight = simd::load(weights + j, simd::lanes_at(row + 1, j));  // later ones may be NaN
           simd::store(grad_scores + j, simd::load(grad_scores + j) + weight);
           simd::store(weights + j, weight * simd::load(scores + j));
         }
@@ -190,15 +197,7 @@ class Head {
       gained += moved;
       simd::store(grad_log_ + j, simd::load(grad_log_ + j) - moved);
     }
-    double sum = 0.0;
-    for (int lane = 0; lane < simd::kDoubleLanes; ++lane) sum += gained[lane];
-    return sum;
-  }
-
-  // The first `count` lanes; zero in the others, even where they are NaN.
-  static KERNEL_MEMBER Vec first_of(Vec value, int64_t count) {
-    for (int lane = 0; lane < kLanes; ++lane) value[lane] = lane < count ? value[lane] : 0.f;
-    return value;
+    return simd::sum_lanes(gained);
   }
 
   // y_i held decay(start -> i) state C_i.
@@ -261,6 +260,7 @@ class Head {
   void store(int64_t b, int64_t h, int64_t first, int64_t count) {
     const float skip = p_.D ? p_.D[h] : 0.f;
     double later = 0.0;  // the decay up to i holds all steps up to i
+    simd::DoubleVec of_skip{};
     for (int64_t i = count - 1; i >= 0; --i) {
       const float* const inputs = at(p_.x, p_.x_strides, b, first + i) + h * p_.width;
       float* const to = p_.grad_x + offset(b, first + i, h);
@@ -276,10 +276,11 @@ class Head {
       }
       later += grad_log_[i];
       grad_rate_ += later * decays_.dt[i];
-      grad_skip_ += sum_lanes(through_skip);
+      of_skip += simd::fold(through_skip);
       p_.grad_dt[(b * p_.length + first + i) * p_.heads + h] =
-          static_cast<float>(later * p_.A[h] + sum_lanes(through_values));
+          static_cast<float>(later * p_.A[h] + simd::sum_lanes(simd::fold(through_values)));
     }
+    grad_skip_ += simd::sum_lanes(of_skip);
   }
 };
 

@@ -34,6 +34,8 @@ class Head {
       if (p_.before) put_state(p_.before + ((b * s_.chunks + c) * p_.heads + h) * state_size);
       decays_.compute(p_, b, h, first, count);
       load_values(b, h, first, count);
+      if (c + 1 < s_.chunks) look_ahead(index, c + 1, count);
+      else look_ahead(index + 1, 0, count);
       outputs(b, h, first, count, scores + c * p_.chunk * s_.chunk, started);
       if (c + 1 < s_.chunks || p_.final_state) advance(count, B_columns + c * p_.states * s_.chunk, started);
       started = true;
@@ -50,9 +52,17 @@ class Head {
   float *const out_;      // (kRows, s.width)
   float *const state_;    // (N, s.width)
   float *const outputs_;  // decayed C, (kRows, s.states)
+  Ahead ahead_;
 
   const float* x(int64_t b, int64_t position, int64_t h) const {
     return at(p_.x, p_.x_strides, b, position) + h * p_.width;
+  }
+
+  // Towards the head and chunk that come next, while the `count` rows of this one are computed.
+  void look_ahead(int64_t index, int64_t c, int64_t count) {
+    if (index == p_.batch * p_.heads) return;
+    const float* const rows = x(index / p_.heads, c * p_.chunk, index % p_.heads);
+    ahead_ = Ahead(rows, s_.count(p_, c), p_.x_strides.position, p_.width, (count + kRows - 1) / kRows);
   }
 
   void load_values(int64_t b, int64_t h, int64_t first, int64_t count) {
@@ -67,6 +77,7 @@ class Head {
     const float skip = p_.D ? p_.D[h] : 0.f;
     for (int64_t i = 0; i < count; i += kRows) {
       const int64_t rows = std::min<int64_t>(kRows, count - i);
+      ahead_.step();
       std::memset(out_, 0, kRows * s_.width * sizeof(float));
       if (started) {
         for (int64_t r = 0; r < rows; ++r) {
@@ -108,10 +119,7 @@ class Head {
   }
 
   // (P, N) as the caller has it.
-  void put_state(float* to) const {
-    for (int64_t q = 0; q < p_.width; ++q)
-      for (int64_t n = 0; n < p_.states; ++n) to[q * p_.states + n] = state_[n * s_.width + q];
-  }
+  void put_state(float* to) const { transpose(state_, s_.width, p_.states, p_.width, to, p_.states); }
 };
 
 int run(const Arguments& p) {

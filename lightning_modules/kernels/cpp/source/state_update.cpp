@@ -9,19 +9,12 @@ namespace step {
 namespace {
 
 using simd::kLanes;
+using simd::to_float;
 using simd::Vec;
 
 // Below this many states a thread pool costs more than it brings.
 constexpr int64_t kWorthThreads = 1 << 15;
 constexpr int kChannels = 4;  // interleaved, see exp2_each
-
-float to_float(float x) { return x; }
-float to_float(simd::BFloat16 x) {
-  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
 
 // Time step, scaled input and running output of one block of channels; lanes are channels.
 struct Block {
@@ -48,11 +41,7 @@ void advance(const Arguments& p, int64_t b, int64_t c, int count, Block& block, 
       sums[j] += h * output;
     }
   }
-  for (int j = 0; j < count; ++j) {
-    float sum = 0.f;
-    for (int lane = 0; lane < kLanes; ++lane) sum += sums[j][lane];
-    block.y[first + j] = sum;
-  }
+  for (int j = 0; j < count; ++j) block.y[first + j] = simd::sum_lanes(sums[j]);
 }
 
 template <class T>
