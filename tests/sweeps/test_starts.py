@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from experiments.config import load_config
 from experiments.errors import UserError
+from experiments.identity import run_id
 from experiments.lineage import FileStart
 from experiments.run import build_network
 from experiments.run_config import RunConfig
@@ -80,3 +82,14 @@ def test_a_start_is_looked_at_once_for_equal_networks_and_not_when_they_are_trai
     assert actions.run(path, overrides=[*WORDS, "seeds=0,1"], worker=WORKER) == 0
     assert len(checked) == 1
     assert set(states(path).values()) == {"missing"}, "which start from nothing"
+
+
+def test_a_value_that_starts_from_nothing_does_so_whatever_is_typed(make_sweep: Make, here: Path) -> None:
+    sweep, words = "dimba-quality-tuning", ["text_encoder.text_tokens=300"]
+    none, *tuned = plan(sweep, "paper", [*words, *WORDS]).cells
+    assert none.labels["images"] == "none" and not none.config.trainer.init_from
+    assert none.run_id == run_id(load_config("dimba/l", words)), "the run that the others are to start from"
+    assert len(tuned) == 6 and all(cell.config.trainer.init_from == WORDS[0].partition("=")[2] for cell in tuned)
+    starts = make_sweep(axes=[axis("start", "trainer.init_from", "", "other.safetensors")], report={})
+    with pytest.raises(UserError, match="trainer.init_from is what sweep tiny varies"):
+        plan(starts, "", WORDS)
