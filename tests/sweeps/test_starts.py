@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from experiments.config import load_config
 from experiments.errors import UserError
@@ -18,7 +19,7 @@ from experiments.store import RunStore
 from lightning_modules.checkpoints import save_safetensors
 from sweeps import actions
 from sweeps.planner import plan
-from tests.sweeps.conftest import WORKER
+from tests.sweeps.conftest import PRESET, WORKER
 from tests.sweeps.steps import WIDTH, axis, states
 
 Make = Callable[..., str]
@@ -67,6 +68,16 @@ def test_a_start_that_does_not_fit_is_refused_before_anything_is_begun(
     assert trainings() == [] and not (root / "sweeps").exists() and not (root / "runs").exists()
     assert actions.run(path, overrides=WORDS, dry_run=True) == 0
     assert f"would be refused as it stands: {said}" in capsys.readouterr().out
+
+
+def test_a_start_that_lacks_what_it_is_trained_on_is_refused_before_anything_is_begun(
+    make_sweep: Make, root: Path, tmp_path: Path
+) -> None:
+    start = tmp_path / "start.yaml"
+    start.write_text(yaml.safe_dump({**PRESET, "data": {"subset": 2}}))
+    with pytest.raises(UserError, match="Cell lr=0.1: trainer.init_from=.*start.yaml is trained first, .* than the 2 there are"):
+        actions.run(make_sweep(axes=[LR], report={}), overrides=[f"trainer.init_from={start}"], worker=WORKER)
+    assert not (root / "sweeps").exists() and not (root / "runs").exists()
 
 
 def test_a_start_is_looked_at_once_for_equal_networks_and_not_when_they_are_trained(
