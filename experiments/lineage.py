@@ -171,8 +171,8 @@ class PresetStart(RunStart):
             check_files(self.config)
         except UserError as error:
             raise UserError(
-                f"trainer.init_from={self.name} is trained first, and arguments do not reach that run: {error} Train it "
-                f"by itself, ablate train {self.name} KEY=VALUE..., and name what that prints, trainer.init_from=RUN."
+                f"trainer.init_from={self.name} is trained first, and arguments do not reach that run: {error} Train "
+                f"it by itself, ablate train {self.name} KEY=VALUE..., and name that with trainer.init_from=RUN."
             ) from error
         if self.config.trainer.init_from:
             start_of(self.config).check(self.config)

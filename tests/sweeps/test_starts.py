@@ -75,7 +75,9 @@ def test_a_start_that_lacks_what_it_is_trained_on_is_refused_before_anything_is_
 ) -> None:
     start = tmp_path / "start.yaml"
     start.write_text(yaml.safe_dump({**PRESET, "data": {"subset": 2}}))
-    with pytest.raises(UserError, match="Cell lr=0.1: trainer.init_from=.*start.yaml is trained first, .* than the 2 there are"):
+    with pytest.raises(
+        UserError, match="Cell lr=0.1: trainer.init_from=.*start.yaml is trained first, .* than the 2 there are"
+    ):
         actions.run(make_sweep(axes=[LR], report={}), overrides=[f"trainer.init_from={start}"], worker=WORKER)
     assert not (root / "sweeps").exists() and not (root / "runs").exists()
 
