@@ -43,10 +43,10 @@ SWEEP_COMMANDS = {"plan", "run", "status", "logs", "cancel", "retry", "report", 
 
 
 def commands_of(page: Path) -> Iterator[str]:
-    """The commands in a page's code: continued lines joined, $NAMES filled in, chains and wrapped ones apart."""
+    """The commands in a page's code: continued lines joined, "${NAMES[@]}" filled in, chains and wrapped ones apart."""
     text = page.read_text()
-    for name, value in re.findall(r'^([A-Z]+)="(.*)"$', text, re.MULTILINE):
-        text = text.replace(f"${name}", value)
+    for name, words in re.findall(r"^([A-Z]+)=\((.*)\)$", text, re.MULTILINE):
+        text = text.replace(f'"${{{name}[@]}}"', words)
     blocks = re.findall(r"^```(?:bash|sh)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     indented = [line for line in text.splitlines() if line.startswith("    ")]
     for line in re.sub(r"\\\n\s*", " ", "\n".join([*blocks, *indented])).splitlines():
