@@ -161,8 +161,21 @@ class PresetStart(RunStart):
     """The run of a preset, with the child's seed, on the child's devices; it is trained where it is missing."""
 
     def check(self, config: RunConfig) -> None:
-        """As `Start.check`."""
+        """As `Start.check`; where the run is still to be trained, its files must be named and its own start fit."""
+        from experiments.resolve import check_files
+
         Start.check(self, config)
+        if self.run.is_done():
+            return
+        try:
+            check_files(self.config)
+        except UserError as error:
+            raise UserError(
+                f"trainer.init_from={self.name} is trained first, and arguments do not reach that run: {error} Train "
+                f"it by itself, ablate train {self.name} KEY=VALUE..., and name that with trainer.init_from=RUN."
+            ) from error
+        if self.config.trainer.init_from:
+            start_of(self.config).check(self.config)
 
     def make(self) -> None:
         """Train the run, or find it done."""

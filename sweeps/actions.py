@@ -47,6 +47,7 @@ def run(
     jobs: int = 0,
     worker: Iterable[str] = WORKER,
     dry_run: bool = False,
+    with_report: bool = True,
 ) -> int:
     """Run what is still open: nothing that is done, nothing that someone else is at, no lasting failure.
 
@@ -55,16 +56,24 @@ def run(
         jobs: workers, or tasks of an array, at once; 0 = what suits the machine, or no limit.
         worker: the command that works on configuration files.
         dry_run: only say what would be started.
+        with_report: submit the report's job, too; with the local launcher there is none.
     """
     _check_launcher(launcher)
-    return _launch(plan(name, scale, overrides, root), launcher, jobs, tuple(worker), dry_run)
+    return _launch(plan(name, scale, overrides, root), launcher, jobs, tuple(worker), dry_run, with_report)
 
 
-def _launch(planned: Plan, launcher: str, jobs: int, worker: tuple[str, ...], dry_run: bool = False) -> int:
+def _launch(
+    planned: Plan,
+    launcher: str,
+    jobs: int,
+    worker: tuple[str, ...],
+    dry_run: bool = False,
+    with_report: bool = True,
+) -> int:
     if dry_run:
         from sweeps.dry_run import tell_open
 
-        tell_open(planned, launcher, jobs, say)
+        tell_open(planned, launcher, jobs, say, with_report)
         return 0
     wait_for_endings(planned, say)
     queue = read_queue(planned.folder)
@@ -80,7 +89,7 @@ def _launch(planned: Plan, launcher: str, jobs: int, worker: tuple[str, ...], dr
     if not todo:
         say(f"Nothing to do for {planned.title}: {summary(states)}")
     elif launcher == "slurm":
-        states = _submit(planned, jobs, worker)
+        states = _submit(planned, jobs, worker, with_report)
     elif slots:
         if unasked := unasked_groups(planned, states, queue):
             say(f"{tell_unasked(unasked)} What is open is started here; a job that finds its run taken waits for it.")
@@ -139,10 +148,11 @@ def _by_other_code(planned: Plan) -> Counter[str]:
     return found
 
 
-def _submit(planned: Plan, parallel: int, worker: tuple[str, ...]) -> dict[str, CellState]:
+def _submit(planned: Plan, parallel: int, worker: tuple[str, ...], with_report: bool) -> dict[str, CellState]:
     """Submit what is open; returns the states then."""
     words = ("report", submitted_definition(planned), "--scale", planned.scale, "--root", str(planned.root.resolve()))
-    new = SlurmLauncher(planned, parallel, (*words, *planned.request.words), worker).launch()
+    report = (*words, *planned.request.words) if with_report else ()
+    new = SlurmLauncher(planned, parallel, report, worker).launch()
     for item in new:
         say(f"Submitted job {item.job}: {len(item.groups)} task(s). Scripts: {planned.folder / 'jobs'}")
     states = planned.states()

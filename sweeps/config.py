@@ -97,6 +97,8 @@ class ResourcesConfig:
     evaluation: dict[str, Any] = field(default_factory=dict)
     """Where given, evaluations are jobs of their own, on one node, that wait for their trainings; what they need
     instead of the above, e.g. {gpus: 1, time: "1:00:00"}."""
+    report: dict[str, Any] = field(default_factory=dict)
+    """What the report's job asks for beside account, qos and partition, or in their place, e.g. {partition: cpu}."""
 
     def __post_init__(self) -> None:
         for key, least in (("nodes", 1), ("gpus", 0), ("cpus", 0), ("signal_seconds", 1), ("max_attempts", 1)):
@@ -107,12 +109,13 @@ class ResourcesConfig:
             raise ValueError(f"resources.peak_tflops={self.peak_tflops} must be above 0.")
         if isinstance(self.efficiency, int | float) and not 0 < self.efficiency <= 1:
             raise ValueError(f"resources.efficiency={self.efficiency} must be a share of the peak, in (0, 1].")
-        own = self.evaluation if isinstance(self.evaluation, dict) else {}
-        limit = own.get("time", "")
-        if not isinstance(limit, str):  # which YAML made of it: 3600 of 1:00:00
-            raise ValueError(f'resources.evaluation.time={limit} must be text, in quotes: {{time: "1:00:00"}}.')
         _check_limit("time", self.time, self.signal_seconds)
-        _check_limit("evaluation.time", limit, own.get("signal_seconds", self.signal_seconds))
+        for job, signal_seconds in (("evaluation", self.signal_seconds), ("report", 0)):
+            own = getattr(self, job) if isinstance(getattr(self, job), dict) else {}
+            limit = own.get("time", "")
+            if not isinstance(limit, str):  # which YAML made of it: 3600 of 1:00:00
+                raise ValueError(f'resources.{job}.time={limit} must be text, in quotes: {{time: "1:00:00"}}.')
+            _check_limit(f"{job}.time", limit, own.get("signal_seconds", signal_seconds))
         check_options(self.sbatch if isinstance(self.sbatch, dict) else {})
         if isinstance(self.launch, list) and not all(self.launch):
             raise ValueError("resources.launch: every word must have letters in it.")
@@ -123,10 +126,19 @@ class ResourcesConfig:
         Raises:
             OmegaConfBaseException, ValueError: a key that does not exist, or a value that cannot be.
         """
-        if not self.evaluation:
-            return None
-        own = OmegaConf.merge(OmegaConf.structured(replace(self, nodes=1, evaluation={})), self.evaluation)
-        result = OmegaConf.to_object(own)
+        return self._job(self.evaluation) if self.evaluation else None
+
+    def of_report(self) -> ResourcesConfig:
+        """What the report's job needs: of the rest, what says where it may run. Raises as `of_evaluation`."""
+        kept = {
+            key: getattr(self, key) for key in ("partition", "account", "qos", "gpu_type", "sbatch", "setup", "launch")
+        }
+        return ResourcesConfig(**kept, signal_seconds=1)._job(self.report)
+
+    def _job(self, own: dict[str, Any]) -> ResourcesConfig:
+        """This, on one node, with what a job of another kind has of its own."""
+        base = OmegaConf.structured(replace(self, nodes=1, evaluation={}, report={}))
+        result = OmegaConf.to_object(OmegaConf.merge(base, own))
         assert isinstance(result, ResourcesConfig)
         return result
 

@@ -21,11 +21,11 @@ from sweeps.table import duration, summary
 Say = Callable[[str], None]
 
 
-def tell_open(plan: Plan, launcher: str, jobs: int, say: Say) -> None:
+def tell_open(plan: Plan, launcher: str, jobs: int, say: Say, with_report: bool = True) -> None:
     """What `ablate run` would start and leave, the jobs that it would submit, and what that would cost.
 
     Args:
-        jobs: as for `ablate run`.
+        jobs, with_report: as for `ablate run`.
 
     Raises:
         UserError: `ablate run` would refuse it.
@@ -33,7 +33,7 @@ def tell_open(plan: Plan, launcher: str, jobs: int, say: Say) -> None:
     states = plan.states()
     is_open = any(state.is_open for state in states.values())
     slurm = SlurmLauncher(plan, jobs) if launcher == "slurm" else None
-    arrays = _arrays(slurm, states) if slurm else []  # which may be refused: before anything is said
+    arrays = _arrays(slurm, states, with_report) if slurm else []  # which may be refused: before anything is said
     if is_open and not slurm:
         local_slots(plan, jobs)
     for job in dict.fromkeys(ending_jobs(plan).values()):
@@ -103,7 +103,7 @@ def _beyond_limit(plan: Plan, times: Iterable[_Time]) -> list[str]:
     return lines
 
 
-def _arrays(slurm: SlurmLauncher, states: Mapping[str, CellState]) -> list[str]:
+def _arrays(slurm: SlurmLauncher, states: Mapping[str, CellState], with_report: bool) -> list[str]:
     """The arrays, the head of each one's script, and what Slurm would answer."""
     largest, unknown = USUAL_ARRAY, ""
     try:
@@ -120,6 +120,6 @@ def _arrays(slurm: SlurmLauncher, states: Mapping[str, CellState]) -> list[str]:
         lines.append(f"    script: {path}")
         if not unknown and (refused := would_refuse(script)):
             lines.append(f"    Slurm would refuse this now: {refused}")
-    if lines:
+    if lines and with_report:
         lines.append("would submit a job that writes the report when these have ended")
     return [*lines, *filter(None, [unknown])]

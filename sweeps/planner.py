@@ -25,6 +25,9 @@ from sweeps.queue import Queue, read_queue
 from sweeps.request import Request, parse_request
 from sweeps.state import CellState, cell_states, with_queue
 
+FROM_NOTHING = ("trainer.init_from", "")
+"""What a value sets that starts from nothing, whatever start is typed for the others."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -210,7 +213,7 @@ def _settings(sweep: Sweep, scale: str, request: Request, choices: Mapping[str, 
     """Preset of a combination of values, and everything that is set over it."""
     preset, base = sweep.base(scale, labels_of(choices))
     varied = {key: value for choice in choices.values() for key, value in choice.overrides.items()}
-    if clash := sorted(varied.keys() & request.config.keys()):
+    if clash := sorted(key for key in varied.keys() & request.config.keys() if (key, varied[key]) != FROM_NOTHING):
         raise UserError(f"{clash[0]} is what sweep {sweep.name} varies; take a part of it with AXIS=LABEL instead.")
     searched = {f"search.{key}": value for key, value in sweep.config.search.items()}
     return preset, {**searched, **base, **request.config, **varied, "runtime.root": str(request.root)}

@@ -186,7 +186,7 @@ def _resources(*layers: Mapping[str, Any]) -> ResourcesConfig:
     try:
         result = OmegaConf.to_object(schema)
         assert isinstance(result, ResourcesConfig)
-        result.of_evaluation()  # only to check it
+        result.of_evaluation(), result.of_report()  # only to check them
     except (OmegaConfBaseException, ValueError) as error:
         said = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"{'' if said.startswith('resources.') else 'resources: '}{said}.") from error

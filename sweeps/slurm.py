@@ -234,7 +234,7 @@ class SlurmLauncher:
             title=self.plan.title,
             name=self.plan.sweep.name,
             uid=last.report_uid,
-            resources=self.resources,
+            resources=self.resources.of_report(),
             after=[item.job for item in after],
             logs=self.folder / "logs",
             code=code,

@@ -100,7 +100,6 @@ def array_script(
         exclusive: nothing else may run on the nodes.
     """
     array = f"0-{count - 1}{f'%{parallel}' if parallel else ''}"
-    gpu_type = f"{resources.gpu_type}:" if resources.gpu_type else ""
     directives = {
         **option_lines(resources.sbatch),
         "job-name": name,
@@ -113,7 +112,6 @@ def array_script(
         "nodes": str(resources.nodes),
         "ntasks-per-node": str(processes),
         **_shared(resources),
-        **({"gres": f"gpu:{gpu_type}{resources.gpus}"} if resources.gpus else {}),
         **({"exclusive": ""} if exclusive else {}),
         **({"dependency": dependency, "kill-on-invalid-dep": "yes"} if dependency else {}),
     }
@@ -150,16 +148,15 @@ def report_script(
     code: Path,
     command: Sequence[str],
 ) -> str:
-    """The script of the job that lays out the table once the arrays `after` have ended. It has no GPU."""
-    shared = {key: value for key, value in _shared(resources).items() if key in ("partition", "account", "qos")}
+    """The script of the job that lays out the table once the arrays `after` have ended."""
     directives = {
-        **option_lines(resources.sbatch, gpus=False),
+        **option_lines(resources.sbatch, gpus=bool(resources.gpus)),
         "job-name": f"{name}-report",
         "comment": uid,
         "dependency": f"afterany:{':'.join(after)}",
         "kill-on-invalid-dep": "yes",
         "output": f"{_escaped(logs)}/report.log",
-        **shared,
+        **_shared(resources),
     }
     return REPORT.format(
         title=title,
@@ -171,6 +168,7 @@ def report_script(
 
 
 def _shared(resources: ResourcesConfig) -> dict[str, str]:
+    gpu_type = f"{resources.gpu_type}:" if resources.gpu_type else ""
     values = {
         "partition": resources.partition,
         "account": resources.account,
@@ -179,6 +177,7 @@ def _shared(resources: ResourcesConfig) -> dict[str, str]:
         "constraint": resources.constraint,
         "mem": resources.memory,
         "cpus-per-task": str(resources.cpus) if resources.cpus else "",
+        "gres": f"gpu:{gpu_type}{resources.gpus}" if resources.gpus else "",
     }
     return {key: value for key, value in values.items() if value}
 

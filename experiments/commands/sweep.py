@@ -98,7 +98,7 @@ def run_command(
     from sweeps.actions import run
 
     check_report(sweep, root)
-    code = run(sweep, scale, overrides, root, launcher, jobs, dry_run=dry_run)
+    code = run(sweep, scale, overrides, root, launcher, jobs, dry_run=dry_run, with_report=with_report)
     if with_report and launcher == "local" and not dry_run:
         from reports.commands import report
 

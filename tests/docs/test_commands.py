@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
@@ -16,14 +17,18 @@ import pytest
 import yaml
 
 import experiments.config
+from datamodules.store_format import tokenizer_settings
 from experiments.benchmarks import function_of
 from experiments.benchmarks.options import parse_options
 from experiments.cli import COMMANDS
-from experiments.commands.data import text_encoder_config, tokenizer_config
+from experiments.commands.data import text_encoder_config, tokenize_command, tokenizer_config
 from experiments.config import load_config, load_unresolved
 from experiments.errors import UserError
 from experiments.keys import keys_of, select
+from experiments.run_config import RunConfig
+from sweeps.axes import matches
 from sweeps.definition import load_sweep, sweep_names
+from sweeps.equal_compute import labels_of
 from sweeps.request import parse_request
 
 PROJECT = Path(__file__).parents[2]
@@ -38,10 +43,10 @@ SWEEP_COMMANDS = {"plan", "run", "status", "logs", "cancel", "retry", "report", 
 
 
 def commands_of(page: Path) -> Iterator[str]:
-    """The commands in a page's code: continued lines joined, $NAMES filled in, chains and wrapped ones apart."""
+    """The commands in a page's code: continued lines joined, "${NAMES[@]}" filled in, chains and wrapped ones apart."""
     text = page.read_text()
-    for name, value in re.findall(r'^([A-Z]+)="(.*)"$', text, re.MULTILINE):
-        text = text.replace(f"${name}", value)
+    for name, words in re.findall(r"^([A-Z]+)=\((.*)\)$", text, re.MULTILINE):
+        text = text.replace(f'"${{{name}[@]}}"', words)
     blocks = re.findall(r"^```(?:bash|sh)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     indented = [line for line in text.splitlines() if line.startswith("    ")]
     for line in re.sub(r"\\\n\s*", " ", "\n".join([*blocks, *indented])).splitlines():
@@ -152,6 +157,50 @@ def test_every_command_is_taken(line: str, tmp_path: Path) -> None:
     if {"generator.name=maskconv", "generator.mixer=gated_conv", "generator.hybrid_scheme=serial_reverse"} & {*words}:
         return  # recipes of docs/extending.md; tests/docs/test_recipes.py runs them
     check(words, tmp_path)
+
+
+def _store_of(words: list[str]) -> str:
+    """What `ablate tokenize` makes with these words, as `_store_for` says it."""
+    given = _arguments(tokenize_command, words)
+    encoder = str(given["text_encoder"] or "none")
+    settings = [w if w.startswith("text_encoder.") else f"tokenizer.{w}" for w in _words(given, "settings")]
+    names = {"tokenizer.name": given["tokenizer"], "text_encoder.name": encoder}
+    config = load_unresolved("maskmamba/paper", [f"{key}={value}" for key, value in names.items()] + settings)
+    return _store_for(str(given["dataset"]), config)
+
+
+def _store_for(dataset: str, config: RunConfig) -> str:
+    """Which store a run needs: the data set and all settings but the places of weights."""
+    parts = [tokenizer_settings(config.tokenizer), asdict(config.text_encoder)]
+    kept = [{k: v for k, v in part.items() if k not in ("model", "revision", "fingerprint")} for part in parts]
+    return repr((dataset, config.tokenizer.name, kept))
+
+
+def _paper_runs() -> Iterator[tuple[str, RunConfig]]:
+    for name in sweep_names():
+        sweep = load_sweep(name)
+        if sweep.config.measure == "benchmark":
+            continue
+        for choices in sweep.combinations(sweep.config.scales["paper"].only):
+            labels = labels_of(choices)
+            if any(matches(labels, when) for when, _ in sweep.exclude):
+                continue
+            preset, base = sweep.base("paper", labels)
+            varied = {key: value for choice in choices.values() for key, value in choice.overrides.items()}
+            yield name, load_unresolved(preset, {**base, **varied})
+
+
+def test_the_stores_of_every_paper_scale_have_a_command() -> None:
+    section = (PROJECT / "sweeps" / "README.md").read_text().partition("## What `--scale paper` needs")[2]
+    lines = re.findall(r"^ablate tokenize (.*)$", section, re.MULTILINE)
+    made, needed = {_store_of(line.split()): line for line in lines}, set[str]()
+    for name, config in _paper_runs():
+        store = _store_for(config.data.name, config)
+        assert store in made, f"{name} needs {store}"
+        needed.add(store)
+        if prompts := config.evaluation.dataset:
+            needed |= {found for found, line in made.items() if line.startswith(f"{prompts} ")}
+    assert needed == made.keys() and len(made) == len(lines), "and every command is of use"
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,16 @@ def test_imagenet_without_validation_labels(tmp_path):
     assert "imagenet/test" not in found
 
 
+def test_imagenet_as_it_is_given_out_has_a_test_split_without_labels(tmp_path, ablate):
+    for split in ("train", "val"):
+        class_tree(tmp_path / split, range(6))
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test/ILSVRC2012_test_00000001.JPEG").write_bytes(encoded(picture(1)))
+    test = findings(tmp_path)["imagenet/test"]
+    assert test.state == "optional" and "labels file is not found" in test.found and "nothing needs" in test.way_out
+    assert ablate("doctor", tmp_path)[0] == 0
+
+
 def test_other_layouts_are_recognised(tmp_path):
     coco(tmp_path / "coco", range(3))
     assert "3 images, captions" in findings(tmp_path / "coco")["coco/val"].found

@@ -87,6 +87,20 @@ def test_a_parent_of_another_network_is_refused_before_it_is_trained(tmp_path: P
     assert not _parent(config).folder.exists()
 
 
+def test_a_parent_whose_files_are_not_named_is_refused_before_it_is_trained(tmp_path: Path) -> None:
+    config = load_config("dimba/l-1024", {"runtime.root": str(tmp_path)})
+    said = "trainer.init_from=dimba/l is trained first, and arguments do not reach .*: The tokenizer kl has no weights"
+    with pytest.raises(UserError, match=f"{said} .* ablate train dimba/l KEY=VALUE.* trainer.init_from=RUN"):
+        start_of(config).check(config)
+    first = tiny_preset(tmp_path, "first", data={"subset": 4})
+    second = tiny_preset(tmp_path, "second", trainer={"init_from": first})
+    third = load_config(tiny_preset(tmp_path, "third", trainer={"init_from": second}))
+    with pytest.raises(UserError, match="trainer.init_from=.*first.yaml is trained first, .*batch"):
+        start_of(third).check(third)
+    finished(load_config(second))
+    start_of(third).check(third)  # whatever its parent once started from
+
+
 def test_a_file_of_another_network_is_refused_before_a_run_is_begun(ablate, tmp_path: Path) -> None:
     wide = load_config(tiny_preset(tmp_path, "wide", generator={"width": 32}))
     file = tmp_path / "wide.safetensors"

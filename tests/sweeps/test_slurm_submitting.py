@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments import slurm
+from experiments.cli import main
 from experiments.config import read_config
 from experiments.errors import UserError
 from experiments.store import RunStore
@@ -62,6 +63,34 @@ def test_the_report_is_of_the_definition_that_was_submitted(make_sweep: Make) ->
     assert name == str(folder / "definition" / "tiny.yaml")
     Path(path).write_text("changed: since\n")
     assert len(plan(name).cells) == 1 and plan(name).folder == folder
+
+
+def test_the_report_job_goes_where_it_is_told_to(make_sweep: Make, root: Path) -> None:
+    """A partition of GPUs may refuse jobs without any."""
+    (root / "slurm.yaml").write_text('partition: gpu\ntime: "9:00:00"\ngpus: 1\nreport: {partition: cpu, memory: 4G}')
+    path = make_sweep(axes=ONE, report={})
+    assert submit(path) == 0
+    job, report = (
+        next((plan(path).folder / "jobs").glob(f"*{end}")).read_text() for end in ("[!t].sbatch", "-report.sbatch")
+    )
+    assert "--partition=gpu\n" in job and "--gres=gpu:1\n" in job
+    assert "--partition=cpu\n" in report and "--mem=4G\n" in report and "time=" not in report and "gpu" not in report
+    with pytest.raises(UserError, match="resources: Key 'partitoin' not in"):
+        plan(path, "demo", ["resources.report.partitoin=cpu"])
+
+
+def test_without_a_report_none_is_submitted(
+    make_sweep: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make_sweep(axes=ONE, report={"rows": "scheme", "columns": ["fd_efflite0"]})
+    for words in (["--no-report", "--dry-run"], ["--no-report"]):
+        with pytest.raises(SystemExit, match="0"):
+            main(["run", path, "--launcher", "slurm", *words])
+        assert "writes the report" not in capsys.readouterr().out
+    jobs = plan(path).folder / "jobs"
+    assert len(list(jobs.glob("*.sbatch"))) == 1 and len((tmp_path / "queue").read_text().splitlines()) == 1
+    assert submit(path) == 0
+    assert len(list(jobs.glob("*-report.sbatch"))) == 1, "what is in the queue can still be given one"
 
 
 def test_a_search_is_for_one_process(make_sweep: Make) -> None:

@@ -7,8 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
+from experiments.config import load_config
 from experiments.errors import UserError
+from experiments.identity import run_id
 from experiments.lineage import FileStart
 from experiments.run import build_network
 from experiments.run_config import RunConfig
@@ -16,7 +19,7 @@ from experiments.store import RunStore
 from lightning_modules.checkpoints import save_safetensors
 from sweeps import actions
 from sweeps.planner import plan
-from tests.sweeps.conftest import WORKER
+from tests.sweeps.conftest import PRESET, WORKER
 from tests.sweeps.steps import WIDTH, axis, states
 
 Make = Callable[..., str]
@@ -67,6 +70,18 @@ def test_a_start_that_does_not_fit_is_refused_before_anything_is_begun(
     assert f"would be refused as it stands: {said}" in capsys.readouterr().out
 
 
+def test_a_start_that_lacks_what_it_is_trained_on_is_refused_before_anything_is_begun(
+    make_sweep: Make, root: Path, tmp_path: Path
+) -> None:
+    start = tmp_path / "start.yaml"
+    start.write_text(yaml.safe_dump({**PRESET, "data": {"subset": 2}}))
+    with pytest.raises(
+        UserError, match="Cell lr=0.1: trainer.init_from=.*start.yaml is trained first, .* than the 2 there are"
+    ):
+        actions.run(make_sweep(axes=[LR], report={}), overrides=[f"trainer.init_from={start}"], worker=WORKER)
+    assert not (root / "sweeps").exists() and not (root / "runs").exists()
+
+
 def test_a_start_is_looked_at_once_for_equal_networks_and_not_when_they_are_trained(
     make_sweep: Make, here: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,3 +95,14 @@ def test_a_start_is_looked_at_once_for_equal_networks_and_not_when_they_are_trai
     assert actions.run(path, overrides=[*WORDS, "seeds=0,1"], worker=WORKER) == 0
     assert len(checked) == 1
     assert set(states(path).values()) == {"missing"}, "which start from nothing"
+
+
+def test_a_value_that_starts_from_nothing_does_so_whatever_is_typed(make_sweep: Make, here: Path) -> None:
+    sweep, words = "dimba-quality-tuning", ["text_encoder.text_tokens=300"]
+    none, *tuned = plan(sweep, "paper", [*words, *WORDS]).cells
+    assert none.labels["images"] == "none" and not none.config.trainer.init_from
+    assert none.run_id == run_id(load_config("dimba/l", words)), "the run that the others are to start from"
+    assert len(tuned) == 6 and all(cell.config.trainer.init_from == WORDS[0].partition("=")[2] for cell in tuned)
+    starts = make_sweep(axes=[axis("start", "trainer.init_from", "", "other.safetensors")], report={})
+    with pytest.raises(UserError, match="trainer.init_from is what sweep tiny varies"):
+        plan(starts, "", WORDS)
