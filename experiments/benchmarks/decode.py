@@ -1,8 +1,9 @@
 """`ablate bench decode`: one token more from AiM's recurrent state and from LlamaGen's key-value cache, random weights.
 
 The limit of a small batch is reading the weights and what is remembered of the tokens before, once per token. The floor
-is that at the memory's bandwidth as measured here, or the multiply-adds, where they take longer; a cache that holds
-what is remembered can be faster than it. Drawing from logits is left out.
+is as many bytes read in the same turns, since what neighbours leave of the memory's bandwidth changes by the minute (on
+a GPU, at the bandwidth measured before), or the multiply-adds, where they take longer; a cache that holds what is
+remembered can be faster than it. Drawing from logits is left out.
 Tokens in the middle of the sequence are timed, where a cache is half full.
 
 Shapes: B batch (2 is one image under guidance), L tokens, V vocabulary.
@@ -13,18 +14,20 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from experiments.benchmarks.bench import Bench
-from experiments.benchmarks.measure import floor_ms, interleave, machine
+from experiments.benchmarks.measure import Contender, floor_ms, interleave, machine
 from experiments.benchmarks.problem import forced, verify
 from experiments.config import load_config
 from experiments.errors import UserError
 from lightning_modules.generators.config import GENERATORS
 from lightning_modules.kernels import reset_backends_used
+from lightning_modules.kernels.cpp.machine import reader
 from lightning_modules.precision import exact_float32
 
 if TYPE_CHECKING:
@@ -38,6 +41,8 @@ PRECISIONS: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch
 PHASE = "one token"
 MIDDLE = 20
 """Tokens to either side of the middle that are fed while it is timed."""
+READING = "reading alone"
+"""As many bytes as the first preset's step moves."""
 CHECKED = 8
 """Tokens of the check against the whole sequence in float64."""
 TOLERANCES = {"fp32 logits": 1e-5, "bf16 logits": 0.1}
@@ -78,18 +83,28 @@ def _decode(
         contenders = dict(_contenders(models, batch, precision))
         for decoder in contenders.values():
             decoder.stay_in_the_middle()
-        floors = {
-            name: floor_ms(
-                bench.machine,
-                multiply_adds=batch * sizes[decoder.preset],
-                bytes_moved=sizes[decoder.preset] * PRECISIONS[precision].itemsize + _memory_moved(decoder.state),
-            )
+        moved = {
+            name: sizes[decoder.preset] * PRECISIONS[precision].itemsize + _memory_moved(decoder.state)
             for name, decoder in contenders.items()
         }
+        calls: dict[str, Contender] = dict(contenders)
+        measured = not torch.cuda.is_available() and bench.machine["bytes_per_s"] is not None
+        if measured:
+            calls[READING] = reader(moved[baseline], bench.machine["threads"])
         case = f"B={batch} {precision}"
-        rows = interleave(case, PHASE, contenders, baseline=baseline, seconds=seconds, floors_ms=floors)
+        rows = interleave(case, PHASE, calls, baseline=baseline, seconds=seconds)
+        limits = bench.machine
+        if measured:
+            fastest = next(row.fastest_ms for row in rows if row.contender == READING)
+            limits = {**bench.machine, "bytes_per_s": moved[baseline] / fastest * 1e3}
+        for name, size in moved.items():
+            work = batch * sizes[contenders[name].preset]
+            floor = floor_ms(limits, multiply_adds=work, bytes_moved=size)
+            rows = [replace(row, floor_ms=floor) if row.contender == name else row for row in rows]
         bench.rows += rows
-        rates = ", ".join(f"{row.contender} {1e3 * batch / row.median_ms:,.0f}" for row in rows)
+        rates = ", ".join(
+            f"{row.contender} {1e3 * batch / row.median_ms:,.0f}" for row in rows if row.contender in moved
+        )
         bench.notes.append(f"{case}, tokens/s of all rows: {rates}")
     return bench
 

@@ -9,7 +9,7 @@ import torch
 from lightning_modules.kernels.cpp import library
 
 _REPEATS = 2_000_000
-_READ_ELEMENTS = 1 << 26  # 256 MiB, beyond any cache
+_READ_BYTES = 1 << 28  # beyond any cache
 _SECONDS = 1.0
 """Of rounds, the best of which counts: on a shared machine a few milliseconds may all fall into a busy moment."""
 
@@ -24,11 +24,15 @@ def multiply_adds_per_second(threads: int) -> float:
 
 def bytes_per_second(threads: int) -> float:
     """Bytes read from main memory a second, the best of some rounds."""
+    return _READ_BYTES / _fastest(reader(_READ_BYTES, threads))
+
+
+def reader(size: int, threads: int) -> Callable[[], object]:
+    """A call that reads so many bytes once, up to a few pages."""
     function = library.load().machine_read
     function.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
-    data = torch.ones(_READ_ELEMENTS)
-    work = data.numel() * data.element_size()
-    return work / _fastest(lambda: function(data.data_ptr(), data.numel(), threads))
+    data = torch.ones(size // torch.float32.itemsize)
+    return lambda: function(data.data_ptr(), data.numel(), threads)
 
 
 def _fastest(function: Callable[[], object]) -> float:
