@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from experiments.benchmarks.bench import Bench
+from experiments.benchmarks.bench import Bench, Row
 from experiments.benchmarks.measure import Contender, floor_ms, interleave, machine
 from experiments.benchmarks.problem import forced, verify
 from experiments.config import load_config
@@ -83,30 +83,42 @@ def _decode(
         contenders = dict(_contenders(models, batch, precision))
         for decoder in contenders.values():
             decoder.stay_in_the_middle()
+        case = f"B={batch} {precision}"
+        work = {name: batch * sizes[decoder.preset] for name, decoder in contenders.items()}
         moved = {
             name: sizes[decoder.preset] * PRECISIONS[precision].itemsize + _memory_moved(decoder.state)
             for name, decoder in contenders.items()
         }
-        calls: dict[str, Contender] = dict(contenders)
-        measured = not torch.cuda.is_available() and bench.machine["bytes_per_s"] is not None
-        if measured:
-            calls[READING] = reader(moved[baseline], bench.machine["threads"])
-        case = f"B={batch} {precision}"
-        rows = interleave(case, PHASE, calls, baseline=baseline, seconds=seconds)
-        limits = bench.machine
-        if measured:
-            fastest = next(row.fastest_ms for row in rows if row.contender == READING)
-            limits = {**bench.machine, "bytes_per_s": moved[baseline] / fastest * 1e3}
-        for name, size in moved.items():
-            work = batch * sizes[contenders[name].preset]
-            floor = floor_ms(limits, multiply_adds=work, bytes_moved=size)
-            rows = [replace(row, floor_ms=floor) if row.contender == name else row for row in rows]
+        rows = _in_turns(case, contenders, bench, seconds, work, moved)
         bench.rows += rows
         rates = ", ".join(
-            f"{row.contender} {1e3 * batch / row.median_ms:,.0f}" for row in rows if row.contender in moved
+            f"{row.contender} {1e3 * batch / row.median_ms:,.0f}" for row in rows if row.contender in contenders
         )
         bench.notes.append(f"{case}, tokens/s of all rows: {rates}")
     return bench
+
+
+def _in_turns(
+    case: str,
+    contenders: Mapping[str, Contender],
+    bench: Bench,
+    seconds: float,
+    work: Mapping[str, int],
+    moved: Mapping[str, int],
+) -> list[Row]:
+    """Rows with their floors, by what reading alone takes in the same turns.
+
+    Args:
+        work, moved: contender -> multiply-adds and bytes of a step.
+    """
+    limits, size = bench.machine, moved[bench.baseline]
+    read_too = not torch.cuda.is_available() and limits["bytes_per_s"] is not None
+    calls = {**contenders, READING: reader(size, limits["threads"])} if read_too else contenders
+    rows = interleave(case, PHASE, calls, baseline=bench.baseline, seconds=seconds)
+    if read_too:
+        limits = {**limits, "bytes_per_s": 1e3 * size / rows[-1].fastest_ms}
+    floors = {n: floor_ms(limits, multiply_adds=work[n], bytes_moved=moved[n]) for n in contenders}
+    return [replace(row, floor_ms=floors.get(row.contender)) for row in rows]
 
 
 class Decoder:

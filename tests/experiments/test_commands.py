@@ -15,6 +15,7 @@ from experiments import cli as cli_module
 from experiments import provenance
 from experiments.callbacks import Stopped
 from experiments.cli import COMMANDS, HELP
+from lightning_modules.kernels import onednn
 from tests.experiments.conftest import TINY, only_run
 
 
@@ -106,6 +107,16 @@ def test_training_a_finished_run_says_so_and_by_which_code(
         code, out, err = ablate("train", "maskmamba/demo", *TINY, "--root", tmp_path)
         assert code == 0 and said in out and f"{only_run(tmp_path)}: 60 steps" in out, err
     assert f"move {file.parent} away, or name another folder of outputs with --root" in out
+
+
+@pytest.mark.parametrize("gains", [True, False])
+def test_doctor_says_whether_onednn_runs(gains: bool, ablate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "missing", lambda: None)
+    monkeypatch.setattr(onednn, "_gains", lambda: gains)
+    _, out, _ = ablate("doctor", "--json", "--root", tmp_path)
+    found = next(finding for finding in json.loads(out) if finding["part"] == "kernel linear")
+    assert (found["found"] == "onednn, torch, reference") == gains
+    assert ("onednn: no gain on this processor" in found["way_out"]) == (not gains)
 
 
 def test_doctor_lists_kernels_and_embedded_data(ablate, tmp_path: Path) -> None:
