@@ -1,4 +1,4 @@
-"""The findings in README.md are those of the published reports and benchmarks: claims, judgements, and every number."""
+"""The findings in README.md and on the benchmarks' page are those of the published reports: claims and all numbers."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from sweeps.definition import load_sweep
 
 PROJECT = Path(__file__).parents[2]
 PUBLISHED = PROJECT / "reports" / "published"
+BENCHMARKS = PUBLISHED / "benchmarks" / "README.md"
 ROW = re.compile(
     r"^\| (?P<claim>[^|]+) \| (?P<word>[a-z ]+) \| (?P<here>[^|]+) \| \[`[^`]+`\]\((?P<link>[^)]+)\) \|$", re.M
 )
 """| what the paper says | judgement | what was measured | [`sweep`](page) |"""
 
-SPEED = re.compile(
-    r"^\| (?P<what>[^|]+) \| (?P<against>[^|]+) \| (?P<low>[\d.]+) to (?P<high>[\d.]+) "
-    r"\| \[`[^`]+`\]\((?P<link>[^)]+)\) \|$",
-    re.M,
-)
+RATIO = r"(?P<{0}low>[\d.]+) to (?P<{0}high>[\d.]+)"
+PAGE = r"\[`[^`]+`\]\((?P<link>[^)]+)\) \|$"
+SPEED = re.compile(rf"^\| (?P<what>[^|]+) \| (?P<against>[^|]+) \| {RATIO.format('')} \| {PAGE}", re.M)
 """| what, phase | contender | lowest to highest ratio | [`command`](table) |"""
+BOTH = re.compile(
+    rf"^\| (?P<what>[^|]+) \| (?P<against>[^|]+) \| {RATIO.format('f_')} \| {RATIO.format('b_')} \| {PAGE}", re.M
+)
+"""| what | contender | forward | forward+backward | [`command`](table) |"""
 
 
 def _section(title: str) -> str:
@@ -34,7 +37,13 @@ def _findings() -> list[dict[str, str]]:
 
 
 def _speeds() -> list[dict[str, str]]:
-    return [found.groupdict() for found in SPEED.finditer(_section("How fast it is"))]
+    """Every range of README.md and of the benchmarks' own page."""
+    readme, listed = _section("How fast it is"), BENCHMARKS.read_text().replace("](", "](reports/published/benchmarks/")
+    speeds = [found.groupdict() for found in SPEED.finditer(readme + listed)]
+    for row in map(re.Match.groupdict, BOTH.finditer(readme)):
+        for phase, key in (("forward", "f_"), ("forward+backward", "b_")):
+            speeds.append(row | {"low": row[f"{key}low"], "high": row[f"{key}high"], "what": f"{row['what']}, {phase}"})
+    return speeds
 
 
 def test_there_are_findings() -> None:
@@ -62,8 +71,9 @@ def test_the_sweeps_of_three_seeds_of_one_and_of_none_are_counted() -> None:
     assert three + timed + len(one) == len(records) and said in " ".join(_section("What came out").split())
 
 
-def test_there_are_speeds() -> None:
-    assert len(_speeds()) >= 5
+def test_every_range_of_the_documents_is_read() -> None:
+    texts = (_section("How fast it is"), BENCHMARKS.read_text())
+    assert len(_speeds()) == sum(len(re.findall(r"\d to \d", text)) for text in texts) >= 40
 
 
 @pytest.mark.parametrize("speed", _speeds(), ids=lambda speed: f"{speed['what']} {speed['against']}"[:60])
