@@ -7,7 +7,7 @@ import torch
 
 from experiments import doctor
 
-OLD = "The NVIDIA driver on your system is too old (found version 12080). Please update your GPU driver by downloading one."
+OLD = "The NVIDIA driver on your system is too old (found version 12080). Please update your GPU driver."
 
 
 @pytest.mark.parametrize(
