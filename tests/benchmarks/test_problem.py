@@ -1,16 +1,20 @@
 """Contenders and their errors against the definition."""
 
+import dataclasses
+import importlib
 import os
 
 import pytest
 import torch
 
-from experiments.benchmarks import scan
+from experiments.benchmarks import scan, ssd
 from experiments.benchmarks.bench import Bench
 from experiments.benchmarks.peers import PEERS, scans
 from experiments.benchmarks.problem import OURS, fitting, forced, relative_errors, verify
 from experiments.errors import UserError
 from lightning_modules.backends import DEPTHWISE_CONV1D, ENVIRONMENT_VARIABLE, SELECTIVE_SCAN
+from lightning_modules.kernels import dispatch
+from lightning_modules.kernels import ssd as duality
 
 
 def test_nan_is_an_error() -> None:
@@ -56,3 +60,18 @@ def test_a_wrong_contender_is_left_out_and_a_wrong_baseline_is_an_error() -> Non
         UserError, match=r"^Nothing was timed: cpp, output: an error of 1\.0e-03, where 1e-06 is the most"
     ):
         verify(bench, {"cpp, output": 1e-3}, optional=["torch", "peer 1"])
+
+
+def test_a_package_that_rounds_is_measured_by_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the first contender where it is installed: a tolerance that it cannot keep would end the benchmark."""
+    package = dataclasses.replace(
+        dispatch.BACKENDS["mamba_ssm"], missing=lambda operation: None, devices=frozenset({"cpu"})
+    )
+    monkeypatch.setitem(dispatch.BACKENDS, "mamba_ssm", package)
+    exact = importlib.import_module(duality.__module__).DIRECT
+    monkeypatch.setitem(exact, "mamba_ssm", lambda x, *others: exact["reference"](x * (1 + 2**-11), *others))
+    bench = ssd.duality(shapes=[(1, 9, 2, 4, 3)], seconds=0, backends=("mamba_ssm", "torch"))
+    assert bench.baseline == "mamba_ssm" and {row.contender for row in bench.rows} == {"mamba_ssm", "torch"}
+    monkeypatch.setitem(exact, "mamba_ssm", lambda x, *others: exact["reference"](x * 1.1, *others))
+    with pytest.raises(UserError, match="Nothing was timed: mamba_ssm, output"):
+        ssd.duality(shapes=[(1, 9, 2, 4, 3)], seconds=0, backends=("mamba_ssm", "torch"))

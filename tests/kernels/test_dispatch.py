@@ -131,3 +131,18 @@ def test_a_package_that_would_run_once_per_direction_stands_back(monkeypatch: py
     monkeypatch.setitem(dispatch.BACKENDS, "triton", absent)
     selective_scan(**several)
     assert ran[-1] == "mamba_ssm"
+
+
+@pytest.mark.parametrize(("precision", "fits"), [("highest", False), ("high", True)])
+def test_a_package_that_rounds_to_tensor_float_runs_where_that_is_allowed(precision: str, fits: bool) -> None:
+    """So that checks in float32 proper, and what they stand for, meet PyTorch's products instead."""
+    package = dataclasses.replace(dispatch.BACKENDS["mamba_ssm"], missing=lambda operation: None)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        reason = package.unfit("ssd", torch.device("cuda", 0), torch.float32)
+        assert (reason is None) == fits and (fits or "TensorFloat-32" in reason)
+        assert package.unfit("ssd", torch.device("cuda", 0), torch.bfloat16) is None
+        assert package.unfit("selective_scan", torch.device("cuda", 0), torch.float32) is None, "without products"
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -148,6 +148,20 @@ def test_a_package_that_does_not_load_is_passed_over(absent: str, monkeypatch: p
         availability.missing.cache_clear()
 
 
+def test_flash_attn_without_its_functions_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with flash-attn-4 by itself: there is a package of that name, and nothing in it."""
+    monkeypatch.setattr(availability.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "flash_attn", ModuleType("flash_attn"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    availability.missing.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="install flash-attn anew"):
+            assert "flash-attn does not load" in (availability.missing("attention") or "")
+    finally:
+        availability.missing.cache_clear()
+
+
 def test_causal_convolutions_only(stand_ins: None) -> None:
     generator = torch.Generator().manual_seed(0)
     x, weight = (torch.randn(shape, generator=generator) for shape in ((2, 7, 16), (16, 4)))

@@ -10,6 +10,14 @@ import pytest
 pytest.importorskip("triton")
 REPOSITORY = Path(__file__).parents[2]
 
+# What every launch is given besides its tensors.
+WATCH = """
+from triton.runtime.interpreter import InterpretedFunction
+
+launches = []
+run = InterpretedFunction.run
+InterpretedFunction.run = lambda kernel, *given, **named: launches.append(named) or run(kernel, *given, **named)
+"""
 INTERPRET = """
 import torch
 from lightning_modules.kernels import available
@@ -92,16 +100,26 @@ assert backends_used()["depthwise_conv1d"] == "reference+triton"
 print("agrees")
 """
 
-COMPILE = """
+FUSED = """
+assert launches and all(named["enable_fp_fusion"] for named in launches)
+print("fused")
+"""
+COMPILE = r"""
 import inspect
 import itertools
+import os
+import re
+import subprocess
+import sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from lightning_modules.kernels.triton import conv_kernels, gate_kernels, scan_kernels
+from lightning_modules.kernels.triton.availability import FUSED
+from lightning_modules.kernels.triton.selective_scan import MOST_CHANNELS, TILE_SIZE
 
-constants = {"SEGMENT": 128, "CHUNK": 32, "BLOCK": 32, "STATES": 16, "SOFTPLUS": True, "BACKWARDS": True}
-constants |= {"STACK": False, "POSITIONS": 8, "PAD_LEFT": 1, "TAPS": 3, "BIAS": True, "SILU": True}
+shared = {"SEGMENT": 128, "CHUNK": 32, "BLOCK": 32, "STATES": 16, "SOFTPLUS": True, "BACKWARDS": True}
+shared |= {"STACK": False, "POSITIONS": 8, "PAD_LEFT": 1, "TAPS": 3, "BIAS": True, "SILU": True}
 integers = {"directions", "length", "channels", "states", "backwards", "segments", "chunks"}
 halves = {"u", "delta", "B", "C", "x", "z", "ungated", "grad_z"}
 optional = {
@@ -115,9 +133,11 @@ optional = {
     "conv_forward": set(),
     "conv_backward": set(),
 }
-# With everything that may be given, and with nothing of it and integers of one, of which Triton makes constants.
-for name, least in itertools.product(optional, (False, True)):
+
+
+def compiled(name, least=False, **others):
     kernel = next(getattr(m, name) for m in (scan_kernels, gate_kernels, conv_kernels) if hasattr(m, name))
+    constants = shared | others
     absent = optional[name] if least else set()
     signature, constexprs = {}, {}
     for argument in inspect.signature(kernel.fn).parameters:
@@ -131,17 +151,40 @@ for name, least in itertools.product(optional, (False, True)):
             signature[argument] = "i32"
         else:
             signature[argument] = "*i32" if argument == "order" else "*bf16" if argument in halves else "*fp32"
-    source = ASTSource(kernel, signature, constexprs)
-    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 1})
-    assert compiled.asm["cubin"], kernel
+    # What PyTorch allocates begins at such addresses.
+    pointers = [place for place, kind in enumerate(signature.values()) if kind.startswith("*")]
+    source = ASTSource(kernel, signature, constexprs, {(place,): [["tt.divisibility", 16]] for place in pointers})
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 1, **FUSED})
+
+
+def stack_bytes(kernel):
+    path = os.path.join(os.environ["TRITON_CACHE_DIR"], "cubin")
+    with open(path, "wb") as file:
+        file.write(kernel.asm["cubin"])
+    tool = os.path.join(os.path.dirname(triton.__file__), "backends/nvidia/bin/cuobjdump")
+    usage = subprocess.run([tool, "-res-usage", path], capture_output=True, text=True, check=True)
+    return int(re.search(r"STACK:(\d+)", usage.stdout + usage.stderr)[1])
+
+
+if sys.argv[1:] == ["registers"]:
+    for states in (1, 16, 64):
+        tile = {"STATES": states, "BLOCK": min(MOST_CHANNELS, TILE_SIZE // states)}
+        assert stack_bytes(compiled("scan_backward", **tile)) == 0, states
+    forward = compiled("scan_forward")
+    assert "ex2" in forward.asm["ptx"] and "shfl" not in forward.asm["ptx"]
+    print("fits")
+    sys.exit()
+# With everything that may be given, and with nothing of it and integers of one, of which Triton makes constants.
+for name, least in itertools.product(optional, (False, True)):
+    assert compiled(name, least).asm["cubin"], name
     print("compiled")
 """
 
 
-def run(script: str, **environment: str) -> list[str]:
+def run(script: str, *words: str, **environment: str) -> list[str]:
     inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-c", script],
+        [sys.executable, "-c", script, *words],
         cwd=REPOSITORY,
         env={**inherited, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
@@ -155,13 +198,18 @@ def run(script: str, **environment: str) -> list[str]:
 
 def test_the_interpreter_agrees_with_the_definition() -> None:
     """One segment and many, orders and directions, every gradient; bfloat16."""
-    assert run(INTERPRET, TRITON_INTERPRET="1") == ["agrees"] * 8
+    assert run(WATCH + INTERPRET + FUSED, TRITON_INTERPRET="1") == ["agrees"] * 8 + ["fused"]
 
 
 def test_the_interpreted_convolution_agrees_with_the_definition() -> None:
     """Every padding, with and without bias and activation; strided input; NaN stays where it belongs."""
-    assert run(INTERPRET_CONVOLUTION, TRITON_INTERPRET="1") == ["agrees"] * 13
+    assert run(WATCH + INTERPRET_CONVOLUTION + FUSED, TRITON_INTERPRET="1") == ["agrees"] * 13 + ["fused"]
 
 
 def test_every_kernel_compiles_for_hopper(tmp_path: Path) -> None:
     assert run(COMPILE, TRITON_CACHE_DIR=str(tmp_path)) == ["compiled"] * 18
+
+
+def test_tiles_stay_in_registers_and_states_of_a_channel_in_one_lane(tmp_path: Path) -> None:
+    """A tile too large goes to memory and back in every step, and one that is spread otherwise from lane to lane."""
+    assert run(COMPILE, "registers", TRITON_CACHE_DIR=str(tmp_path)) == ["fits"]

@@ -3,6 +3,8 @@ compute nothing, and have no values to give to the host. Without backward passes
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -10,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from experiments.config import load_config
 from experiments.run import build_module
@@ -64,6 +68,56 @@ def test_training_and_sampling_stay_on_the_gpu(preset: str, monkeypatch: pytest.
             draw.config.cuda_graph = False
         tokens = draw(module.sampling_model.eval(), condition, Noise(0, torch.arange(BATCH, device=GPU)))
         assert tokens.device.type == "cuda" and tokens.shape == batch["tokens"].shape
+
+
+DECODING = {
+    "aim/demo": {"sampler.top_k": 5, "sampler.top_p": 0.9, "sampler.position_shift": "official"},
+    "aim/llamagen-demo": {"sampler.guidance": 3, "sampler.guidance_schedule": "cosine", "sampler.temperature": 0},
+}
+
+
+class OnTheHost(TorchDispatchMode):
+    """Names the operations that take or give a tensor of the host, which a CUDA graph cannot hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = operation(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
+        if any(tensor.device.type == "cpu" for tensor in tensors):
+            self.found.append(str(operation))
+        return result
+
+
+@contextmanager
+def half_precision() -> Iterator[None]:
+    """Autocast to bfloat16 on a GPU that is not there, for which torch.autocast stays off."""
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    torch.set_autocast_enabled("cuda", True)
+    try:
+        yield
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+
+
+@pytest.mark.parametrize("preset", DECODING)
+def test_a_step_of_decoding_can_be_captured(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads nothing back, as other steps here, and sends nothing either; in bfloat16, as it is sampled."""
+    pytest.importorskip("triton")
+    monkeypatch.setattr(dispatch.triton, "missing", lambda: None)
+    config = load_config(preset, {"generator.depth": 2, "sampler.cuda_graph": False, **DECODING[preset]})
+    module = build_module(config)
+    mode = FakeTensorMode(static_shapes=True)
+    with mode, torch.inference_mode(), half_precision():
+        move(module, mode)
+        condition, _ = inputs(config)
+        draw: Any = SAMPLERS.build(config.sampler)
+        draw(module.sampling_model.eval(), condition, Noise(0, torch.arange(BATCH, device=GPU)))
+        with OnTheHost() as seen:
+            draw._decoding._step()
+    assert draw._decoding.state.head.dtype == torch.bfloat16 and seen.found == []
 
 
 def move(module: TrainingModule, mode: FakeTensorMode) -> None:

@@ -12,7 +12,8 @@ MODULES = {
     "selective_scan": ("selective_scan_cuda", "mamba_ssm.ops.selective_scan_interface"),
     "ssd": ("mamba_ssm.ops.triton.ssd_combined",),
     "depthwise_conv1d": ("causal_conv1d",),
-    "attention": ("flash_attn",),
+    # Not flash_attn alone, which is there with flash-attn-4, or without compiled parts, and has no function then.
+    "attention": ("flash_attn.flash_attn_interface",),
 }
 """Operation -> what its adapter imports, the last one of the package itself."""
 

@@ -9,6 +9,9 @@ import torch
 
 MAX_TAPS = 9
 """Of a convolution: the backward unrolls taps x taps reads."""
+FUSED = {"enable_fp_fusion": True}
+"""Of every launch: a product and a sum are one instruction, as Triton itself would choose only up to 3.9, with a
+warning."""
 
 
 def interpreted() -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_modules.kernels.layout import packed_channels
 from lightning_modules.kernels.triton import conv_kernels as kernels
+from lightning_modules.kernels.triton.availability import FUSED
 
 BLOCK = 64
 """Channels of a program's tile, 128 or 256 bytes in a row."""
@@ -61,4 +62,5 @@ def _options(weight: Tensor, bias: Tensor | None, pad_left: int, silu: bool, pos
         "SILU": silu,
         "POSITIONS": positions,
         "BLOCK": BLOCK,
+        **FUSED,
     }

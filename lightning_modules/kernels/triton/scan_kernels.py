@@ -38,6 +38,21 @@ def _place(directions, channels, states, BLOCK: tl.constexpr, STATES: tl.constex
 
 
 @triton.jit
+def _place_by_lanes(directions, channels, states, BLOCK: tl.constexpr, STATES: tl.constexpr):
+    """As `_place`, with the tile turned, (STATES, BLOCK), and the same offsets once more, to read it at.
+
+    A tile that was read at those lies in the lanes channel by channel: sums over states stay inside a lane, and what a
+    position brings for a channel is already there. Triton spreads a tile as its memory is best read; told that nothing
+    of it is contiguous, along the last axis. Other offsets would pass every step through shared memory.
+    """
+    row, batch, direction, channel, state, _, _ = _place(directions, channels, states, BLOCK, STATES)
+    tile = channel[None, :] * states + state[:, None]
+    by_lanes = tl.max_contiguous(channel[None, :] * states + state[:, None], [1, 1])
+    tile_mask = (state < states)[:, None] & (channel < channels)[None, :]
+    return row, batch, direction, channel, state, tile, tile_mask, by_lanes
+
+
+@triton.jit
 def _parameter(values, direction, channel, channels):
     """A parameter (K, C) of these channels; zero where there is none."""
     value = 0.0
@@ -83,13 +98,15 @@ def summarise_segments(
     SEGMENT: tl.constexpr, BLOCK: tl.constexpr, STATES: tl.constexpr, SOFTPLUS: tl.constexpr,
 ):  # fmt: skip
     """ends (S, B, K, C, N): state after each segment started from zero; totals (S, B, K, C): its sum of dt."""
-    row, batch, direction, channel, state, tile, tile_mask = _place(directions, channels, states, BLOCK, STATES)
-    rate = tl.load(A + direction * channels * states + tile, mask=tile_mask, other=0.0) * LOG2E
+    row, batch, direction, channel, state, tile, tile_mask, by_lanes = _place_by_lanes(
+        directions, channels, states, BLOCK, STATES
+    )
+    rate = tl.load(A + direction * channels * states + by_lanes, mask=tile_mask, other=0.0) * LOG2E
     shift = _parameter(bias, direction, channel, channels)
     u += batch * u_batch + direction * u_direction
     delta += batch * delta_batch + direction * delta_direction
     B += batch * B_batch + direction * B_direction
-    h = tl.zeros((BLOCK, STATES), tl.float32)
+    h = tl.zeros((STATES, BLOCK), tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     step = tl.program_id(1) * SEGMENT
     position = _visited(order, backwards, direction, step, length)
@@ -106,7 +123,7 @@ def summarise_segments(
         following = _visited(order, backwards, direction, step + 2, length)
         dt = _time_step(delta_l.to(tl.float32) + shift, channel < _count(step, length, channels), SOFTPLUS)
         x = dt * u_l.to(tl.float32)
-        h = tl.exp2(dt[:, None] * rate) * h + x[:, None] * B_l.to(tl.float32)[None, :]
+        h = tl.exp2(dt[None, :] * rate) * h + x[None, :] * B_l.to(tl.float32)[:, None]
         total += dt
         delta_l, u_l, B_l = next_delta, next_u, next_B
         step += 1
@@ -155,14 +172,16 @@ def scan_forward(
 
     starts: (S, B, K, C, N), state before each segment; None: zero.
     """
-    row, batch, direction, channel, state, tile, tile_mask = _place(directions, channels, states, BLOCK, STATES)
+    row, batch, direction, channel, state, tile, tile_mask, by_lanes = _place_by_lanes(
+        directions, channels, states, BLOCK, STATES
+    )
     segment, rows = tl.program_id(1), tl.num_programs(2)
-    rate = tl.load(A + direction * channels * states + tile, mask=tile_mask, other=0.0) * LOG2E
+    rate = tl.load(A + direction * channels * states + by_lanes, mask=tile_mask, other=0.0) * LOG2E
     shift = _parameter(bias, direction, channel, channels)
     skip = _parameter(D, direction, channel, channels)
-    h = tl.zeros((BLOCK, STATES), tl.float32)
+    h = tl.zeros((STATES, BLOCK), tl.float32)
     if starts is not None:
-        h = tl.load(starts + (segment * rows + row) * channels * states + tile, mask=tile_mask, other=0.0)
+        h = tl.load(starts + (segment * rows + row) * channels * states + by_lanes, mask=tile_mask, other=0.0)
     u += batch * u_batch + direction * u_direction
     delta += batch * delta_batch + direction * delta_direction
     B += batch * B_batch + direction * B_direction
@@ -176,26 +195,26 @@ def scan_forward(
     u_l = _row(u, position, u_position, channel, count)
     B_l = _row(B, position, B_position, state, state_count)
     C_l = _row(C, position, C_position, state, state_count)
-    for index in range(0, SEGMENT // CHUNK):
+    for _ in range(0, SEGMENT):
         if checkpoints is not None:
-            saved = (row * chunks + segment * (SEGMENT // CHUNK) + index) * channels * states
-            tl.store(checkpoints + saved + tile, h, mask=tile_mask)
-        for _ in range(0, CHUNK):
-            ahead, state_ahead = _count(step + 1, length, channels), _count(step + 1, length, states)
-            next_delta = _row(delta, following, delta_position, channel, ahead)
-            next_u = _row(u, following, u_position, channel, ahead)
-            next_B = _row(B, following, B_position, state, state_ahead)
-            next_C = _row(C, following, C_position, state, state_ahead)
-            after_next = _visited(order, backwards, direction, step + 2, length)
-            mask = channel < _count(step, length, channels)
-            dt = _time_step(delta_l.to(tl.float32) + shift, mask, SOFTPLUS)
-            wide = u_l.to(tl.float32)
-            h = tl.exp2(dt[:, None] * rate) * h + (dt * wide)[:, None] * B_l.to(tl.float32)[None, :]
-            out = tl.sum(h * C_l.to(tl.float32)[None, :], 1) + skip * wide
-            tl.store(y + position * channels + channel, out, mask=mask)
-            delta_l, u_l, B_l, C_l = next_delta, next_u, next_B, next_C
-            position, following = following, after_next
-            step += 1
+            if step % CHUNK == 0:
+                saved = (row * chunks + step // CHUNK) * channels * states
+                tl.store(checkpoints + saved + tile, h, mask=tile_mask)
+        ahead, state_ahead = _count(step + 1, length, channels), _count(step + 1, length, states)
+        next_delta = _row(delta, following, delta_position, channel, ahead)
+        next_u = _row(u, following, u_position, channel, ahead)
+        next_B = _row(B, following, B_position, state, state_ahead)
+        next_C = _row(C, following, C_position, state, state_ahead)
+        after_next = _visited(order, backwards, direction, step + 2, length)
+        mask = channel < _count(step, length, channels)
+        dt = _time_step(delta_l.to(tl.float32) + shift, mask, SOFTPLUS)
+        wide = u_l.to(tl.float32)
+        h = tl.exp2(dt[None, :] * rate) * h + (dt * wide)[None, :] * B_l.to(tl.float32)[:, None]
+        out = tl.sum(h * C_l.to(tl.float32)[:, None], 0) + skip * wide
+        tl.store(y + position * channels + channel, out, mask=mask)
+        delta_l, u_l, B_l, C_l = next_delta, next_u, next_B, next_C
+        position, following = following, after_next
+        step += 1
     if final is not None:
         if segment == tl.num_programs(1) - 1:
             tl.store(final + row * channels * states + tile, h, mask=tile_mask)
@@ -211,13 +230,15 @@ def summarise_gradients(
 ):  # fmt: skip
     """carries (S, B, K, C, N): gradient of the state before each segment where none comes from behind it; totals
     (S, B, K, C): its sum of dt."""
-    row, batch, direction, channel, state, tile, tile_mask = _place(directions, channels, states, BLOCK, STATES)
-    rate = tl.load(A + direction * channels * states + tile, mask=tile_mask, other=0.0) * LOG2E
+    row, batch, direction, channel, state, tile, tile_mask, by_lanes = _place_by_lanes(
+        directions, channels, states, BLOCK, STATES
+    )
+    rate = tl.load(A + direction * channels * states + by_lanes, mask=tile_mask, other=0.0) * LOG2E
     shift = _parameter(bias, direction, channel, channels)
     delta += batch * delta_batch + direction * delta_direction
     C += batch * C_batch + direction * C_direction
     grad_y += batch * grad_batch + direction * grad_direction
-    carry = tl.zeros((BLOCK, STATES), tl.float32)
+    carry = tl.zeros((STATES, BLOCK), tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     step = (tl.program_id(1) + 1) * SEGMENT - 1
     position = _visited(order, backwards, direction, step, length)
@@ -233,8 +254,8 @@ def summarise_gradients(
         next_C = _row(C, following, C_position, state, _count(step - 1, length, states))
         following = _visited(order, backwards, direction, step - 2, length)
         dt = _time_step(delta_l.to(tl.float32) + shift, channel < _count(step, length, channels), SOFTPLUS)
-        through_y = dy_l.to(tl.float32)[:, None] * C_l.to(tl.float32)[None, :]
-        carry = tl.exp2(dt[:, None] * rate) * (carry + through_y)
+        through_y = dy_l.to(tl.float32)[None, :] * C_l.to(tl.float32)[:, None]
+        carry = tl.exp2(dt[None, :] * rate) * (carry + through_y)
         total += dt
         delta_l, dy_l, C_l = next_delta, next_dy, next_C
         step -= 1

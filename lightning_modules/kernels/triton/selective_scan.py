@@ -19,16 +19,19 @@ from lightning_modules.kernels.layout import packed_channels
 from lightning_modules.kernels.scan_inputs import ScanGradients, ScanInputs, ScanOutputs, in_dtypes
 from lightning_modules.kernels.triton import gate_kernels
 from lightning_modules.kernels.triton import scan_kernels as kernels
+from lightning_modules.kernels.triton.availability import FUSED
 
 CHUNK = 32
 TILE_SIZE = 512
 """Channels x states of a program, 32 x 16 for one: with more, the backward's registers do not hold them."""
+MOST_CHANNELS = 128
+"""Of a program with few states, whose registers hold numbers of its channels instead."""
 # Programs that keep a large GPU busy: eight for each of about 132 multiprocessors, as many as the backward's registers
 # let in at once.
 WANTED_PROGRAMS = 1056
 LEAST_CHUNKS = 4
 """Of a segment: its summary costs more than half a scan, so a few positions are not worth one."""
-ELEMENTWISE = {"POSITIONS": 8, "BLOCK": 128}
+ELEMENTWISE = {"POSITIONS": 8, "BLOCK": 128, **FUSED}
 """Of the kernels without recurrence."""
 MOST_FLAGS = 31
 """Directions whose sense fits into the bits of one integer; more of them run by a table of positions."""
@@ -49,7 +52,7 @@ class Launch:
     def of(cls, inputs: ScanInputs) -> "Launch":
         batch, directions, length, channels = inputs.delta.shape
         states = triton.next_power_of_2(inputs.A.shape[2])
-        block = max(1, TILE_SIZE // states)
+        block = max(1, min(MOST_CHANNELS, TILE_SIZE // states))
         blocks, rows, chunks = triton.cdiv(channels, block), batch * directions, triton.cdiv(length, CHUNK)
         wanted = max(1, WANTED_PROGRAMS // (blocks * rows))
         chunks_per_segment = triton.cdiv(chunks, min(wanted, max(1, chunks // LEAST_CHUNKS)))
@@ -72,6 +75,7 @@ class Launch:
             "STATES": self.states,
             "SOFTPLUS": softplus,
             "num_warps": 1,
+            **FUSED,
         }
 
 
@@ -225,6 +229,7 @@ class _Call:
             BLOCK=launch.block,
             STATES=launch.states,
             num_warps=1,
+            **FUSED,
         )
         return states_at
 
