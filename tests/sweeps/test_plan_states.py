@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,9 +29,7 @@ from sweeps.registry import register
 from sweeps.state import CellState
 from sweeps.table import cell_json, folded, short_state, status_table
 from sweeps.views import list_sweeps
-from tests.sweeps.steps import WIDTH, axis
-
-Make = Callable[..., str]
+from tests.sweeps.steps import WIDTH, Make, axis
 
 
 def test_a_remembered_plan_is_equal_and_forgotten_when_anything_changes(make_sweep: Make, root: Path) -> None:

@@ -21,9 +21,9 @@ from tests.experiments.test_search import WORKER as SEARCHER
 from tests.sweeps.conftest import WORKER
 from tests.sweeps.slurm_cluster import Cluster
 from tests.sweeps.slurm_steps import arrays, states, submit, task, wait_done
+from tests.sweeps.steps import Make
 
 pytestmark = pytest.mark.usefixtures("slurm_here")
-Make = Callable[..., str]
 ONE = [{"name": "scheme", "key": "generator.hybrid_scheme", "values": ["serial_v1"]}]
 APART = "resources.evaluation={cpus: 1, time: '5'}"
 

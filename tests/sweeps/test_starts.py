@@ -20,9 +20,8 @@ from lightning_modules.checkpoints import save_safetensors
 from sweeps import actions
 from sweeps.planner import plan
 from tests.sweeps.conftest import PRESET, WORKER
-from tests.sweeps.steps import WIDTH, axis, states
+from tests.sweeps.steps import WIDTH, Make, axis, states
 
-Make = Callable[..., str]
 LR = axis("lr", "optim.lr", 0.1, 0.2)
 WORDS = ["trainer.init_from=start.safetensors"]
 ELSEWHERE = """
