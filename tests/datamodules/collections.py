@@ -170,6 +170,11 @@ def refusals(store: Path) -> dict[str, str]:
     return dict(json.loads((store / "report.json").read_text(encoding="utf-8"))["refused"])
 
 
+def content_of(folder: Path) -> dict[str, bytes]:
+    """Every file beneath a folder, by its path in it."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
 def numbers_of(tokens: np.ndarray) -> list[int]:
     """(N, V, L) -> which image each is, from its first view."""
     assert (tokens[:, 0] == tokens[:, 0, :1]).all()
