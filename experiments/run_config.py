@@ -50,6 +50,7 @@ class TrainerConfig:
     ema_decay: float = 0.0
     """Decay of the exponential moving average of the weights that samples are drawn from; 0 = none."""
     compile: bool = False
+    """Compile the network with torch.compile."""
     init_from: str = ""
     """Start from the weights of a preset's run (trained first if need be), of a run by its id, or of a safetensors
     file; positions are resized where the resolution differs."""
@@ -84,9 +85,13 @@ class RuntimeConfig:
     """Where and how a run is carried out: never part of its identity."""
 
     root: str = field(default_factory=default_root)
+    """Folder of all outputs; by default ABLATE_ROOT, or else outputs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """What to compute on; auto = a GPU where there is one."""
     devices: int = 1
+    """Processes on each machine, one per GPU."""
     num_nodes: int = 1
+    """Machines."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
     """What each of several processes holds: the whole model, or a share of weights, averages and optimiser states."""
     num_workers: int = 0
@@ -96,12 +101,17 @@ class RuntimeConfig:
     kernels: str = "auto"
     """Back end to force, as ABLATE_KERNELS takes it: `cpp`, or `selective_scan=torch,depthwise_conv1d=cpp`."""
     log_every: int = 20
+    """Optimiser steps between lines of the log and points of the training curves."""
     val_every: int = 200
+    """Optimiser steps between validations."""
     sample_every: int = 200
+    """Optimiser steps between grids of samples; 0 = none."""
     checkpoint_every: int = 100
+    """Optimiser steps between checkpoints, from which an interrupted training goes on."""
     most_equal_failures: int = 5
     """Give a training up that failed so often in the same way without getting further; 0 = never."""
     progress: bool = True
+    """Show a progress bar, on a terminal."""
 
     def __post_init__(self) -> None:
         check_least(self, "runtime", devices=1, num_nodes=1, log_every=1, val_every=1, checkpoint_every=1)
@@ -114,9 +124,11 @@ class RunConfig:
     """One run: a training and one evaluation of it; where `benchmark` is not none, a measurement without training."""
 
     preset: str = ""
+    """The preset that it was made of."""
     imported: str = ""
     """sha256 of the published file that the weights come from; empty: they are trained."""
     seed: int = 0
+    """Of the initial weights, the order of the data, and all that training draws."""
     data: Any = field(default_factory=EmojiConfig)
     tokenizer: Any = field(default_factory=EmojiVQConfig)
     text_encoder: Any = field(default_factory=NoTextEncoderConfig)
