@@ -100,7 +100,7 @@ def evaluation_hash(config: RunConfig) -> str:
 
 def run_id(config: RunConfig) -> str:
     """Folder name of the training: generator (or tokenizer, in stage 1) and eight digits of its hash."""
-    name = config.tokenizer.name if config.objective.name == "reconstruction" else config.generator.name
+    name = config.tokenizer.name if config.trains_tokenizer else config.generator.name
     return f"{name}-{training_hash(config)[:8]}"
 
 

@@ -58,7 +58,7 @@ class Start(ABC):
         """Raise UserError where these weights cannot be had, or the run's network cannot start from them."""
         import torch
 
-        from experiments.run import new_network
+        from experiments.networks import new_network
         from lightning_modules.adapt import adapt
 
         with torch.device("meta"):
@@ -150,7 +150,7 @@ class RunStart(Start):
     def _shapes(self) -> Mapping[str, Tensor]:
         import torch
 
-        from experiments.run import new_network
+        from experiments.networks import new_network
 
         with torch.device("meta"):
             return new_network(self.config).state_dict()

@@ -77,7 +77,7 @@ def shared_by(config: RunConfig, evaluating: int | None = None) -> dict[str, Any
     """How many processes train together, and what each of them holds; or how many share an evaluation."""
     if evaluating is not None:
         return {"processes": evaluating, "strategy": None}
-    processes = config.runtime.devices * config.runtime.num_nodes
+    processes = config.runtime.processes
     return {"processes": processes, "strategy": config.runtime.strategy if processes > 1 else None}
 
 

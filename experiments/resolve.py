@@ -50,7 +50,7 @@ def resolve(config: RunConfig, *, trains: bool = True) -> RunConfig:
             config.tokenizer.fingerprint = _fingerprint(weights, "tokenizer.weights")
         config.data.fit(config.tokenizer)
         config.data.resolve()
-        if config.objective.name != "reconstruction":
+        if not config.trains_tokenizer:
             config.data.check_tokenizer(config.tokenizer)
         config.text_encoder.resolve()
         if trains and hasattr(config.generator, "resolve"):
@@ -70,7 +70,7 @@ def resolve(config: RunConfig, *, trains: bool = True) -> RunConfig:
             config.trainer.init_fingerprint = start_of(config).fingerprint
     except (FileNotFoundError, ValueError) as error:
         raise UserError(str(error)) from error
-    if config.objective.name != "reconstruction":
+    if not config.trains_tokenizer:
         _check_objective(config)
         _check_positions(config)
     _check_condition(config)
@@ -123,7 +123,7 @@ def check_files(config: RunConfig, *, evaluated: bool = False) -> None:
     if config.benchmark.name != "none":  # random weights, random data
         return
     weights = getattr(type(tokenizer), "weights", None)  # "embedded", or empty: a file that the user has
-    if weights == "" and tokenizer.weight_file() is None and config.objective.name != "reconstruction":
+    if weights == "" and tokenizer.weight_file() is None and not config.trains_tokenizer:
         raise UserError(
             f"The tokenizer {tokenizer.name} has no weights of its own; name the published file or folder with "
             "tokenizer.weights=PATH."
@@ -136,7 +136,7 @@ def check_files(config: RunConfig, *, evaluated: bool = False) -> None:
             "Face hub."
         )
     _check_batch(config)
-    if not evaluated or config.objective.name == "reconstruction":
+    if not evaluated or config.trains_tokenizer:
         return
     data = evaluation_data(config)
     wanted = config.evaluation
@@ -169,7 +169,7 @@ def _check_batch(config: RunConfig) -> None:
 
 def _parts(config: RunConfig) -> int:
     """How many parts a batch is computed in."""
-    return config.trainer.accumulate * config.runtime.devices * config.runtime.num_nodes
+    return config.trainer.accumulate * config.runtime.processes
 
 
 def evaluation_data(config: RunConfig) -> Any:
@@ -264,7 +264,7 @@ def _check_processes(config: RunConfig) -> None:
     if config.runtime.strategy != "fsdp":
         return
     obstacles = {
-        "objective.name=reconstruction, whose networks are small": config.objective.name == "reconstruction",
+        "objective.name=reconstruction, whose networks are small": config.trains_tokenizer,
         "optim.optimizer=came, whose moments are those of whole rows and columns": config.optim.optimizer == "came",
         "trainer.precision=fp16, whose gradients are scaled": config.trainer.precision == "fp16",
         "trainer.compile=true": config.trainer.compile,
@@ -286,7 +286,7 @@ def _pass_on(config: RunConfig, section: str, key: str) -> None:
         )
     if not own and value:
         setattr(generator, key, value)
-    if not value and section == "tokenizer" and config.objective.name != "reconstruction":
+    if not value and section == "tokenizer" and not config.trains_tokenizer:
         raise UserError(f"generator.name={generator.name} needs a tokenizer with {key}; '{part.name}' has none.")
 
 

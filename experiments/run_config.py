@@ -118,6 +118,11 @@ class RuntimeConfig:
         check_least(self, "runtime", num_workers=0, threads=0, sample_every=0, most_equal_failures=0)
         forced_backends(self.kernels, "runtime.kernels")
 
+    @property
+    def processes(self) -> int:
+        """Processes that train together, on all machines."""
+        return self.devices * self.num_nodes
+
 
 @dataclass
 class RunConfig:
@@ -168,6 +173,11 @@ class RunConfig:
                 f"trainer.patience={patience} can end a run at step {(patience + 1) * every} at the earliest, which "
                 f"{now} do not go beyond; set fewer steps between validations, or trainer.patience=0."
             )
+
+    @property
+    def trains_tokenizer(self) -> bool:
+        """Whether the run trains a tokenizer (stage 1) instead of a generator."""
+        return bool(self.objective.name == "reconstruction")
 
     @property
     def root(self) -> Path:

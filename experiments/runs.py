@@ -109,7 +109,7 @@ def done_before(done: str, folder: Path, result: Mapping[str, Any], way_out: str
 def how_to_use(config: RunConfig, run: Run) -> str:
     """What to do with a finished training: the command that measures it, and where its data bring no real images along,
     the one that makes statistics of some; of a tokenizer, the keys that take it."""
-    if config.objective.name == "reconstruction":
+    if config.trains_tokenizer:
         return how_to_use_tokenizer(run, config.tokenizer.name)
     wanted = config.evaluation
     try:

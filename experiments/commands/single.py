@@ -126,7 +126,7 @@ def execute_command(configs: tuple[Path, ...], part: Part, folder: Path | None) 
 
         work_on = partial(search_and_execute, part=part)
     else:
-        from experiments.run import execute
+        from experiments.execute import execute
 
         work_on = partial(execute, part=part, folder=folder)
     try:

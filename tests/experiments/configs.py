@@ -51,7 +51,7 @@ def small_config(**overrides: object) -> RunConfig:
 
 def finished(config: RunConfig) -> Run:
     """A run that passes for trained: random weights and a result."""
-    from experiments.run import build_network
+    from experiments.networks import build_network
     from lightning_modules.checkpoints import save_safetensors
 
     run = RunStore(config.root).prepare(config)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from experiments.build import build_module
 from experiments.config import load_config
-from experiments.run import build_module
 from experiments.run_config import RunConfig
 from lightning_modules.base import TrainingModule
 from lightning_modules.conditions import Condition, TextFeatures

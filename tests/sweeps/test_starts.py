@@ -13,7 +13,7 @@ from experiments.config import load_config
 from experiments.errors import UserError
 from experiments.identity import run_id
 from experiments.lineage import FileStart
-from experiments.run import build_network
+from experiments.networks import build_network
 from experiments.run_config import RunConfig
 from experiments.store import RunStore
 from lightning_modules.checkpoints import save_safetensors
