@@ -13,6 +13,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_modules.kernels.layout import in_dtype
 
+TENSORS = 9
+"""The first fields of `ScanInputs`, u to initial_state: those that have gradients."""
+
 
 class ScanInputs(NamedTuple):
     """Activations share one dtype; parameters and states are float32, or float64 with float64 activations."""
@@ -33,8 +36,8 @@ class ScanInputs(NamedTuple):
 
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:
-        """The differentiable ones, u to initial_state."""
-        return tuple(self[:9])
+        """Those that have gradients."""
+        return tuple(self[:TENSORS])
 
     @property
     def output_shape(self) -> tuple[int, ...]:
