@@ -9,11 +9,11 @@ import torch
 
 from datamodules.config import DATASETS
 from datamodules.encoder import ImageEncoder
+from experiments.advice import check_weights
 from experiments.conditions import build_text_encoder
 from experiments.networks import build_network
 from experiments.process import device_of
 from experiments.run_config import RunConfig
-from experiments.runs import check_weights
 from experiments.snapshots import sampled_weights
 from experiments.store import Run
 from lightning_modules.base import TrainingModule

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from experiments.advice import not_trained
 from experiments.build import build_tokenizer, load_generator
 from experiments.conditions import Conditions, evaluation_conditions, grid_columns
 from experiments.config import save_config, to_dict
@@ -26,7 +27,6 @@ from experiments.process import device_of, prepare_process
 from experiments.provenance import code_of, provenance, ran_with
 from experiments.ranks import is_leader, rank, world_size
 from experiments.run_config import RunConfig
-from experiments.runs import not_trained
 from experiments.sampling import sample_images
 from experiments.shards import Draw, Shards
 from experiments.snapshots import sampled_weights, snapshot_facts

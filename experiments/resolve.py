@@ -40,7 +40,8 @@ def resolve(config: RunConfig, *, trains: bool = True) -> RunConfig:
     """Fill in fingerprints and the generator's sizes, and check that the parts fit together.
 
     Args:
-        trains: a training is to begin; where not, what it starts from and how many processes share it are no matter.
+        trains: the configuration is to be trained. Where it is only sampled or measured, what a training starts from is
+            not looked up, and whether its processes can share a batch is not checked.
 
     Raises:
         UserError: a file that is not there, or parts that do not fit.
@@ -86,10 +87,10 @@ def resolve(config: RunConfig, *, trains: bool = True) -> RunConfig:
 
 
 def check_unchanged(stored: Mapping[str, Any], config: RunConfig, path: Path) -> None:
-    """Whether the files that a stored training goes by are still those that it was stored with.
+    """Check that the files of a stored training (data, weights of other parts) are still those that it was made with.
 
     Args:
-        stored: nested values as they were read; of a key that is newer than they are nothing is said.
+        stored: its nested values as they were read; a fingerprint that they do not have is not compared.
         config: built from them, with fingerprints of today's files.
         path: where they were read, for the error.
 
@@ -110,10 +111,10 @@ def check_unchanged(stored: Mapping[str, Any], config: RunConfig, path: Path) ->
 
 
 def check_files(config: RunConfig, *, evaluated: bool = False) -> None:
-    """Whether files are named without which the run cannot begin, though it can be planned.
+    """Check that the files are named that a run needs to begin; to be planned it needs none of them.
 
     Args:
-        evaluated: the run is measured after its training, so what that needs must be named too.
+        evaluated: check what measuring the run needs, too.
 
     Raises:
         UserError: no weights of the tokenizer, or no folder of the data, no text encoder; nothing to measure against,
@@ -159,7 +160,7 @@ def check_files(config: RunConfig, *, evaluated: bool = False) -> None:
 
 
 def _check_batch(config: RunConfig) -> None:
-    """Raise UserError where a batch takes more training images than there are: the sampler does, in a run begun."""
+    """Raise UserError where a batch holds more images than there are to train on, as the sampler would later."""
     try:
         if count := config.data.training_images():
             check_batch(count, config.trainer.batch_size, _parts(config))

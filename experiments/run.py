@@ -90,7 +90,7 @@ def _train(config: RunConfig, run: Run, more_callbacks: Sequence[L.Callback]) ->
     callbacks.append(checkpoints)
     trainer = build_trainer(config, run, callbacks, purge_step=step + 1)
     if step:
-        selection.make_up(trainer, module, data, step)
+        selection.validate_missed(trainer, module, data, step)
     elif start is not None:
         start.put_into(config, module)
     reset_peak_memory()  # of what this process did before
