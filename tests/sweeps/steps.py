@@ -14,6 +14,8 @@ from sweeps import actions
 from sweeps.planner import plan
 from tests.sweeps.conftest import WORKER
 
+SEARCHER = (sys.executable, str(Path(__file__).parents[1] / "experiments" / "search_worker.py"))
+"""The worker tests/experiments/search_worker.py: a search with a formula in place of trainings."""
 Make = Callable[..., str]
 """What the fixture `make_sweep` gives: name and changed keys -> path of a definition."""
 LAUNCH = "import sys; from sweeps import actions; sys.exit(actions.run(sys.argv[1], jobs=2, worker=sys.argv[2:]))"
