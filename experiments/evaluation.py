@@ -185,7 +185,7 @@ def _helpers(config: RunConfig, run: Run, shards: Shards) -> Iterator[int]:
     if count > 1:
         path = shards.folder / "config.yaml"
         save_config(config, path)
-        # Only this part: there may be fewer of them than processes in the training, which would refuse such a number.
+        # Only this part: "all" would train, and refuse to with another number of processes than `runtime` says.
         command = [sys.executable, "-m", "experiments.cli", "execute", str(path), "--part", "evaluate"]
         command += ["--run", str(run.folder)]  # which may lie outside of every root
         for number in range(1, count):
@@ -195,7 +195,7 @@ def _helpers(config: RunConfig, run: Run, shards: Shards) -> Iterator[int]:
         yield max(count, world_size())
     finally:
         for process in processes:
-            if code := process.poll():  # neither at work nor through
+            if code := process.poll():  # it ended, and with an error
                 log.warning("a process that was to draw samples too ended with exit code %d; others drew them", code)
             process.terminate()
             process.wait()
