@@ -4,7 +4,7 @@ Shapes: B batch, K directions, L positions, C channels, N states.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_modules.kernels.layout import in_dtype
 
-TENSORS = 9
+TENSORS: Final = 9
 """The first fields of `ScanInputs`, u to initial_state: those that have gradients."""
 
 
