@@ -29,6 +29,7 @@ class EmojiConfig(DataConfig):
     has_images: ClassVar[bool] = True
     name: str = "emoji"
     styles: list[str] = field(default_factory=lambda: list(STYLES))
+    """Drawings that take part, one image of each emoji from every style."""
     condition: Literal["class", "caption"] = "class"
     """What a batch carries beside its label: nothing more, or the captions."""
     flip: bool = False

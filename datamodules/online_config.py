@@ -29,6 +29,7 @@ class OnlineConfig(DataConfig):
     source: str = ""
     """Folder of the images: a folder per class in train/ and val/, as `ablate tokenize --source` takes it."""
     condition: Literal["class"] = "class"
+    """Classes alone."""
     resize: int = 0
     """Short side that training images are resized to (Lanczos) before the random crop; 0 = 9/8 of the tokenizer's
     image size, 288 for 256."""

@@ -46,8 +46,8 @@ class Checkpoints(L.Callback):
 
     @contextmanager
     def stop_on_signals(self) -> Iterator[None]:
-        """Put this around `fit`. What fails in it after a signal is the signal's work: it goes to the other processes
-        of the run, and to those that read batches, which may be gone before this one is at the end of its step.
+        """Put this around `fit`. An error in it after a signal counts as the signal's doing: the other processes of the
+        run, and those that read batches, get the signal too, and may be gone before this one has ended its step.
 
         Raises:
             Stopped: a signal came.

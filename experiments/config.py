@@ -62,7 +62,11 @@ def build_config(
 
 
 def _assemble(raw: Mapping[str, Any], overrides: Mapping[str, Any], where: str = "") -> RunConfig:
-    """Args: where: what an error in `raw` begins with."""
+    """Merge plain dictionaries and overrides into a typed configuration, not resolved yet.
+
+    Args:
+        where: what an error in `raw` begins with.
+    """
     overrides = flat_sections(overrides)
     raw = {**raw, **{section: _section(raw, section, where) for section in SECTIONS}}
     try:
@@ -108,8 +112,9 @@ def _section(raw: Mapping[str, Any], section: str, where: str) -> dict[str, Any]
 
 
 def _kept(data: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What a preset asks of its data whichever they are, and the data set `name` can give: labels or captions, and a
-    share or a number of the images. All else (styles, folders, views) is of the one data set alone."""
+    """What stays of a preset's section `data` where the data set `name` takes the place of its own: labels or captions,
+    and a share or a number of the images, as far as that one has them. All other keys (styles, folders, views) are of
+    the preset's data set alone."""
     before, after = DATASETS[data.get("name") or EmojiConfig.name].config, DATASETS[name].config
     kept = {key: data[key] for key in ("subset", "best_share") if key in data and hasattr(after, key)}
     condition = data.get("condition", before.condition)

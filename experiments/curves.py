@@ -16,7 +16,8 @@ class Board(TensorBoardLogger):
     """TensorBoard, written to by `write_metrics` alone."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Nothing: Lightning counts the step that it is at, where here it is the steps done, and logs at others."""
+        """Nothing: Lightning calls this at other steps than `write_metrics`, and with the index of the step under way
+        in place of the number of steps done."""
 
     def write(self, metrics: Mapping[str, float], step: int) -> None:
         """Add scalars, at once: a kill must not leave the file behind metrics.jsonl."""

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from experiments.advice import not_trained
+from experiments.build import build_tokenizer, load_generator
 from experiments.conditions import Conditions, evaluation_conditions, grid_columns
 from experiments.config import save_config, to_dict
 from experiments.evaluator import build_evaluator
@@ -24,9 +26,7 @@ from experiments.pictures import GRID_ROWS, captioned_grid, write_png
 from experiments.process import device_of, prepare_process
 from experiments.provenance import code_of, provenance, ran_with
 from experiments.ranks import is_leader, rank, world_size
-from experiments.run import build_tokenizer, load_generator
 from experiments.run_config import RunConfig
-from experiments.runs import not_trained
 from experiments.sampling import sample_images
 from experiments.shards import Draw, Shards
 from experiments.snapshots import sampled_weights, snapshot_facts
@@ -185,7 +185,7 @@ def _helpers(config: RunConfig, run: Run, shards: Shards) -> Iterator[int]:
     if count > 1:
         path = shards.folder / "config.yaml"
         save_config(config, path)
-        # Only this part: there may be fewer of them than processes in the training, which would refuse such a number.
+        # Only this part: "all" would train, and refuse to with another number of processes than `runtime` says.
         command = [sys.executable, "-m", "experiments.cli", "execute", str(path), "--part", "evaluate"]
         command += ["--run", str(run.folder)]  # which may lie outside of every root
         for number in range(1, count):
@@ -195,7 +195,7 @@ def _helpers(config: RunConfig, run: Run, shards: Shards) -> Iterator[int]:
         yield max(count, world_size())
     finally:
         for process in processes:
-            if code := process.poll():  # neither at work nor through
+            if code := process.poll():  # it ended, and with an error
                 log.warning("a process that was to draw samples too ended with exit code %d; others drew them", code)
             process.terminate()
             process.wait()

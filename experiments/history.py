@@ -1,8 +1,8 @@
 """Who trained the steps of a run: each attempt leaves attempts/000001.json and so on, numbered as its claim.
 
-An attempt's record is written when it begins, and again just before each of its checkpoints, so that no step that was
-saved is without one, however the attempt ends. Steps that no checkpoint holds are trained again: whose they were is
-told by the step at which the next attempt begins.
+An attempt's record is written when it begins, and again just before each of its checkpoints, so that every step in a
+checkpoint has a record, however the attempt ends. Steps after its last checkpoint are trained again by the next
+attempt, and count as that one's: its record tells the step at which it began.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """What identifies a run: two hashes of its resolved configuration.
 
 The *training* hash covers seed, data, tokenizer, generator, objective, optim and trainer; the *evaluation* hash adds
-sampler and evaluation, so that a sweep over guidance trains once. `runtime` is part of neither, but for how often a run
-is validated that validations may end; where they only choose its weights, the run store compares that. Values that
-equal their default are left out of the hash, so that a new field with its default keeps old runs valid; a default that
-changes later is caught by comparing the stored configuration. A benchmark has an identity of its own: what it times.
+sampler and evaluation, so that a sweep over guidance trains once. `runtime` is part of neither, with one exception:
+with `trainer.patience` validations may end a run, so `runtime.val_every` counts. (With `trainer.keep=best` they only
+choose its weights; then the run store compares that key.) Values that equal their default are left out of the hash, so
+that a new field with its default keeps old runs valid; a default that changes later is caught by comparing the stored
+configuration. A benchmark has an identity of its own: what it times.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ PLACES = frozenset(
 NOT_SEMANTIC = PLACES | {
     *("text_encoder.revision", "data.image_size", "data.class_folders", "evaluation.batch_size", "search.jobs")
 }
-"""Keys that never change a result: places and sizes of batches. Files enter by their fingerprint, and so does what was
-read out of them."""
+"""Keys that no hash covers: places of files, and what cannot change a result (sizes of batches, the number of
+searchers). A file is covered by its fingerprint, and so is what was read out of it (`data.image_size`)."""
 
 
 def semantic(config: RunConfig, sections: Iterable[str] = TRAINING) -> dict[str, Any]:
@@ -100,7 +101,7 @@ def evaluation_hash(config: RunConfig) -> str:
 
 def run_id(config: RunConfig) -> str:
     """Folder name of the training: generator (or tokenizer, in stage 1) and eight digits of its hash."""
-    name = config.tokenizer.name if config.objective.name == "reconstruction" else config.generator.name
+    name = config.tokenizer.name if config.trains_tokenizer else config.generator.name
     return f"{name}-{training_hash(config)[:8]}"
 
 

@@ -16,8 +16,8 @@ from experiments.config import load_config
 from experiments.files import atomic_path
 from experiments.flat import flatten
 from experiments.model_facts import build_facts
+from experiments.networks import count_parameters
 from experiments.provenance import provenance
-from experiments.run import count_parameters
 from experiments.run_config import RunConfig
 from experiments.store import Run, RunStore
 from lightning_modules.checkpoints import read_part, read_weights, save_safetensors, split_unused

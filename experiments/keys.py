@@ -24,7 +24,7 @@ class Key:
         name: as typed, "generator.width".
         value: what it is.
         type: what it may be, in words: "int", "class | caption".
-        doc: what it means; "" where nothing is written.
+        doc: what it means.
     """
 
     name: str

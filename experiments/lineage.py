@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("ablate")
 SUFFIX = ".safetensors"
 INTERVALS = ("log_every", "val_every", "sample_every", "checkpoint_every")
-"""What a parent takes from its own preset of the section `runtime`; the rest (root, devices, ..) is the child's."""
+"""Keys of `runtime` that a parent takes from its own preset; all others (root, devices, ..) are the child's."""
 _resolving: ContextVar[tuple[str, ...]] = ContextVar("resolving", default=())
 
 
@@ -58,7 +58,7 @@ class Start(ABC):
         """Raise UserError where these weights cannot be had, or the run's network cannot start from them."""
         import torch
 
-        from experiments.run import new_network
+        from experiments.networks import new_network
         from lightning_modules.adapt import adapt
 
         with torch.device("meta"):
@@ -106,7 +106,7 @@ class FileStart(Start):
         return Path(self.name)
 
     def make(self) -> None:
-        """A file is there, or it would be no start."""
+        """Nothing: `start_of` has found the file."""
 
     def _shapes(self) -> Mapping[str, Tensor]:
         from lightning_modules.checkpoints import read_weights
@@ -116,7 +116,7 @@ class FileStart(Start):
 
 @dataclass(frozen=True)
 class RunStart(Start):
-    """A run that was trained on its own, and is not trained from here."""
+    """A run named by its id. It must be trained already: nothing here trains it."""
 
     config: RunConfig
     run: Run
@@ -135,7 +135,7 @@ class RunStart(Start):
 
     def check(self, config: RunConfig) -> None:
         """As `Start.check`; the run must be trained to its end."""
-        from experiments.runs import not_trained
+        from experiments.advice import not_trained
 
         if not self.run.is_done():
             raise not_trained(self.run, f"trainer.init_from={self.name}")
@@ -143,14 +143,14 @@ class RunStart(Start):
 
     def make(self) -> None:
         """As `Start.make`."""
-        from experiments.runs import check_weights
+        from experiments.advice import check_weights
 
         check_weights(self.run)
 
     def _shapes(self) -> Mapping[str, Tensor]:
         import torch
 
-        from experiments.run import new_network
+        from experiments.networks import new_network
 
         with torch.device("meta"):
             return new_network(self.config).state_dict()

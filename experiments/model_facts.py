@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from experiments.run_config import RunConfig
@@ -48,16 +48,14 @@ def _build(config: RunConfig) -> tuple[Any, Callable[[], Sequence[Any]]]:
     """What the run trains or times, and what makes one sample of its inputs, conditions embedded."""
     import torch
 
+    from experiments.networks import new_network
+
     if config.benchmark.name == "layer":
         from experiments.benchmarks.cells.layer import build_layer
 
         return build_layer(config.benchmark), lambda: [torch.zeros(1, config.benchmark.length, config.benchmark.width)]
-    if config.objective.name == "reconstruction":
-        from lightning_modules.tokenizers.config import TOKENIZERS
-
+    model: Any = new_network(config)
+    if config.trains_tokenizer:
         side = config.tokenizer.image_size
-        return TOKENIZERS.build(replace(config.tokenizer, weights="")), lambda: [torch.zeros(1, 3, side, side)]
-    from lightning_modules.generators.config import GENERATORS
-
-    model = GENERATORS.build(config.generator)
+        return model, lambda: [torch.zeros(1, 3, side, side)]
     return model, model.example_inputs

@@ -103,7 +103,7 @@ def misplaced(key: str, said: str) -> str:
     """ " It is 'runtime.val_every'." for a key that no run has, but whose name is one of other sections; else "".
 
     Args:
-        said: of the key before, which may have named one of its own section that is near.
+        said: OmegaConf's words about the key; where they suggest another one already, nothing is added.
     """
     if "Did you mean" in said:
         return ""

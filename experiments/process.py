@@ -77,7 +77,7 @@ def _force_kernels(name: str) -> None:
 
 @cache
 def _tell(text: str) -> None:
-    """Once in a process."""
+    """Warn, once in a process."""
     log.warning(text)
 
 

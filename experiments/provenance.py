@@ -30,7 +30,7 @@ SOURCES = tuple(f"{folder}/*{ending}" for folder in FOLDERS for ending in (".py"
 """git's patterns of the files that are the code. Presets, sweeps and weights are none of it: what they say is in the
 identity of a run; nor are notes, reports and other outputs, wherever they lie."""
 CODE, PRECISION, PROCESSES = "code version", "precision", "processes"
-"""Of `kinds`."""
+"""Keys of what `kinds` returns."""
 
 
 def provenance(
@@ -77,7 +77,7 @@ def shared_by(config: RunConfig, evaluating: int | None = None) -> dict[str, Any
     """How many processes train together, and what each of them holds; or how many share an evaluation."""
     if evaluating is not None:
         return {"processes": evaluating, "strategy": None}
-    processes = config.runtime.devices * config.runtime.num_nodes
+    processes = config.runtime.processes
     return {"processes": processes, "strategy": config.runtime.strategy if processes > 1 else None}
 
 
@@ -88,7 +88,7 @@ def makers(origin: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 
 def kinds(maker: Mapping[str, Any]) -> dict[str, str | None]:
-    """What one of the `makers` ran with, in words, by what it is; None = not recorded."""
+    """What one of the `makers` ran with: "torch", "hardware", .. -> its value in words; None = not recorded."""
     hardware = maker.get("hardware", {})
     return {
         CODE: code_of(maker),

@@ -40,7 +40,8 @@ def resolve(config: RunConfig, *, trains: bool = True) -> RunConfig:
     """Fill in fingerprints and the generator's sizes, and check that the parts fit together.
 
     Args:
-        trains: a training is to begin; where not, what it starts from and how many processes share it are no matter.
+        trains: the configuration is to be trained. Where it is only sampled or measured, what a training starts from is
+            not looked up, and whether its processes can share a batch is not checked.
 
     Raises:
         UserError: a file that is not there, or parts that do not fit.
@@ -50,7 +51,7 @@ def resolve(config: RunConfig, *, trains: bool = True) -> RunConfig:
             config.tokenizer.fingerprint = _fingerprint(weights, "tokenizer.weights")
         config.data.fit(config.tokenizer)
         config.data.resolve()
-        if config.objective.name != "reconstruction":
+        if not config.trains_tokenizer:
             config.data.check_tokenizer(config.tokenizer)
         config.text_encoder.resolve()
         if trains and hasattr(config.generator, "resolve"):
@@ -70,7 +71,7 @@ def resolve(config: RunConfig, *, trains: bool = True) -> RunConfig:
             config.trainer.init_fingerprint = start_of(config).fingerprint
     except (FileNotFoundError, ValueError) as error:
         raise UserError(str(error)) from error
-    if config.objective.name != "reconstruction":
+    if not config.trains_tokenizer:
         _check_objective(config)
         _check_positions(config)
     _check_condition(config)
@@ -86,10 +87,10 @@ def resolve(config: RunConfig, *, trains: bool = True) -> RunConfig:
 
 
 def check_unchanged(stored: Mapping[str, Any], config: RunConfig, path: Path) -> None:
-    """Whether the files that a stored training goes by are still those that it was stored with.
+    """Check that the files of a stored training (data, weights of other parts) are still those that it was made with.
 
     Args:
-        stored: nested values as they were read; of a key that is newer than they are nothing is said.
+        stored: its nested values as they were read; a fingerprint that they do not have is not compared.
         config: built from them, with fingerprints of today's files.
         path: where they were read, for the error.
 
@@ -110,10 +111,10 @@ def check_unchanged(stored: Mapping[str, Any], config: RunConfig, path: Path) ->
 
 
 def check_files(config: RunConfig, *, evaluated: bool = False) -> None:
-    """Whether files are named without which the run cannot begin, though it can be planned.
+    """Check that the files are named that a run needs to begin; to be planned it needs none of them.
 
     Args:
-        evaluated: the run is measured after its training, so what that needs must be named too.
+        evaluated: check what measuring the run needs, too.
 
     Raises:
         UserError: no weights of the tokenizer, or no folder of the data, no text encoder; nothing to measure against,
@@ -123,7 +124,7 @@ def check_files(config: RunConfig, *, evaluated: bool = False) -> None:
     if config.benchmark.name != "none":  # random weights, random data
         return
     weights = getattr(type(tokenizer), "weights", None)  # "embedded", or empty: a file that the user has
-    if weights == "" and tokenizer.weight_file() is None and config.objective.name != "reconstruction":
+    if weights == "" and tokenizer.weight_file() is None and not config.trains_tokenizer:
         raise UserError(
             f"The tokenizer {tokenizer.name} has no weights of its own; name the published file or folder with "
             "tokenizer.weights=PATH."
@@ -136,7 +137,7 @@ def check_files(config: RunConfig, *, evaluated: bool = False) -> None:
             "Face hub."
         )
     _check_batch(config)
-    if not evaluated or config.objective.name == "reconstruction":
+    if not evaluated or config.trains_tokenizer:
         return
     data = evaluation_data(config)
     wanted = config.evaluation
@@ -159,7 +160,7 @@ def check_files(config: RunConfig, *, evaluated: bool = False) -> None:
 
 
 def _check_batch(config: RunConfig) -> None:
-    """Raise UserError where a batch takes more training images than there are: the sampler does, in a run begun."""
+    """Raise UserError where a batch holds more images than there are to train on, as the sampler would later."""
     try:
         if count := config.data.training_images():
             check_batch(count, config.trainer.batch_size, _parts(config))
@@ -169,7 +170,7 @@ def _check_batch(config: RunConfig) -> None:
 
 def _parts(config: RunConfig) -> int:
     """How many parts a batch is computed in."""
-    return config.trainer.accumulate * config.runtime.devices * config.runtime.num_nodes
+    return config.trainer.accumulate * config.runtime.processes
 
 
 def evaluation_data(config: RunConfig) -> Any:
@@ -264,7 +265,7 @@ def _check_processes(config: RunConfig) -> None:
     if config.runtime.strategy != "fsdp":
         return
     obstacles = {
-        "objective.name=reconstruction, whose networks are small": config.objective.name == "reconstruction",
+        "objective.name=reconstruction, whose networks are small": config.trains_tokenizer,
         "optim.optimizer=came, whose moments are those of whole rows and columns": config.optim.optimizer == "came",
         "trainer.precision=fp16, whose gradients are scaled": config.trainer.precision == "fp16",
         "trainer.compile=true": config.trainer.compile,
@@ -286,7 +287,7 @@ def _pass_on(config: RunConfig, section: str, key: str) -> None:
         )
     if not own and value:
         setattr(generator, key, value)
-    if not value and section == "tokenizer" and config.objective.name != "reconstruction":
+    if not value and section == "tokenizer" and not config.trains_tokenizer:
         raise UserError(f"generator.name={generator.name} needs a tokenizer with {key}; '{part.name}' has none.")
 
 

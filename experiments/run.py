@@ -1,7 +1,7 @@
-"""One run, end to end and resumable: train -> checkpoint -> weights -> sample -> evaluate.
+"""One training, resumable: train -> checkpoint -> choose weights -> validate -> result.
 
-Every step leaves its result in the run store, so that a run that was killed anywhere goes on from there, and a run that
-is done is never done again.
+Each of these steps leaves what it made in the run store: a run that was killed anywhere goes on from there, and one
+that is done is never done again. Sampling and measuring are `experiments.evaluation`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,110 +17,31 @@ import lightning as L
 import numpy as np
 import torch
 
-from datamodules.config import DATASETS
-from datamodules.encoder import ImageEncoder
+from experiments.build import build_data, build_module, build_tokenizer
 from experiments.callbacks import Checkpoints, Heartbeat, SampleGrid
-from experiments.conditions import build_text_encoder
 from experiments.curves import write_metrics
-from experiments.errors import CellError, UserError
-from experiments.failures import classify
+from experiments.errors import UserError
 from experiments.files import atomic_path
 from experiments.history import Attempt
-from experiments.identity import evaluation_id, run_id
 from experiments.lineage import start_of
 from experiments.memory import peak_memory_bytes, reset_peak_memory
 from experiments.model_facts import build_facts
-from experiments.process import device_of, prepare_process
+from experiments.networks import count_parameters
+from experiments.process import prepare_process
 from experiments.provenance import provenance
 from experiments.ranks import check_world
 from experiments.run_config import RunConfig
-from experiments.runs import check_weights
 from experiments.selection import Selection
-from experiments.snapshots import Snapshots, sampled_weights, snapshot_steps
-from experiments.status import Part
+from experiments.snapshots import Snapshots, snapshot_steps
 from experiments.store import Run, RunStore
 from experiments.trainer import build_trainer
 from lightning_modules.base import TrainingModule
-from lightning_modules.checkpoints import load_safetensors, save_safetensors
-from lightning_modules.config import OBJECTIVES
-from lightning_modules.generators.config import GENERATORS
+from lightning_modules.checkpoints import save_safetensors
 from lightning_modules.hashing import file_crc32
 from lightning_modules.kernels import backends_used, reset_backends_used
 from lightning_modules.sharding import load_whole_state, whole_state
-from lightning_modules.tokenizers.config import TOKENIZERS
 
 log = logging.getLogger("ablate")
-
-
-# --- building ---------------------------------------------------------------------------------------------------------
-
-
-def is_stage1(config: RunConfig) -> bool:
-    """Whether the run trains a tokenizer instead of a generator."""
-    return config.objective.name == "reconstruction"
-
-
-def new_network(config: RunConfig) -> torch.nn.Module:
-    """The network that the run trains, as its class starts it."""
-    if is_stage1(config):
-        return TOKENIZERS.build(replace(config.tokenizer, weights=""))
-    return GENERATORS.build(config.generator)
-
-
-def build_network(config: RunConfig) -> torch.nn.Module:
-    """The network that the run trains, with initial weights that depend on the seed alone."""
-    torch.manual_seed(config.seed)
-    network: Any = new_network(config)
-    if hasattr(network, "start_from_published"):
-        network.start_from_published()
-    return network
-
-
-def build_module(config: RunConfig) -> TrainingModule:
-    """The LightningModule of the run's objective."""
-    module = OBJECTIVES.target(config.objective.name)(
-        config.objective,
-        build_network(config),
-        config.optim,
-        max_steps=config.trainer.max_steps,
-        ema_decay=config.trainer.ema_decay,
-        seed=config.seed,
-    )
-    if config.trainer.compile:
-        module.model.compile()
-    return module
-
-
-def build_tokenizer(config: RunConfig) -> Any:
-    """The frozen tokenizer, or None in stage 1."""
-    return None if is_stage1(config) else TOKENIZERS.build(config.tokenizer).eval().requires_grad_(False)
-
-
-def build_data(config: RunConfig, tokenizer: Any) -> L.LightningDataModule:
-    """The data module, with token and text stores in the root's cache."""
-    encoder = None
-    if tokenizer is not None:
-        encoder = ImageEncoder(
-            lambda images: tokenizer.to(images.device).encode_uint8(images),
-            config.tokenizer.fingerprint,
-            config.tokenizer.vocab_size,
-        )
-    per_process = config.trainer.batch_size // (
-        config.trainer.accumulate * config.runtime.devices * config.runtime.num_nodes
-    )
-    return DATASETS.target(config.data.name)(
-        config.data,
-        per_process,
-        config.seed,
-        config.runtime.num_workers,
-        encoder,
-        config.root / "cache",
-        build_text_encoder(config, device_of(config)),
-        config.trainer.accumulate,
-    )
-
-
-# --- training ---------------------------------------------------------------------------------------------------------
 
 
 def train(
@@ -138,12 +58,12 @@ def train(
         UserError: a damaged checkpoint, an unwritable folder, data that cannot be read.
     """
     prepare_process(config)
-    check_world(config.runtime.devices * config.runtime.num_nodes)
+    check_world(config.runtime.processes)
     run = RunStore(config.root).prepare(config, overrides)
     with run.claim(
         wait=wait,
         on_wait=lambda owner: log.info("%s is being trained by %s; waiting", run.id, owner),
-        devices=config.runtime.devices * config.runtime.num_nodes,
+        devices=config.runtime.processes,
         most_repeats=config.runtime.most_equal_failures,
     ) as mine:
         if mine:
@@ -170,7 +90,7 @@ def _train(config: RunConfig, run: Run, more_callbacks: Sequence[L.Callback]) ->
     callbacks.append(checkpoints)
     trainer = build_trainer(config, run, callbacks, purge_step=step + 1)
     if step:
-        selection.make_up(trainer, module, data, step)
+        selection.validate_missed(trainer, module, data, step)
     elif start is not None:
         start.put_into(config, module)
     reset_peak_memory()  # of what this process did before
@@ -263,61 +183,7 @@ def _write_result(
     )
 
 
-def count_parameters(network: torch.nn.Module) -> dict[str, int]:
-    """All parameters, and those outside the tables (of tokens, positions, classes) that papers leave out at times."""
-    total = sum(p.numel() for p in network.parameters())
-    tables = {m.weight for m in network.modules() if isinstance(m, torch.nn.Embedding)}
-    tables |= {p for name, p in network.named_parameters() if name.rpartition(".")[2].startswith("position_")}
-    return {"parameters": total, "non_embedding_parameters": total - sum(table.numel() for table in tables)}
-
-
 def _median_rate(run: Run) -> float | None:
     """Samples per second of training, over all attempts, without validation and sampling."""
     rates = [line["train/samples_per_s"] for line in run.metrics() if line.get("train/samples_per_s")]
     return float(np.median(rates)) if rates else None
-
-
-# --- after training ---------------------------------------------------------------------------------------------------
-
-
-def load_generator(config: RunConfig, run: Run, device: torch.device) -> torch.nn.Module:
-    """The generator in eval mode, trained to its end or up to `evaluation.snapshot`.
-
-    Raises:
-        UserError: its weights are damaged, or not there.
-    """
-    check_weights(run)
-    generator = GENERATORS.build(config.generator)
-    generator.load_state_dict(load_safetensors(sampled_weights(config, run), generator.state_dict()))
-    return generator.to(device).eval().requires_grad_(False)
-
-
-def execute(configs: list[RunConfig], wait: bool = True, part: Part = "all", folder: Path | None = None) -> None:
-    """Train the run that the configurations share, unless it is done, then evaluate each of them; an evaluation that
-    fails leaves the others alone.
-
-    Args:
-        part: only "train", or only "evaluate" a run that is trained already.
-        folder: of "evaluate", the run's, where that is not in the root of the configurations.
-
-    Raises:
-        Exception: the training failed, or the first of the evaluations that failed.
-    """
-    if len({run_id(config) for config in configs}) != 1:
-        raise UserError("The configurations of one worker must share their training.")
-    from experiments.evaluation import evaluate  # which builds on this module
-
-    if part == "evaluate":
-        run = RunStore(configs[0].root).prepare(configs[0]) if folder is None else Run(folder)
-    else:
-        run = train(configs[0], wait=wait)
-    failures: list[Exception] = []
-    for config in configs if part != "train" and not is_stage1(configs[0]) else ():
-        try:
-            evaluate(config, run, wait=wait)
-        except Exception as error:
-            unexpected = not isinstance(error, UserError | CellError)
-            log.error("evaluation %s: %s", evaluation_id(config), classify(error)[1], exc_info=unexpected)
-            failures.append(error.with_traceback(None))  # whose frames would hold what was loaded on the GPU
-    if failures:
-        raise failures[0]

@@ -50,6 +50,7 @@ class TrainerConfig:
     ema_decay: float = 0.0
     """Decay of the exponential moving average of the weights that samples are drawn from; 0 = none."""
     compile: bool = False
+    """Compile the network with torch.compile."""
     init_from: str = ""
     """Start from the weights of a preset's run (trained first if need be), of a run by its id, or of a safetensors
     file; positions are resized where the resolution differs."""
@@ -84,9 +85,13 @@ class RuntimeConfig:
     """Where and how a run is carried out: never part of its identity."""
 
     root: str = field(default_factory=default_root)
+    """Folder of all outputs; by default ABLATE_ROOT, or else outputs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """What to compute on; auto = a GPU where there is one."""
     devices: int = 1
+    """Processes on each machine, one per GPU."""
     num_nodes: int = 1
+    """Machines."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
     """What each of several processes holds: the whole model, or a share of weights, averages and optimiser states."""
     num_workers: int = 0
@@ -96,17 +101,27 @@ class RuntimeConfig:
     kernels: str = "auto"
     """Back end to force, as ABLATE_KERNELS takes it: `cpp`, or `selective_scan=torch,depthwise_conv1d=cpp`."""
     log_every: int = 20
+    """Optimiser steps between lines of the log and points of the training curves."""
     val_every: int = 200
+    """Optimiser steps between validations."""
     sample_every: int = 200
+    """Optimiser steps between grids of samples; 0 = none."""
     checkpoint_every: int = 100
+    """Optimiser steps between checkpoints, from which an interrupted training goes on."""
     most_equal_failures: int = 5
     """Give a training up that failed so often in the same way without getting further; 0 = never."""
     progress: bool = True
+    """Show a progress bar, on a terminal."""
 
     def __post_init__(self) -> None:
         check_least(self, "runtime", devices=1, num_nodes=1, log_every=1, val_every=1, checkpoint_every=1)
         check_least(self, "runtime", num_workers=0, threads=0, sample_every=0, most_equal_failures=0)
         forced_backends(self.kernels, "runtime.kernels")
+
+    @property
+    def processes(self) -> int:
+        """Processes that train together, on all machines."""
+        return self.devices * self.num_nodes
 
 
 @dataclass
@@ -114,9 +129,11 @@ class RunConfig:
     """One run: a training and one evaluation of it; where `benchmark` is not none, a measurement without training."""
 
     preset: str = ""
+    """The preset that it was made of."""
     imported: str = ""
     """sha256 of the published file that the weights come from; empty: they are trained."""
     seed: int = 0
+    """Of the initial weights, the order of the data, and all that training draws."""
     data: Any = field(default_factory=EmojiConfig)
     tokenizer: Any = field(default_factory=EmojiVQConfig)
     text_encoder: Any = field(default_factory=NoTextEncoderConfig)
@@ -156,6 +173,11 @@ class RunConfig:
                 f"trainer.patience={patience} can end a run at step {(patience + 1) * every} at the earliest, which "
                 f"{now} do not go beyond; set fewer steps between validations, or trainer.patience=0."
             )
+
+    @property
+    def trains_tokenizer(self) -> bool:
+        """Whether the run trains a tokenizer (stage 1) instead of a generator."""
+        return bool(self.objective.name == "reconstruction")
 
     @property
     def root(self) -> Path:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from experiments.build import build_tokenizer, load_generator
 from experiments.conditions import (
     NO_CLASS,
     Conditions,
@@ -20,7 +21,6 @@ from experiments.conditions import (
 from experiments.errors import UserError, did_you_mean
 from experiments.pictures import GRID_ROWS, captioned_grid, write_png
 from experiments.process import device_of, prepare_process
-from experiments.run import build_tokenizer, load_generator
 from experiments.run_config import RunConfig
 from experiments.sampling import sample_images
 from experiments.store import Run

@@ -44,10 +44,14 @@ class Selection(L.Callback):
         self._saved = max(self._seen, default=0)
         """Step of the last checkpoint, or of the last validation before it."""
         if self.config.keep == "best":
-            self._start()
+            self._resume()
 
-    def _start(self) -> None:
-        """Drop the weights of validations that the run does not go on from; those of its best one must be there."""
+    def _resume(self) -> None:
+        """Remove the weights of validations after the checkpoint that the run goes on from, which will be done again.
+
+        Raises:
+            UserError: the weights of the best validation up to there are gone.
+        """
         if (best := self.best_step) is not None and not self._weights(best).is_file():
             raise UserError(
                 f"{self._weights(best)} is gone, the weights of the best validation so far; put it back, or remove "
@@ -90,9 +94,9 @@ class Selection(L.Callback):
             self._note(trainer, module, trainer.global_step, trainer.callback_metrics)
             trainer.should_stop = trainer.should_stop or self.exhausted
 
-    def make_up(self, trainer: L.Trainer, module: Any, data: L.LightningDataModule, step: int) -> None:
-        """Do the validation of the step that a run resumes from, where the run was ended before it; Lightning would
-        leave it out."""
+    def validate_missed(self, trainer: L.Trainer, module: Any, data: L.LightningDataModule, step: int) -> None:
+        """Validate at the step that a run resumes from, where it ended between the checkpoint and the validation of
+        that step: Lightning would go on with the next step."""
         if step % self._every == 0 and step not in self._seen:
             checkpoint = self.run.last_checkpoint
             values = trainer.validate(module, data, ckpt_path=checkpoint, weights_only=False, verbose=False)[0]

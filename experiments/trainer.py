@@ -64,7 +64,7 @@ def build_trainer(config: RunConfig, run: Run, callbacks: list[L.Callback], purg
         raise UserError(
             f"runtime.devices={runtime.devices} cannot be had here: {' '.join(str(error).split())}"
         ) from error
-    if trainer.world_size != runtime.devices * runtime.num_nodes:  # the data would be cut for other processes
+    if trainer.world_size != runtime.processes:  # the data would be cut for other processes
         raise UserError(
             f"runtime.devices={runtime.devices} x runtime.num_nodes={runtime.num_nodes} asks for other processes than "
             f"the {trainer.world_size} that train here; set the two to what was started."
@@ -74,7 +74,7 @@ def build_trainer(config: RunConfig, run: Run, callbacks: list[L.Callback], purg
 
 def _strategy(runtime: RuntimeConfig) -> str | Strategy:
     """How the processes of a run share it."""
-    processes = runtime.devices * runtime.num_nodes
+    processes = runtime.processes
     if processes == 1:
         return "auto"
     if runtime.strategy == "ddp":

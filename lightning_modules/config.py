@@ -20,13 +20,19 @@ class MaskedConfig:
     """Distribution of the masked share: `mage` truncated normal(mean, std) on [low, high] (arXiv 2211.09117),
     `uniform` on [low, high], `cosine` cos(pi/2 u) (MaskGIT, MUSE)."""
     mask_ratio_low: float = 0.5
+    """Least share of masked tokens; not of `cosine`."""
     mask_ratio_high: float = 1.0
+    """Largest share of masked tokens; not of `cosine`."""
     mask_ratio_mean: float = 0.55
+    """Mean of the normal distribution that `mage` truncates."""
     mask_ratio_std: float = 0.25
+    """Its standard deviation."""
     ratio_per: Literal["batch", "sample"] = "batch"
     """One masked share for the whole batch (MAGE) or one for every sample (MUSE)."""
     loss_on: Literal["masked", "all"] = "masked"
+    """Tokens that the cross-entropy is taken of: those that were masked, or all."""
     label_smoothing: float = 0.1
+    """Probability that the target of the cross-entropy shares out among all codes."""
     condition_dropout: float = 0.1
     """Share of samples trained without their condition, for classifier-free guidance."""
 
@@ -52,6 +58,7 @@ class AutoregressiveConfig:
     name: str = "autoregressive"
     validates: ClassVar[tuple[str, ...]] = ("val/loss", "val/bits_per_token", "val/accuracy")
     label_smoothing: float = 0.0
+    """Probability that the target of the cross-entropy shares out among all codes."""
     condition_dropout: float = 0.1
     """Share of samples trained without their condition, for classifier-free guidance."""
     validation_dropout: float = 0.0
@@ -89,7 +96,9 @@ class ReconstructionConfig:
     """Weight of the mean absolute error of neighbouring-pixel differences, beside the mean absolute pixel error. It
     keeps outlines sharp without a pretrained network, so that no metric's feature extractor is trained against."""
     commitment_weight: float = 0.25
+    """Weight of the squared distance that draws latents to their codes (VQ)."""
     codebook_weight: float = 1.0
+    """Weight of the squared distance that draws codes to their latents (VQ)."""
     kl_weight: float = 1e-3
     """Weight of the mean divergence of a latent, in nats, of KL autoencoders."""
     revive_every: int = 100
@@ -116,6 +125,7 @@ class OptimConfig:
     """On parameters of two or more dimensions: matrices, kernels, tables of tokens, and the response norms of aMUSEd's
     ends. Biases, all other norms, tables of positions, and A, D, dt of the SSMs are exempt."""
     warmup_steps: int = 0
+    """Steps over which the learning rate rises linearly to `lr`."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     """After the warm-up: constant, or falling to 0 at the last step."""
     gradient_clip: float = 1.0

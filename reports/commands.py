@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.errors import UserError
 from experiments.files import default_root
 from experiments.terminal import console
-from reports.provenance import report_version
+from reports.provenance import is_current
 from reports.subject import Subject, load_subject
 
 if TYPE_CHECKING:
@@ -71,21 +71,6 @@ def report(
         screen.print(f"[{colour}]{verdict.judgement:>13}[/]  {_plain(verdict.claim.text)}")
     screen.print(f"\nWrote {index} in {time.perf_counter() - started:.1f} s.", soft_wrap=True)
     return folder
-
-
-def is_current(subject: Subject, index: Path) -> bool:
-    """Whether every cell is done, and the page shows these cells, and was written after the last of their results, by
-    this code, with these claims."""
-    if not index.exists() or any(record.reason or not record.works for record in subject.records):
-        return False
-    try:
-        made_by = json.loads(index.with_name("provenance.json").read_text(encoding="utf-8")).get("report_version")
-    except (OSError, ValueError):
-        return False
-    if made_by != report_version(subject):
-        return False
-    results = [work.result_path for record in subject.records for work in record.works]
-    return all(path.exists() and path.stat().st_mtime < index.stat().st_mtime for path in results)
 
 
 def summary(subject: Subject, index: Path) -> dict[str, Any]:

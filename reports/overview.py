@@ -11,6 +11,7 @@ from experiments.files import atomic_write_text
 from reports.build import build
 from reports.entry import TAU, Entry, by_paper, entry_of
 from reports.page import environment, stylesheet
+from reports.provenance import is_current
 from reports.subject import Subject, load_subject
 from sweeps.definition import sweep_names
 from sweeps.registry import begun, definition_of
@@ -44,8 +45,6 @@ def build_overview(root: Path, out: Path | None = None) -> tuple[Path, list[Entr
     Raises:
         UserError: no sweep was begun under the root, none can be read, or `out` cannot be written.
     """
-    from reports.commands import is_current
-
     folder = out or root / "reports"
     subjects, lost = find_subjects(root)
     if not subjects and not lost:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
@@ -85,6 +86,21 @@ def report_version(subject: Subject) -> str:
     header = (subject.title, subject.reproduces, subject.citation, subject.in_paper, subject.url, subject.command)
     said = (subject.remarks, subject.same_code, subject.flags)
     return hashlib.sha256(f"{header}{said}{subject.layout}{cells}{_code_hash()}".encode()).hexdigest()[:16]
+
+
+def is_current(subject: Subject, index: Path) -> bool:
+    """Whether the page `index` needs no writing: every cell is done, and the page was written after the last of their
+    results, of these cells, by this code, with these claims."""
+    if not index.exists() or any(record.reason or not record.works for record in subject.records):
+        return False
+    try:
+        made_by = json.loads(index.with_name("provenance.json").read_text(encoding="utf-8")).get("report_version")
+    except (OSError, ValueError):
+        return False
+    if made_by != report_version(subject):
+        return False
+    results = [work.result_path for record in subject.records for work in record.works]
+    return all(path.exists() and path.stat().st_mtime < index.stat().st_mtime for path in results)
 
 
 @cache

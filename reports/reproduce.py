@@ -111,7 +111,7 @@ def reproduce(subject: Subject, word: str, into: Path | None = None, tolerance: 
     run = RunStore(root).run(record.run_id)
     if run.evaluation(record.eval_id).is_done():
         raise UserError(f"{root} holds this evaluation already; name another folder with --into.")
-    from experiments.run import execute
+    from experiments.execute import execute
 
     execute([config])
     again = record_of(run)

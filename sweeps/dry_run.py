@@ -72,7 +72,7 @@ class _Time:
     def __init__(self, cell: Cell, hours: float, plan: Plan, launcher: str):
         self.name = cell.name
         resources, runtime = plan.request.resources, cell.config.runtime
-        devices = runtime.devices * runtime.num_nodes
+        devices = runtime.processes
         if launcher == "slurm":
             devices = resources.nodes * (resources.gpus or runtime.devices)
         # Trials that are trainings are shared out among tasks, of one process each.

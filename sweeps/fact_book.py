@@ -30,7 +30,7 @@ class FactBook:
 
     def facts(self, config: RunConfig) -> ModelFacts:
         """The facts of what the run trains, or of the layer that it times."""
-        part = config.tokenizer if config.objective.name == "reconstruction" else config.generator
+        part = config.tokenizer if config.trains_tokenizer else config.generator
         part = config.benchmark if config.benchmark.name == "layer" else part
         text = json.dumps([asdict(part), source_stamp()], sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -232,7 +232,7 @@ def _identity(sweep: Sweep, request: Request, labels: Mapping[str, str], config:
     if sweep.config.measure == "evaluation":
         if config.benchmark.name != "none":
             raise UserError(f"Sweep {sweep.name} sets benchmark.name; it needs measure: benchmark.")
-        if config.objective.name == "reconstruction":
+        if config.trains_tokenizer:
             raise UserError(
                 f"Sweep {sweep.name}: {config.preset} trains a tokenizer, which has no evaluation, so no cell would "
                 f"ever be done; train each by itself: ablate train {config.preset} KEY=VALUE."
@@ -259,7 +259,7 @@ def _identity(sweep: Sweep, request: Request, labels: Mapping[str, str], config:
 def _checked_search(config: RunConfig) -> str:
     """The id of the configuration's search. Raises UserError if a value that it may try cannot be built, or if trials
     that are trainings would take several processes each."""
-    if config.search.trains and (processes := config.runtime.devices * config.runtime.num_nodes) > 1:
+    if config.search.trains and (processes := config.runtime.processes) > 1:
         raise UserError(
             f"A search over a key of the training runs one process a trial, not {processes}: set runtime.devices=1 and "
             "runtime.num_nodes=1, or search keys of sampler and evaluation alone."

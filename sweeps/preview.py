@@ -157,7 +157,7 @@ def _rate(store: RunStore, run: str, config: RunConfig, fact: ModelFacts) -> flo
     if not result.get("train_seconds"):
         return None
     done = result["step"] / config.trainer.max_steps
-    own = config.runtime.devices * config.runtime.num_nodes
+    own = config.runtime.processes
     devices = result.get("provenance", {}).get("processes", own)  # of a job, what its resources came to
     return fact.training_flops(config) * done / result["train_seconds"] / devices
 

@@ -265,7 +265,7 @@ class SlurmLauncher:
             threads=batch.resources.cpus or cell.config.runtime.threads,
             progress=False,
         )
-        processes = runtime.devices * runtime.num_nodes
+        processes = runtime.processes
         if cell.config.trainer.batch_size % (cell.config.trainer.accumulate * processes):
             raise UserError(
                 f"Cell {cell.name}: trainer.batch_size={cell.config.trainer.batch_size} cannot be shared among "

@@ -30,6 +30,7 @@ class _BenchmarkConfig:
     """What all benchmarks share."""
 
     batch_size: int = 1
+    """Samples per call."""
     seconds: float = 4.0
     """Time for the repetitions of each phase, after one untimed call; at least 6 and at most 41 are taken."""
 
@@ -49,7 +50,9 @@ class LayerBenchmarkConfig(_BenchmarkConfig):
     length: int = 256
     """Sequence length: (pixels / 16) ** 2 with the usual tokenizers."""
     width: int = 1024
+    """Model width C."""
     heads: int = 16
+    """Attention heads."""
     mlp_ratio: float = 4.0
     """Of the Transformer layer."""
     mamba_mlp_ratio: float = 0.0

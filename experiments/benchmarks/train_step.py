@@ -78,7 +78,7 @@ def train_step(
 def _check(presets: Sequence[str], overrides: Mapping[str, Any]) -> None:
     """Raise UserError for a preset that cannot be measured, and for a key that changes nothing here."""
     for preset in presets:
-        if load_config(preset, {**overrides, "benchmark.name": "training"}).objective.name == "reconstruction":
+        if load_config(preset, {**overrides, "benchmark.name": "training"}).trains_tokenizer:
             raise UserError(f"The benchmark trains generators, and {preset} trains a tokenizer.")
     for key in overrides:
         if not any(f"{key}.".startswith(f"{name}.") for name in READ):

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
+from experiments.advice import command_on
 from experiments.commands.single import ROOT_OPTION
 from experiments.errors import UserError
 from experiments.overrides import parse_overrides
-from experiments.runs import command_on
 from experiments.store import Run
 
 KINDS = ("aim", "amused", "dimba", "llamagen-vq")

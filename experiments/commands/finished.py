@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from experiments.advice import command_on, done_before, how_to_use_tokenizer, not_trained
 from experiments.commands.options import refuse_given
 from experiments.commands.single import ROOT_OPTION, configure_logging
 from experiments.config import read_config
@@ -17,7 +18,6 @@ from experiments.overrides import parse_overrides
 from experiments.presets import read_chain
 from experiments.ranks import is_leader
 from experiments.run_config import RunConfig
-from experiments.runs import command_on, done_before, how_to_use_tokenizer, not_trained
 from experiments.store import Run, RunStore
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from experiments.advice import done_before, how_to_use
 from experiments.config import load_config, read_config
 from experiments.errors import CellError, UserError
 from experiments.failures import classify
@@ -20,7 +21,6 @@ from experiments.identity import run_id
 from experiments.lineage import start_of
 from experiments.resolve import check_files
 from experiments.run_config import RunConfig
-from experiments.runs import done_before, how_to_use
 from experiments.stopping import stopped_by_signals
 from experiments.store import RunStore
 
@@ -126,7 +126,7 @@ def execute_command(configs: tuple[Path, ...], part: Part, folder: Path | None) 
 
         work_on = partial(search_and_execute, part=part)
     else:
-        from experiments.run import execute
+        from experiments.execute import execute
 
         work_on = partial(execute, part=part, folder=folder)
     try:

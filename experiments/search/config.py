@@ -47,11 +47,14 @@ class SearchConfig:
     """Trials, and how they are proposed and judged. An empty `space` means no search."""
 
     space: list[SearchAxisConfig] = field(default_factory=list)
+    """What is searched; empty = nothing."""
     metric: str = "fd_efflite0"
     """What the best trial is best at: a metric of the evaluation, or one of the training such as val/loss. Of the
     embedded network's features and with Inception's weights named it is Inception's instead (fid), as in tables."""
     trials: int = 12
+    """How many points are tried, `first` among them."""
     sampler: Literal["tpe", "random"] = "tpe"
+    """How points are proposed: by Optuna's tree-structured Parzen estimator, or at random."""
     pruner: Literal["none", "median", "halving"] = "none"
     """Ends trainings early that do badly by their validation loss; for searches over training keys."""
     seed: int = 0

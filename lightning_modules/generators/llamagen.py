@@ -21,9 +21,8 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.generators.base import TokenGenerator
 from lightning_modules.generators.configs.llamagen import LlamaGenConfig
-from lightning_modules.kernels import linear, swiglu, transformer_decoder
+from lightning_modules.kernels import attend, linear, swiglu, transformer_decoder
 from lightning_modules.kernels.dispatch import autocast_dtype
-from lightning_modules.layers.attention import attend
 from lightning_modules.layers.condition import Context, condition_tokens
 from lightning_modules.layers.linear import Linear
 from lightning_modules.layers.module_list import ModuleList

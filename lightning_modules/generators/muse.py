@@ -24,8 +24,8 @@ from torch.utils.checkpoint import checkpoint
 from lightning_modules.checkpoints import check_keys, read_weights
 from lightning_modules.conditions import TextFeatures
 from lightning_modules.generators.configs.muse import MuseConfig
+from lightning_modules.kernels import attend
 from lightning_modules.layers import linear
-from lightning_modules.layers.attention import attend
 from lightning_modules.layers.cross_attention import KeysValues
 from lightning_modules.published.folders import part_weights
 

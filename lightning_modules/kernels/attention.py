@@ -13,7 +13,7 @@ from lightning_modules import backends
 from lightning_modules.kernels import dispatch
 
 EXPLICIT_LENGTH = 1024
-"""Longest sequence for which the (L, S) scores are formed on a CPU in bfloat16."""
+"""Most queries for which the (L, S) scores are written out when training on a CPU in bfloat16; see `attend`."""
 FLASH_WIDTH = 256
 """Widest head that flash-attn takes."""
 

@@ -1,7 +1,6 @@
-"""Generation token by token through a whole network: all layers in one call where a back end has that.
+"""One step of generation, token by token, through a whole network: one call where a back end has one for all layers.
 
-The other back ends run the layers one by one, as `layers.mamba2.Mamba2.step` and `generators.llamagen.Layer.step` write
-them down.
+Elsewhere generators call their layers one by one, by `layers.mamba2.Mamba2.step` and `generators.llamagen.Layer.step`.
 """
 
 from __future__ import annotations
@@ -55,7 +54,13 @@ def transformer_decoder(
 
 
 def _in_one_call(operation: str, backend: str | None, batch: int, wide: Tensor, head: Tensor) -> bool:
-    """Whether `operation` runs so for B samples; `wide` has the dtype of what is not multiplied by matrices."""
+    """Whether the back end for `operation` runs all layers in one call.
+
+    Args:
+        batch: B.
+        wide: a tensor in the dtype of the residual stream.
+        head: a tensor in the dtype of the matrices.
+    """
     excluded = {"cpp": f"it takes up to {MAX_BATCH} samples, not {batch}"} if batch > MAX_BATCH else {}
     if wide.dtype != torch.float32:
         excluded = {"cpp": "its residual stream is float32"}

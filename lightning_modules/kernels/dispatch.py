@@ -1,4 +1,4 @@
-"""Which back end runs an operation: what exists here, what fits the tensors, what the user forces, what really ran."""
+"""Chooses the back end of an operation, by machine, tensors and what the user forces, and records which one ran."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -139,8 +139,9 @@ def choose(
     """The back end for `operation` on tensors of this device and dtype.
 
     requested: a name, or None / "auto" to let ABLATE_KERNELS and then the order of preference decide.
-    excluded: back ends that cannot take this call for its own reasons -> the reason.
-    behind: back ends that are no gain for this call -> the one that runs instead where it fits and none is named.
+    excluded: back ends that cannot take this call, for a reason beside device and dtype -> the reason.
+    behind: back ends that are slow for this call -> the one that is preferred to it, unless that one cannot run or the
+        user names a back end.
     Raises ValueError where a named back end is unknown or cannot run this; of `WHOLE_NETWORKS`, one that is `excluded`
     is passed over unless it is named for the operation itself.
     """

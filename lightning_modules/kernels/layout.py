@@ -1,4 +1,7 @@
-"""How tensors must be for the kernels; what would change nothing is not called, since small scans are all calls."""
+"""Dtypes, strides and shapes that the kernels ask for.
+
+Conversions that would change nothing are not even called: in a small scan, calls take most of the time.
+"""
 
 from collections.abc import Mapping
 from typing import overload

@@ -1,4 +1,4 @@
-"""The product that every layer is made of, by the library that is fastest on this processor."""
+"""The linear map x W^T + b, by the library that is fastest for it on this processor."""
 
 import math
 
@@ -25,13 +25,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: st
         if _fits(x, weight, bias):
             return linear_op.linear(x, weight, bias)
         name = "torch"
-    if not small:  # these are PyTorch's everywhere, and say nothing of how a network ran
+    if not small:  # PyTorch runs small products everywhere, so recording it would tell nothing about a run
         dispatch.record(backends.LINEAR, name)
     return F.linear(x, weight, bias)
 
 
 def _fits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether oneDNN, which checks little, can take them; PyTorch has sentences for what nobody can."""
+    """Whether oneDNN can take them. It checks little itself: what does not fit is PyTorch's, whose errors say why."""
     outputs, inputs = weight.shape[0], weight.shape[1:]
     alike = x.dtype == weight.dtype and x.shape[-1:] == inputs and x.numel() > 0
     return alike and (bias is None or (bias.dtype == x.dtype and bias.shape == (outputs,)))

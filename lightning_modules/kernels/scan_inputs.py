@@ -4,7 +4,7 @@ Shapes: B batch, K directions, L positions, C channels, N states.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_modules.kernels.layout import in_dtype
+
+TENSORS: Final = 9
+"""The first fields of `ScanInputs`, u to initial_state: those that have gradients."""
 
 
 class ScanInputs(NamedTuple):
@@ -33,8 +36,8 @@ class ScanInputs(NamedTuple):
 
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:
-        """The differentiable ones, u to initial_state."""
-        return tuple(self[:9])
+        """Those that have gradients."""
+        return tuple(self[:TENSORS])
 
     @property
     def output_shape(self) -> tuple[int, ...]:

@@ -13,14 +13,14 @@ from torch.utils.flop_counter import register_flop_formula
 from lightning_modules import backends
 from lightning_modules.kernels import autograd, dispatch, flops
 from lightning_modules.kernels.implementation import implementation
-from lightning_modules.kernels.scan_inputs import ScanInputs
+from lightning_modules.kernels.scan_inputs import TENSORS, ScanInputs
 
 _INPUTS = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias,"
     " Tensor? initial_state, Tensor? order, bool[] reverse, bool softplus, bool stack"
 )
 _INPUT_COUNT = len(ScanInputs._fields)
-_TENSOR_COUNT = 9  # of ScanInputs.tensors
+_ARGUMENT_COUNT = _INPUT_COUNT + 3  # of the forward: training, want_state and backend too
 _library = torch.library.Library("ablate", "FRAGMENT")
 _library.define(
     f"selective_scan({_INPUTS}, bool training, bool want_state, str backend)"
@@ -28,7 +28,7 @@ _library.define(
 )
 _library.define(
     f"selective_scan_backward({_INPUTS}, Tensor ungated, Tensor checkpoints, Tensor grad_y, Tensor? grad_final_state,"
-    f" str backend) -> ({', '.join(['Tensor'] * _TENSOR_COUNT)})"
+    f" str backend) -> ({', '.join(['Tensor'] * TENSORS)})"
 )
 selective_scan = torch.ops.ablate.selective_scan.default
 selective_scan_backward = torch.ops.ablate.selective_scan_backward.default
@@ -72,7 +72,7 @@ def _backward_fake(*arguments) -> tuple[Tensor, ...]:
 def _save(ctx, inputs, output) -> None:
     *_, order, reverse, softplus, stack, training, want_state, backend = inputs
     _, _, ungated, checkpoints = output
-    ctx.save_for_backward(*inputs[:9], order, ungated, checkpoints)
+    ctx.save_for_backward(*inputs[:TENSORS], order, ungated, checkpoints)
     ctx.options = (reverse, softplus, stack)
     ctx.want_state, ctx.backend = want_state, backend
     ctx.set_materialize_grads(False)
@@ -81,7 +81,7 @@ def _save(ctx, inputs, output) -> None:
 def _differentiate(ctx, grad_y, grad_final_state, *_):
     *tensors, order, ungated, checkpoints = ctx.saved_tensors
     if grad_y is None and grad_final_state is None:
-        return (None,) * 16
+        return (None,) * _ARGUMENT_COUNT
     if grad_y is None:
         inputs = ScanInputs._make((*tensors, order, *ctx.options))
         grad_y = inputs.u.new_zeros(inputs.output_shape)
@@ -90,7 +90,8 @@ def _differentiate(ctx, grad_y, grad_final_state, *_):
     grads = selective_scan_backward(
         *tensors, order, *ctx.options, ungated, checkpoints, grad_y, grad_final_state, ctx.backend
     )
-    return *(None if t is None else g for t, g in zip(tensors, grads, strict=True)), *(None,) * 7
+    of_tensors = (None if t is None else g for t, g in zip(tensors, grads, strict=True))
+    return *of_tensors, *(None,) * (_ARGUMENT_COUNT - TENSORS)
 
 
 def _scan_flops(delta: Sequence[int], A: Sequence[int], z: Sequence[int] | None, stack: bool, backward: bool) -> int:

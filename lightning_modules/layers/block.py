@@ -36,11 +36,12 @@ class Block(nn.Module):
         self.residual = Residual(dropout)
 
     def forward(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
-        """key_mask: (B, L) bool, False at padding, which attention always leaves out, others with `mask_padding`."""
+        """key_mask: (B, L) bool, False at padding. Attention always leaves padding out, other mixers with
+        `mask_padding`."""
         h = self.norm(x)
         masks = self.mask_padding or isinstance(self.mixer, SelfAttention)
         h = self.mixer(h, key_mask) if masks else self.mixer(h)
-        if h.shape != x.shape:  # else the sum below names no mixer, or repeats a length of 1 without a word
+        if h.shape != x.shape:  # the sum below would not name the mixer, and would broadcast a length of 1
             raise ValueError(
                 f"The mixer {type(self.mixer).__name__} made {tuple(h.shape)} of {tuple(x.shape)}; a mixer keeps the "
                 "shape (B, L, C)."

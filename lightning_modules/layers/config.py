@@ -56,7 +56,9 @@ class BiMambaConfig(MixerConfig):
     """The mixer `bi_mamba`: Vision Mamba's bidirectional Mamba (arXiv 2401.09417, Algorithm 1)."""
 
     d_state: int = 16
+    """SSM state size N per channel."""
     d_conv: int = 4
+    """Kernel length of the short depthwise convolutions."""
     expand: float = 2.0
     """Inner width over the model width."""
     weight_sharing: Literal["v1", "v2"] = "v2"
@@ -119,6 +121,7 @@ class CrossScanConfig:
     conv: Literal["depthwise_2d", "causal_1d", "none"] = "depthwise_2d"
     """3 x 3 on the image, as in VMamba; 4 taps along every sequence, words included, as in Mamba; or none."""
     d_state: int = 16
+    """SSM state size N per channel."""
     expand: float = 2.0
     """Inner width over the width of the stack."""
 

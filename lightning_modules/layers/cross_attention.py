@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from lightning_modules.layers.attention import attend
+from lightning_modules.kernels import attend
 from lightning_modules.layers.linear import Linear
 
 

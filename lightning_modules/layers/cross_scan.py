@@ -32,7 +32,8 @@ class CrossScan(nn.Module):
         config: see `CrossScanConfig`; with `text=none` the defaults are VMamba's SS2D.
         grid: H, W.
         words: T.
-        read: somebody reads the words' output; without a reader their merge needs no parameters.
+        read: the words' output is used. Where it is not, a mean takes the place of `text_merge=linear`, which would
+            have parameters that nothing trains.
     """
 
     order: Tensor
@@ -86,7 +87,7 @@ class CrossScan(nn.Module):
         if self.conv1d is None:
             return F.silu(x)
         order = self.order.long()
-        sequences = x[:, order]  # the kernel runs along each path, so here the paths do exist in memory
+        sequences = x[:, order]  # the convolution runs along each path, so it needs a copy in each order
         return self.conv1d(sequences.flatten(0, 1)).view_as(sequences).gather(2, _index(order.argsort(1), sequences))
 
     def _scan(self, x: Tensor, joined: Tensor, pooled: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:

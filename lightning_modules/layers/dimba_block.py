@@ -57,7 +57,7 @@ class TransformerBlock(nn.Module):
 class MambaBlock(nn.Module):
     """norm -> Bi-Mamba, with RMSNorm (official code) or a modulated LayerNorm and a gate (paper); (B, L, C) -> same.
 
-    The residual connection is the caller's, for it is what the official code does differently.
+    The caller adds the residual connection: the official code has one that differs from the paper's.
     """
 
     def __init__(self, config: DimbaConfig):

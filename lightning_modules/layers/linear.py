@@ -14,7 +14,7 @@ class Linear(nn.Linear):
 
 
 def adopt(network: nn.Module) -> None:
-    """Make the linear maps of a network from another library such ones: the same weights under the same names."""
+    """Turn every `nn.Linear` of a network from another library into a `Linear`; weights and their names stay."""
     for module in network.modules():
         if type(module) is nn.Linear:
             module.__class__ = Linear

@@ -1,6 +1,6 @@
-"""`nn.ModuleList` that says of what: `self.layers: ModuleList[Layer] = ModuleList(..)`.
+"""`nn.ModuleList` with a type parameter: `self.layers: ModuleList[Layer] = ModuleList(..)`.
 
-torch's own is a list of `nn.Module`, whose attributes might be anything. Outside of type checks it is torch's own.
+For type checkers alone, which take an item of torch's own for a bare `nn.Module`. At run time it is torch's own.
 """
 
 from __future__ import annotations

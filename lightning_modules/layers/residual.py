@@ -1,4 +1,4 @@
-"""The ends of a residual branch: the norm in front of it, dropout, and the sum behind it.
+"""Around a residual branch: the norm in front of it, and dropout and the sum behind it.
 
 Shapes: B batch, L positions, C channels.
 """

@@ -23,7 +23,7 @@ SCANS: dict[str, tuple[Direction, ...]] = {
 }
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
 NO_TIME = -1e4
-"""dt before the softplus that makes it exactly zero, whatever the bias: the state passes such a position untouched."""
+"""A value of dt before bias and softplus for which dt is exactly zero: the state passes such a position unchanged."""
 
 
 def without_padding(x: Tensor, key_mask: Tensor | None) -> Tensor:
@@ -100,8 +100,9 @@ class SelectiveSSM(nn.Module):
             order: int32 (K, L), the position that each direction visits at each step, instead of `directions`.
             merge: sum the directions, or keep them apart.
             skip: (B, L) bool, positions that change no state (dt = 0), such as padding.
-            sources: (B, L) bool each. dt, B and C come from all of u; one output per entry, of which only the positions
-                chosen are inputs. Outputs of a partition sum to the output of all, since the scan is linear in them.
+            sources: masks (B, L) bool, True at the positions whose u the scan reads; one output per mask. dt, B and C
+                come from all of u, so the scan is linear in what it reads: the outputs of masks that partition the
+                sequence sum to the output without masks.
 
         Returns:
             (B, L, D), with `merge="stack"` (B, K, L, D); a list of these with `sources`.

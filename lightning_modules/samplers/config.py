@@ -79,6 +79,7 @@ class HaltonConfig(_MaskedSamplerConfig):
 
     name: str = "halton"
     schedule: Literal["cosine", "linear", "arccos"] = "arccos"
+    """Share of tokens still masked after a step, as a function of progress."""
     roll: bool = False
     """Start the order at another offset for every sample."""
 

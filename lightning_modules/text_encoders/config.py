@@ -35,6 +35,7 @@ class _TextEncoderConfig:
     """What the encoders share."""
 
     text_tokens: int = 1
+    """Most tokens of a caption; longer ones are cut."""
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
@@ -85,6 +86,7 @@ class _PretrainedConfig(_TextEncoderConfig):
     revision: str = "main"
     """Branch, tag or commit of a name on the hub."""
     text_width: int = 1
+    """Width of a token's feature, as the model has it."""
     dtype: Literal["fp32", "bf16", "fp16"] = "bf16"
     """Arithmetic of the encoder; features are kept in 16 bits either way."""
     fingerprint: str = ""

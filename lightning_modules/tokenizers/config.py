@@ -20,7 +20,9 @@ class _Grid:
     """
 
     image_size: int
+    """Side of the square images, in pixels."""
     downsample: int
+    """Pixels per side that become one token or latent."""
 
     def __post_init__(self) -> None:
         if self.downsample < 1 or self.image_size % self.downsample:
@@ -38,6 +40,7 @@ class _Codes(_Grid):
     """A grid of codes out of a codebook."""
 
     codebook_size: int
+    """Number of codes."""
 
     @property
     def vocab_size(self) -> int:
@@ -64,11 +67,13 @@ class EmojiVQConfig(_Codes):
     downsample: int = 4
     codebook_size: int = 512
     code_width: int = 8
+    """Width of a code."""
     channels: list[int] = field(default_factory=lambda: [32, 64, 96])
     """Width at each resolution, finest first; one halving between neighbours."""
     blocks: int = 2
     """Residual blocks per resolution (one more in the decoder)."""
     latent_width: int = 96
+    """Width between the encoder or decoder and the 1x1 convolution at the codes."""
     groups: int = 8
     """Groups of every GroupNorm."""
     fingerprint: str = ""
@@ -94,6 +99,7 @@ class LlamaGenVQConfig(_Codes):
     downsample: Literal[8, 16] = 16
     codebook_size: int = 16384
     code_width: int = 8
+    """Width of a code."""
     fingerprint: str = ""
     """sha256 of the weights, filled in when a run is resolved."""
 
@@ -134,11 +140,13 @@ class EmojiKLConfig(_Grid):
     image_size: int = 32
     downsample: int = 4
     latent_channels: int = 8
+    """Channels of a latent."""
     channels: list[int] = field(default_factory=lambda: [32, 64, 96])
     """Width at each resolution, finest first; one halving between neighbours."""
     blocks: int = 2
     """Residual blocks per resolution (one more in the decoder)."""
     latent_width: int = 96
+    """Width between the encoder or decoder and the 1x1 convolution at the latents."""
     groups: int = 8
     """Groups of every GroupNorm."""
     fingerprint: str = ""
@@ -185,6 +193,7 @@ class KLConfig(_Grid):
     image_size: int = 512
     downsample: int = 8
     latent_channels: int = 4
+    """Channels of a latent."""
     fingerprint: str = ""
     """sha256 of the weights, filled in when a run is resolved."""
     vocab_size: ClassVar[int] = 0
@@ -223,6 +232,7 @@ class TamingVQConfig(_Codes):
     downsample: int = 16
     codebook_size: int = 1024
     code_width: int = 256
+    """Width of a code."""
     channels: list[int] = field(default_factory=lambda: [128, 128, 256, 256, 512])
     """Width at each resolution, finest first; one halving between neighbours."""
     fingerprint: str = ""

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from datamodules.sources.records import Record, Refused, Source
 from datamodules.tokenize.encode import Work
 from datamodules.tokenize.job import Job, tokenize
 from datamodules.tokenize.merge import Summary
@@ -94,6 +95,19 @@ def tar_shard(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
     return path
 
 
+def annotated_shard(path: Path, annotations: Iterable[object]) -> Path:
+    """A tar file of images 0, 1, .., each with the JSON of one annotation beside it."""
+    members = []
+    for i, data in enumerate(annotations):
+        members += [(f"{i}.png", encoded(picture(i))), (f"{i}.json", json.dumps(data).encode())]
+    return tar_shard(path, members)
+
+
+def overwritten(content: bytes, start: int, stop: int, value: bytes = b"\0") -> bytes:
+    """The bytes with `value` in each place from `start` to before `stop`."""
+    return content[:start] + value * (stop - start) + content[stop:]
+
+
 def img2dataset(number: int) -> list[tuple[str, bytes]]:
     """What img2dataset writes for image number i."""
     name, text = f"{number:09d}", caption(number)
@@ -138,6 +152,27 @@ def run(
         lambda: toy or Toy(),
         work or Work(batch_size=3),  # type: ignore[arg-type]
     )
+
+
+Found = tuple[dict[str, tuple[str, ...]], dict[str, int | None], dict[str, str]]
+
+
+def read_all(source: Source) -> Found:
+    """Everything in a source: key -> captions, key -> label, key -> reason of refusal."""
+    found = [record for unit in range(len(source.units)) for record in source.read(unit)]
+    records = [record for record in found if isinstance(record, Record)]
+    refused = {record.key: record.reason for record in found if isinstance(record, Refused)}
+    return {r.key: r.captions for r in records}, {r.key: r.label for r in records}, refused
+
+
+def refusals(store: Path) -> dict[str, str]:
+    """Key -> reason of what a tokenization left out."""
+    return dict(json.loads((store / "report.json").read_text(encoding="utf-8"))["refused"])
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    """Every file beneath a folder, by its path in it."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def numbers_of(tokens: np.ndarray) -> list[int]:

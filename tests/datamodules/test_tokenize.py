@@ -1,48 +1,29 @@
-"""Tokenizing: alignment, resumption to identical bytes, shards, errors, verification."""
+"""Tokenizing: images keep their labels, captions and keys, and every tokenizer and choice of views fits its store."""
 
-import errno
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from datamodules.files import work_lock
 from datamodules.sources.folders import class_folders
 from datamodules.store import TokenStore
-from datamodules.tokenize import merge as merge_module
-from datamodules.tokenize import plan as plan_module
 from datamodules.tokenize.crops import Crops
 from datamodules.tokenize.encode import Work
 from datamodules.tokenize.job import Job, make_plan
 from datamodules.tokenize.merge import merge
-from datamodules.tokenize.verify import verify_store
 from lightning_modules.tokenizers.config import TOKENIZERS
 from tests.datamodules.collections import (
     Toy,
     ToyLatents,
     caption,
     class_tree,
+    content_of,
     encoded,
-    img2dataset,
     numbers_of,
     picture,
     run,
-    tar_shard,
 )
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """Every file beneath a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
 
 BAD = {
     2: b"",
@@ -103,192 +84,10 @@ def test_views_shards_and_batches_make_the_same_store(tmp_path, toy):
             with pytest.raises(ValueError, match="3 parts of train are not there yet"):
                 merge(tmp_path / "parts", "train")
     merge(tmp_path / "parts", "train")
-    assert content(tmp_path / "whole") == content(tmp_path / "parts")
+    assert content_of(tmp_path / "whole") == content_of(tmp_path / "parts")
     store = TokenStore(tmp_path / "whole/train", verify=True)
     assert store.meta.views == 12 and store.codes.dtype == (np.float16 if toy is ToyLatents else np.uint16)
     assert store.codes.shape == ((13, 12, 1, 2, 2) if toy is ToyLatents else (13, 12, 4))
-
-
-def test_an_interruption_anywhere_changes_nothing(tmp_path):
-    source = class_tree(tmp_path / "images", range(1, 14))
-    run("folder", source, tmp_path / "whole")
-
-    class Dies(Toy):
-        calls = 0
-
-        def encode_uint8(self, images):
-            Dies.calls += 1
-            if Dies.calls % 2 == 0:
-                raise RuntimeError("killed")
-            return super().encode_uint8(images)
-
-    for _ in range(10):
-        try:
-            run("folder", source, tmp_path / "out", work=Work(batch_size=4), toy=Dies())
-            break
-        except RuntimeError:
-            assert not (tmp_path / "out/train").exists()
-    assert Dies.calls > 4
-    assert content(tmp_path / "whole") == content(tmp_path / "out")
-
-
-KILLED = """
-import sys, time
-from pathlib import Path
-from datamodules.tokenize.crops import Crops
-from datamodules.tokenize.encode import Work
-from datamodules.tokenize.job import Job, make_plan
-from tests.datamodules.collections import Toy, run
-class Slow(Toy):
-    def encode_uint8(self, images):
-        time.sleep(0.15)
-        return super().encode_uint8(images)
-run("cc3m", Path(sys.argv[1]), Path(sys.argv[2]), toy=Slow(), work=Work(batch_size=3))
-"""
-
-
-def test_kill_9_and_again_gives_identical_bytes(tmp_path):
-    for shard in range(5):
-        numbers = range(shard * 6 + 1, shard * 6 + 7)
-        tar_shard(tmp_path / f"tars/{shard:05d}.tar", [member for n in numbers for member in img2dataset(n)])
-    run("cc3m", tmp_path / "tars", tmp_path / "whole", work=Work(batch_size=3))
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "tars"), str(tmp_path / "out")]
-    process = subprocess.Popen(command, cwd=Path(__file__).parents[2])
-    deadline = time.monotonic() + 60
-    while len(list((tmp_path / "out").glob("train.parts/0*.npz"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert 2 <= len(list((tmp_path / "out").glob("train.parts/0*.npz"))) < 5
-    (tmp_path / "out/.train.killed").mkdir()  # as a merge leaves it that is killed
-    run("cc3m", tmp_path / "tars", tmp_path / "out", work=Work(batch_size=3))
-    assert not (tmp_path / "out/.train.killed").exists()
-    assert content(tmp_path / "whole") == content(tmp_path / "out")
-
-
-def test_a_merge_reads_the_codes_once(tmp_path, monkeypatch):
-    codes, read = [], merge_module.read_part
-
-    def watched(*args, **options):
-        part = read(*args, **options)
-        codes.append(len(part.codes))
-        return part
-
-    monkeypatch.setattr(merge_module, "read_part", watched)
-    run("folder", class_tree(tmp_path / "images", range(1, 14)), tmp_path / "out")
-    assert sum(codes) == 13
-
-
-def test_a_merge_that_another_was_faster_than_finds_the_store(tmp_path, monkeypatch):
-    source = class_tree(tmp_path / "images", range(1, 10))
-    for shard in (0, 1):
-        run("folder", source, tmp_path / "out", work=Work(shard=(shard, 2)))
-
-    @contextmanager
-    def late(path):
-        """The other one has the lock first."""
-        monkeypatch.undo()
-        first.append(merge(tmp_path / "out", "train"))
-        with work_lock(path) as locked:
-            yield locked
-
-    first = []
-    monkeypatch.setattr(merge_module, "work_lock", late)
-    assert merge(tmp_path / "out", "train") == first[0] and first[0].images == 9
-    assert TokenStore(tmp_path / "out/train", verify=True).meta.count == 9
-    assert not (tmp_path / "out/train.parts").exists()
-    assert merge(tmp_path / "out", "train") == first[0], "nor is a third of harm"
-
-
-def test_without_locks_the_folder_of_a_merge_at_work_is_left_alone(tmp_path, monkeypatch):
-    def no_locks(stream, how):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr("fcntl.flock", no_locks)
-    source = class_tree(tmp_path / "images", range(1, 10))
-    run("folder", source, tmp_path / "out", work=Work(shard=(0, 2)))
-    at_work, killed = tmp_path / "out/.train.live", tmp_path / "out/.train.dead"
-    for folder in (at_work, killed):
-        folder.mkdir()
-        (folder / "tokens.npy").touch()
-    for path in (killed / "tokens.npy", killed, at_work):  # whose file alone is young
-        os.utime(path, (0, time.time() - 2 * merge_module.ABANDONED))
-    run("folder", source, tmp_path / "out")
-    assert at_work.exists() and not killed.exists()
-    with pytest.raises(FileNotFoundError, match="no tokenization to go on with"):
-        merge(tmp_path / "nowhere", "train")
-
-
-def test_other_settings_or_another_source_do_not_mix(tmp_path):
-    source = class_tree(tmp_path / "images", range(1, 10))
-    run("folder", source, tmp_path / "out", work=Work(shard=(0, 2)))
-    with pytest.raises(ValueError, match=r'made with views = \["centre"\]'):
-        run("folder", source, tmp_path / "out", flip=True)
-    class_tree(source, [10])
-    with pytest.raises(ValueError, match="made with source = "):
-        run("folder", source, tmp_path / "out")
-    run("folder", source, tmp_path / "new")
-    assert run("folder", source, tmp_path / "new") is None  # there already
-    with pytest.raises(ValueError, match="not with the views"):
-        run("folder", source, tmp_path / "new", flip=True)
-
-
-def test_other_files_in_the_place_of_the_store_are_noticed_before_any_work(tmp_path):
-    """Such as the images themselves, with --out naming the folder of --source."""
-    source = class_tree(tmp_path / "images/train", range(1, 4)).parent
-
-    class Unused(Toy):
-        def encode_uint8(self, images):
-            raise AssertionError("encoded for nothing")
-
-    with pytest.raises(ValueError, match="images/train is where the store goes, but other files lie there; name anoth"):
-        run("folder", source, source, toy=Unused())
-    assert [path.name for path in source.iterdir()] == ["train"]
-    (tmp_path / "out/train").mkdir(parents=True)  # an empty folder is in nobody's way
-    assert run("folder", source, tmp_path / "out", work=Work(shard=(0, 2))) is None
-    run("folder", source, tmp_path / "out", work=Work(shard=(1, 2)))
-    (tmp_path / "out/train/notes.txt").touch()
-    with pytest.raises(ValueError, match="out/train is where the store goes"):
-        merge(tmp_path / "out", "train")
-    (tmp_path / "out/train/notes.txt").unlink()
-    assert merge(tmp_path / "out", "train").images == 3
-
-
-def test_a_full_disk_is_said_and_survived(tmp_path, monkeypatch):
-    source = class_tree(tmp_path / "images", range(1, 14))
-    run("folder", source, tmp_path / "whole")
-    write, written = plan_module.atomic_write, []
-
-    def full(path, action):
-        written.append(path)
-        if len(written) > 2:
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        write(path, action)
-
-    monkeypatch.setattr(plan_module, "atomic_write", full)
-    with pytest.raises(OSError, match="No space left"):
-        run("folder", source, tmp_path / "out")
-    monkeypatch.setattr(plan_module, "atomic_write", write)
-    monkeypatch.setattr(merge_module, "SPARE", 1 << 60)
-    with pytest.raises(ValueError, match="parts are kept, free some space and run merge again"):
-        run("folder", source, tmp_path / "out")
-    monkeypatch.undo()
-    run("folder", source, tmp_path / "out")
-    assert content(tmp_path / "whole") == content(tmp_path / "out")
-
-
-def test_damaged_parts_and_plans_are_refused(tmp_path):
-    source = class_tree(tmp_path / "images", range(1, 10))
-    run("folder", source, tmp_path / "out", work=Work(shard=(0, 2)))
-    parts = tmp_path / "out/train.parts"
-    (parts / "00001.npz").write_bytes(b"PK no")
-    with pytest.raises(ValueError, match=r"00001\.npz is damaged; remove it"):
-        merge(tmp_path / "out", "train")
-    (parts / "plan.json").write_text("{")
-    with pytest.raises(ValueError, match=r"plan\.json is damaged"):
-        merge(tmp_path / "out", "train")
-    with pytest.raises(FileNotFoundError, match="no tokenization to go on with"):
-        merge(tmp_path / "out", "val")
 
 
 class Wrong(Toy):
@@ -322,34 +121,3 @@ def test_every_tokenizer_says_what_it_makes(name, tmp_path):
     assert plan.codes_shape and all(plan.codes_shape) and plan.image_size == config.image_size
     assert plan.latents == (not plan.vocab_size)
     json.dumps(asdict(plan))
-
-
-# --- verification -----------------------------------------------------------------------------------------------------
-
-
-def test_verify_decodes_random_samples_of_the_right_images(tmp_path):
-    from PIL import Image
-
-    run("folder", class_tree(tmp_path / "images", range(1, 14)), tmp_path / "out", flip=True)
-    found = verify_store(tmp_path / "out/train", Toy().decode_uint8, tmp_path / "grid.png")
-    assert (found.images, found.views, found.captions) == (13, 2, 0) and found.codes_in_use == pytest.approx(13 / 64)
-    grid = np.asarray(Image.open(tmp_path / "grid.png"))
-    assert grid.shape == (13 * 98, 2 * 98, 3)  # tiles of 16 pixels, six times as large
-    for row, (key, label, _) in enumerate(found.shown):
-        number = int(key[-7:-4])
-        assert label == number % 3 and grid[row * 98 + 48, 48].tolist() == [4 * number] * 3
-    run("folder", tmp_path / "images", tmp_path / "plain")
-    found = verify_store(tmp_path / "plain/train", Toy().decode_uint8, tmp_path / "grid.png")
-    grid = np.asarray(Image.open(tmp_path / "grid.png"))
-    assert grid.shape == (4 * 98, 4 * 98, 3)  # of one view: four images a row
-    assert grid[98 + 48, 98 + 48].tolist() == [4 * int(found.shown[5][0][-7:-4])] * 3
-
-
-def test_verify_finds_damage(tmp_path):
-    run("folder", class_tree(tmp_path / "images", range(1, 14)), tmp_path / "out")
-    path = tmp_path / "out/train/tokens.npy"
-    data = bytearray(path.read_bytes())
-    data[-3] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"checksum of tokens\.npy"):
-        verify_store(tmp_path / "out/train")

@@ -51,7 +51,7 @@ def small_config(**overrides: object) -> RunConfig:
 
 def finished(config: RunConfig) -> Run:
     """A run that passes for trained: random weights and a result."""
-    from experiments.run import build_network
+    from experiments.networks import build_network
     from lightning_modules.checkpoints import save_safetensors
 
     run = RunStore(config.root).prepare(config)
@@ -59,4 +59,25 @@ def finished(config: RunConfig) -> Run:
     save_safetensors(run.final_weights, build_network(config).state_dict(), {})
     steps = config.trainer.max_steps
     run.result_path.write_text(json.dumps({"step": steps, "max_steps": steps, "metrics": {}}))
+    return run
+
+
+COUNT = 22
+"""Images that `config_in` asks for."""
+
+
+def config_in(root: Path, batch_size: int = 4) -> RunConfig:
+    """A tiny generator with the embedded tokenizer, whose outputs go to `root`."""
+    raw = {
+        "generator": {"width": 16, "heads": 2, "depth": 2},
+        "sampler": {"steps": 2},
+        "evaluation": {"num_samples": COUNT, "batch_size": batch_size},
+        "runtime": {"root": str(root), "threads": 1},
+    }
+    return build_config(raw)
+
+
+def run_under(root: Path) -> Run:
+    """The only run under `root`."""
+    (run,) = RunStore(root).runs()
     return run

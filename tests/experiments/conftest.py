@@ -9,10 +9,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from experiments import shards
 from experiments.claims import Owner
 from experiments.cli import main
+from tests.experiments.configs import COUNT, config_in, finished, run_under
 
 Ablate = Callable[..., tuple[int, str, str]]
 
@@ -70,6 +73,33 @@ def trained(undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     root = tmp_path_factory.mktemp("trained")
     shutil.copytree(undisturbed, root, dirs_exist_ok=True)
     return root
+
+
+@pytest.fixture(scope="module")
+def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with one run of `config_in` that passes for trained: random weights and a result."""
+    root = tmp_path_factory.mktemp("random")
+    finished(config_in(root))
+    return root
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images are drawn in parts of 8: of COUNT, three parts, the last one shorter."""
+    monkeypatch.setattr(shards, "SHARD", 8)
+
+
+@pytest.fixture
+def undivided(random_weights: Path, tmp_path: Path) -> np.ndarray:
+    """The images of that run (COUNT, 32, 32, 3) uint8, drawn by one process in one batch."""
+    from experiments.export import export_samples
+
+    config, run = config_in(random_weights, COUNT), run_under(random_weights)
+    (path,) = export_samples(config, run, "npz", tmp_path / "whole", COUNT, seed=0)
+    with np.load(path) as file:
+        assert path.name == f"samples_{COUNT}x32x32x3.npz" and set(file) == {"arr_0", "arr_1"}
+        assert file["arr_0"].dtype == np.uint8 and file["arr_1"].tolist() == [i % 9 for i in range(COUNT)]
+        return file["arr_0"]
 
 
 def only_run(root: Path) -> str:

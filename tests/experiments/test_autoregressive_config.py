@@ -11,7 +11,7 @@ import torch
 from experiments.commands.finished import check_request
 from experiments.config import load_config, preset_names
 from experiments.errors import UserError
-from experiments.run import count_parameters
+from experiments.networks import count_parameters
 from lightning_modules.generators.config import GENERATORS
 
 # Total, and without the tables of tokens, positions and classes where a paper counts so (AiM, Table 3).

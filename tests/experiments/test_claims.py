@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
@@ -259,3 +260,5 @@ def test_waiting_for_a_job_asks_slurm_seldom_and_writes_nothing(
     with work.Work(tmp_path).claim(wait=True) as mine:
         assert mine and tickets and min(tickets) == 600.0, "as soon as it is given up, and nothing before"
     assert len(asked) < 600 / 20
+    waited = [later - earlier for earlier, later in pairwise([*asked, 600.0])]
+    assert max(waited) <= work.LONGEST_PAUSE + 1, "a killed owner, who gives nothing up, is found out soon, too"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from experiments.config import load_config
-from experiments.run import execute
+from experiments.execute import execute
 from tests.experiments.configs import tiny_preset
 
 
@@ -24,7 +24,7 @@ def test_an_evaluation_that_fails_leaves_the_others_alone(
         if config.evaluation.seed < 2:
             raise FloatingPointError(f"samples {config.evaluation.seed} are not finite")
 
-    monkeypatch.setattr("experiments.evaluation.evaluate", evaluate)
+    monkeypatch.setattr("experiments.execute.evaluate", evaluate)
     with caplog.at_level(logging.ERROR, "ablate"), pytest.raises(FloatingPointError, match="samples 0"):
         execute(configs, part="evaluate")
     assert evaluated == [0, 1, 2]

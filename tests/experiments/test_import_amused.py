@@ -9,9 +9,9 @@ import torch
 from diffusers.models.autoencoders.vq_model import VQModel
 from diffusers.models.unets.uvit_2d import UVit2DModel
 
+from experiments.build import load_generator
 from experiments.import_amused import import_amused
 from experiments.model_facts import build_facts
-from experiments.run import load_generator
 from experiments.store import RunStore
 from tests.text_encoders.tiny import save_clip_text, transformers
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments.advice import not_trained
+from experiments.build import load_generator
 from experiments.imports import Imported, import_dimba
 from experiments.model_facts import build_facts
-from experiments.run import load_generator
-from experiments.runs import made_with, not_trained, run_records
+from experiments.runs import made_with, run_records
 from experiments.store import RunStore
 from lightning_modules.generators.configs.dimba import DimbaConfig
 from lightning_modules.generators.dimba import Dimba, position_table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from experiments.config import load_config, load_unresolved, to_dict
 from experiments.identity import run_id
 from experiments.keys import keys_of
 from experiments.presets import preset_names
+from experiments.run_config import SECTIONS, RunConfig
 
 FILLED_IN = ("preset", "imported", "data.image_size", "data.classes")
 
@@ -38,6 +40,13 @@ def test_every_key_is_listed_and_can_be_set_to_its_value(preset: str) -> None:
 def test_every_preset_has_keys_with_a_type() -> None:
     for preset in preset_names():
         assert all(key.type for key in keys_of(load_unresolved(preset)))
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_key_of_every_part_says_what_it_means(section: str) -> None:
+    for name in SECTIONS[section].names():
+        config = replace(RunConfig(), **{section: SECTIONS[section][name].config()})
+        assert not [f"{key.name} of {name}" for key in keys_of(config) if not key.doc]
 
 
 def test_values_choices_and_meaning_are_told(ablate) -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments.build import load_generator
 from experiments.config import load_config
 from experiments.errors import UserError
 from experiments.identity import run_id, training_hash
 from experiments.lineage import RunStart, start_of
-from experiments.run import build_network, load_generator, train
+from experiments.networks import build_network
+from experiments.run import train
 from experiments.run_config import RunConfig
 from experiments.store import Run
 from lightning_modules.checkpoints import save_safetensors

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from experiments.errors import UserError
-from experiments.sample_grid import _label
+from experiments.run_config import RunConfig
+from experiments.sample_grid import _known_tokens, _label
 from experiments.store import RunStore
 from tests.experiments.conftest import DRAWN, QUICK, TINY, only_run
 
@@ -59,6 +62,16 @@ def test_inpainting_draws_the_box_alone(ablate, trained: Path, tmp_path: Path) -
     for box, said in (("1,2,3", "LEFT,TOP,RIGHT,BOTTOM"), ("0,0,64,64", "32 x 32")):
         code, _, err = ablate(*words, "--mask", box, "--out", tmp_path / "x.png")
         assert code == 2 and said in err
+
+
+@pytest.mark.parametrize(("box", "rows", "columns"), [("3,8,9,12", {2}, {0, 1, 2}), ("0,0,1,32", set(range(8)), {0})])
+def test_the_box_hides_every_token_that_it_touches(tmp_path: Path, box: str, rows: set[int], columns: set[int]) -> None:
+    """Tokens of the embedded tokenizer stand for 4 x 4 pixels."""
+    Image.new("RGB", (32, 32)).save(tmp_path / "known.png")
+    tokenizer = SimpleNamespace(encode_uint8=lambda images: torch.zeros(1, 64, dtype=torch.int64))
+    tokens = _known_tokens(RunConfig(), tokenizer, tmp_path / "known.png", box, torch.device("cpu"), mask_token=7)
+    hidden = {(i // 8, i % 8) for i, token in enumerate(tokens.tolist()) if token == 7}
+    assert hidden == {(row, column) for row in rows for column in columns}
 
 
 def test_damaged_weights_are_one_sentence(ablate, trained: Path, tmp_path: Path) -> None:

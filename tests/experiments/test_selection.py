@@ -11,10 +11,11 @@ import lightning as L
 import pytest
 import torch
 
+from experiments.build import load_generator
 from experiments.config import load_config
 from experiments.errors import UserError
 from experiments.identity import run_id
-from experiments.run import load_generator, train
+from experiments.run import train
 from experiments.run_config import RunConfig
 from experiments.selection import Selection
 from experiments.store import Run, RunStore

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from datamodules.emoji.data import load_emoji
+from experiments.advice import how_to_use
 from experiments.config import load_config
 from experiments.run import train
 from experiments.run_config import RunConfig
-from experiments.runs import how_to_use
 from experiments.store import Run
 from lightning_modules.tokenizers.config import TOKENIZERS, EmojiKLConfig
 from lightning_modules.tokenizers.emoji_kl import EmojiKL, Posterior

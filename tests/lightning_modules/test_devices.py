@@ -15,8 +15,8 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from experiments.build import build_module
 from experiments.config import load_config
-from experiments.run import build_module
 from experiments.run_config import RunConfig
 from lightning_modules.base import TrainingModule
 from lightning_modules.conditions import Condition, TextFeatures

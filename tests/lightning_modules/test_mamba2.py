@@ -1,9 +1,10 @@
-"""The Mamba-2 mixer: whole sequences against single steps, padding, and the size of its state."""
+"""The Mamba-2 mixer: its definition, whole sequences against single steps, padding, and the size of its state."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from lightning_modules.layers.config import Mamba2Config
 from lightning_modules.layers.mamba2 import Mamba2
@@ -12,6 +13,28 @@ from lightning_modules.layers.mamba2 import Mamba2
 def _mixer(**settings) -> Mamba2:
     torch.manual_seed(0)
     return Mamba2(32, Mamba2Config(**{"d_state": 8, "head_width": 16, **settings})).eval()
+
+
+@torch.no_grad()
+def test_it_is_the_published_definition() -> None:
+    """Section 7.1 of arXiv 2405.21060 position by position; the norm's epsilon is that of the reference code."""
+    mixer = _mixer().double()
+    for parameter in (mixer.D, mixer.norm.weight):  # which start at 1
+        torch.nn.init.normal_(parameter)
+    u = torch.randn(2, 9, 32, dtype=torch.float64)
+    z, xbc, dt = (u @ mixer.in_proj.weight.T).split([64, 64 + 2 * 8, 4], dim=-1)
+    behind = F.pad(xbc, (0, 0, 3, 0))
+    convolved = mixer.conv.bias + sum(behind[:, tap : tap + 9] * mixer.conv.weight[:, tap] for tap in range(4))
+    x, B, C = F.silu(convolved).split([64, 8, 8], dim=-1)
+    x, dt, A = x.unflatten(-1, (4, 16)), F.softplus(dt + mixer.dt_bias), -mixer.A_log.exp()
+    state, outputs = torch.zeros(2, 4, 16, 8, dtype=torch.float64), []
+    for now in range(9):
+        arriving = torch.einsum("bh,bhp,bn->bhpn", dt[:, now], x[:, now], B[:, now])
+        state = torch.exp(dt[:, now] * A)[..., None, None] * state + arriving
+        outputs.append(torch.einsum("bhpn,bn->bhp", state, C[:, now]) + mixer.D[:, None] * x[:, now])
+    gated = torch.stack(outputs, dim=1).flatten(2) * F.silu(z)
+    normed = gated / (gated.square().mean(-1, keepdim=True) + 1e-5).sqrt() * mixer.norm.weight
+    torch.testing.assert_close(mixer(u), normed @ mixer.out_proj.weight.T, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch", "auto"])

@@ -23,17 +23,19 @@ ASKING = ("aten::nonzero", "aten::_local_scalar_dense")
 
 
 class Half(nn.Module):
-    """Logits (B, L, V) in bfloat16, as under autocast, from a table; keeps the last it gave."""
+    """Logits (B, L, V) in bfloat16, as under autocast, from a table; keeps what it was given, and the last it gave."""
 
     mask_token = V
 
     def __init__(self) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.randn(V + 1, V, generator=torch.Generator().manual_seed(0)))
+        self.given: list[Tensor] = []
 
     def embed_condition(self, condition: Tensor, drop: Tensor) -> None: ...
 
     def forward(self, tokens: Tensor, context: None) -> Tensor:
+        self.given.append(tokens)
         self.logits = self.table.bfloat16()[tokens]
         return self.logits
 
@@ -67,6 +69,33 @@ def test_a_step_scores_what_is_hidden_and_widens_no_more(loss_on: Any, monkeypat
     assert loss == F.cross_entropy(logits[target], tokens[target], label_smoothing=0.1)
     assert logged["train/accuracy"] == (logits[masked].argmax(-1) == tokens[masked]).float().mean()
     assert widened.most == target.sum() * V
+    assert logged["train/loss_over_ln_v"].item() == pytest.approx(loss.item() / math.log(V))
+
+
+@torch.no_grad()
+def test_a_validation_is_the_mean_over_all_hidden_tokens_which_each_batch_hides_elsewhere() -> None:
+    objective = MaskedConfig(mask_ratio_high=0.6, ratio_per="sample", label_smoothing=0.1)
+    module = MaskedModule(objective, Half(), OptimConfig(), max_steps=1, ema_decay=0.0, seed=0)
+    logged: dict[str, Tensor] = {}
+    module.log_dict = lambda values, **_: logged.update(values)
+    module.all_gather = lambda values: values
+    tokens = torch.randint(V, (B, L), generator=torch.Generator().manual_seed(1))
+    found = []
+    for _ in range(2):  # a later validation hides the same
+        module.on_validation_epoch_start()
+        for number in range(2):
+            module.validation_step({"tokens": tokens, "label": torch.zeros(B, dtype=torch.long)}, number)
+        module.on_validation_epoch_end()
+        found.append({name: value.item() for name, value in logged.items()})
+    hidden = [given == V for given in module.model.given]
+    assert torch.equal(hidden[0], hidden[2]) and torch.equal(hidden[1], hidden[3])
+    assert not torch.equal(hidden[0], hidden[1])
+    logits = module.model.table.bfloat16()[V].float()  # of every hidden token
+    answers = torch.cat([tokens[places] for places in hidden[:2]])
+    loss = F.cross_entropy(logits.expand(len(answers), V), answers).item()
+    accuracy = (answers == logits.argmax()).float().mean().item()
+    expected = {"val/loss": loss, "val/bits_per_token": loss / math.log(2), "val/accuracy": accuracy}
+    assert found == [pytest.approx(expected)] * 2
 
 
 @pytest.mark.parametrize(

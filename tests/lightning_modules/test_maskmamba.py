@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from lightning_modules.conditions import TextFeatures
 from lightning_modules.generators.config import GENERATORS
 from lightning_modules.generators.configs.maskmamba import MaskMambaConfig
 from lightning_modules.generators.maskmamba import MaskMamba
+from lightning_modules.layers.bi_mamba import BiMamba
 from lightning_modules.layers.bi_mamba_v2 import BiMambaV2
 from lightning_modules.layers.config import MIXERS, BiMambaConfig, BiMambaV2Config
 from lightning_modules.layers.hybrid import build_layers, matched_depth
@@ -118,9 +120,9 @@ def test_vim_switches_change_the_mixer() -> None:
     base = replace(SMALL, mixer="bi_mamba", hybrid_scheme="uniform")
     sharing = replace(base, bi_mamba=BiMambaConfig(weight_sharing="v1"))
     assert _parameters(base) > _parameters(sharing)
-    model, halved = _build(base), _build(replace(base, bi_mamba=BiMambaConfig(divide_out=False)))
-    halved.load_state_dict(model.state_dict())
-    assert not torch.allclose(_logits(model), _logits(halved))
+    halved, summed = _build(base), _build(replace(base, bi_mamba=BiMambaConfig(divide_out=False)))
+    summed.load_state_dict(halved.state_dict())
+    assert not torch.allclose(_logits(halved), _logits(summed))
 
 
 @pytest.mark.parametrize("scheme", ["uniform", "serial_v1", "serial_v2", "group_v1", "group_v2"])
@@ -146,6 +148,18 @@ def test_one_direction_scans_one_way(scan: str, seen: range) -> None:
     moved[:, 8] += 1
     changed = (mixer(moved) - mixer(x)).abs().amax(-1)[0] > 1e-7
     assert changed.nonzero().flatten().tolist() == list(seen)
+
+
+@pytest.mark.parametrize(("scan", "factor"), [("forward", 1.0), ("reverse", 1.0), ("bidirectional", 0.5)])
+@pytest.mark.parametrize(
+    ("mixer", "config"), [(BiMamba, BiMambaConfig()), (BiMambaV2, BiMambaV2Config(merge="multiply"))]
+)
+def test_only_the_sum_of_two_directions_is_halved(mixer: Any, config: Any, scan: str, factor: float) -> None:
+    torch.manual_seed(0)
+    halved, plain = (mixer(16, replace(config, divide_out=divides), scan) for divides in (True, False))
+    plain.load_state_dict(halved.state_dict())
+    x = torch.randn(1, 16, 16)
+    torch.testing.assert_close(halved(x), factor * plain(x))
 
 
 def test_moving_the_condition_moves_no_image_position() -> None:

@@ -1,6 +1,8 @@
-"""Optimisers by name: what they are given, and that they learn."""
+"""Optimisers by name: what they are given, and that they learn; the learning rate over the steps."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -57,3 +59,26 @@ def test_came_keeps_its_second_moments_as_rows_and_columns() -> None:
 def test_betas_must_fit_the_optimiser(name: str, betas: list[float]) -> None:
     with pytest.raises(ValueError, match=f"numbers in .* for {name}"):
         OptimConfig(optimizer=name, betas=betas)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "falling"),
+    [
+        ("constant", [1.0] * 6),
+        ("linear", [1.0, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]),
+        ("cosine", [1.0, 0.9330127, 0.75, 0.5, 0.25, 0.0669873]),
+    ],
+)
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_nothing(schedule: str, falling: list[float]) -> None:
+    module = _module(lr=0.5, warmup_steps=4, schedule=schedule)  # of 10 steps
+    module.trainer = SimpleNamespace(precision="32-true")
+    made = module.configure_optimizers()
+    optimizer, scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    assert made["lr_scheduler"]["interval"] == "step"
+    rates = []
+    for _ in range(11):
+        rates.append(optimizer.param_groups[0]["lr"] / 0.5)
+        optimizer.step()
+        scheduler.step()
+    after = 1.0 if schedule == "constant" else 0.0
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1.0, *falling, after], abs=1e-6)

@@ -22,6 +22,7 @@ from reports.build import build
 from reports.compare import compare_runs
 from reports.explain import explain
 from reports.frames import to_frame
+from reports.provenance import is_current
 from reports.subject import check_report, load_subject
 from sweeps.definition import load_sweep, sweep_names
 from sweeps.planner import plan
@@ -243,17 +244,17 @@ def test_looking_at_results_imports_nothing_heavy() -> None:
 def test_a_current_report_is_left_alone_until_a_result_is_newer(tmp_path: Path) -> None:
     subject = fakes.finished(tmp_path)
     index = build(subject, tmp_path / "out")
-    assert commands.is_current(subject, index)
-    assert not commands.is_current(replace(subject, records=subject.records[:2]), index), "it shows other cells"
+    assert is_current(subject, index)
+    assert not is_current(replace(subject, records=subject.records[:2]), index), "it shows other cells"
     for change in ("reproduces", "url", "citation", "in_paper", "title"):
-        assert not commands.is_current(replace(subject, **{change: "something else"}), index), change
-    assert not commands.is_current(replace(subject, remarks=("A part of the sweep.",)), index)
+        assert not is_current(replace(subject, **{change: "something else"}), index), change
+    assert not is_current(replace(subject, remarks=("A part of the sweep.",)), index)
     record = subject.records[0]
     assert record.run is not None
     later = index.stat().st_mtime + 5
     os.utime(record.run.evaluation(record.eval_id).result_path, (later, later))
-    assert not commands.is_current(subject, index)
-    assert not commands.is_current(subject, tmp_path / "none" / "index.html")
+    assert not is_current(subject, index)
+    assert not is_current(subject, tmp_path / "none" / "index.html")
 
 
 def test_a_report_is_written_again_when_a_reproduction_lifts_its_flags(tmp_path: Path) -> None:
@@ -262,10 +263,10 @@ def test_a_report_is_written_again_when_a_reproduction_lifts_its_flags(tmp_path:
         fakes.write_run(tmp_path, cell, 100.0 + number, **(newer if number == 0 else {}))
     subject = fakes.subject(tmp_path)
     index = build(subject, tmp_path / "out")
-    assert subject.flags and commands.is_current(subject, index)
+    assert subject.flags and is_current(subject, index)
     fakes.write_run(tmp_path / "reproduced" / "one", fakes.cells_of()[1], 101.0, **newer)
     again = fakes.subject(tmp_path)
-    assert not again.flags and not commands.is_current(again, index)
+    assert not again.flags and not is_current(again, index)
 
 
 def test_a_report_names_the_command_that_makes_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from experiments import run as running
+from experiments import execute as worker
 from experiments.config import build_config
 from experiments.errors import UserError
 from experiments.run_config import RunConfig
@@ -58,7 +58,7 @@ def again(monkeypatch: pytest.MonkeyPatch, **changes: float) -> list[RunConfig]:
         asked.extend(configs)
         finish(configs[0], **changes)
 
-    monkeypatch.setattr(running, "execute", execute)
+    monkeypatch.setattr(worker, "execute", execute)
     return asked
 
 
@@ -116,7 +116,7 @@ def test_an_interrupted_one_goes_on_where_it_was(subject: Subject, monkeypatch: 
         places.append(configs[0].root)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(running, "execute", interrupted)
+    monkeypatch.setattr(worker, "execute", interrupted)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             reproduce(subject, "serial_v2")

@@ -21,9 +21,8 @@ from sweeps.queue import Queue, Task
 from sweeps.registry import register
 from sweeps.state import forgiven
 from tests.sweeps.conftest import WORKER
-from tests.sweeps.steps import run, states
+from tests.sweeps.steps import Make, run, states
 
-Make = Callable[..., str]
 CHANGED, OTHER = "scheme=serial_v1", "scheme=serial_v2"
 
 

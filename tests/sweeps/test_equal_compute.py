@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ from experiments.errors import UserError
 from experiments.model_facts import build_facts
 from sweeps.fact_book import FactBook
 from sweeps.planner import plan
+from tests.sweeps.steps import Make
 
-Make = Callable[..., str]
 BUDGET = {"name": "budget", "values": [{"label": "steps"}, {"label": "compute"}]}
 WIDTH = {"name": "width", "key": "generator.width", "values": [32, 64]}
 EQUAL = {"when": {"budget": "compute"}, "to": {"budget": "steps", "width": 64}}

@@ -14,9 +14,7 @@ from sweeps.planner import Plan, plan
 from sweeps.slurm import SlurmLauncher
 from sweeps.submissions import Submission, write_submissions
 from tests.sweeps.conftest import WORKER
-from tests.sweeps.steps import run, states
-
-Make = Callable[..., str]
+from tests.sweeps.steps import Make, run, states
 
 
 def open_groups(path: str) -> list[str]:

@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from datamodules.store import write_store
+from experiments.failures import CAUSES
 from experiments.identity import run_id
 from experiments.presets import PRESETS
 from experiments.status import Status
@@ -30,9 +30,7 @@ from sweeps.registry import register
 from sweeps.state import CellState
 from sweeps.table import cell_json, folded, short_state, status_table
 from sweeps.views import list_sweeps
-from tests.sweeps.steps import WIDTH, axis
-
-Make = Callable[..., str]
+from tests.sweeps.steps import WIDTH, Make, axis
 
 
 def test_a_remembered_plan_is_equal_and_forgotten_when_anything_changes(make_sweep: Make, root: Path) -> None:
@@ -196,3 +194,9 @@ def test_a_line_of_a_log_names_what_it_counts() -> None:
     status = Status(state="running", step=60, max_steps=60)
     assert "60/60 samples" in short_state(CellState(status, "evaluation"))
     assert "step 60/60" in short_state(CellState(status, "training"))
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_only_what_ended_from_outside_is_started_again_without_being_asked(cause: str) -> None:
+    state = CellState(Status("failed", cause=cause), "training")
+    assert state.is_open == (cause in ("killed", "preempted", "time_limit"))

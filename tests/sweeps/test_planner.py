@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,7 @@ from sweeps.definition import load_sweep, sweep_names
 from sweeps.planner import count_cells, plan
 from sweeps.registry import register
 from tests.sweeps.conftest import PRESET
-from tests.sweeps.steps import WIDTH, axis
-
-Make = Callable[..., str]
+from tests.sweeps.steps import WIDTH, Make, axis
 
 
 def labels(path: str, scale: str = "demo", *words: str) -> list[str]:

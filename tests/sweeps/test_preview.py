@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,8 +21,8 @@ from sweeps.planner import plan
 from sweeps.preview import preview, print_preview
 from tests.experiments.configs import small_config
 from tests.sweeps.conftest import PRESET
+from tests.sweeps.steps import Make
 
-Make = Callable[..., str]
 WIDTH = [{"name": "width", "key": "generator.width", "values": [32, 64]}]
 
 

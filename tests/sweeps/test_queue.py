@@ -22,10 +22,9 @@ from sweeps.slurm import PartlySubmitted
 from sweeps.slurm_commands import sbatch, scancel
 from sweeps.submissions import Submission, read_submissions, write_submissions
 from tests.sweeps.slurm_steps import states, submit
-from tests.sweeps.steps import run
+from tests.sweeps.steps import Make, run
 from tests.sweeps.test_accounting import command  # noqa: F401
 
-Make = Callable[..., str]
 Command = Callable[[str, str], None]
 ONE = [{"name": "scheme", "key": "generator.hybrid_scheme", "values": ["serial_v1"]}]
 NAME = "scheme=serial_v1"

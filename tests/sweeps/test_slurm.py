@@ -24,9 +24,9 @@ from sweeps.submissions import read_submissions, write_submissions
 from tests.sweeps.conftest import WORKER
 from tests.sweeps.slurm_cluster import Cluster
 from tests.sweeps.slurm_steps import states, submit, task, wait_done
+from tests.sweeps.steps import Make
 
 pytestmark = pytest.mark.usefixtures("slurm_here")
-Make = Callable[..., str]
 SUBMIT = "import sys; from sweeps import actions; actions.run(sys.argv[1], launcher='slurm', worker=sys.argv[2:])"
 ONE = [{"name": "scheme", "key": "generator.hybrid_scheme", "values": ["serial_v1"]}]
 SIX = [{"name": "width", "key": "generator.width", "values": [32, 64, 96, 128, 160, 192]}]

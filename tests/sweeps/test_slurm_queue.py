@@ -17,13 +17,12 @@ from sweeps import actions
 from sweeps.planner import plan
 from sweeps.slurm import SlurmLauncher
 from sweeps.submissions import read_submissions
-from tests.experiments.test_search import WORKER as SEARCHER
 from tests.sweeps.conftest import WORKER
 from tests.sweeps.slurm_cluster import Cluster
 from tests.sweeps.slurm_steps import arrays, states, submit, task, wait_done
+from tests.sweeps.steps import SEARCHER, Make
 
 pytestmark = pytest.mark.usefixtures("slurm_here")
-Make = Callable[..., str]
 ONE = [{"name": "scheme", "key": "generator.hybrid_scheme", "values": ["serial_v1"]}]
 APART = "resources.evaluation={cpus: 1, time: '5'}"
 

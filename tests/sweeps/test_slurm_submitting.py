@@ -22,9 +22,9 @@ from sweeps.slurm import SlurmLauncher
 from sweeps.submissions import read_submissions
 from sweeps.table import duration
 from tests.sweeps.slurm_steps import arrays, states, submit
+from tests.sweeps.steps import Make
 from tests.sweeps.test_accounting import command  # noqa: F401
 
-Make = Callable[..., str]
 ONE = [{"name": "scheme", "key": "generator.hybrid_scheme", "values": ["serial_v1"]}]
 EIGHT = ["resources.nodes=2", "resources.gpus=2"]
 

@@ -13,16 +13,15 @@ from experiments.config import load_config
 from experiments.errors import UserError
 from experiments.identity import run_id
 from experiments.lineage import FileStart
-from experiments.run import build_network
+from experiments.networks import build_network
 from experiments.run_config import RunConfig
 from experiments.store import RunStore
 from lightning_modules.checkpoints import save_safetensors
 from sweeps import actions
 from sweeps.planner import plan
 from tests.sweeps.conftest import PRESET, WORKER
-from tests.sweeps.steps import WIDTH, axis, states
+from tests.sweeps.steps import WIDTH, Make, axis, states
 
-Make = Callable[..., str]
 LR = axis("lr", "optim.lr", 0.1, 0.2)
 WORDS = ["trainer.init_from=start.safetensors"]
 ELSEWHERE = """

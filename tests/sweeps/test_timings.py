@@ -17,8 +17,8 @@ from sweeps.planner import plan
 from sweeps.preview import preview
 from sweeps.slurm_script import array_script
 from tests.sweeps.conftest import WORKER
+from tests.sweeps.steps import Make
 
-Make = Callable[..., str]
 LAYERS = {"name": "layer", "key": "benchmark.layer", "values": ["attention", "bi_mamba_v2"]}
 LENGTHS = {"name": "length", "key": "benchmark.length", "values": [16, 64]}
 WIDTHS = {"name": "width", "key": "generator.width", "values": [32, 64]}

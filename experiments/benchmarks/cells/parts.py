@@ -19,8 +19,7 @@ from experiments.run_config import RunConfig
 from lightning_modules.generators.config import GENERATORS
 from lightning_modules.generators.mmamba import MMamba
 from lightning_modules.generators.muse import Muse
-from lightning_modules.kernels import selective_scan
-from lightning_modules.layers.attention import attend
+from lightning_modules.kernels import attend, selective_scan
 from lightning_modules.layers.cross_scan import CrossScan
 
 

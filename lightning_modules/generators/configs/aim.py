@@ -42,6 +42,7 @@ class AiMConfig(TokenGeneratorConfig):
     tied_head: bool = True
     """The output projection is the token table."""
     gradient_checkpointing: bool = False
+    """Compute a layer's activations again in the backward pass instead of keeping them: less memory, more time."""
 
     def __post_init__(self) -> None:
         check_least(self, "generator", width=1, depth=1)

@@ -20,6 +20,7 @@ class TokenGeneratorConfig:
     depth: int = 12
     """Layers."""
     condition: Literal["class", "text"] = "class"
+    """What images are asked for by: a class label, or a caption."""
     num_classes: int = 0
     """Classes of the data set; 0 = take them from the data."""
     text_tokens: int = 0

@@ -23,10 +23,13 @@ class DimbaConfig:
     patch_size: int = 2
     """Side of a patch: L = (grid_size / patch_size) ** 2 positions."""
     width: int = 1152
+    """Model width C."""
     depth: int = 28
     """Transformer blocks; Mamba blocks come on top, as many as the ratio says."""
     heads: int = 16
+    """Attention heads."""
     mlp_ratio: float = 4.0
+    """Hidden width of the Transformer blocks' MLPs over the width."""
     attention_mamba_ratio: str = "1:1"
     """A:M, M Mamba blocks for every A Transformer blocks: 1:K or K:1 for any K; 1:0 is the pure Transformer. Blocks
     that are left over when A does not divide the depth go without."""
@@ -66,6 +69,7 @@ class DimbaConfig:
     """PixArt's start, where SSMs and convolutions keep Mamba's own; or as the official code: the bias of dt 0, so
     dt = 0.69 throughout, and the last matrices of Mamba blocks and MLPs smaller by the root of the Mamba depth."""
     gradient_checkpointing: bool = False
+    """Compute a block's activations again in the backward pass instead of keeping them: less memory, more time."""
 
     def __post_init__(self) -> None:
         check_least(self, "generator", patch_size=1, width=1, depth=1, heads=1)

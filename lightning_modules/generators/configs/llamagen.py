@@ -18,6 +18,7 @@ class LlamaGenConfig(TokenGeneratorConfig):
     width: int = 768
     depth: int = 12
     heads: int = 12
+    """Attention heads."""
     mlp_multiple: int = 256
     """The SwiGLU's hidden width is 8/3 of the width, rounded up to a multiple of this."""
     rope_base: float = 10_000.0
@@ -30,6 +31,7 @@ class LlamaGenConfig(TokenGeneratorConfig):
     dropout: float = 0.1
     """On the embeddings and on the output of every attention and MLP."""
     gradient_checkpointing: bool = False
+    """Compute a layer's activations again in the backward pass instead of keeping them: less memory, more time."""
 
     def __post_init__(self) -> None:
         check_least(self, "generator", width=1, depth=1, heads=1, mlp_multiple=1)

@@ -29,7 +29,9 @@ class MaskMambaConfig(MixerSettings, MaskedGeneratorConfig):
     mamba_mlp_ratio: float = 4.0
     """Hidden width of the MLP behind a Mamba mixer over the width; 0 = no MLP."""
     attention_mlp_ratio: float = 4.0
+    """Hidden width of the MLP behind an attention over the width; 0 = no MLP."""
     condition_position: Literal["head", "middle", "tail"] = "middle"
+    """Where the condition's tokens stand: before the image's, between their two halves, or behind them."""
     position_tables: Literal["separate", "shared"] = "separate"
     """One table for image and one for condition positions, so that moving the condition moves nothing else; `shared`
     indexes one table by sequence position."""
@@ -39,9 +41,11 @@ class MaskMambaConfig(MixerSettings, MaskedGeneratorConfig):
     embedding_norm: bool = True
     """LayerNorm on the embeddings, as in MaskGIT and MAGE."""
     dropout: float = 0.1
+    """Share of activations set to zero in training: of the embeddings, and of the output of every mixer and MLP."""
     tied_head: bool = True
     """The output projection is the token table (plus a bias per token)."""
     gradient_checkpointing: bool = False
+    """Compute a layer's activations again in the backward pass instead of keeping them: less memory, more time."""
 
     def __post_init__(self) -> None:
         check_least(self, "generator", width=1, depth=1, heads=1, mamba_mlp_ratio=0, attention_mlp_ratio=0)

@@ -24,6 +24,7 @@ class MMambaConfig(MuseConfig):
     adaln: bool = True
     """Pooled text and micro conditions scale and shift the normalised inputs of every layer."""
     mlp_ratio: float = 4.0
+    """Hidden width of the stack's MLPs over its width."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -20,7 +20,9 @@ class MuseConfig:
 
     objective: ClassVar[str] = "masked"
     condition: Literal["text"] = "text"
+    """Captions alone."""
     vocab_size: int = 0
+    """Codes; 0 = as the tokenizer has them."""
     grid_size: int = 0
     """Side of the token grid; L = grid_size ** 2."""
     text_tokens: int = 0
@@ -33,6 +35,7 @@ class MuseConfig:
     width: int = 1024
     """Width of the stack."""
     depth: int = 22
+    """Layers of the stack."""
     heads: int = 16
     """Attention heads in the stack."""
     embed_width: int = 768
@@ -42,6 +45,7 @@ class MuseConfig:
     end_blocks: int = 3
     """ConvNeXt blocks at each end, every one with two cross-attentions to the text behind it."""
     end_heads: int = 12
+    """Attention heads at the ends."""
     ends: Literal["attention", "conv"] = "attention"
     """As published, or without the attention of the ends: the text then enters in the stack alone."""
     resample: bool = False
@@ -54,11 +58,13 @@ class MuseConfig:
     """Leave padding out of attentions, convolutions and scans; otherwise it is read like words. aMUSEd reads CLIP's, of
     which `text_encoder.padding=encoded` keeps the states; else zeros stand there."""
     dropout: float = 0.0
+    """Share of activations set to zero in training, at the ends and in every layer of the stack."""
     pretrained_ends: str = ""
     """A published aMUSEd folder to start the ends from, as the M-Mamba slides do; empty = at random."""
     pretrained_fingerprint: str = ""
     """sha256 of its weights, filled in when a run is resolved."""
     gradient_checkpointing: bool = False
+    """Compute a layer's activations again in the backward pass instead of keeping them: less memory, more time."""
 
     def __post_init__(self) -> None:
         check_least(self, "generator", width=1, depth=1, heads=1, embed_width=1, micro_width=2)

@@ -64,8 +64,8 @@ def forward(inputs: SSDInputs, *, training: bool, want_state: bool) -> tuple[Ten
 def backward(inputs: SSDInputs, saved: Saved, grad_y: Tensor, grad_final_state: Tensor | None) -> SSDGradients:
     """Gradients of the inputs.
 
-    Unlike in the forward, what is not finite reaches earlier positions of its chunk: the gradient of dt is a difference
-    of sums over them. That of A is lost to it by any way of computing.
+    Unlike in the forward, a value that is not finite reaches earlier positions of its chunk: the gradient of dt is a
+    difference of sums over the chunk. (The gradient of A, a sum over all positions, is never finite then.)
     """
     x, _, A, B, _, D, initial_state = inputs
     decay, before, between = saved
