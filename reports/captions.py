@@ -22,7 +22,7 @@ def caption(figure: Figure, rows: Sequence[Row]) -> str:
     apart = [times_apart(panel, rows) for panel in panels(figure)]
     if figure.kind == "pareto" and not all(apart):
         named = "; its rows are named" if names_front(figure, rows) else ""
-        sentences.append(f"The line is the Pareto front of the means: no row beats one on it in both quantities{named}.")
+        sentences.append(f"The line is the Pareto front of the means: no row beats one on it in both{named}.")
     if any(apart):
         sentences.append("Times of separate runs have no front: other work may have run beside them.")
     if figure.colour and figure.marker:

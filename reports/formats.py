@@ -211,8 +211,8 @@ def to_data(table: Table) -> list[dict[str, Any]]:
             value = entry.value
             line[f"{prefix}{column.metric}"] = value.mean if value else None
             # A spread over subsets or splits that has a column of its own (is_std) keeps its name.
-            spread = f"{column.metric}_std" if f"{column.metric}_std" not in shown else f"{column.metric}_std_over_seeds"
-            line[f"{prefix}{spread}"] = value.std if value else None
+            seeds = "_over_seeds" if f"{column.metric}_std" in shown else ""
+            line[f"{prefix}{column.metric}_std{seeds}"] = value.std if value else None
             if column.metric in resampled:
                 low, high = (value and value.interval) or (None, None)
                 line |= {f"{prefix}{column.metric}_low": low, f"{prefix}{column.metric}_high": high}

@@ -108,9 +108,7 @@ def test_many_rows_have_looks_of_their_own_and_all_stand_in_the_legend(tmp_path:
     for cell in cells:
         fakes.write_run(tmp_path, cell, 100.0 + int(cell.labels["width"][1:]), run__parameters=1000)
     axes = {"width": [f"w{i}" for i in range(count)], "steps": ["5", "20"]}
-    subject = fakes.subject(
-        tmp_path, cells, axes=axes, report={"rows": ["width", "steps"], "columns": ["fd_efflite0"]}
-    )
+    subject = fakes.subject(tmp_path, cells, axes=axes, report={"rows": ["width", "steps"], "columns": ["fd_efflite0"]})
     figures = {
         "curves": Figure("curves", "train/loss", where={"steps": ("5",)}),
         "lines": Figure("lines", "fd_efflite0", "steps"),
