@@ -265,7 +265,7 @@ def test_agreement_with_the_published_order() -> None:
 
 
 def test_agreement_holds_rows_against_each_other_at_equal_labels_of_what_the_paper_does_not_vary() -> None:
-    """The paper's 2.95 of single is more than its 2.89, as ours with either guidance; these say nothing of each other."""
+    """The paper's 2.95 of single is more than its 2.89, as ours of either guidance; these two are not compared."""
     ours = {"1": {"single": [90.0], "per_layer": [80.0]}, "2": {"single": [70.0], "per_layer": [60.0]}}
     found = [
         row for guidance, values in ours.items() for row in rows(values, axis="adaln", size="L", guidance=guidance)
