@@ -183,8 +183,8 @@ def _column(item: Any, reference: ReferenceTable | None) -> Column:
     paper = body.get("paper", paper_column(body["metric"], reference))
     if paper and reference is None:
         raise UserError(
-            f"report.columns: paper={paper} of {body['metric']}, but report.reference names no table to find it in; name "
-            "one, or leave paper out."
+            f"report.columns: paper={paper} of {body['metric']}, but report.reference names no table to find it in; "
+            "name one, or leave paper out."
         )
     if paper and paper not in reference.columns:
         raise unknown("column of the reference", paper, reference.columns)
