@@ -16,8 +16,8 @@ from experiments.files import atomic_path
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7F7F7F")
-"""Okabe and Ito's colours, without black and yellow, which vanish on one of the two backgrounds."""
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8844DD", "#8B5A2B")
+"""Okabe and Ito's colours, with violet and brown for black and yellow, which vanish on one of the two backgrounds."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p")
 """Not as many as the colours, so that no two of 88 rows share both."""
 STROKES = ("-", "--", ":", "-.")

@@ -124,6 +124,31 @@ def test_many_rows_have_looks_of_their_own_and_all_stand_in_the_legend(tmp_path:
     assert box.y0 >= whole.y0 - 1 and box.y1 <= whole.y1 + 1 and box.x1 <= whole.x1 + 1
 
 
+SIGHT = {
+    "all": np.eye(3),
+    "no green": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "no red": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "no blue": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+"""Linear RGB as it looks to the colour-blind (Machado, Oliveira and Fernandes 2009, severity 1)."""
+XYZ = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175], [0.0193339, 0.119192, 0.9503041]]
+WHITE = [0.95047, 1.0, 1.08883]
+
+
+@pytest.mark.parametrize("sight", SIGHT)
+def test_colour_blind_readers_tell_the_colours_apart(sight: str) -> None:
+    """By their distances in CIELAB, in which 2 is hardly seen."""
+
+    def lab(colour: str) -> np.ndarray:
+        part = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+        linear = np.where(part <= 0.04045, part / 12.92, ((part + 0.055) / 1.055) ** 2.4)
+        x, y, z = np.cbrt(XYZ @ np.clip(SIGHT[sight] @ linear, 0, 1) / WHITE)
+        return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+    seen = [lab(colour) for colour in PALETTE]
+    assert min(float(np.linalg.norm(a - b)) for i, a in enumerate(seen) for b in seen[:i]) > 15
+
+
 def test_a_legend_leaves_out_what_is_not_drawn(tmp_path: Path) -> None:
     for cell in fakes.cells_of()[:3]:
         fakes.write_run(tmp_path, cell)
