@@ -28,7 +28,7 @@ def caption(figure: Figure, rows: Sequence[Row]) -> str:
     if figure.colour and figure.marker:
         colour, marker = axis_title(figure.colour).lower(), axis_title(figure.marker).lower()
         sentences.append(f"Thin lines join rows of one {colour}, which differ in {marker}.")
-    if figure.kind in ("scatter", "pareto"):
+    if figure.kind in ("bars", "scatter", "pareto"):
         sentences += _of_apart(figure, rows)
     if figure.kind in ("scatter", "pareto") and (lost := left_out(figure, rows)):
         names = ", ".join(row_name(row, rows) for row in lost)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from reports.aggregate import Row, among, in_words, row_name, trainings
 from reports.layout import Figure
-from reports.points import draw_points, untangle
+from reports.points import draw_points, is_apart, untangle
 from reports.quantities import quantity
 from reports.records import named
 from reports.style import (
@@ -125,7 +125,8 @@ def _bars(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
             axes.text(longest * 0.01, place, note, va="center", style="italic", alpha=0.75)
             continue
         width, (below, above) = mean * known.scale, (end * known.scale for end in row.value(figure.y).reach)
-        axes.barh(place, width, color=colour(place), height=0.62)
+        hollow: Any = {"fill": False, "edgecolor": colour(place), "linewidth": 1.5} if is_apart(row, figure) else {}
+        axes.barh(place, width, color=colour(place), height=0.62, **hollow)
         if below or above:
             ends, ink = [[below], [above]], axes.xaxis.label.get_color()
             axes.errorbar(width, place, xerr=ends, color=ink, capsize=3, linewidth=1.1)

@@ -75,8 +75,9 @@ def times_apart(figure: Figure, rows: Sequence[Row]) -> bool:
 
 
 def is_apart(row: Row, figure: Figure) -> bool:
-    """Whether one of a panel's quantities was measured in another way than the other rows': no front or fit has it."""
-    return bool(set_apart(row, figure.x) or set_apart(row, figure.y))
+    """Whether a quantity of a panel, or of bars, was measured in another way than the other rows': it is drawn hollow,
+    and no front or fit has it."""
+    return any(set_apart(row, name) for name in (figure.x, figure.y) if name and row.value(name).n)
 
 
 def names_front(figure: Figure, rows: Sequence[Row]) -> bool:

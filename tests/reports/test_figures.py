@@ -234,6 +234,16 @@ def test_a_row_that_is_not_comparable_is_hollow_and_moves_neither_front_nor_fit(
     assert alone is not None and list(alone.axes[0].lines[-1].get_ydata()) == list(lines[-1].get_ydata())
 
 
+def test_the_bar_of_a_row_that_is_not_comparable_is_hollow(tmp_path: Path) -> None:
+    for number, cell in enumerate(fakes.cells_of()):
+        fakes.write_run(tmp_path, cell, **({"evaluation__protocol__num_samples": 64} if number == 3 else {}))
+    rows = fakes.subject(tmp_path).rows
+    for metric, filled in (("fd_efflite0", [True, True, True, False]), ("parameters", [True] * 4)):
+        drawing = draw(Figure("bars", metric), rows)
+        assert drawing is not None and [bar.get_fill() for bar in drawing.axes[0].patches] == filled
+        assert ("Hollow: " in caption(Figure("bars", metric), rows)) is not all(filled)
+
+
 def test_times_of_separate_runs_have_no_front(tmp_path: Path) -> None:
     figure, rows = Figure("pareto", "fd_efflite0", "seconds_per_image"), fakes.finished(tmp_path).rows
     drawing = draw(figure, rows)
