@@ -186,7 +186,7 @@ def _column(item: Any, reference: ReferenceTable | None) -> Column:
             f"report.columns: paper={paper} of {body['metric']}, but report.reference names no table to find it in; "
             "name one, or leave paper out."
         )
-    if paper and paper not in reference.columns:
+    if paper and reference and paper not in reference.columns:
         raise unknown("column of the reference", paper, reference.columns)
     form, scale = str(body.get("format", known.format)), body.get("scale", known.scale)
     if isinstance(scale, bool) or not isinstance(scale, int | float):
