@@ -53,11 +53,15 @@ class Value:
         return statistics.stdev(self.samples) if self.n > 1 else None
 
     @property
-    def half_width(self) -> float:
-        """Of an error bar: the standard deviation over seeds, else 1.96 reported standard errors, else 0."""
+    def reach(self) -> tuple[float, float]:
+        """Of an error bar, below and above the mean: the standard deviation over seeds, else the interval that the
+        evaluation reports, else 1.96 of its standard errors, else 0."""
         if self.std is not None:
-            return self.std
-        return NORMAL_95 * self.errors[0] if self.errors and self.errors[0] is not None else 0.0
+            return self.std, self.std
+        if self.interval and self.mean is not None:
+            return max(0.0, self.mean - self.interval[0]), max(0.0, self.interval[1] - self.mean)
+        error = NORMAL_95 * self.errors[0] if self.errors and self.errors[0] is not None else 0.0
+        return error, error
 
     @property
     def note(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from reports.aggregate import Row, among, row_name, trainings
 from reports.figures import SMOOTHING, smoothed, title_of
 from reports.layout import Figure
-from reports.points import left_out, names_front, panels, times_apart
+from reports.points import is_apart, left_out, names_front, panels, times_apart
 from reports.tables import axis_title
 
 
@@ -22,12 +22,14 @@ def caption(figure: Figure, rows: Sequence[Row]) -> str:
     apart = [times_apart(panel, rows) for panel in panels(figure)]
     if figure.kind == "pareto" and not all(apart):
         named = "; its rows are named" if names_front(figure, rows) else ""
-        sentences.append(f"The line is the Pareto front: no row beats one on it in both quantities{named}.")
+        sentences.append(f"The line is the Pareto front of the means: no row beats one on it in both{named}.")
     if any(apart):
         sentences.append("Times of separate runs have no front: other work may have run beside them.")
     if figure.colour and figure.marker:
         colour, marker = axis_title(figure.colour).lower(), axis_title(figure.marker).lower()
         sentences.append(f"Thin lines join rows of one {colour}, which differ in {marker}.")
+    if figure.kind in ("bars", "scatter", "pareto"):
+        sentences += _of_apart(figure, rows)
     if figure.kind in ("scatter", "pareto") and (lost := left_out(figure, rows)):
         names = ", ".join(row_name(row, rows) for row in lost)
         sentences.append(f"Left out, as 0 and less have no logarithm: {names}.")
@@ -35,6 +37,14 @@ def caption(figure: Figure, rows: Sequence[Row]) -> str:
         scale = ", over the logarithm of x" if "x" in figure.log else ""
         sentences.append(f"Dashed: least squares, with Pearson's r{scale}.")
     return " ".join(sentences)
+
+
+def _of_apart(figure: Figure, rows: Sequence[Row]) -> list[str]:
+    """What the hollow points are."""
+    if not any(is_apart(row, panel) for panel in panels(figure) for row in rows):
+        return []
+    part = ", and no part of a front" if figure.kind == "pareto" else ", and no part of a fit" if figure.fit else ""
+    return [f"Hollow: measured in another way, not comparable with the others{part}."]
 
 
 def _of_curves(figure: Figure, rows: Sequence[Row]) -> list[str]:

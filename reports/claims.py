@@ -110,16 +110,22 @@ def judge(claim: Claim, rows: Sequence[Row]) -> Verdict:
 
 
 def agreement(table: ReferenceTable, column: str, rows: Sequence[Row], metric: str) -> tuple[float | None, int]:
-    """Kendall's tau between the published numbers and ours, and the number of comparable rows that have both."""
-    pairs = []
+    """Kendall's tau between the published numbers and ours, and the number of comparable rows that have both.
+
+    Rows that differ on an axis that the paper does not vary stand beside the same published numbers: only those with
+    equal labels there are held against each other.
+    """
+    pairs, contexts = [], []
+    varied = {axis for published in table.rows for axis in published.match}
     for row in rows:
         published, ours = table.row_for(row.labels), None if set_apart(row, metric) else row.value(metric).mean
         value = published.values.get(column) if published else None
         if value is not None and ours is not None:
             pairs.append((value, ours))
+            contexts.append({axis: label for axis, label in row.labels.items() if axis not in varied})
     opposed = {table.columns[column].better, quantity(metric).better} == {"lower", "higher"}
     flip = -1 if opposed else 1
-    return kendall_tau([p for p, _ in pairs], [flip * o for _, o in pairs]), len(pairs)
+    return kendall_tau([p for p, _ in pairs], [flip * o for _, o in pairs], contexts), len(pairs)
 
 
 def _axes_of(claim: Claim) -> set[str]:

@@ -13,10 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 from reports.aggregate import Row, among, in_words, row_name, trainings
 from reports.layout import Figure
-from reports.points import draw_points, untangle
+from reports.points import draw_points, is_apart, untangle
 from reports.quantities import quantity
 from reports.records import named
-from reports.style import ACROSS, LINE, LONGEST_NAME, WIDTH, colour, grow, legend_below, marker, style, wrap
+from reports.style import (
+    ACROSS,
+    LINE,
+    LONGEST_NAME,
+    MOST_BESIDE,
+    WIDTH,
+    colour,
+    grow,
+    legend_below,
+    marker,
+    stroke,
+    style,
+    wrap,
+)
 from reports.tables import axis_label, axis_title
 
 if TYPE_CHECKING:
@@ -26,7 +39,7 @@ if TYPE_CHECKING:
 SMOOTHING = 0.05
 """Share of a single training-loss curve that its moving average spans; the raw curve stays visible behind it."""
 BESIDE = 5
-"""A legend of more entries stands beside the axes, one of names of several lines below them."""
+"""A legend of more entries stands beside the axes, one of still more, or of names of several lines, below them."""
 LONGEST_NOTE = 48
 """Characters of the reason that stands in the place of a bar; the table has it in full."""
 FEW = 12
@@ -111,17 +124,19 @@ def _bars(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
             note = textwrap.shorten(row.value(figure.y).note, LONGEST_NOTE, placeholder=" …")
             axes.text(longest * 0.01, place, note, va="center", style="italic", alpha=0.75)
             continue
-        width, error = mean * known.scale, row.value(figure.y).half_width * known.scale
-        axes.barh(place, width, color=colour(place), height=0.62)
-        if error:
-            axes.errorbar(width, place, xerr=error, color=axes.xaxis.label.get_color(), capsize=3, linewidth=1.1)
-        axes.text(width + error + longest * 0.015, place, format(width, known.format), va="center")
-    below = _floor_lines(axes, figure, rows)
+        width, (below, above) = mean * known.scale, (end * known.scale for end in row.value(figure.y).reach)
+        hollow: Any = {"fill": False, "edgecolor": colour(place), "linewidth": 1.5} if is_apart(row, figure) else {}
+        axes.barh(place, width, color=colour(place), height=0.62, **hollow)
+        if below or above:
+            ends, ink = [[below], [above]], axes.xaxis.label.get_color()
+            axes.errorbar(width, place, xerr=ends, color=ink, capsize=3, linewidth=1.1)
+        axes.text(width + above + longest * 0.015, place, format(width, known.format), va="center")
+    dashed = _floor_lines(axes, figure, rows)
     axes.set_yticks(range(len(rows)), [wrap(row_name(row, rows)) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.margins(x=0.12)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel(axis_label(known) + below)
+    axes.set_xlabel(axis_label(known) + dashed)
     return True
 
 
@@ -155,10 +170,11 @@ def _curves(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
             low, high = [m - s for _, m, s in band], [m + s for _, m, s in band]
             axes.fill_between(steps, low, high, color=colour(place), alpha=0.18, linewidth=0)
         elif smoothed(figure, len(means)):
-            axes.plot(steps, means, color=colour(place), alpha=0.22, linewidth=0.9)
+            axes.plot(steps, means, stroke(place), color=colour(place), alpha=0.22, linewidth=0.9)
             means = _smooth(means)
         marked = marker(place) if len(steps) <= FEW else None
-        axes.plot(steps, means, color=colour(place), marker=marked, markersize=5, label=row_name(row, found) or None)
+        looks: Any = {"color": colour(place), "marker": marked, "markersize": 5}
+        axes.plot(steps, means, stroke(place), label=row_name(row, found) or None, **looks)
     if drawn:
         axes.set_xlabel("Step")
         axes.locator_params(axis="x", integer=True)
@@ -177,7 +193,7 @@ def _legend(axes: Axes) -> None:
     handles, names = axes.get_legend_handles_labels()
     if len(names) < 2:
         return
-    if max(map(len, names)) > LONGEST_NAME:
+    if max(map(len, names)) > LONGEST_NAME or len(names) > MOST_BESIDE:
         legend_below(axes.get_figure(), handles)
     else:
         axes.legend(**({"loc": "center left", "bbox_to_anchor": (1, 0.5)} if len(names) > BESIDE else {}))
@@ -218,10 +234,11 @@ def _lines(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
         members.sort(key=lambda row: where[row.labels[figure.x]])
         x = [where[row.labels[figure.x]] for row in members]
         y = [(row.value(figure.y).mean or 0.0) * known.scale for row in members]
-        e = [row.value(figure.y).half_width * known.scale for row in members]
-        band = [a - b for a, b in zip(y, e, strict=True)], [a + b for a, b in zip(y, e, strict=True)]
-        axes.fill_between(x, *band, color=colour(place), alpha=0.18, linewidth=0)
-        axes.plot(x, y, color=colour(place), marker=marker(place), label=name or None)
+        reaches = [row.value(figure.y).reach for row in members]
+        low = [mean - below * known.scale for mean, (below, _) in zip(y, reaches, strict=True)]
+        high = [mean + above * known.scale for mean, (_, above) in zip(y, reaches, strict=True)]
+        axes.fill_between(x, low, high, color=colour(place), alpha=0.18, linewidth=0)
+        axes.plot(x, y, stroke(place), color=colour(place), marker=marker(place), label=name or None)
     axes.set_xlabel(axis_title(figure.x))
     axes.set_ylabel(axis_label(known))
     _legend(axes)

@@ -21,6 +21,7 @@ LATEX = {
     "_": r"\_",
     "{": r"\{",
     "}": r"\}",
+    "|": r"\textbar{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
@@ -190,6 +191,7 @@ def to_data(table: Table) -> list[dict[str, Any]]:
     Quantities with a bootstrap interval in some row have its ends as well.
     """
     letters = dict(table.notes)
+    shown = {head.column.metric for head in table.heads if head.column}
     resampled = {
         entry.value.metric for row in table.rows for entry in row.entries if entry.value and entry.value.interval
     }
@@ -208,7 +210,9 @@ def to_data(table: Table) -> list[dict[str, Any]]:
                 continue
             value = entry.value
             line[f"{prefix}{column.metric}"] = value.mean if value else None
-            line[f"{prefix}{column.metric}_std"] = value.std if value else None
+            # A spread over subsets or splits that has a column of its own (is_std) keeps its name.
+            seeds = "_over_seeds" if f"{column.metric}_std" in shown else ""
+            line[f"{prefix}{column.metric}_std{seeds}"] = value.std if value else None
             if column.metric in resampled:
                 low, high = (value and value.interval) or (None, None)
                 line |= {f"{prefix}{column.metric}_low": low, f"{prefix}{column.metric}_high": high}

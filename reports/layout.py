@@ -180,10 +180,14 @@ def _column(item: Any, reference: ReferenceTable | None) -> Column:
             f"report.columns: {body['metric']} must not be called '{label}': FID is the distance on the 2015-12-05 "
             f"Inception features alone; call it {known.label}."
         )
-    if (paper := body.get("paper", paper_column(body["metric"], reference))) and (
-        reference is None or paper not in reference.columns
-    ):
-        raise unknown("column of the reference", paper, reference.columns if reference else ())
+    paper = body.get("paper", paper_column(body["metric"], reference))
+    if paper and reference is None:
+        raise UserError(
+            f"report.columns: paper={paper} of {body['metric']}, but report.reference names no table to find it in; "
+            "name one, or leave paper out."
+        )
+    if paper and reference and paper not in reference.columns:
+        raise unknown("column of the reference", paper, reference.columns)
     form, scale = str(body.get("format", known.format)), body.get("scale", known.scale)
     if isinstance(scale, bool) or not isinstance(scale, int | float):
         raise UserError(f"report.columns: scale={scale!r} of {body['metric']} must be a number.")

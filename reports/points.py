@@ -10,11 +10,12 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from reports.aggregate import Row, row_name
+from reports.comparable import set_apart
 from reports.contest import timed_apart
 from reports.layout import Figure
 from reports.quantities import quantity
 from reports.records import named
-from reports.style import LONGEST_NAME, WIDTH, colour, legend_below, marker, wrap
+from reports.style import LONGEST_NAME, MOST_BESIDE, WIDTH, colour, legend_below, marker, wrap
 from reports.tables import DASH, axis_label, axis_title
 from reports.uncertainty import pearson
 
@@ -54,7 +55,8 @@ def draw_points(plt: Any, figure: Figure, rows: Sequence[Row]) -> Drawing | None
         axes.set_ylabel("")
     keys = list(looks.keys(drawing.axes[0].xaxis.label.get_color()))
     handles = [*keys, *drawing.axes[0].get_legend_handles_labels()[0]] if alone else keys
-    if keys and (not alone or max(len(key.get_label()) for key in keys) > LONGEST_NAME):
+    long = len(handles) > MOST_BESIDE or any(len(key.get_label()) > LONGEST_NAME for key in keys)
+    if keys and (long or not alone):
         legend_below(drawing, handles, handletextpad=0)
     elif handles:
         beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if keys else {}
@@ -70,6 +72,12 @@ def panels(figure: Figure) -> list[Figure]:
 def times_apart(figure: Figure, rows: Sequence[Row]) -> bool:
     """Whether an axis shows times of separate runs, beside which other work may have run: no front is drawn there."""
     return timed_apart(rows, figure.x) or timed_apart(rows, figure.y)
+
+
+def is_apart(row: Row, figure: Figure) -> bool:
+    """Whether a quantity of a panel, or of bars, was measured in another way than the other rows': it is drawn hollow,
+    and no front or fit has it."""
+    return any(set_apart(row, name) for name in (figure.x, figure.y) if name and row.value(name).n)
 
 
 def names_front(figure: Figure, rows: Sequence[Row]) -> bool:
@@ -96,6 +104,7 @@ class _Looks:
 
     def __init__(self, figure: Figure, rows: Sequence[Row]):
         self._rows = list(rows)
+        self._drawn = [row for panel in panels(figure) for row, _, _ in _points(panel, rows)]
         self._colour, self._marker = figure.colour, figure.marker
         if not (figure.colour or figure.marker) and (len(_points(figure, rows)) > CROWD or _long_names(rows)):
             varied = [axis for axis in rows[0].labels if len({row.labels.get(axis) for row in rows}) > 1]
@@ -115,11 +124,16 @@ class _Looks:
         from matplotlib.lines import Line2D
 
         one = self._colour == self._marker
-        for number, label in enumerate(self._labels(self._colour)):
+        for number, label in self._shown(self._colour):
             shape = marker(number) if one else "s"
             yield Line2D([], [], marker=shape, color=colour(number), linestyle="", label=named(self._colour, label))
-        for number, label in enumerate(() if one else self._labels(self._marker)):
+        for number, label in () if one else self._shown(self._marker):
             yield Line2D([], [], marker=marker(number), color=ink, linestyle="", label=named(self._marker, label))
+
+    def _shown(self, axis: str) -> list[tuple[int, str]]:
+        """The labels of the rows that are drawn, with their places among all."""
+        drawn = {row.labels.get(axis) for row in self._drawn}
+        return [(place, label) for place, label in enumerate(self._labels(axis)) if label in drawn]
 
     def _labels(self, axis: str) -> list[str]:
         return list(dict.fromkeys(row.labels[axis] for row in self._rows if axis in row.labels)) if axis else []
@@ -133,10 +147,10 @@ class _Looks:
 def _panel(axes: Axes, figure: Figure, rows: Sequence[Row], looks: _Looks) -> bool:
     points, up = _points(figure, rows), figure.up
     for row, x, y in points:
-        (hue, shape), error = looks.of(row), row.value(figure.y).half_width * up.scale
-        faint = 1.0 if looks.by_name else 0.4
-        axes.errorbar(x, y, yerr=error or None, color=hue, capsize=3, linewidth=1.1, alpha=faint)
-        axes.plot(x, y, shape, color=hue, markersize=8)
+        (hue, shape), (below, above) = looks.of(row), (end * up.scale for end in row.value(figure.y).reach)
+        faint, ends = 1.0 if looks.by_name else 0.4, [[below], [above]] if below or above else None
+        axes.errorbar(x, y, yerr=ends, color=hue, capsize=3, linewidth=1.1, alpha=faint)
+        axes.plot(x, y, shape, color=hue, markersize=8, fillstyle="none" if is_apart(row, figure) else "full")
         if looks.by_name:
             _name(axes, row_name(row, rows), x, y, 9)
     if figure.colour and figure.marker:
@@ -144,14 +158,15 @@ def _panel(axes: Axes, figure: Figure, rows: Sequence[Row], looks: _Looks) -> bo
     axes.margins(0.16, 0.2)
     axes.set_xlabel(axis_label(quantity(figure.x)))
     axes.set_ylabel(axis_label(up))
+    alike = [point for point in points if not is_apart(point[0], figure)]
     if figure.fit:
-        _fit(axes, figure, points, looks)
+        _fit(axes, figure, alike, looks)
     if figure.kind == "pareto" and not times_apart(figure, rows):
-        front = _front(points, -1 if up.better == "higher" else 1)
+        front = _front(alike, *(-1 if known.better == "higher" else 1 for known in (quantity(figure.x), up)))
         for row, x, y in front if names_front(figure, rows) else ():
             _name(axes, row_name(row, rows), x, y, 8)
-        across, upwards = [x for _, x, _ in front], [y for _, _, y in front]
-        axes.step(across, upwards, where="post", color=axes.xaxis.label.get_color(), linewidth=1.1, alpha=0.6, zorder=0)
+        xs, ys = [x for _, x, _ in front], [y for _, _, y in front]
+        axes.step(xs, ys, where="post", color=axes.xaxis.label.get_color(), linewidth=1.1, alpha=0.6, zorder=0)
     return bool(points)
 
 
@@ -230,14 +245,14 @@ def _fit(axes: Axes, figure: Figure, points: Points, looks: _Looks) -> None:
         axes.plot([xs[i] for i in ends], line, "--", color=ink, linewidth=1.1, zorder=0, label=name)
 
 
-def _front(points: Points, sign: int) -> Points:
-    """The points that no other one beats on both quantities; less is better for x.
+def _front(points: Points, across: int, up: int) -> Points:
+    """The points that no other one beats on both quantities, the best by x first.
 
     Args:
-        sign: +1 where less is better for y.
+        across, up: +1 where less of x, of y, is better, else -1.
     """
     front: Points = []
-    for row, x, y in sorted(points, key=lambda point: (point[1], sign * point[2])):
-        if not front or sign * y < sign * front[-1][2]:
+    for row, x, y in sorted(points, key=lambda point: (across * point[1], up * point[2])):
+        if not front or up * y < up * front[-1][2]:
             front.append((row, x, y))
     return front

@@ -16,9 +16,12 @@ from experiments.files import atomic_path
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7F7F7F")
-"""Okabe and Ito's colours, without black and yellow, which vanish on one of the two backgrounds."""
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8844DD", "#8B5A2B")
+"""Okabe and Ito's colours, with violet and brown for black and yellow, which vanish on one of the two backgrounds."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p")
+"""Not as many as the colours, so that no two of 88 rows share both."""
+STROKES = ("-", "--", ":", "-.")
+"""Of lines: one for all rows until the colours begin again."""
 INK, FAINT, GRID = "#1b1f24", "#8a929c", "#e4e7eb"
 IN_THE_DARK = {INK: "#e6e8eb", FAINT: "#8f98a3", GRID: "#343a42"}
 """What these become on a page that is read in the dark."""
@@ -29,8 +32,13 @@ WIDTH = 5.6
 LONGEST_NAME = 28
 """Characters of a name on one line: half of a figure's width, the other half is for what is drawn."""
 
+MOST_BESIDE = 16
+"""Entries of a legend that fit beside the axes."""
+
 ACROSS = 72
 """Characters that fit on a line over the whole width."""
+HANDLE = 7
+"""Characters that the sign before a name takes, with the space between columns."""
 LINE = 0.17
 """Inches that a line of text takes."""
 
@@ -48,7 +56,7 @@ def grow(drawing: Any, lines: float) -> None:
 def legend_below(drawing: Any, handles: Sequence[Any], **looks: Any) -> None:
     """A legend under all axes, in as many columns as fit; the figure grows by it."""
     names = [str(handle.get_label()) for handle in handles]
-    columns = max(1, min(len(names), ACROSS // (max(map(len, names)) + 4)))
+    columns = max(1, min(len(names), ACROSS // (max(map(len, names)) + HANDLE)))
     names = [wrap(name, ACROSS) for name in names]
     lines = sum(name.count("\n") + 1.2 for name in names)
     grow(drawing, math.ceil(lines / columns))
@@ -63,6 +71,11 @@ def colour(index: int) -> str:
 def marker(index: int) -> str:
     """The marker of the index-th row: told apart without colour too."""
     return MARKERS[index % len(MARKERS)]
+
+
+def stroke(index: int) -> str:
+    """How the line of the index-th row is drawn."""
+    return STROKES[index // len(PALETTE) % len(STROKES)]
 
 
 @contextmanager

@@ -219,14 +219,15 @@ def _entry(row: Row | None, column: Column, notes: Notes) -> Entry:
     if value.mean is None:
         short = textwrap.shorten(value.note, LONGEST_REASON, placeholder=" …")
         return Entry(short, "missing", marks=() if short == value.note else (notes.mark(value.note),), value=value)
-    spread = value.std if column.metric not in EXACT else None
+    exact = column.metric in EXACT  # which no seed changes
+    spread, note = (None, "") if exact else (value.std, value.note)
     text = column.text(value.mean) if spread is None else column.spread(value.mean, spread)
     interval = ""
     if value.interval and column.better != "none":
         interval = f"[{', '.join(column.text(end) for end in value.interval)}]"
-    if value.note:
-        text += f" ({value.note})"
-    marks = (notes.mark(f"the other seeds: {'; '.join(value.reasons)}"),) if value.note else ()
+    if note:
+        text += f" ({note})"
+    marks = (notes.mark(f"the other seeds: {'; '.join(value.reasons)}"),) if note else ()
     return Entry(text, "measured", interval, marks=marks, value=value)
 
 

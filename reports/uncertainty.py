@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from lightning_modules.metrics.shares import NORMAL_95
 from reports.aggregate import Row, Value
@@ -143,10 +145,14 @@ def _through_stand_in(left: Row, right: Row, metric: str, delta: float, seeds: s
     return Difference(delta, None, None, f"{seeds}, no interval")
 
 
-def kendall_tau(left: list[float], right: list[float]) -> float | None:
-    """Kendall's tau-b between two rankings of the same things; None with fewer than two, or where one is all ties."""
+def kendall_tau(left: Sequence[float], right: Sequence[float], within: Sequence[Any] = ()) -> float | None:
+    """Kendall's tau-b between two rankings of the same things; None with fewer than two, or where one is all ties.
+
+    Args:
+        within: the group of each thing, where only those of one group are held against each other.
+    """
     concordant = ties_left = ties_right = 0
-    pairs = [(i, j) for i in range(len(left)) for j in range(i)]
+    pairs = [(i, j) for i in range(len(left)) for j in range(i) if not within or within[i] == within[j]]
     for i, j in pairs:
         a, b = left[i] - left[j], right[i] - right[j]
         concordant += (a * b > 0) - (a * b < 0)

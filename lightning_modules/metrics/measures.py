@@ -20,6 +20,7 @@ from lightning_modules.metrics.bootstrap import (
     inception_score_influence,
     kernel_influence,
     mean_deviations,
+    subset_stretch,
 )
 from lightning_modules.metrics.config import IS_LEAST, MetricsConfig
 from lightning_modules.metrics.distribution import (
@@ -142,6 +143,7 @@ def _distances(
         metrics |= {names.kernel: kernel.mean, f"{names.kernel}_std": kernel.std}
         if weights is not None:
             influence = kernel_influence(left.double().numpy(), right.double().numpy())
+            influence *= subset_stretch(len(left), config.kid_subsets, size)
             replicates[names.kernel] = expanded_deviations(influence, weights)
     if right is not None and names.precision:
         metrics[names.precision], metrics[names.recall] = precision_recall(left, right)

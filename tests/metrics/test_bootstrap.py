@@ -15,8 +15,11 @@ from lightning_modules.metrics.bootstrap import (
     mean_deviations,
     resamples,
 )
-from lightning_modules.metrics.distribution import frechet_distance, inception_score, precision_recall
+from lightning_modules.metrics.config import MetricsConfig
+from lightning_modules.metrics.distribution import frechet_distance, inception_score, kernel_distance, precision_recall
+from lightning_modules.metrics.efficientnet import LAYER
 from lightning_modules.metrics.manifold import inside, recall_influence
+from lightning_modules.metrics.measures import Expected, measure, subset_size
 
 
 def weighted_frechet(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> float:
@@ -112,6 +115,19 @@ def test_kernel_influence_is_the_derivative_by_the_weights() -> None:
         change[i] += step
         ends = [weighted_mmd(x, y, 1 + sign * change) for sign in (1, -1)]
         assert (ends[0] - ends[1]) / (2 * step) * 60 == pytest.approx(found[i], rel=0.05)
+
+
+def test_a_kernel_distance_of_few_subsets_has_the_noise_of_their_choice() -> None:
+    generator = np.random.default_rng(0)
+    y, config = torch.from_numpy(generator.normal(size=(100, 4))), MetricsConfig(kid_subsets=4)
+
+    def samples() -> torch.Tensor:
+        return torch.from_numpy(1.2 * generator.normal(size=(1000, 4)) + 0.5)
+
+    weights = resamples(1000, config.bootstrap, config.seed)
+    found = measure({LAYER: samples()}, Expected({LAYER: y}), config, weights).replicates["kid_efflite0"]
+    spread = np.std([kernel_distance(samples(), y, 4, subset_size(1000, 100), config.seed).mean for _ in range(150)])
+    assert found.std() == pytest.approx(spread, rel=0.25)
 
 
 def _clouds(seed: int, count: int) -> torch.Tensor:

@@ -87,6 +87,78 @@ def test_long_names_leave_room_for_what_is_drawn(tmp_path: Path, figure: Figure,
     assert min(tight.x0, tight.y0) > -0.05 and tight.x1 < width + 0.05 and tight.y1 < height + 0.05
 
 
+@pytest.mark.parametrize("figure", [FIGURES[0], FIGURES[2], FIGURES[3]], ids=lambda figure: figure.kind)
+def test_error_bars_and_bands_reach_to_the_ends_of_the_interval(tmp_path: Path, figure: Figure) -> None:
+    """Of a share of 0 it begins there, and the interval of a median may reach further to one side."""
+    for cell in fakes.cells_of():
+        ends = {"evaluation__metrics__fd_efflite0_low": 100.0, "evaluation__metrics__fd_efflite0_high": 160.0}
+        fakes.write_run(tmp_path, cell, 100.0, **ends)
+    drawing = draw(figure, fakes.subject(tmp_path).rows)
+    assert drawing is not None
+    across = 0 if figure.kind == "bars" else 1
+    drawn = [np.array(path.vertices)[:, across] for item in drawing.axes[0].collections for path in item.get_paths()]
+    ends = [(values.min(), values.max()) for values in drawn if len(np.unique(values)) > 1]
+    assert ends and set(ends) == {(100.0, 160.0)}
+
+
+@pytest.mark.parametrize("kind", ["curves", "lines", "scatter"])
+@pytest.mark.parametrize("count", [12, 30])
+def test_many_rows_have_looks_of_their_own_and_all_stand_in_the_legend(tmp_path: Path, kind: str, count: int) -> None:
+    cells = [fakes.cell_of({"width": f"w{i}", "steps": steps}) for i in range(count) for steps in ("5", "20")]
+    for cell in cells:
+        fakes.write_run(tmp_path, cell, 100.0 + int(cell.labels["width"][1:]), run__parameters=1000)
+    axes = {"width": [f"w{i}" for i in range(count)], "steps": ["5", "20"]}
+    subject = fakes.subject(tmp_path, cells, axes=axes, report={"rows": ["width", "steps"], "columns": ["fd_efflite0"]})
+    figures = {
+        "curves": Figure("curves", "train/loss", where={"steps": ("5",)}),
+        "lines": Figure("lines", "fd_efflite0", "steps"),
+        "scatter": Figure("scatter", "fd_efflite0", "seconds_per_image", where={"steps": ("5",)}),
+    }
+    drawing = draw(figures[kind], subject.rows)
+    assert drawing is not None
+    legend = drawing.legends[0] if drawing.legends else drawing.axes[0].get_legend()
+    assert legend is not None
+    looks = {(str(h.get_color()), str(h.get_marker()), str(h.get_linestyle())) for h in legend.legend_handles}
+    assert len(looks) == count == len(legend.get_texts())
+    box, whole = legend.get_window_extent(), drawing.bbox
+    assert box.y0 >= whole.y0 - 1 and box.y1 <= whole.y1 + 1 and box.x1 <= whole.x1 + 1
+
+
+SIGHT = {
+    "all": np.eye(3),
+    "no green": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "no red": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "no blue": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+"""Linear RGB as it looks to the colour-blind (Machado, Oliveira and Fernandes 2009, severity 1)."""
+XYZ = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175], [0.0193339, 0.119192, 0.9503041]]
+WHITE = [0.95047, 1.0, 1.08883]
+
+
+@pytest.mark.parametrize("sight", SIGHT)
+def test_colour_blind_readers_tell_the_colours_apart(sight: str) -> None:
+    """By their distances in CIELAB, in which 2 is hardly seen."""
+
+    def lab(colour: str) -> np.ndarray:
+        part = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+        linear = np.where(part <= 0.04045, part / 12.92, ((part + 0.055) / 1.055) ** 2.4)
+        x, y, z = np.cbrt(XYZ @ np.clip(SIGHT[sight] @ linear, 0, 1) / WHITE)
+        return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+    seen = [lab(colour) for colour in PALETTE]
+    assert min(float(np.linalg.norm(a - b)) for i, a in enumerate(seen) for b in seen[:i]) > 15
+
+
+def test_a_legend_leaves_out_what_is_not_drawn(tmp_path: Path) -> None:
+    for cell in fakes.cells_of()[:3]:
+        fakes.write_run(tmp_path, cell)
+    figure = Figure("scatter", "fd_efflite0", "seconds_per_image", colour="hybrid_scheme", marker="hybrid_scheme")
+    drawing = draw(figure, fakes.subject(tmp_path).rows)
+    assert drawing is not None
+    legend = drawing.axes[0].get_legend()
+    assert legend is not None and [text.get_text() for text in legend.get_texts()] == list(fakes.SCHEMES[:3])
+
+
 def test_a_curve_of_several_seeds_has_a_band(tmp_path: Path) -> None:
     one = draw(Figure("curves", "train/loss"), fakes.finished(tmp_path / "a").rows)
     several = draw(Figure("curves", "train/loss"), fakes.finished(tmp_path / "b", (0, 1)).rows)
@@ -134,11 +206,49 @@ def test_the_pareto_front_holds_only_what_nothing_beats(tmp_path: Path) -> None:
     assert list(front.get_xdata()) == [1, 3, 4] and list(front.get_ydata()) == [131, 124, 112]
 
 
+def test_more_may_be_better_on_both_axes_of_a_front(tmp_path: Path) -> None:
+    measured = {"group_v1": (0.5, 0.4), "group_v2": (0.6, 0.2), "serial_v1": (0.3, 0.3), "serial_v2": (0.2, 0.5)}
+    for cell in fakes.cells_of():
+        precision, recall = measured[cell.labels["hybrid_scheme"]]
+        found = {"evaluation__metrics__precision": precision, "evaluation__metrics__recall": recall}
+        fakes.write_run(tmp_path, cell, **found)
+    drawing = draw(Figure("pareto", "recall", "precision"), fakes.subject(tmp_path).rows)
+    assert drawing is not None
+    front = drawing.axes[0].lines[-1]
+    assert np.allclose(front.get_xdata(), [60, 50, 20]) and np.allclose(front.get_ydata(), [20, 40, 50])
+
+
+@pytest.mark.parametrize("kind", ["scatter", "pareto"])
+def test_a_row_that_is_not_comparable_is_hollow_and_moves_neither_front_nor_fit(tmp_path: Path, kind: str) -> None:
+    for number, cell in enumerate(fakes.cells_of()):
+        odd = {"evaluation__protocol__num_samples": 64} if number == 3 else {}
+        fakes.write_run(tmp_path, cell, (150.0, 130.0, 140.0, 90.0)[number], **odd)
+    figure = Figure(kind, "fd_efflite0", "parameters", fit=kind == "scatter")  # type: ignore[arg-type]
+    rows = fakes.subject(tmp_path).rows
+    drawing = draw(figure, rows)
+    assert drawing is not None and "Hollow: measured in another way" in caption(figure, rows)
+    lines = drawing.axes[0].lines
+    assert [line.get_fillstyle() for line in lines if line.get_marker() not in ("None", None)].count("none") == 1
+    assert 90.0 not in lines[-1].get_ydata()
+    alone = draw(figure, [row for row in rows if not row.flags])
+    assert alone is not None and list(alone.axes[0].lines[-1].get_ydata()) == list(lines[-1].get_ydata())
+
+
+def test_the_bar_of_a_row_that_is_not_comparable_is_hollow(tmp_path: Path) -> None:
+    for number, cell in enumerate(fakes.cells_of()):
+        fakes.write_run(tmp_path, cell, **({"evaluation__protocol__num_samples": 64} if number == 3 else {}))
+    rows = fakes.subject(tmp_path).rows
+    for metric, filled in (("fd_efflite0", [True, True, True, False]), ("parameters", [True] * 4)):
+        drawing = draw(Figure("bars", metric), rows)
+        assert drawing is not None and [bar.get_fill() for bar in drawing.axes[0].patches] == filled
+        assert ("Hollow: " in caption(Figure("bars", metric), rows)) is not all(filled)
+
+
 def test_times_of_separate_runs_have_no_front(tmp_path: Path) -> None:
     figure, rows = Figure("pareto", "fd_efflite0", "seconds_per_image"), fakes.finished(tmp_path).rows
     drawing = draw(figure, rows)
     assert drawing is not None and all(len(line.get_xdata()) == 1 for line in drawing.axes[0].lines)
-    assert "runs have no front" in caption(figure, rows) and "Pareto front:" not in caption(figure, rows)
+    assert "runs have no front" in caption(figure, rows) and "Pareto front of" not in caption(figure, rows)
 
 
 def test_a_fit_is_a_line_for_each_colour_straight_on_the_axes_as_drawn(tmp_path: Path) -> None:

@@ -73,7 +73,11 @@ def test_well_formed_blocks_of_these_kinds_pass() -> None:
         ({"columns": [{"metric": "fd_efflite0", "best": "smaller"}]}, "smaller"),
         ({"columns": [{"metric": "fd_efflite0", "format": "huge"}]}, "not a number format"),
         ({"columns": [{"metric": "fd_efflite0", "label": "FID"}]}, "must not be called 'FID'"),
-        ({"columns": [{"metric": "fd_efflite0", "paper": "fid"}]}, "column of the reference"),
+        ({"columns": [{"metric": "fd_efflite0", "paper": "fid"}]}, "paper=fid of fd_efflite0, but .* names no table"),
+        (
+            {"columns": [{"metric": "fd_efflite0", "paper": "fidd"}], "reference": "maskmamba.table3"},
+            "column of the reference 'fidd'",
+        ),
         ({"baseline": {"scheme": "c"}}, "label of scheme"),
         ({"baseline": {"sheme": "a"}}, "axis in report.baseline"),
         ({"figure": [{"kind": "pie", "y": "fid"}]}, "kind of figure"),

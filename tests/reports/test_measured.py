@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from reports.figures import draw
+from reports.formats import to_data
 from tests.reports import fakes
 
 INCEPTION = {"extractor": "inception-v3-2015-12-05", "extractor_sha256": "1" * 64}
@@ -42,6 +43,17 @@ def test_is_std_stands_where_the_paper_prints_it(tmp_path: Path, reference: str,
         fakes.write_run(tmp_path, cell, 100.0, **found, evaluation__protocol__inception=INCEPTION)
     subject = fakes.subject(tmp_path, report={**fakes.REPORT, "reference": reference})
     assert ("is_std" in _shown(subject)) is shown and "is" in _shown(subject)
+
+
+def test_data_tell_the_spread_over_splits_from_the_one_over_seeds(tmp_path: Path) -> None:
+    cells = fakes.cells_of((0, 1))
+    for cell in cells:
+        measured = {"fid": 5.0, "is": 250.0 + 4 * cell.seed, "is_std": 3.0}
+        found = {f"evaluation__metrics__{name}": value for name, value in measured.items()}
+        fakes.write_run(tmp_path, cell, 100.0, **found, evaluation__protocol__inception=INCEPTION)
+    first = to_data(fakes.subject(tmp_path, cells).table)[0]
+    assert (first["is_std"], first["is_std_n"], first["fid_std"]) == (3.0, 2, 0.0)
+    assert first["is_std_over_seeds"] == pytest.approx(8**0.5)
 
 
 def test_fid_takes_the_place_of_its_stand_in_in_tables_and_figures(tmp_path: Path) -> None:

@@ -48,6 +48,11 @@ def test_a_number_derived_from_others_is_marked() -> None:
     assert row.approximate == ("fid",) and row.values["fid"] == pytest.approx(5.79 + 0.17)
 
 
+def test_the_memory_that_the_paper_gives_bears_out_its_ratio() -> None:
+    bound = load_table("maskmamba.figure7").claim("memory_at_batch_6").at_least
+    assert bound is not None and 1.65 < bound <= 63 / 38
+
+
 def test_the_row_that_fits_best_is_found_and_an_ambiguous_one_is_not() -> None:
     table = load_table("aim.table3")
     assert table.row_for({"size": "B", "adaln": "single", "seed": "0"}).id == "b_single"

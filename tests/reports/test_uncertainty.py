@@ -140,7 +140,7 @@ def test_none_of_324_samples_is_not_told_from_four() -> None:
         return compare(copied("a", left), copied("b", right), "memorisation_rate").distinguishable
 
     assert [told(0, 4), told(4, 0), told(0, 10), told(324, 320), told(324, 310)] == [False, False, True, False, True]
-    assert copied("a", 0).value("memorisation_rate").half_width == pytest.approx(0.0117, abs=1e-4)
+    assert copied("a", 0).value("memorisation_rate").reach[1] == pytest.approx(0.0117, abs=1e-4)
 
 
 def test_shares_are_compared_sample_by_sample() -> None:
