@@ -43,13 +43,11 @@ class Halton:
         total = equal_count(masked_in_order)
         rank = torch.full_like(order, length)
         rank.scatter_(1, order, torch.where(masked_in_order, masked_in_order.cumsum(1) - 1, length))
-        done = 0
-        for step in range(c.steps):
-            target = int((1 - masked_share(c.schedule, (step + 1) / c.steps)) * total)
-            target = min(total, max(done + 1, target)) if step < c.steps - 1 else total
-            if target == done:
-                break
-            progress = step / (c.steps - 1) if c.steps > 1 else 1.0  # a single step is the last
+        done, steps = 0, min(c.steps, total)
+        for step in range(steps):
+            target = int((1 - masked_share(c.schedule, (step + 1) / steps)) * total)
+            target = max(done + 1, target) if step < steps - 1 else total
+            progress = step / (steps - 1) if steps > 1 else 1.0  # a single step is the last
             logits = guided.logits(guidance_scale(c.guidance, c.guidance_schedule, progress))
             drawn, _ = draw_tokens(logits, noise.uniform(length), c.temperature, c.top_k, c.top_p)
             guided.reveal((rank >= done) & (rank < target), drawn)

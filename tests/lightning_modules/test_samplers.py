@@ -124,6 +124,13 @@ def test_a_single_step_is_guided_in_full(generator: MaskMamba, base) -> None:
     assert not torch.equal(rising, _sample(generator, replace(base, guidance=1.0), indices=range(24)))
 
 
+def test_guidance_reaches_its_end_where_steps_are_more_than_tokens(generator: MaskMamba) -> None:
+    config = HaltonConfig(steps=16, guidance=6.0, guidance_schedule="linear")
+    most = _sample(generator, config, indices=range(24))
+    assert torch.equal(most, _sample(generator, replace(config, steps=300), indices=range(24)))
+    assert not torch.equal(most, _sample(generator, replace(config, guidance=1.0), indices=range(24)))
+
+
 @pytest.mark.parametrize("config", [MaskGITConfig(steps=6), HaltonConfig(steps=6, roll=True)])
 def test_a_sample_depends_on_seed_and_index_alone(generator: MaskMamba, config) -> None:
     together = _sample(generator, config)
