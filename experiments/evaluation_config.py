@@ -16,7 +16,8 @@ class EvaluationConfig:
     """Which of the weights that `trainer.snapshots` kept on the way are sampled from, 1 = the first; 0 = those that the
     run ends with."""
     num_samples: int = 512
-    """Images, with labels balanced over the classes: 4 at least, where they are compared with real ones."""
+    """Images, with labels balanced over the classes (LlamaGen's code draws them at random): 4 at least, where they are
+    compared with real ones."""
     prompt_file: str = ""
     """Text file of captions to ask for, one a line, such as T2I-CompBench's; then there are no real images to measure
     against, and only scores of images beside captions. Image i is asked for with line i, and so on from the start."""

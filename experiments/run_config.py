@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -156,8 +155,6 @@ class RunConfig:
                 f"evaluation.snapshot={self.evaluation.snapshot} must be less than trainer.snapshots="
                 f"{self.trainer.snapshots}, which keeps the weights when it trains, or 0 for those of the end."
             )
-        if not math.isfinite(self.optim.lr):
-            raise ValueError(f"optim.lr={self.optim.lr} must be a finite number.")
 
     def check_selection(self) -> None:
         """Raise UserError where `trainer.keep` or `trainer.patience` is asked for and too few validations are."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 
 def check_least(config: Any, section: str, **bounds: float) -> None:
-    """Raise ValueError for the first number below its bound, and name no other.
+    """Raise ValueError for the first number below its bound, or infinite, and name no other.
 
     Args:
         section: what stands before the key, such as "trainer".
@@ -15,10 +16,11 @@ def check_least(config: Any, section: str, **bounds: float) -> None:
     for key, bound in bounds.items():
         if not (value := getattr(config, key)) >= bound:  # which NaN is not, either
             raise ValueError(f"{section}.{key}={value} must be at least {bound:g}.")
+        _check_finite(section, key, value)
 
 
 def check_positive(config: Any, section: str, *keys: str) -> None:
-    """Raise ValueError for the first of these numbers that is not above 0.
+    """Raise ValueError for the first of these numbers that is not above 0, or infinite.
 
     Args:
         section: what stands before the key, such as "optim".
@@ -26,6 +28,7 @@ def check_positive(config: Any, section: str, *keys: str) -> None:
     for key in keys:
         if not (value := getattr(config, key)) > 0:  # which NaN is not, either
             raise ValueError(f"{section}.{key}={value} must be positive.")
+        _check_finite(section, key, value)
 
 
 def check_share(config: Any, section: str, *keys: str) -> None:
@@ -37,3 +40,8 @@ def check_share(config: Any, section: str, *keys: str) -> None:
     for key in keys:
         if not 0 <= (value := getattr(config, key)) < 1:
             raise ValueError(f"{section}.{key}={value} must be in [0, 1).")
+
+
+def _check_finite(section: str, key: str, value: float) -> None:
+    if math.isinf(value):
+        raise ValueError(f"{section}.{key}={value} must be a finite number.")

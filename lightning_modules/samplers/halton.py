@@ -43,13 +43,11 @@ class Halton:
         total = equal_count(masked_in_order)
         rank = torch.full_like(order, length)
         rank.scatter_(1, order, torch.where(masked_in_order, masked_in_order.cumsum(1) - 1, length))
-        done = 0
-        for step in range(c.steps):
-            target = int((1 - masked_share(c.schedule, (step + 1) / c.steps)) * total)
-            target = min(total, max(done + 1, target)) if step < c.steps - 1 else total
-            if target == done:
-                break
-            progress = step / max(1, c.steps - 1)
+        done, steps = 0, min(c.steps, total)
+        for step in range(steps):
+            target = int((1 - masked_share(c.schedule, (step + 1) / steps)) * total)
+            target = max(done + 1, target) if step < steps - 1 else total
+            progress = step / (steps - 1) if steps > 1 else 1.0  # a single step is the last
             logits = guided.logits(guidance_scale(c.guidance, c.guidance_schedule, progress))
             drawn, _ = draw_tokens(logits, noise.uniform(length), c.temperature, c.top_k, c.top_p)
             guided.reveal((rank >= done) & (rank < target), drawn)
@@ -64,16 +62,14 @@ def halton_order(side: int) -> list[int]:
     i = 0
     while len(seen) < side * side:
         i += 1
-        row, column = int(_radical_inverse(i, 2) * side), int(_radical_inverse(i, 3) * side)
-        seen[row * side + column] = None
+        seen[_place(i, 2, side) * side + _place(i, 3, side)] = None
     return list(seen)
 
 
-def _radical_inverse(i: int, base: int) -> float:
-    """The digits of i in `base`, mirrored behind the point."""
-    result, scale = 0.0, 1.0
+def _place(i: int, base: int, side: int) -> int:
+    """floor(side x), x the digits of i in `base` mirrored behind the point; in integers, as x may lie on an edge."""
+    mirrored, scale = 0, 1
     while i:
-        scale /= base
         i, digit = divmod(i, base)
-        result += digit * scale
-    return result
+        mirrored, scale = mirrored * base + digit, scale * base
+    return side * mirrored // scale

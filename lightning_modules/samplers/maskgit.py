@@ -53,7 +53,7 @@ class MaskGIT:
             if left == masked:  # nothing to reveal: one token waits for the last step
                 noise.skip(DRAWS_PER_STEP)
                 continue
-            progress = step / max(1, c.steps - 1)
+            progress = step / (c.steps - 1) if c.steps > 1 else 1.0  # a single step is the last
             logits = guided.logits(guidance_scale(c.guidance, c.guidance_schedule, progress))
             drawn, log_p = draw_tokens(logits, noise.uniform(length), c.temperature, c.top_k, c.top_p)
             unknown = tokens == generator.mask_token

@@ -33,6 +33,14 @@ def test_presets_hold_the_published_sizes(preset: str) -> None:
     assert tuple(counts.values()) == PUBLISHED[preset]
 
 
+@pytest.mark.parametrize(("preset", "batches"), [("aim/l", 626), ("aim/llamagen-b", 5_004), ("maskmamba/eq1-l", 1_251)])
+def test_recipes_of_300_epochs_have_as_many_steps(preset: str, batches: int) -> None:
+    """Whole batches of ImageNet's 1,281,167 images; AiM's code makes a step of the rest as well."""
+    trainer = load_config(preset).trainer
+    assert 1_281_167 // trainer.batch_size == batches - (preset == "aim/l")
+    assert trainer.max_steps == 300 * batches
+
+
 @pytest.mark.parametrize("size", ["b", "l", "xl"])
 def test_official_presets_differ_by_the_released_codes_quirks_alone(size: str) -> None:
     paper, official = load_config(f"aim/{size}"), load_config(f"aim/official-{size}")

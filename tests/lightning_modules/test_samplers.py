@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from fractions import Fraction
 from itertools import pairwise
 
 import pytest
@@ -107,6 +108,27 @@ def test_rows_must_hide_equally_many(generator: MaskMamba) -> None:
 def test_noise_below_zero_is_refused(noise: float) -> None:
     with pytest.raises(ValueError, match=f"sampler.confidence_noise={noise} must be at least 0"):
         MaskGITConfig(confidence_noise=noise)
+
+
+@pytest.mark.parametrize("key", ["guidance", "temperature", "confidence_noise"])
+def test_infinite_settings_are_refused(key: str) -> None:
+    """They would end in logits that are no numbers, or in ranks that go by the place of a token."""
+    with pytest.raises(ValueError, match=f"sampler.{key}=inf must be a finite number"):
+        MaskGITConfig(**{key: math.inf})
+
+
+@pytest.mark.parametrize("base", [MaskGITConfig(steps=1), HaltonConfig(steps=1)])
+def test_a_single_step_is_guided_in_full(generator: MaskMamba, base) -> None:
+    rising = _sample(generator, replace(base, guidance_schedule="linear"), indices=range(24))
+    assert torch.equal(rising, _sample(generator, base, indices=range(24)))
+    assert not torch.equal(rising, _sample(generator, replace(base, guidance=1.0), indices=range(24)))
+
+
+def test_guidance_reaches_its_end_where_steps_are_more_than_tokens(generator: MaskMamba) -> None:
+    config = HaltonConfig(steps=16, guidance=6.0, guidance_schedule="linear")
+    most = _sample(generator, config, indices=range(24))
+    assert torch.equal(most, _sample(generator, replace(config, steps=300), indices=range(24)))
+    assert not torch.equal(most, _sample(generator, replace(config, guidance=1.0), indices=range(24)))
 
 
 @pytest.mark.parametrize("config", [MaskGITConfig(steps=6), HaltonConfig(steps=6, roll=True)])
@@ -221,3 +243,14 @@ def test_halton_order_is_a_spread_out_permutation(side: int) -> None:
     assert sorted(order) == list(range(side * side))
     quarters = [(i // side * 2 // side, i % side * 2 // side) for i in order[:8]]
     assert len(set(quarters)) == 4  # the first eight already visit every quarter
+
+
+def test_halton_points_on_the_edge_of_a_cell_belong_behind_it() -> None:
+    """Ninths times 18 are whole numbers, which sums of their digits in floating point fall short of."""
+
+    def mirrored(i: int, base: int) -> Fraction:
+        return Fraction(0) if i == 0 else (i % base + mirrored(i // base, base)) / base
+
+    places = [(int(mirrored(i, 2) * 18), int(mirrored(i, 3) * 18)) for i in range(1, 2000)]
+    order = list(dict.fromkeys(18 * row + column for row, column in places))
+    assert halton_order(18)[:200] == order[:200]

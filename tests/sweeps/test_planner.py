@@ -37,6 +37,19 @@ def test_named_sweeps_expand_and_their_cells_differ(name: str) -> None:
         assert count_cells(sweep, scale) > 0
 
 
+def test_the_published_dimba_is_one_training_in_all_sweeps(tmp_path: Path) -> None:
+    """A row that sets a key without reading it would be trained once more under another id."""
+    rows = {
+        "dimba-adaln": "mamba_adaln=off,adaln=single",
+        "dimba-fid": "size=L,model=dimba",
+        "dimba-mamba-position": "position=after,residual=standard",
+        "dimba-ratio": "ratio=1_1",
+    }
+    assert len({plan(name, "paper", root=tmp_path).find(cell).run_id for name, cell in rows.items()}) == 1
+    many = {cell.config.generator.adaln_groups for cell in plan("dimba-adaln", "paper", ["adaln=group"]).cells}
+    assert many == {4}
+
+
 def test_axes_multiply_in_order(make_sweep: Make) -> None:
     path = make_sweep(axes=[WIDTH, DEPTH], report={})
     assert labels(path) == ["32 2", "32 4", "64 2", "64 4"]
