@@ -166,6 +166,32 @@ def test_kill_9_and_again_gives_identical_bytes(tmp_path):
     assert content(tmp_path / "whole") == content(tmp_path / "out")
 
 
+ORPHANED = """
+import time
+from multiprocessing import active_children
+from datamodules.sources.records import Record
+from datamodules.tokenize.crops import Crops
+from datamodules.tokenize.prepare import Preparation, preparer
+with preparer(Preparation(Crops(("centre",), False, 16), True, False), 1) as prepare:
+    next(prepare(Record(str(i), 0, (), b"") for i in range(99)))
+    print(active_children()[0].pid, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_decoding_processes_end_with_the_command_that_is_killed():
+    command = [sys.executable, "-c", ORPHANED]
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    worker = int(process.stdout.readline())
+    process.kill()
+    try:
+        process.communicate(timeout=20)  # the pipe ends when nobody holds it any more
+    except subprocess.TimeoutExpired:
+        os.kill(worker, signal.SIGKILL)
+        raise
+
+
 def test_a_merge_reads_the_codes_once(tmp_path, monkeypatch):
     codes, read = [], merge_module.read_part
 
