@@ -110,7 +110,7 @@ def _numbered(table: Path, captions: list[tuple[str, ...]], split: str, unit_siz
             texts.append(caption)
         else:
             line = f"{table.name}, line {number + first}"
-            refused.append(Refused(line, f"no image numbered {number} in {folder.name}/"))
+            refused.append(Refused(line, f"no image of its number in {folder.name}/ ({number})"))
     return _source(table, folder, files, texts, refused, unit_size)
 
 

@@ -1,5 +1,6 @@
 """Collections that lie on disk in unusual ways: labels and captions stay right, or one sentence says what is wrong."""
 
+import codecs
 import gzip
 import json
 import logging
@@ -19,7 +20,17 @@ from datamodules.sources.records import Record, Refused, texts_of
 from datamodules.sources.tar import tar_files
 from datamodules.store import TokenStore
 from datamodules.tokenize.encode import Work
-from tests.datamodules.collections import SYNSETS, caption, class_tree, coco, encoded, picture, run, tar_shard
+from tests.datamodules.collections import (
+    SYNSETS,
+    caption,
+    class_tree,
+    coco,
+    encoded,
+    img2dataset,
+    picture,
+    run,
+    tar_shard,
+)
 
 NOT_UTF8 = os.fsdecode(b"gr\xf6\xdfe")
 
@@ -61,7 +72,7 @@ def test_lines_of_a_numbered_list_count_behind_its_header(tmp_path, columns):
     (tmp_path / "train" / "004.png").unlink()
     captions, _, refused = read(open_source("cc3m", tmp_path, "train"))
     assert captions == {f"{n:03d}.png": (caption(n),) for n in range(6) if n != 4}
-    assert refused == {"Train_GCC-training.tsv, line 6": "no image numbered 4 in train/"}
+    assert refused == {"Train_GCC-training.tsv, line 6": "no image of its number in train/ (4)"}
 
 
 def test_a_header_without_captions_is_not_understood(tmp_path):
@@ -219,6 +230,63 @@ def test_images_with_two_dots_in_their_names_do_not_vanish(tmp_path):
     captions, _, refused = read(open_source("cc3m", tmp_path, "train"))
     assert captions == {"0/b": ("b",)}
     assert refused == {"0/a": "ambiguous name: what follows its first dot is the ending, here .v1.png"}
+
+
+def test_archives_within_an_archive_are_named(tmp_path):
+    """As ImageNet's training images are given out."""
+    inner = tar_shard(tmp_path / "n01440764.tar", img2dataset(1)).read_bytes()
+    tar_shard(tmp_path / "in/ILSVRC2012_img_train.tar", [("n01440764.tar", inner)])
+    for dataset in ("imagenet", "cc3m"):
+        with pytest.raises(ValueError, match="n01440764: an archive within the archive; unpack the outer one"):
+            run(dataset, tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize("in_shards", [False, True])
+def test_marks_at_the_start_of_a_text_file_are_no_part_of_the_caption(tmp_path, in_shards):
+    texts = {1: codecs.BOM_UTF8 + b"caf\xc3\xa9\r\n", 2: "café".encode("utf-16"), 3: b"caf\xc3\xa9"}
+    texts[4] = codecs.BOM_UTF16_BE + "café".encode("utf-16-be")
+    members = [
+        (f"{n}.{end}", data) for n, text in texts.items() for end, data in (("png", encoded(picture(n))), ("txt", text))
+    ]
+    if in_shards:
+        tar_shard(tmp_path / "in/0.tar", members)
+    else:
+        (tmp_path / "in").mkdir()
+        for name, data in members:
+            (tmp_path / "in" / name).write_bytes(data)
+    summary = run("folder", tmp_path / "in", tmp_path / "out")
+    assert summary is not None and not summary.notes
+    assert TokenStore(tmp_path / "out/train").captions() == ["café"] * 4
+
+
+def test_a_subfolder_without_an_image_is_no_class(tmp_path):
+    """It would shift the labels behind it, and samples would be drawn of it."""
+    class_tree(tmp_path / "train", range(6), ("a", "b", "c"))
+    class_tree(tmp_path / "val", (0, 2), ("a", "b", "c"))
+    (tmp_path / "val/b").mkdir()
+    assert len(open_source("folder", tmp_path, "val").files) == 2  # in a split of its own that is no harm
+    (tmp_path / "train/__MACOSX").mkdir()
+    (tmp_path / "train/lists").mkdir()
+    (tmp_path / "train/lists/all.csv").write_text("a")
+    message = r"train has the subfolder __MACOSX \(and 1 more like it\) without an image, .*; remove it"
+    with pytest.raises(ValueError, match=message):
+        open_source("folder", tmp_path, "train")
+
+
+def test_hidden_folders_within_a_class_are_left_out(tmp_path):
+    class_tree(tmp_path, range(6), ("a", "b", "c"))
+    class_tree(tmp_path / "a/.ipynb_checkpoints", (7,), ("x", "x", "x"))
+    assert len(open_source("folder", tmp_path, "train").files) == 6
+
+
+def test_a_split_that_is_not_there_is_answered_with_the_way_out(tmp_path):
+    for split in ("train", "test"):
+        class_tree(tmp_path / "splits" / split, range(6))
+        class_tree(tmp_path / "classes", range(6), ("boat", split, "car"))
+    with pytest.raises(ValueError, match=r"there is train, test \(--source \S*splits/train --divide holds a part"):
+        open_source("folder", tmp_path / "splits", "val")
+    with pytest.raises(ValueError, match=r"\(if train is a class, as boat is, put the folders of all classes into"):
+        open_source("folder", tmp_path / "classes", "val")
 
 
 def test_shards_without_a_single_image(tmp_path):
