@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +28,7 @@ from datamodules.tokenize.verify import verify_store
 from lightning_modules.tokenizers.config import TOKENIZERS
 from tests.datamodules.collections import (
     Toy,
+    ToyConfig,
     ToyLatents,
     caption,
     class_tree,
@@ -257,6 +259,26 @@ def test_other_settings_or_another_source_do_not_mix(tmp_path):
     assert run("folder", source, tmp_path / "new") is None  # there already
     with pytest.raises(ValueError, match="not with the views"):
         run("folder", source, tmp_path / "new", flip=True)
+
+
+def test_of_two_commands_that_begin_together_one_is_refused(tmp_path, monkeypatch):
+    """Both find no plan; parts of the one must not lie between those of the other."""
+    write = plan_module.atomic_write
+
+    def slow(path, content):
+        time.sleep(0.3)
+        write(path, content)
+
+    monkeypatch.setattr(plan_module, "atomic_write", slow)
+    source = class_folders(class_tree(tmp_path / "images", range(1, 10)))
+    plans = [
+        make_plan(Job("folder", tmp_path, tmp_path), source, Crops((crop,), False, 16), True, ToyConfig())
+        for crop in ("centre", "adm")
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        failed = [pool.submit(plan_module.agree, tmp_path, plan) for plan in plans]
+    errors = [future.exception() for future in failed]
+    assert errors.count(None) == 1 and any("holds parts made with views" in str(error) for error in errors)
 
 
 def test_other_files_in_the_place_of_the_store_are_noticed_before_any_work(tmp_path):
