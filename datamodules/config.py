@@ -304,7 +304,8 @@ class FolderConfig(StoreConfig):
             more = f" (and of {len(absent) - 1:,} more)" if len(absent) > 1 else ""
             raise ValueError(
                 f"{Path(self.root) / 'train'} holds no image of the class {absent[0]}{more}, and a run samples all "
-                f"{len(train):,} classes; tokenize again without its folder, or of tar shards with the right --classes."
+                f"{len(train):,} classes; remove its folder, or number the labels of shards and parquet files from 0 "
+                "without a gap, and tokenize again."
             )
         self.classes = train
 

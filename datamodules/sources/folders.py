@@ -204,10 +204,10 @@ def _from_metadata(table: Path, unit_size: int) -> FileSource:
             raise ValueError(
                 f"{table}, line {number}: expected a JSON object with file_name and text ({type(error).__name__})."
             ) from error
-        if file in seen:
-            refused.append(Refused(file, f"listed twice, again in line {number}"))
+        if (path := os.path.normpath(file)) in seen:
+            refused.append(Refused(file, f"listed twice (again in line {number})"))
             continue
-        seen.add(file)
+        seen.add(path)
         try:
             captions.append(texts_of(text))
             files.append(file)
