@@ -257,7 +257,7 @@ def stores_of(folder, name, **of_source):
         write_store(
             folder / split,
             np.zeros((2, 1, *codes_shape(config)), kind),
-            np.zeros(2, np.int32),
+            np.arange(2, dtype=np.int32),
             ["", ""],
             vocab_size=config.vocab_size,
             tokenizer=file_sha256(config.weight_file()),
