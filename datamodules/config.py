@@ -216,7 +216,7 @@ class ImageNetConfig(StoreConfig):
                     f"in one and {val} in the other; tokenize both from folders of the same synsets."
                 )
         self.classes = found if len(found) != IMAGENET_CLASSES else []
-        if (seen := _labels_seen(Path(self.root) / "train" / "labels.npy")) < self.num_classes:
+        if (seen := len(_labels_seen(Path(self.root) / "train" / "labels.npy"))) < self.num_classes:
             raise ValueError(
                 f"{Path(self.root) / 'train'} holds images of {seen:,} of {self.num_classes:,} classes, and a run "
                 f"samples all of them; number the classes that there are 0 to {seen - 1} and tokenize them as `folder` "
@@ -224,20 +224,20 @@ class ImageNetConfig(StoreConfig):
             )
 
 
-def _labels_seen(path: Path) -> int:
-    """How many labels there are among those of a store. Raises ValueError if the file is damaged or gone."""
+def _labels_seen(path: Path) -> frozenset[int]:
+    """The labels that there are among those of a store. Raises ValueError if the file is damaged or gone."""
     try:
         changed = path.stat()
-        return _count_labels(path, changed.st_mtime_ns, changed.st_size)
+        return _distinct(path, changed.st_mtime_ns, changed.st_size)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is damaged; delete the folder and tokenize again.") from error
 
 
 @lru_cache  # a plan resolves the same store for every cell
-def _count_labels(path: Path, changed: int, size: int) -> int:
+def _distinct(path: Path, changed: int, size: int) -> frozenset[int]:
     import numpy as np
 
-    return len(np.unique(np.load(path)))
+    return frozenset(np.unique(np.load(path)).tolist())
 
 
 @dataclass
@@ -299,6 +299,14 @@ class FolderConfig(StoreConfig):
             raise ValueError(
                 f"The stores in {self.root} have no classes; set data.condition=caption, and where the preset is one "
                 "for classes also generator.condition=text text_encoder.name=minilm."
+            )
+        seen = _labels_seen(Path(self.root) / "train" / "labels.npy")
+        if absent := [name for label, name in enumerate(train) if label not in seen]:
+            more = f" (and of {len(absent) - 1:,} more)" if len(absent) > 1 else ""
+            raise ValueError(
+                f"{Path(self.root) / 'train'} holds no image of the class {absent[0]}{more}, and a run samples all "
+                f"{len(train):,} classes; remove its folder, or number the labels of shards and parquet files from 0 "
+                "without a gap, and tokenize again."
             )
         self.classes = train
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from errno import EDQUOT, ENOSPC
 from importlib import import_module
 
 import click
@@ -106,7 +107,8 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(f"Error: {error}", err=True)
         code = 2
     except OSError as error:
-        click.echo(f"Error: {error.filename or 'file system'}: {error.strerror or error}.", err=True)
+        way_out = " Free some space; the same command goes on." if error.errno in (ENOSPC, EDQUOT) else ""
+        click.echo(f"Error: {error.filename or 'file system'}: {error.strerror or error}.{way_out}", err=True)
         code = 2
     except click.ClickException as error:
         error.show()

@@ -85,13 +85,13 @@ def caption_conditions(
     )
 
 
-def evaluation_conditions(config: RunConfig, device: torch.device | str = "cpu") -> Conditions:
-    """The conditions of `evaluation.num_samples` images, balanced over the classes.
+def evaluation_conditions(config: RunConfig, device: torch.device | str = "cpu", count: int = 0) -> Conditions:
+    """The conditions of `count` images, or of `evaluation.num_samples`, balanced over the classes.
 
     Labels are 0, 1, .., classes - 1, 0, 1, ... Captions are those of the split `evaluation.prompts`: image i gets the
     next caption of its class, in an order that is shuffled once and for all, and that starts again when it is used up.
     """
-    count = config.evaluation.num_samples
+    count = count or config.evaluation.num_samples
     if config.generator.condition == "class":
         return Conditions(np.arange(count) % config.generator.num_classes)
     if file := config.evaluation.prompt_file:
@@ -123,7 +123,7 @@ def grid_conditions(config: RunConfig, device: torch.device | str = "cpu") -> Co
 def read_prompts(file: Path) -> list[str]:
     """The captions of a text file, one a line; empty lines are left out. Raises UserError if there are none."""
     try:
-        prompts = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        prompts = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"evaluation.prompt_file={file} cannot be read as text: {error}.") from error
     if not prompts:

@@ -12,7 +12,7 @@ from datamodules.sources.imagenet import SYNSET, ground_truth, images_folder, sy
 from datamodules.sources.lists import list_file
 from datamodules.sources.open import ANY_LABEL, open_source
 from datamodules.sources.parquet import parquet_files
-from datamodules.sources.records import Record, Source, find_split
+from datamodules.sources.records import Record, Refused, Source, find_split
 from datamodules.sources.tar import has_labels, tar_files
 from datamodules.store import TokenStore
 from datamodules.tokenize.images import decode_image
@@ -131,23 +131,31 @@ def _images(kind: str, folder: Path, split: str) -> list[Finding]:
 
 
 def _look(source: Source) -> list[str]:
-    """Whether the first images can be decoded."""
-    problems, looked = [], 0
+    """Whether the first images can be used."""
+    problems, seen, opened = [], 0, 0
     for record in source.read(0):
-        if not isinstance(record, Record):
-            problems.append(f"{record.key}: {record.reason}")
-        else:
-            looked += 1
-            try:
-                decode_image(record.read(), record.key)
-            except (ValueError, OSError) as error:
-                problems.append(f"{record.key}: {error}")
-        if looked + len(problems) >= LOOKED_AT:
+        seen, opened = seen + 1, opened + isinstance(record, Record)
+        if reason := _unusable(record, source.captioned):
+            problems.append(f"{record.key}: {reason}")
+        if opened == LOOKED_AT:
             break
+    if not seen:
+        return [f"no images in {source.units[0].name}"]
     if not problems:
         return []
-    more = f" and {len(problems) - 1} more of the first {looked + len(problems)}" if len(problems) > 1 else ""
+    more = f" and {len(problems) - 1} more of the first {seen}" if len(problems) > 1 else ""
     return [re.sub(r"\s+", " ", f"unusable: {problems[0]}{more}")]
+
+
+def _unusable(record: Record | Refused, captioned: bool) -> str:
+    """Why an image would be left out, or ""."""
+    if not isinstance(record, Record):
+        return record.reason
+    try:
+        decode_image(record.read(), record.key)
+    except (ValueError, OSError) as error:
+        return str(error)
+    return "no caption" if captioned and not any(record.captions) else ""
 
 
 def _undivided(kind: str, folder: Path) -> bool:

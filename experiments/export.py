@@ -61,14 +61,13 @@ def export_samples(
     """
     prepare_process(config)
     check_trained(run)
-    config.evaluation.num_samples = count
     origin = {"run": run.id, "sampler": to_dict(config)["sampler"], "seed": seed, "count": count}
     origin |= {**_captions(config), **_snapshot(config)}
     if names := _already(folder / RECORD, {**origin, "kind": kind}):
         return [folder / name for name in names]
     shards = Shards(folder / "shards", count)
     _check_origin(shards.folder / "origin.json", origin)
-    conditions = evaluation_conditions(config, device_of(config))
+    conditions = evaluation_conditions(config, device_of(config), count)
     worker, workers = share or (0, 1)
     shards.fill(drawer(config, run, conditions, seed), worker, workers, alone=True)
     with work_lock(shards.folder / "lock"):  # of shares that end together, one puts the images together

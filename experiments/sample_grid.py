@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
+from datamodules.tokenize.crops import adm_crop
+from datamodules.tokenize.images import decode_image
 from experiments.build import build_tokenizer, load_generator
 from experiments.conditions import (
     NO_CLASS,
@@ -91,8 +91,7 @@ def _conditions(
         return Conditions(np.full(count or SINGLE, label)), min(count or SINGLE, SINGLE)
     if count is None:
         return grid_conditions(config, device), grid_columns(config)
-    config = replace(config, evaluation=replace(config.evaluation, num_samples=count))
-    return evaluation_conditions(config, device), grid_columns(config)
+    return evaluation_conditions(config, device, count), grid_columns(config)
 
 
 def _label(word: str, names: tuple[str, ...]) -> int:
@@ -113,7 +112,7 @@ def _label(word: str, names: tuple[str, ...]) -> int:
 def _known_tokens(
     config: RunConfig, tokenizer, file: Path, mask: str, device: torch.device, mask_token: int
 ) -> torch.Tensor:
-    """Tokens (L,) of the image in `file`, `mask_token` where the box is."""
+    """Tokens (L,) of the image in `file`, cropped as training images are, `mask_token` where the box is."""
     size, step = config.tokenizer.image_size, config.tokenizer.downsample
     try:
         left, top, right, bottom = (int(part) for part in mask.split(","))
@@ -122,13 +121,11 @@ def _known_tokens(
     if not (0 <= left < right <= size and 0 <= top < bottom <= size):
         raise UserError(f"--mask {mask} does not lie in the {size} x {size} image (0 <= left < right <= {size}).")
     try:
-        with Image.open(file) as picture:
-            rgba = picture.convert("RGBA").resize((size, size), Image.Resampling.LANCZOS)
-    except OSError as error:
-        raise UserError(f"{file} is not an image that can be read.") from error
-    white = Image.new("RGBA", rgba.size, "white")
-    pixels = np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
-    tokens = tokenizer.encode_uint8(torch.from_numpy(pixels.copy())[None].to(device))[0]
+        picture, _ = decode_image(file.read_bytes(), file.name)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--known-from {file} cannot be used: {error}.") from error
+    pixels = np.array(adm_crop(picture, size))
+    tokens = tokenizer.encode_uint8(torch.from_numpy(pixels)[None].to(device))[0]
     hidden = torch.zeros(size // step, size // step, dtype=torch.bool, device=device)
     hidden[top // step : -(-bottom // step), left // step : -(-right // step)] = True
     return tokens.masked_fill(hidden.flatten(), mask_token)

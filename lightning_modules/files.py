@@ -26,6 +26,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would lock out colleagues on a shared file system
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # of a full disk the system does not say which file
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

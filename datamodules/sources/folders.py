@@ -6,10 +6,20 @@ import hashlib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from datamodules.sources.records import UNIT, Record, Refused, chunks, digest_of, is_image, is_unicode, texts_of
+from datamodules.sources.records import (
+    UNIT,
+    Record,
+    Refused,
+    chunks,
+    decoded_text,
+    digest_of,
+    is_image,
+    is_unicode,
+    texts_of,
+)
 
 HELD_OUT = 10
 """One image in so many is held out where a folder without splits is divided."""
@@ -23,7 +33,7 @@ class FileSource:
         files: relative names, in the order of the store; they are the keys.
         labels: one per file.
         class_names: empty where images have captions only.
-        captions: one tuple per file, or None.
+        captions: one tuple per file, or None. Beside classes they are kept where there are some, and not asked for.
         refused: entries of a list for which there is no file; they are reported with the first unit.
     """
 
@@ -38,12 +48,8 @@ class FileSource:
         unit_size: int = UNIT,
     ):
         self.folder, self.files, self.labels, self.captions = folder, files, labels, captions
-        self.class_names, self.captioned, self.refused, self.unit_size = (
-            class_names,
-            captions is not None,
-            refused,
-            unit_size,
-        )
+        self.class_names, self.refused, self.unit_size = class_names, refused, unit_size
+        self.captioned = captions is not None and not class_names
         self.units = chunks(len(files), unit_size)
         texts = captions if captions is not None else [()] * len(files)
         self.fingerprint = digest_of(
@@ -61,13 +67,14 @@ class FileSource:
 
 
 def class_folders(folder: Path, class_names: Sequence[str] = (), unit_size: int = UNIT) -> FileSource:
-    """One subfolder per class, classes in sorted order, images anywhere beneath.
+    """One subfolder per class, classes in sorted order, images anywhere beneath, perhaps with a text file beside each.
 
     Args:
         class_names: the classes to expect; by default the subfolders that there are.
 
     Raises:
-        ValueError: a subfolder that is no expected class, a name that is not UTF-8, or no images at all.
+        ValueError: a subfolder that is no expected class or, where none are expected, has no image; a name that is not
+            UTF-8; no images at all.
     """
     found = subfolders(folder)
     names = list(class_names) or found
@@ -78,14 +85,20 @@ def class_folders(folder: Path, class_names: Sequence[str] = (), unit_size: int 
         )
     if strange := next((name for name in names if not is_unicode(name)), None):
         raise ValueError(f"{folder} has the class {ascii(strange)}, whose name is not UTF-8; rename that folder.")
-    files, labels = [], []
-    for label, name in enumerate(names):
-        members = sorted(_images_beneath(folder / name)) if name in found else []
-        files += [f"{name}/{member}" for member in members]
-        labels += [label] * len(members)
+    there = {name: {f"{name}/{file}" for file in _files_beneath(folder / name)} for name in found}
+    members = [sorted(filter(is_image, there.get(name, ()))) for name in names]
+    files = [file for group in members for file in group]
     if not files:
         raise ValueError(f"No images in the class folders of {folder}.")
-    return FileSource(folder, files, labels, names, unit_size=unit_size)
+    if not class_names and (empty := [name for name, group in zip(names, members, strict=True) if not group]):
+        more = f" (and {len(empty) - 1} more like it)" if len(empty) > 1 else ""
+        raise ValueError(
+            f"{folder} has the subfolder {empty[0]}{more} without an image, which would be a class that nothing is "
+            "learnt of; remove it, or name the right folder with --source."
+        )
+    labels = [label for label, group in enumerate(members) for _ in group]
+    captions = _captions_beside(folder, files, set().union(*there.values()))
+    return FileSource(folder, files, labels, names, captions if any(captions) else None, unit_size=unit_size)
 
 
 def captioned_folder(folder: Path, unit_size: int = UNIT) -> FileSource:
@@ -96,13 +109,11 @@ def captioned_folder(folder: Path, unit_size: int = UNIT) -> FileSource:
     """
     if (table := folder / "metadata.jsonl").is_file():
         return _from_metadata(table, unit_size)
-    files = sorted(_images_beneath(folder))
+    there = set(_files_beneath(folder))
+    files = sorted(filter(is_image, there))
     if not files:
         raise ValueError(f"No images in {folder}.")
-    captions = []
-    for file in files:
-        text = (folder / file).with_suffix(".txt")
-        captions.append((text.read_text(encoding="utf-8", errors="replace"),) if text.is_file() else ())
+    captions = _captions_beside(folder, files, there)
     if not any(captions):
         beside = f" {images_in(folder)[0]} lies beside them." if subfolders(folder) and images_in(folder) else ""
         raise ValueError(
@@ -163,13 +174,21 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _images_beneath(folder: Path) -> Iterator[str]:
-    """Relative names of all images in a folder and its subfolders."""
+def _files_beneath(folder: Path) -> Iterator[str]:
+    """Relative names of all files in a folder and its subfolders, but for hidden ones (such as editors' copies)."""
     for entry in os.scandir(folder):
+        if entry.name.startswith("."):
+            continue
         if _is_folder(entry):
-            yield from (f"{entry.name}/{name}" for name in _images_beneath(Path(entry.path)))
-        elif is_image(entry.name):
+            yield from (f"{entry.name}/{name}" for name in _files_beneath(Path(entry.path)))
+        else:
             yield entry.name
+
+
+def _captions_beside(folder: Path, files: Sequence[str], there: Collection[str]) -> list[tuple[str, ...]]:
+    """For each file what the text file of the same name says, if that is among those `there`."""
+    texts = [f"{file.rpartition('.')[0]}.txt" for file in files]
+    return [(decoded_text((folder / text).read_bytes()),) if text in there else () for text in texts]
 
 
 def _from_metadata(table: Path, unit_size: int) -> FileSource:
@@ -185,10 +204,10 @@ def _from_metadata(table: Path, unit_size: int) -> FileSource:
             raise ValueError(
                 f"{table}, line {number}: expected a JSON object with file_name and text ({type(error).__name__})."
             ) from error
-        if file in seen:
-            refused.append(Refused(file, f"listed twice, again in line {number}"))
+        if (path := os.path.normpath(file)) in seen:
+            refused.append(Refused(file, f"listed twice (again in line {number})"))
             continue
-        seen.add(file)
+        seen.add(path)
         try:
             captions.append(texts_of(text))
             files.append(file)

@@ -80,10 +80,10 @@ def _with_paths(table: Path, rows: list[list[str]], path: int, caption: int, uni
     for number, row in enumerate(rows, 2):
         if len(row) <= max(path, caption):
             refused.append(Refused(f"{table.name}, line {number}", f"{len(row)} columns"))
-        elif row[path] in seen:
-            refused.append(Refused(row[path], f"listed twice, again in line {number}"))
+        elif (file := os.path.normpath(row[path])) in seen:
+            refused.append(Refused(row[path], f"listed twice (again in line {number})"))
         else:
-            seen.add(row[path])
+            seen.add(file)
             files.append(row[path])
             texts.append((row[caption],))
     return _source(table, table.parent, files, texts, refused, unit_size)
@@ -110,7 +110,7 @@ def _numbered(table: Path, captions: list[tuple[str, ...]], split: str, unit_siz
             texts.append(caption)
         else:
             line = f"{table.name}, line {number + first}"
-            refused.append(Refused(line, f"no image numbered {number} in {folder.name}/"))
+            refused.append(Refused(line, f"no image of its number in {folder.name}/ ({number})"))
     return _source(table, folder, files, texts, refused, unit_size)
 
 

@@ -91,9 +91,18 @@ def _plain(folder: Path, split: str, unit_size: int) -> Source:
     if others or split != "train":
         names = " or ".join(SPLIT_FOLDERS.get(split, (split,)))
         undivided = "of a folder without splits, --split train takes all, and ablate tokenize --divide makes both"
-        there = f"there is {', '.join(others)}" if others else undivided
+        there = f"there is {', '.join(others)}{_way_out(folder, others)}" if others else undivided
         raise ValueError(f"No split {split} in {folder}: expected the folder {names}; {there}.")
     return _images(folder, [], unit_size)
+
+
+def _way_out(folder: Path, splits: list[str]) -> str:
+    """What helps where a split is missing beside others."""
+    classes = sorted(set(subfolders(folder)) - {name for names in SPLIT_FOLDERS.values() for name in names})
+    if classes:
+        return f" (if {splits[0]} is a class, as {classes[0]} is, put the folders of all classes into {folder}/train)"
+    place = find_split(folder, "train")
+    return f" (--source {place} --divide holds a part of it out)" if place else ""
 
 
 def open_divided(folder: Path, split: str, unit_size: int = UNIT) -> Source:

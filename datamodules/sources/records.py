@@ -6,6 +6,7 @@ them along.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -108,6 +109,12 @@ def digest_of(words: Iterable[str]) -> str:
 def words_of(name: str) -> list[str]:
     """The words of a file's name: "cc3m_val2014-00001.tar" -> ["cc3m", "val", "tar"], with capitals as they are."""
     return re.findall(r"[^\W\d_]+", name)
+
+
+def decoded_text(content: bytes) -> str:
+    """A text file as UTF-8, or as UTF-16 where its first bytes say so; a mark at its start is no part of it."""
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if marked else "utf-8-sig", errors="replace")
 
 
 def texts_of(value: object) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from datamodules.sources.records import (
     Record,
     Refused,
     Unit,
+    decoded_text,
     digest_of,
     find_split,
     texts_of,
@@ -100,6 +101,8 @@ class TarSource:
         if suffix is None:
             if hidden := next((name for name in group.members if PurePosixPath(name).suffix in IMAGE_SUFFIXES), None):
                 return Refused(key, f"ambiguous name: what follows its first dot is the ending, here {hidden}")
+            if ".tar" in group.members:
+                return Refused(key, "an archive within the archive; unpack the outer one")
             if group.members.keys() & {".txt", ".cls"}:
                 return Refused(key, "no image under this name")
             return None  # statistics and the like
@@ -115,7 +118,7 @@ class TarSource:
     def _annotation(self, content: dict[str, bytes]) -> tuple[int, tuple[str, ...]]:
         """Label and captions. Raises ValueError, AttributeError or TypeError for JSON of another form."""
         data = json.loads(content[".json"]) if ".json" in content else {}
-        text = content[".txt"].decode(errors="replace") if ".txt" in content else data.get("caption")
+        text = decoded_text(content[".txt"]) if ".txt" in content else data.get("caption")
         captions = texts_of(text)
         if not self.class_names:
             return 0, captions

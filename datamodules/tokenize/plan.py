@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.files import atomic_write
+from datamodules.files import atomic_write, work_lock
 
 SCHEMA = 1
 
@@ -96,9 +96,10 @@ def agree(folder: Path, plan: Plan) -> None:
         ValueError: they differ, naming the first difference.
     """
     path = folder / "plan.json"
-    if not path.is_file():
-        content = json.dumps({"schema": SCHEMA, **asdict(plan)}, indent=1)  # ASCII, whatever names shards have
-        atomic_write(path, lambda stream: stream.write(content.encode()))
+    with work_lock(folder / ".plan.lock"):  # of commands that begin together one is the first
+        if not path.is_file():
+            content = json.dumps({"schema": SCHEMA, **asdict(plan)}, indent=1)  # ASCII, whatever names shards have
+            atomic_write(path, lambda stream: stream.write(content.encode()))
     other = read_plan(folder)
     for key, value in asdict(plan).items():
         if (found := getattr(other, key)) != value:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 
 import numpy as np
 
@@ -85,6 +87,18 @@ def _printable(text: str) -> str:
     return text if is_unicode(text) else ascii(text)
 
 
+def _end_with_parent() -> None:
+    """Let a decoding process end when the one that started it is killed; the pool alone would wait for ever."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 class Preparer:
     """Applies a `Preparation` to records, in their order, in this process or ahead in others. Make with `preparer`."""
 
@@ -118,7 +132,7 @@ def preparer(preparation: Preparation, workers: int) -> Iterator[Preparer]:
         yield Preparer(preparation, None, 0)
         return
     # Started afresh, not forked: a forked copy of a process that uses a GPU is not usable.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent)
     try:
         yield Preparer(preparation, pool, AHEAD * workers)
     finally:

@@ -25,6 +25,8 @@ class Counter:
         """Count images as done, `refused` of them without success."""
         self.done += done
         self.refused += refused
+        if self.total:
+            self.total = max(self.total, self.done)  # what a list names and no file is there for comes on top
         if time.monotonic() - self._told >= EVERY_S:
             self._told = time.monotonic()
             log.info("%s", self)

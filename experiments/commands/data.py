@@ -132,7 +132,8 @@ def tokenize_command(
         if verify:
             _verify(out, part, config, device)
     if source is not None and all((out / part / "meta.json").is_file() for part in ("train", "val")):
-        click.echo(f"Train on it with: {_training(dataset, out, tokenizer, settings, text)}")
+        for condition in _conditions(dataset, out):
+            click.echo(f"Train on it with: {_training(dataset, out, tokenizer, settings, text, condition)}")
 
 
 @click.command("reference")
@@ -278,16 +279,28 @@ def _tell(folder: Path, summary: Summary) -> None:
         click.echo(f"  each with its reason: {folder / 'report.json'}")
 
 
-def _training(dataset: str, out: Path, tokenizer: str, settings: tuple[str, ...], text: Any) -> str:
+def _conditions(dataset: str, out: Path) -> list[str]:
+    """What runs on the stores in `out` can be conditioned on; classes first, and where there is neither."""
+    from datamodules.config import DATASETS
+    from datamodules.store import TokenStore
+
+    stores = [TokenStore(out / split) for split in ("train", "val")]
+    there = {
+        "class": any(store.meta.source.get("classes") for store in stores),
+        "caption": all(store.all_captioned for store in stores),
+    }
+    return [condition for condition in DATASETS[dataset].config.possible if there[condition]] or ["class"]
+
+
+def _training(dataset: str, out: Path, tokenizer: str, settings: tuple[str, ...], text: Any, condition: str) -> str:
     """The command that trains on the stores in `out`. For captions it names what the preset says too, so that one for
     classes may take the preset's place. Raises ValueError for stores that no run can train on."""
     from datamodules.config import DATASETS
     from datamodules.store import TokenStore
     from experiments.config import load_config
 
-    store = TokenStore(out / "train")
-    captions = store.all_captioned and not store.meta.source.get("classes")
-    DATASETS[dataset].config(root=str(out), condition="caption" if captions else "class").resolve()
+    store, captions = TokenStore(out / "train"), condition == "caption"
+    DATASETS[dataset].config(root=str(out), condition=condition).resolve()
     words = [f"data.name={dataset}", f"data.root={out}", f"tokenizer.name={tokenizer}"]
     of_text = [word for word in settings if word.startswith("text_encoder.")]
     words += [f"tokenizer.{word.removeprefix('tokenizer.')}" for word in settings if word not in of_text]

@@ -98,7 +98,11 @@ def _table(result: dict[str, Any]) -> list[str]:
 @click.option("--class", "class_name", help="One class only, by name or number.")
 @click.option("--prompt", "prompts", multiple=True, help="A caption to draw, for runs on captions; may be repeated.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--known-from", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Keep this image...")
+@click.option(
+    "--known-from",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Keep this image, or its middle square...",
+)
 @click.option("--mask", help="...but for this box of pixels, LEFT,TOP,RIGHT,BOTTOM, which is drawn anew.")
 @click.option(
     "--export",

@@ -33,7 +33,7 @@ def test_lines_of_a_numbered_list_count_behind_its_header(tmp_path, columns):
     (tmp_path / "train" / "004.png").unlink()
     captions, _, refused = read_all(open_source("cc3m", tmp_path, "train"))
     assert captions == {f"{n:03d}.png": (caption(n),) for n in range(6) if n != 4}
-    assert refused == {"Train_GCC-training.tsv, line 6": "no image numbered 4 in train/"}
+    assert refused == {"Train_GCC-training.tsv, line 6": "no image of its number in train/ (4)"}
 
 
 def test_a_header_without_captions_is_not_understood(tmp_path):

@@ -13,6 +13,7 @@ from tests.datamodules.collections import (
     annotated_shard,
     class_tree,
     encoded,
+    img2dataset,
     overwritten,
     picture,
     read_all,
@@ -130,6 +131,15 @@ def test_images_with_two_dots_in_their_names_do_not_vanish(tmp_path):
     captions, _, refused = read_all(open_source("cc3m", tmp_path, "train"))
     assert captions == {"0/b": ("b",)}
     assert refused == {"0/a": "ambiguous name: what follows its first dot is the ending, here .v1.png"}
+
+
+def test_archives_within_an_archive_are_named(tmp_path):
+    """As ImageNet's training images are given out."""
+    inner = tar_shard(tmp_path / "n01440764.tar", img2dataset(1)).read_bytes()
+    tar_shard(tmp_path / "in/ILSVRC2012_img_train.tar", [("n01440764.tar", inner)])
+    for dataset in ("imagenet", "cc3m"):
+        with pytest.raises(ValueError, match="n01440764: an archive within the archive; unpack the outer one"):
+            run(dataset, tmp_path / "in", tmp_path / "out")
 
 
 def test_shards_without_a_single_image(tmp_path):

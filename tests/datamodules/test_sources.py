@@ -245,9 +245,9 @@ def test_list_with_a_header(tmp_path):
     (tmp_path / "images").mkdir()
     for number in NUMBERS:
         (tmp_path / f"images/{number}.png").write_bytes(encoded(picture(number)))
-    rows = [f'images/{n}.png,"{caption(n)}"' for n in [*NUMBERS, 2]]
+    rows = [f'images/{n}.png,"{caption(n)}"' for n in [*NUMBERS, 2]] + ["./images//3.png,again"]
     (tmp_path / "train.csv").write_text("\n".join(["filepath,title", *rows]))
-    assert sum(run("cc3m", tmp_path, tmp_path / "out").refused.values()) == 1  # 2 comes twice
+    assert run("cc3m", tmp_path, tmp_path / "out").refused == {"listed twice": 2}  # by one name or another
     check_captions(stored(tmp_path / "out"))
 
 
@@ -274,8 +274,10 @@ def test_captioned_folder(tmp_path, listed):
             (folder / f"{number}.txt").write_text(caption(number))
     if listed:
         lines = [json.dumps({"file_name": f"{n}.png", "text": caption(n)}) for n in NUMBERS]
+        lines += [json.dumps({"file_name": f"./{n}.png", "text": "again"}) for n in NUMBERS]
         (folder / "metadata.jsonl").write_text("\n".join(lines))
-    run("folder", folder, tmp_path / "out")
+    refused = run("folder", folder, tmp_path / "out").refused
+    assert refused == ({"listed twice": len(NUMBERS)} if listed else {})
     check_captions(stored(tmp_path / "out"))
 
 

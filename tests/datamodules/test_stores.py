@@ -292,6 +292,16 @@ def test_what_does_not_fit_is_refused(classes, captions, tmp_path):
         (tmp_path / f"stores/{split}-").rename(tmp_path / f"stores/{split}")
     with pytest.raises(ValueError, match="other classes"):
         FolderConfig(root=str(tmp_path / "stores")).resolve()
+    for path in (tmp_path / "more/val/b").iterdir():
+        path.write_bytes(b"broken")  # so that the class is there, and no image of it
+    for split in ("train", "val"):
+        shutil.rmtree(tmp_path / "stores" / split)
+        run("folder", tmp_path / "more" / "val", tmp_path / "stores", "train")
+        (tmp_path / "stores/train").rename(tmp_path / f"stores/{split}-")
+    for split in ("train", "val"):
+        (tmp_path / f"stores/{split}-").rename(tmp_path / f"stores/{split}")
+    with pytest.raises(ValueError, match="train holds no image of the class b, and a run samples all 2 classes"):
+        FolderConfig(root=str(tmp_path / "stores")).resolve()
 
 
 @pytest.mark.parametrize(("val", "refused"), [(SYNSETS, False), (SYNSETS[1:], True), (("0", "1", "2"), False)])

@@ -6,19 +6,24 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from datamodules.files import work_lock
+from datamodules.sources.folders import class_folders
 from datamodules.store import TokenStore
 from datamodules.tokenize import merge as merge_module
 from datamodules.tokenize import plan as plan_module
+from datamodules.tokenize.crops import Crops
 from datamodules.tokenize.encode import Work
+from datamodules.tokenize.job import Job, make_plan
 from datamodules.tokenize.merge import merge
 from tests.datamodules.collections import (
     Toy,
+    ToyConfig,
     class_tree,
     content_of,
     img2dataset,
@@ -54,7 +59,9 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from datamodules.tokenize.crops import Crops
+from datamodules.tokenize.crops import Crops
 from datamodules.tokenize.encode import Work
+from datamodules.tokenize.job import Job, make_plan
 from datamodules.tokenize.job import Job, make_plan
 from tests.datamodules.collections import Toy, run
 class Slow(Toy):
@@ -82,6 +89,32 @@ def test_kill_9_and_again_gives_identical_bytes(tmp_path):
     run("cc3m", tmp_path / "tars", tmp_path / "out", work=Work(batch_size=3))
     assert not (tmp_path / "out/.train.killed").exists()
     assert content_of(tmp_path / "whole") == content_of(tmp_path / "out")
+
+
+ORPHANED = """
+import time
+from multiprocessing import active_children
+from datamodules.sources.records import Record
+from datamodules.tokenize.crops import Crops
+from datamodules.tokenize.prepare import Preparation, preparer
+with preparer(Preparation(Crops(("centre",), False, 16), True, False), 1) as prepare:
+    next(prepare(Record(str(i), 0, (), b"") for i in range(99)))
+    print(active_children()[0].pid, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_decoding_processes_end_with_the_command_that_is_killed():
+    command = [sys.executable, "-c", ORPHANED]
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    worker = int(process.stdout.readline())
+    process.kill()
+    try:
+        process.communicate(timeout=20)  # the pipe ends when nobody holds it any more
+    except subprocess.TimeoutExpired:
+        os.kill(worker, signal.SIGKILL)
+        raise
 
 
 def test_a_merge_reads_the_codes_once(tmp_path, monkeypatch):
@@ -149,6 +182,26 @@ def test_other_settings_or_another_source_do_not_mix(tmp_path):
     assert run("folder", source, tmp_path / "new") is None  # there already
     with pytest.raises(ValueError, match="not with the views"):
         run("folder", source, tmp_path / "new", flip=True)
+
+
+def test_of_two_commands_that_begin_together_one_is_refused(tmp_path, monkeypatch):
+    """Both find no plan; parts of the one must not lie between those of the other."""
+    write = plan_module.atomic_write
+
+    def slow(path, content):
+        time.sleep(0.3)
+        write(path, content)
+
+    monkeypatch.setattr(plan_module, "atomic_write", slow)
+    source = class_folders(class_tree(tmp_path / "images", range(1, 10)))
+    plans = [
+        make_plan(Job("folder", tmp_path, tmp_path), source, Crops((crop,), False, 16), True, ToyConfig())
+        for crop in ("centre", "adm")
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        failed = [pool.submit(plan_module.agree, tmp_path, plan) for plan in plans]
+    errors = [future.exception() for future in failed]
+    assert errors.count(None) == 1 and any("holds parts made with views" in str(error) for error in errors)
 
 
 def test_other_files_in_the_place_of_the_store_are_noticed_before_any_work(tmp_path):

@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +15,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from datamodules.emoji.data import load_emoji
-from datamodules.store import write_store
+from datamodules.store import TokenStore, write_store
 from datamodules.store_format import codes_shape, tokenizer_settings
-from experiments.commands.data import _training
+from experiments.commands.data import _conditions, _training
 from experiments.config import load_config
 from experiments.errors import UserError
 from lightning_modules.hashing import file_sha256
@@ -156,6 +157,32 @@ def test_captions_to_a_run_by_the_command_that_is_printed(ablate, captioned, tmp
     assert code == 2 and ablate("train", "maskmamba/demo", *command[2:4], *words, *small)[0] == 0, err
 
 
+def test_captions_within_class_folders_are_kept_beside_the_classes(ablate, tmp_path):
+    """Both commands are printed, and the one for captions trains on them."""
+    emoji = load_emoji(["noto"])
+    for i in range(8):
+        path = tmp_path / "images" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(emoji.images[i]).save(path)
+        path.with_suffix(".txt").write_text(emoji.captions[i])
+    words = ("--source", tmp_path / "images", "--out", tmp_path / "out", "--tokenizer", "emoji_vq", "--workers", 0)
+    code, said, err = ablate("tokenize", "folder", *words, "--divide")
+    assert code == 0, err
+    on_classes, on_captions = re.findall("^Train on it with: ablate (.*)$", said, re.MULTILINE)
+    assert "data.condition" not in on_classes and "data.condition=caption" in on_captions
+    store = TokenStore(tmp_path / "out" / "train")
+    for i in range(len(store)):
+        number = int(Path(store.key(i)).stem)
+        assert (store.caption(i), int(store.labels[i])) == (emoji.captions[number], number % 2)
+    small = ["generator.width=16", "generator.depth=2", "generator.heads=2", "trainer.max_steps=1"]
+    small += ["runtime.threads=1", "runtime.sample_every=0", f"runtime.root={tmp_path / 'runs'}"]
+    code, said, err = ablate(*shlex.split(on_captions), *small)
+    assert code == 0 and "1 steps" in said, err
+    (tmp_path / "images" / "a" / "0.txt").unlink()  # one without: it stays, and the classes are what there is
+    code, said, err = ablate("tokenize", "folder", *words[:3], tmp_path / "less", *words[4:], "--divide")
+    assert code == 0 and "left out" not in said and "data.condition" not in said, err
+
+
 def test_a_reference_keeps_the_classes_of_its_images(ablate, pictures, captioned, tmp_path):
     """Of folders, of tar shards whose number of classes is told, of none where there are captions."""
     shard = tmp_path / "shards" / "train-0.tar"
@@ -216,7 +243,10 @@ def test_the_printed_command_names_all_settings(dataset, settings, wanted, tmp_p
             source={} if captioned else {"classes": ["a"]},
         )
     text = T5Config() if captioned else None
-    assert wanted.replace("OUT", str(tmp_path)) in _training(dataset, tmp_path, "llamagen_vq", settings, text)
+    (condition,) = _conditions(dataset, tmp_path)
+    assert wanted.replace("OUT", str(tmp_path)) in _training(
+        dataset, tmp_path, "llamagen_vq", settings, text, condition
+    )
 
 
 def stores_of(folder, name, **of_source):
@@ -227,7 +257,7 @@ def stores_of(folder, name, **of_source):
         write_store(
             folder / split,
             np.zeros((2, 1, *codes_shape(config)), kind),
-            np.zeros(2, np.int32),
+            np.arange(2, dtype=np.int32),
             ["", ""],
             vocab_size=config.vocab_size,
             tokenizer=file_sha256(config.weight_file()),

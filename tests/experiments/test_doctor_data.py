@@ -50,6 +50,18 @@ def test_other_layouts_are_recognised(tmp_path):
     assert found.keys() == {"data folder"} and "holds no files" in found["data folder"].found
 
 
+def test_images_that_would_be_left_out_are_seen(tmp_path):
+    tar_shard(tmp_path / "bare/0.tar", [("1.png", encoded(picture(1))), ("2.png", encoded(picture(2)))])
+    found = findings(tmp_path / "bare")["cc3m/train"]
+    assert found.state == "optional" and "unusable: 0/1: no caption and 1 more of the first 2" in found.found
+    tar_shard(tmp_path / "none/0.tar", [("statistics.json", b"{}")])
+    assert "no images in 0.tar" in findings(tmp_path / "none")["cc3m/train"].found
+    class_tree(tmp_path / "broken", range(20), ("a", "a", "a"))
+    for number in range(6):
+        (tmp_path / f"broken/a/{number:03d}.png").write_bytes(b"")
+    assert "empty file and 5 more of the first 8" in findings(tmp_path / "broken")["folder/train"].found
+
+
 def test_stores_finished_and_not(tmp_path):
     source = class_tree(tmp_path / "images", range(1, 14))
     run("folder", source, tmp_path / "out", work=Work(shard=(0, 2)))

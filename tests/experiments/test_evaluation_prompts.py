@@ -5,6 +5,7 @@ The published models (CLIP, BLIP-VQA, OWL-ViT) are tiny random ones of the same 
 
 from __future__ import annotations
 
+import codecs
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 from datamodules.emoji.data import load_emoji
 from datamodules.emoji.labels import CATEGORIES
-from experiments.conditions import evaluation_conditions
+from experiments.conditions import evaluation_conditions, read_prompts
 from experiments.config import load_config
 from experiments.errors import UserError
 from experiments.evaluation import evaluate
@@ -128,6 +129,8 @@ def test_the_prompts_are_part_of_the_identity_and_their_place_is_not(
         file.write_text(text)
     ids = [evaluation_id(_evaluation(base, prompt_file=file)) for file in files]
     assert ids[0] == ids[1] != ids[2]
+    files[0].write_bytes(codecs.BOM_UTF8 + b"a book\r\n\r\na vase")
+    assert read_prompts(files[0]) == ["a book", "a vase"]
     files[0].write_text("\n \n")
     with pytest.raises(UserError, match="holds no caption"):
         evaluation_conditions(_evaluation(base, prompt_file=files[0]))

@@ -74,6 +74,34 @@ def test_the_box_hides_every_token_that_it_touches(tmp_path: Path, box: str, row
     assert hidden == {(row, column) for row in rows for column in columns}
 
 
+def test_a_known_image_is_read_as_training_images_are(ablate, trained: Path, tmp_path: Path) -> None:
+    """The middle square, upright, of 16 bits too: a box of one token leaves the rest of the picture to compare."""
+    from datamodules.emoji.data import load_emoji
+
+    face = Image.fromarray(load_emoji(split="val").images[0])
+    face.save(tmp_path / "plain.png")
+    grey = face.convert("L")
+    grey.save(tmp_path / "grey.png")
+    Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(tmp_path / "sixteen.png")
+    wide = Image.new("RGB", (64, 32), "white")
+    wide.paste(face, (16, 0))
+    wide.save(tmp_path / "wide.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    face.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=turned)
+    words = ["sample", only_run(trained), *DRAWN, "--root", trained, "--count", "1", "--mask", "0,0,1,1"]
+    for name, like in (("sixteen", "grey"), ("wide", "plain"), ("turned", "plain")):
+        drawn = []
+        for each in (name, like):
+            out = tmp_path / f"{each}.out.png"
+            assert ablate(*words, "--known-from", tmp_path / f"{each}.png", "--out", out)[0] == 0
+            drawn.append(out.read_bytes())
+        assert drawn[0] == drawn[1], name
+    (tmp_path / "broken.png").write_bytes((tmp_path / "plain.png").read_bytes()[:200])
+    code, _, err = ablate(*words, "--known-from", tmp_path / "broken.png", "--out", tmp_path / "x.png")
+    assert code == 2 and "broken.png cannot be used: damaged image" in err and not (tmp_path / "x.png").exists()
+
+
 def test_damaged_weights_are_one_sentence(ablate, trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     weights = tmp_path / "runs" / only_run(tmp_path) / "checkpoints" / "final.safetensors"

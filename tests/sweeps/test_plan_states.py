@@ -50,7 +50,7 @@ def test_a_remembered_plan_is_forgotten_when_data_in_a_folder_change(make_sweep:
     stores = root.parent / "stores"
     for split in ("train", "val"):
         codes = {"vocab_size": 512, "tokenizer": file_sha256(EMBEDDED), "source": {"classes": ["a", "b"]}}
-        write_store(stores / split, np.zeros((2, 1, 64), int), np.zeros(2, int), ["", ""], **codes)
+        write_store(stores / split, np.zeros((2, 1, 64), int), np.arange(2), ["", ""], **codes)
     words = ["data.name=folder", f"data.root={stores}"]
     first = plan(path, "", words).cells[0].run_id
     assert plan(path, "", words).cells[0].run_id == first
