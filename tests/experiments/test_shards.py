@@ -88,6 +88,18 @@ def test_any_sharding_draws_the_same_images(trained: Path, tmp_path: Path, expec
         assert not np.array_equal(file["arr_0"], expected)
 
 
+@pytest.mark.parametrize("left", [0, 0.5])
+def test_a_damaged_part_is_one_sentence(tmp_path: Path, left: float) -> None:
+    shards = Shards(tmp_path, COUNT)
+    shards.fill(lambda span: (np.zeros((len(span), 4, 4, 3), np.uint8), 0.0))
+    path = shards.path(shards.spans[1])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(left * len(whole))])
+    for read in (shards.gather, shards.sampled_by):
+        with pytest.raises(UserError, match=f"Cannot read {path} .*; remove it and run the same command again"):
+            read()
+
+
 def test_of_shares_that_end_together_one_writes_and_both_say_so(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
