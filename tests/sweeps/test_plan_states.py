@@ -28,6 +28,7 @@ from sweeps.planner import plan
 from sweeps.preview import preview
 from sweeps.registry import register
 from sweeps.state import CellState
+from sweeps.progress import Progress
 from sweeps.table import cell_json, folded, short_state, status_table
 from sweeps.views import list_sweeps
 from tests.sweeps.steps import WIDTH, axis
@@ -196,3 +197,12 @@ def test_a_line_of_a_log_names_what_it_counts() -> None:
     status = Status(state="running", step=60, max_steps=60)
     assert "60/60 samples" in short_state(CellState(status, "evaluation"))
     assert "step 60/60" in short_state(CellState(status, "training"))
+
+
+def test_nothing_follows_the_sentence_of_a_failure(make_sweep: Make) -> None:
+    told, planned = io.StringIO(), plan(make_sweep())
+    failed = CellState(Status("failed", step=1, max_steps=9, reason="The loss became nan."), "training")
+    assert short_state(failed) == "failed: The loss became nan."
+    (group, *_) = planned.groups()
+    Progress(planned, Console(file=told, width=200)).finished(group, {group.cells[0].name: failed}, 30)
+    assert told.getvalue() == f"{group.cells[0].name}: failed after 30 s: The loss became nan.\n"
