@@ -26,9 +26,9 @@ from sweeps import cache, planner
 from sweeps.definition import read_sweep
 from sweeps.planner import plan
 from sweeps.preview import preview
+from sweeps.progress import Progress
 from sweeps.registry import register
 from sweeps.state import CellState
-from sweeps.progress import Progress
 from sweeps.table import cell_json, folded, short_state, status_table
 from sweeps.views import list_sweeps
 from tests.sweeps.steps import WIDTH, axis
