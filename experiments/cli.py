@@ -116,7 +116,9 @@ def main(arguments: list[str] | None = None) -> None:
     except CellError as error:
         click.echo(f"Failed: {error}", err=True)
         code = 1
-    except (KeyboardInterrupt, click.Abort):  # before RuntimeError, which click's is one of
+    except (KeyboardInterrupt, click.Abort) as error:  # before RuntimeError, which click's is one of
+        if isinstance(error.__cause__, EOFError):  # of a damaged file: click takes any for the end of what is typed
+            raise error.__cause__ from None
         click.echo("Stopped. The same command goes on from here.", err=True)
         code = 130
     except (FloatingPointError, RuntimeError, MemoryError) as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,9 @@ from lightning_modules import files
 
 DEFAULT_ROOT = "outputs"
 """The folder of outputs where neither a command nor the environment names one."""
+
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, SyntaxError, zipfile.BadZipFile, zlib.error)
+"""What numpy and Pillow raise where a file is damaged; SyntaxError is Pillow's of a broken PNG."""
 
 
 def default_root() -> str:
@@ -86,6 +91,22 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged ({error}); remove it and run the same command again.") from error
+
+
+@contextmanager
+def reading(path: Path, way_out: str) -> Iterator[None]:
+    """Inside the block a file of arrays or pixels is read.
+
+    Args:
+        way_out: what to do about a damaged one, as the end of a sentence.
+
+    Raises:
+        UserError: it is damaged, or gone.
+    """
+    try:
+        yield
+    except _UNREADABLE as error:
+        raise UserError(f"Cannot read {path} ({error or type(error).__name__}); {way_out}.") from error
 
 
 def _unwritable(path: Path, error: Exception) -> UserError:

@@ -85,10 +85,10 @@ class Start(ABC):
             module.ema.load_state_dict(state)
         log.info("starting from %s%s", self.weights, f", with {', '.join(resized)} resized" if resized else "")
 
-    def record(self) -> dict[str, Any]:
-        """What the provenance of a run says about its start."""
+    def record(self, config: RunConfig) -> dict[str, Any]:
+        """What the provenance of the trained run of `config` says about its start, which may be gone by now."""
         digest = file_sha256(self.weights) if self.weights.is_file() else None
-        return {"init_from": self.name, "fingerprint": self.fingerprint, "weights_sha256": digest}
+        return {"init_from": self.name, "fingerprint": config.trainer.init_fingerprint, "weights_sha256": digest}
 
 
 @dataclass(frozen=True)

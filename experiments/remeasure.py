@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shlex
 import time
-import zipfile
-import zlib
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,7 @@ from experiments.config import build_config, to_dict
 from experiments.errors import UserError
 from experiments.evaluation import finite, not_finite
 from experiments.evaluator import build_evaluator
-from experiments.files import atomic_write_json
+from experiments.files import atomic_write_json, reading
 from experiments.flat import flatten
 from experiments.identity import EVALUATION, evaluation_id
 from experiments.presets import read_chain
@@ -83,12 +81,7 @@ def _others(run: Run, config: RunConfig) -> str:
 
 def _samples(evaluation: Evaluation, result: dict[str, Any]) -> tuple[np.ndarray, Conditions]:
     origin = result["protocol"].get("prompts", "")
-    try:
-        with np.load(evaluation.samples_path) as file:
-            captions = tuple(str(text) for text in file["captions"]) if "captions" in file else ()
-            return file["arr_0"], Conditions(file["labels"], captions, origin=origin)
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(
-            f"Cannot read {evaluation.samples_path} ({error}); remove {evaluation.folder} and leave --again out to "
-            "sample and measure anew."
-        ) from error
+    way_out = f"remove {evaluation.folder} and leave --again out to sample and measure anew"
+    with reading(evaluation.samples_path, way_out), np.load(evaluation.samples_path) as file:
+        captions = tuple(str(text) for text in file["captions"]) if "captions" in file else ()
+        return file["arr_0"], Conditions(file["labels"], captions, origin=origin)

@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 
 from experiments.build import build_data, build_module, build_tokenizer
 from experiments.callbacks import Checkpoints, Heartbeat, SampleGrid
+from experiments.config import to_dict
 from experiments.curves import write_metrics
 from experiments.errors import UserError
 from experiments.files import atomic_path
@@ -30,6 +32,7 @@ from experiments.networks import count_parameters
 from experiments.process import prepare_process
 from experiments.provenance import provenance
 from experiments.ranks import check_world
+from experiments.resolve import check_unchanged, resolve
 from experiments.run_config import RunConfig
 from experiments.selection import Selection
 from experiments.snapshots import Snapshots, snapshot_steps
@@ -55,7 +58,8 @@ def train(
         callbacks: further ones, that watch the training.
 
     Raises:
-        UserError: a damaged checkpoint, an unwritable folder, data that cannot be read.
+        UserError: a damaged checkpoint, an unwritable folder, data that cannot be read, a file that the run goes by
+            and that was replaced since `config` was read.
     """
     prepare_process(config)
     check_world(config.runtime.processes)
@@ -76,6 +80,8 @@ def _train(config: RunConfig, run: Run, more_callbacks: Sequence[L.Callback]) ->
         raise UserError(f"The weights of {run.id} were imported, not trained; run ablate import-checkpoint again.")
     started = time.time()
     reset_backends_used()
+    # The configuration was read before the imports, and before whoever else trained this run was waited for.
+    check_unchanged(to_dict(config), resolve(deepcopy(config)), run.config_path)
     start = start_of(config) if config.trainer.init_from else None
     tokenizer = build_tokenizer(config)
     module, data = build_module(config), build_data(config, tokenizer)
@@ -112,7 +118,7 @@ def _train(config: RunConfig, run: Run, more_callbacks: Sequence[L.Callback]) ->
     if trainer.is_global_zero:  # the weights, then the result, in this order: a result promises weights
         _write_weights(run, weights, end["kept_step"], final)
         origin = {**provenance(config, backends_used(), started, run.attempts), **attempt.finish(step)}
-        origin |= {} if start is None else {"started_from": start.record()}
+        origin |= {} if start is None else {"started_from": start.record(config)}
         _write_result(config, run, module, final, end, origin)
 
 

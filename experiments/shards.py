@@ -12,14 +12,15 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.errors import UserError
-from experiments.files import atomic_path
+from experiments.files import atomic_path, reading
 
 SHARD = 1024
 Draw = Callable[[range], tuple[np.ndarray, float]]
@@ -90,7 +91,7 @@ class Shards:
         """All images (N, H, W, 3) uint8 in order, and the seconds of all processes together."""
         result, seconds = None, 0.0
         for span in self.spans:
-            with np.load(self.path(span)) as file:
+            with self._reading(span) as file:
                 part = file["images"]
                 seconds += float(file["seconds"])
             if result is None:
@@ -104,9 +105,15 @@ class Shards:
         their number alone."""
         counts = Counter[str]()
         for span in self.spans:
-            with np.load(self.path(span)) as file:
+            with self._reading(span) as file:
                 counts[str(file["drawn_with"]) if "drawn_with" in file else "{}"] += len(span)
         return [{"images": count, **json.loads(record)} for record, count in counts.items()]
+
+    @contextmanager
+    def _reading(self, span: range) -> Iterator[Mapping[str, np.ndarray]]:
+        path = self.path(span)
+        with reading(path, "remove it and run the same command again"), np.load(path) as file:
+            yield file
 
     def remove(self) -> None:
         """Delete the parts."""

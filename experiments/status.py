@@ -48,6 +48,12 @@ class Status:
     forgiven_at: int = 0
     """Attempts that there had been when a failure was last forgiven."""
 
+    @property
+    def owner(self) -> str:
+        """The process that made the latest attempt, in words."""
+        job = f", job {self.job}" if self.job else ""
+        return f"process {self.pid} on {self.host}{job}" if self.pid else "another process"
+
     @classmethod
     def read(cls, path: Path) -> Status:
         """Read `status.json`; `missing` if there is none. Raises UserError if it is damaged."""

@@ -243,7 +243,9 @@ def one_factor(rows: Sequence[Row], baseline: Mapping[str, str]) -> list[OneFact
     for index, row in enumerate(rows):
         if not baseline or (base := baseline_of(row, rows, baseline)) is None or base is row:
             continue
-        ours, theirs = _configuration(row), _configuration(base)
+        ours, theirs = _stored(row), _stored(base)
+        if not ours or not theirs:  # before one of them has run: what is planned for both
+            ours, theirs = _planned(row), _planned(base)
         keys = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
         renamed = tuple(key.removesuffix("name") for key in keys if key.endswith(".name"))
         keys = [k for k in keys if not k.startswith(renamed) or (k in ours and k in theirs)]  # others bring their own
@@ -260,12 +262,16 @@ def baseline_of(row: Row, rows: Sequence[Row], baseline: Mapping[str, str]) -> R
     return found[0] if len(found) == 1 else None
 
 
-def _configuration(row: Row) -> dict[str, Any]:
-    """The stored configuration of a row, or, before it has run, what is planned for it."""
+def _stored(row: Row) -> dict[str, Any]:
+    """The stored configuration of a row; {} before it has run."""
     for record in row.records:
         if config := {key: value for key, value in record.config.items() if _compared(key)}:
             return config
-    return dict(row.records[0].overrides)
+    return {}
+
+
+def _planned(row: Row) -> dict[str, Any]:
+    return {key: value for key, value in row.records[0].overrides.items() if _compared(key)}
 
 
 def _relative(row: Row, base: Row, metric: str) -> float | None:

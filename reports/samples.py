@@ -9,6 +9,7 @@ import math
 import textwrap
 import zipfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from datamodules.config import DATASETS
+from experiments.files import reading
 from reports.aggregate import Row, row_name
 from reports.records import Record
 
@@ -79,13 +81,16 @@ def collect_samples(rows: Sequence[Row], count: int) -> Samples | None:
 
     Returns:
         None where no row has samples.
+
+    Raises:
+        UserError: a file of samples is damaged.
     """
     drawn = []
     for row in rows:
         record = next((r for r in row.measured if r.evaluation and r.evaluation.samples_path.exists()), None)
         if record is not None and record.evaluation is not None:
             path = record.evaluation.samples_path
-            with np.load(path) as file:
+            with _reading(path), np.load(path) as file:
                 captions = file["captions"] if "captions" in file else None
                 drawn.append(_Drawn(row_name(row, rows), record, path, file["labels"], captions))
     if not drawn or count < 1:
@@ -111,13 +116,19 @@ def collect_samples(rows: Sequence[Row], count: int) -> Samples | None:
 
 
 def read_images(path: Path, count: int) -> np.ndarray:
-    """The first `count` images of a samples.npz, (count, H, W, 3) uint8, without reading the others."""
-    with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as file:
+    """The first `count` images of a samples.npz, (count, H, W, 3) uint8, without reading the others. Raises UserError
+    where the file is damaged."""
+    with _reading(path), zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as file:
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         count = min(count, shape[0])
         size = count * math.prod(shape[1:]) * dtype.itemsize
         return np.frombuffer(file.read(size), dtype).reshape(count, *shape[1:])
+
+
+def _reading(path: Path) -> AbstractContextManager[None]:
+    way_out = f"remove it to leave these samples out, or {path.parent} to have `ablate run` draw and measure them again"
+    return reading(path, way_out)
 
 
 def _picks(labels: np.ndarray, count: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from experiments.files import reading
 from experiments.pictures import GRID_ROWS
 from reports.aggregate import Row, row_name, trainings
 
@@ -58,8 +59,9 @@ def _chosen(grids: Sequence[Path], stages: int | Sequence[float]) -> list[Path]:
 
 
 def _first_row(grid: Path) -> Image.Image:
-    """Of a run on captions these are held-out ones."""
-    image = Image.open(grid).convert("RGB")
+    """Of a run on captions these are held-out ones. Raises UserError where the file is damaged."""
+    with reading(grid, "remove it to leave this picture out"), Image.open(grid) as file:
+        image = file.convert("RGB")
     return image.crop((0, 0, image.width, image.height // GRID_ROWS))
 
 

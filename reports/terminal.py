@@ -89,7 +89,7 @@ def _column(head: Head, entries: Sequence[Entry]) -> _Column:
             indent = place(line)
             cell.append(indent[: len(indent) - len(line)])
             cell.append(line, STYLES.get(entry.rank, "dim" if entry.kind in ("missing", "paper") else ""))
-            if number == 0:
+            if number == len(lines) - 1:
                 cell.append(f" {entry.doubt}" if entry.doubt else "").append(_letters(entry), "dim")
             cell.append("\n" if number + 1 < len(lines) else "")
         if entry.interval:

@@ -37,8 +37,13 @@ def read_amendments(folder: Path) -> dict[str, dict[str, Any]]:
         found = read_json(path)
     except FileNotFoundError:
         return {}
+    except UserError:
+        found = None
     if not isinstance(found, dict) or not all(isinstance(changes, dict) for changes in found.values()):
-        raise UserError(f'{path} is damaged: it must hold {{"cell": {{"key": value}}}}; fix it, or remove it.')
+        raise UserError(
+            f'{path} is damaged: it must hold {{"cell": {{"key": value}}}}; fix it, or remove it, which takes back all '
+            "changes that `ablate retry` made."
+        )
     return found
 
 

@@ -100,6 +100,8 @@ def read_sweep(path: Path) -> Sweep:
 def _first_lines(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     where = [line.removeprefix("full_key:").strip() for line in lines if line.startswith("full_key:")]
+    if where and "is not a ListConfig" in lines[0]:  # the words of OmegaConf's own classes say nothing to a person
+        return f"{where[0]} must be a list, such as [0, 1]."
     return lines[0] + (f" (at {where[0]})" if where and where[0] not in lines[0] else "")
 
 

@@ -145,9 +145,9 @@ def cancel_plan(plan: Plan, confirm: Callable[[str], bool], say: Callable[[str],
         if identity not in shared and not is_ours(plan.folder, identity, status := states[cell.name].status, queue)
     }
     for identity, status in foreign.items():
-        owner, how = f"process {status.pid} on {status.host}", f"kill -INT {status.pid}"
-        owner, how = (f"{owner}, job {status.job}", f"scancel {status.job}") if status.job else (owner, f"{how} there")
-        say(f"{running[identity].name} goes on: no launcher of this sweep began it, but {owner}; stop it with {how}.")
+        how = f"scancel {status.job}" if status.job else f"kill -INT {status.pid} there"
+        name = running[identity].name
+        say(f"{name} goes on: no launcher of this sweep began it, but {status.owner}; stop it with {how}.")
     if unasked:
         say(f"{tell_unasked(unasked)} None of these was cancelled; try again later, or there.")
     stop = {

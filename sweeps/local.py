@@ -67,6 +67,8 @@ class LocalLauncher:
         self.pending: list[Group] = []
         self.elsewhere: list[Group] = []
         """Groups that other live processes own; looked at again until they are done or given up."""
+        self._told: set[str] = set()
+        """Ids of those of them that were spoken of."""
         self.workers: list[Worker] = []
         self._cancel = CancelWatch(plan.folder)
 
@@ -97,8 +99,11 @@ class LocalLauncher:
         """Queue what is open, set aside what others are at, leave what Slurm is going to work on."""
         for group in groups:
             states = self._states(group)
-            if any(state.state == "running" for state in states.values()):
+            if running := next((state for state in states.values() if state.state == "running"), None):
                 self.elsewhere.append(group)
+                if group.id not in self._told:
+                    self._told.add(group.id)
+                    self.progress.say(f"{group.name} is waited for: {running.status.owner} is at work on it.")
             elif queued := next((state for state in states.values() if state.is_queued), None):
                 self.progress.say(
                     f"{group.name} is left to Slurm: {queued.describe()}. ablate cancel takes it out of the queue."

@@ -59,7 +59,9 @@ class Progress:
     def finished(self, group: Group, states: dict[str, CellState], seconds: float) -> None:
         """A worker ended."""
         for cell in group.cells:
-            self.say(f"{cell.name}: {states[cell.name].describe()} after {duration(seconds)}")
+            state = states[cell.name].describe()
+            word, why = state.split(": ", 1) if state.startswith("failed: ") else (state, "")
+            self.say(f"{cell.name}: {word} after {duration(seconds)}{why and f': {why}'}")
 
     def update(self, working: Collection[str], waiting: Collection[str] = ()) -> None:
         """Show where things stand; cheap enough for every turn of the launcher's loop.

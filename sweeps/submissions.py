@@ -43,7 +43,7 @@ def read_submissions(folder: Path) -> list[Submission]:
         return [Submission(**item) for item in read_json(_path(folder))]
     except FileNotFoundError:
         return []
-    except TypeError as error:
+    except (UserError, TypeError) as error:  # where jobs wait, removing it alone would have them submitted once more
         raise UserError(f"{_path(folder)} is damaged; cancel the sweep's jobs with scancel and remove it.") from error
 
 

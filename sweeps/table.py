@@ -99,6 +99,8 @@ def _steps(cell: Cell, state: CellState) -> tuple[int, int]:
 
 def short_state(state: CellState) -> str:
     """One cell in one line of a log."""
+    if state.state == "failed":
+        return state.describe()  # a sentence, which ends with a point
     status, eta = state.status, state.eta_seconds
     done = f"{status.step}/{status.max_steps}"
     far = f"{done} samples" if state.part == "evaluation" else f"step {done}"

@@ -161,6 +161,15 @@ def test_ctrl_c_is_one_sentence(
     assert ended.value.code == 130 and capsys.readouterr().err.startswith("Stopped. The same command goes on")
 
 
+def test_a_file_that_ends_too_early_is_no_ctrl_c(ablate, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: object, **__: object) -> None:
+        raise EOFError("No data left in file")
+
+    monkeypatch.setattr("experiments.run.train", read)
+    with pytest.raises(EOFError, match="No data left"):  # with its traceback, and not "Stopped"
+        ablate("train", "maskmamba/demo")
+
+
 def test_ctrl_c_in_a_training_is_one_sentence(ablate, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object, **__: object) -> None:
         try:

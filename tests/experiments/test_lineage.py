@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 
@@ -17,7 +18,7 @@ from experiments.lineage import RunStart, start_of
 from experiments.networks import build_network
 from experiments.run import train
 from experiments.run_config import RunConfig
-from experiments.store import Run
+from experiments.store import Run, RunStore
 from lightning_modules.checkpoints import save_safetensors
 from tests.experiments.configs import finished, tiny_preset
 
@@ -68,6 +69,37 @@ def test_the_start_is_part_of_the_identity_but_not_its_place(tmp_path: Path) -> 
     seeded = load_config(str(tmp_path / "child.yaml"), {"seed": 3})
     start = start_of(seeded)
     assert isinstance(start, RunStart) and start.config.seed == 3
+
+
+@pytest.mark.parametrize("start", ["file", "preset"])
+def test_a_start_that_is_replaced_while_a_run_waits_is_refused(tmp_path: Path, start: str) -> None:
+    preset = Path(tiny_preset(tmp_path, "parent"))
+    weights = tmp_path / "w.safetensors"
+    parent = load_config(str(preset))
+    save_safetensors(weights, build_network(parent).state_dict(), {})
+    name = {"file": str(weights), "preset": str(preset)}[start]
+    config = load_config(tiny_preset(tmp_path, "child", trainer={"init_from": name}))
+    if start == "file":
+        save_safetensors(weights, {k: v + 1 for k, v in build_network(parent).state_dict().items()}, {})
+    else:
+        tiny_preset(tmp_path, "parent", optim={"lr": 0.5})
+    with pytest.raises(UserError, match=f"trainer.init_from={name} is not what .* its trainer.init_fingerprint was"):
+        train(config)
+    assert [run.id for run in RunStore(config.root).runs()] == [run_id(config)], "no other parent was trained"
+
+
+def test_a_file_may_go_while_the_run_that_started_from_it_is_trained(tmp_path: Path) -> None:
+    weights = tmp_path / "w.safetensors"
+    save_safetensors(weights, build_network(load_config(tiny_preset(tmp_path, "parent"))).state_dict(), {})
+    config = load_config(tiny_preset(tmp_path, "child", trainer={"init_from": str(weights), "max_steps": 2}))
+
+    class Remove(L.Callback):
+        def on_train_batch_end(self, *_: object) -> None:
+            weights.unlink(missing_ok=True)
+
+    result = train(config, callbacks=[Remove()]).result()
+    assert result is not None
+    assert result["provenance"]["started_from"]["fingerprint"] == config.trainer.init_fingerprint
 
 
 def test_unknown_starts_and_circles_are_one_sentence(tmp_path: Path) -> None:

@@ -35,6 +35,18 @@ def test_workers_meet_without_drawing_twice(tmp_path: Path, small_parts: None) -
     assert drawn[6:] == [0], "the others were gathered meanwhile"
 
 
+@pytest.mark.parametrize("left", [0, 0.5])
+def test_a_damaged_part_is_one_sentence(tmp_path: Path, small_parts: None, left: float) -> None:
+    shards = Shards(tmp_path, 22)
+    shards.fill(lambda span: (np.zeros((len(span), 4, 4, 3), np.uint8), 0.0))
+    path = shards.path(shards.spans[1])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(left * len(whole))])
+    for read in (shards.gather, shards.sampled_by):
+        with pytest.raises(UserError, match=f"Cannot read {path} .*; remove it and run the same command again"):
+            read()
+
+
 @pytest.mark.parametrize("word", ["3", "2/2", "a/b", "-1/2", "1/0"])
 def test_shares_are_written_i_of_k(word: str) -> None:
     assert parse_share("0/8") == (0, 8)

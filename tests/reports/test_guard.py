@@ -269,6 +269,16 @@ def test_one_factor_statement_and_parameter_deviation(tmp_path: Path) -> None:
     assert ("", note) in mutated(tmp_path, {"run__parameters": 4_206_000}).table.notes
 
 
+@pytest.mark.parametrize("missing", ["serial_v2", "group_v1"])
+def test_a_row_that_has_not_run_differs_in_what_is_planned(tmp_path: Path, missing: str) -> None:
+    cells = fakes.cells_of()
+    for cell in cells:
+        if cell.labels["hybrid_scheme"] != missing:
+            fakes.write_run(tmp_path, cell)
+    found = fakes.subject(tmp_path, cells).one_factor
+    assert found[0].text == "only generator.hybrid_scheme: serial_v2 → group_v1"
+
+
 def test_sizes_follow_from_the_parts_that_are_varied(tmp_path: Path) -> None:
     changes = {"config__generator__grid_size": 16, "config__tokenizer__image_size": 64}
     declared = [fakes.KEY, "tokenizer.image_size"]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from experiments.errors import UserError
 from reports.page import render
 from reports.samples import SampleRow, Samples, class_names, collect_samples, enlarge, grid_image, read_images
 from tests.reports import fakes
@@ -74,6 +76,25 @@ def test_other_labels_or_seeds_are_noted(tmp_path: Path) -> None:
 def test_no_samples_no_grid(tmp_path: Path) -> None:
     assert collect_samples(fakes.subject(tmp_path).rows, 9) is None
     assert collect_samples(fakes.finished(tmp_path).rows, 0) is None
+
+
+@pytest.mark.parametrize("left", [0, 4, 0.5])
+def test_damaged_samples_are_one_sentence(tmp_path: Path, left: float) -> None:
+    evaluation = fakes.finished(tmp_path).records[1].evaluation
+    assert evaluation is not None
+    whole = evaluation.samples_path.read_bytes()
+    evaluation.samples_path.write_bytes(whole[: int(left * len(whole)) if left < 1 else int(left)])
+    with pytest.raises(UserError, match=f"Cannot read {evaluation.samples_path} .*; remove it to leave these samples"):
+        collect_samples(fakes.subject(tmp_path).rows, 9)
+
+
+def test_damage_among_the_images_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "samples.npz"
+    np.savez_compressed(path, arr_0=np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), dtype=np.uint8))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:300] + bytes(600) + whole[900:])
+    with pytest.raises(UserError, match=f"Cannot read {path}"):
+        read_images(path, 50)
 
 
 def test_small_images_are_enlarged_by_whole_pixels(tmp_path: Path) -> None:

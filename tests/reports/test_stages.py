@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from experiments.errors import UserError
 from reports.stages import as_svg, stages_image
 
 
@@ -47,6 +48,15 @@ def test_the_steps_that_are_asked_for(tmp_path: Path, stages: int | tuple[float,
     assert found == (set(colours) if shown is None else shown)
     assert (255, 0, 255) not in {c for _, c in rgb.getcolors(1 << 24)}
     assert as_svg(picture).startswith("<svg") and "base64" in as_svg(picture)
+
+
+@pytest.mark.parametrize("left", [0, 20, 100])
+def test_a_damaged_grid_is_one_sentence(tmp_path: Path, left: int) -> None:
+    folder = _run(tmp_path / "a", ["red", "blue"])
+    grid = sorted((folder / "samples").glob("step-*.png"))[0]
+    grid.write_bytes(grid.read_bytes()[:left])
+    with pytest.raises(UserError, match=f"Cannot read {grid} .*; remove it to leave this picture out"):
+        stages_image([("a", folder)], 2)
 
 
 def test_runs_without_grids_give_no_picture(tmp_path: Path) -> None:

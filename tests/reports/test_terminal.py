@@ -51,6 +51,12 @@ def test_numbers_stand_below_each_other_whatever_is_marked_behind_them(tmp_path:
     assert len(ends) == 1
 
 
+def test_the_mark_of_a_reason_stands_behind_its_last_word(tmp_path: Path) -> None:
+    lines = printed(test_formats.partial(tmp_path).table, 60)
+    first = next(at for at, line in enumerate(lines) if line.startswith("group_v2"))
+    assert lines[first].endswith("failed: out of  ") and lines[first + 1].endswith("memory … b"), lines
+
+
 def test_brackets_are_text(tmp_path: Path) -> None:
     for cell in fakes.cells_of():
         fakes.write_run(tmp_path, cell)

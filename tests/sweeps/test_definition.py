@@ -37,6 +37,7 @@ def sweep_file(folder: Path, text: str = SWEEP) -> Path:
         ("title: Yours\n", "the key 'title' is there twice, again in line 10"),
         ("exclude: [{when: {mixer: attention, d_state: 8}, reason: no state}]\n", "exclude speaks of cells with mixer"),
         ("equal_compute: {when: {mixer: attention, d_state: 8}, to: {mixer: bi_mamba}}\n", "equal_compute speaks of"),
+        ("zip: mixer\n", "zip must be a list, such as "),
         ("zip: [[mixer, flip], [flip, mixer]]\n", "zip names the axis 'mixer' twice"),
         ("exlude: []\n", "exlude"),
         ("? [a, b]\n: c\n", "not valid YAML: .*unhashable key"),

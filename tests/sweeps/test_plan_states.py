@@ -26,6 +26,7 @@ from sweeps import cache, planner
 from sweeps.definition import read_sweep
 from sweeps.planner import plan
 from sweeps.preview import preview
+from sweeps.progress import Progress
 from sweeps.registry import register
 from sweeps.state import CellState
 from sweeps.table import cell_json, folded, short_state, status_table
@@ -200,3 +201,12 @@ def test_a_line_of_a_log_names_what_it_counts() -> None:
 def test_only_what_ended_from_outside_is_started_again_without_being_asked(cause: str) -> None:
     state = CellState(Status("failed", cause=cause), "training")
     assert state.is_open == (cause in ("killed", "preempted", "time_limit"))
+
+
+def test_nothing_follows_the_sentence_of_a_failure(make_sweep: Make) -> None:
+    told, planned = io.StringIO(), plan(make_sweep())
+    failed = CellState(Status("failed", step=1, max_steps=9, reason="The loss became nan."), "training")
+    assert short_state(failed) == "failed: The loss became nan."
+    (group, *_) = planned.groups()
+    Progress(planned, Console(file=told, width=200)).finished(group, {group.cells[0].name: failed}, 30)
+    assert told.getvalue() == f"{group.cells[0].name}: failed after 30 s: The loss became nan.\n"

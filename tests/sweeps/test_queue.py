@@ -101,6 +101,15 @@ def test_an_older_list_of_submissions_is_read(make_sweep: Make, answer: Callable
     assert states(path) == {NAME: "queued (job 10_0: Priority)"}
 
 
+@pytest.mark.parametrize("damaged", ["", "[{", "[3]", '[{"job": "10"}]'])
+def test_jobs_are_cancelled_before_a_damaged_list_of_them_is_removed(make_sweep: Make, damaged: str) -> None:
+    path = make_sweep(axes=ONE, report={})
+    folder = submitted(path, j10="all").folder
+    (folder / "jobs" / "submissions.json").write_text(damaged)
+    with pytest.raises(UserError, match="submissions.json is damaged; cancel the sweep's jobs with scancel and remove"):
+        plan(path).states()
+
+
 def test_the_end_of_an_older_job_says_nothing_of_a_later_attempt(make_sweep: Make, answer: Callable) -> None:
     path = make_sweep(axes=ONE, report={})
     planned = submitted(path, j10="all")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from experiments.errors import UserError
 from experiments.status import Status
 from experiments.store import RunStore
 from sweeps import actions, views
+from sweeps.local import LocalLauncher, local_slots
 from sweeps.logs import log_path
 from sweeps.planner import Plan, plan
 from sweeps.progress import Progress
@@ -39,6 +42,19 @@ def test_what_was_just_started_is_not_called_missing(make_sweep: Make, root: Pat
         assert [state.describe() for state in found.values()] == ["running 40 %", "queued", "missing"]
     found = progress._states({first.id}, {second.id})
     assert found["scheme=group_v1"].describe() == "starting at 40 %"
+
+
+def test_what_another_process_is_at_work_on_is_named_once(make_sweep: Make, root: Path) -> None:
+    """In a log nothing else tells that the command waits."""
+    planned, told = plan(make_sweep()), io.StringIO()
+    launcher = LocalLauncher(planned, local_slots(planned, 1), Progress(planned, Console(file=told, width=200)))
+    run = RunStore(root).prepare(planned.cells[0].config)
+    with run.claim():
+        launcher._sort(planned.groups())
+        launcher._look_elsewhere()
+    assert [group.name for group in launcher.elsewhere] == ["scheme=group_v1"]
+    owner = f"process {os.getpid()} on {socket.gethostname()}"
+    assert told.getvalue() == f"scheme=group_v1 is waited for: {owner} is at work on it.\n"
 
 
 def test_logs_and_status(make_sweep: Make, behave: Callable, capsys) -> None:
