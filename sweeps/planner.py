@@ -14,6 +14,7 @@ from experiments.errors import UserError
 from experiments.identity import benchmark_id, evaluation_id, run_id, search_id
 from experiments.run_config import RunConfig
 from experiments.store import RunStore
+from experiments.unread import unread
 from sweeps import cache
 from sweeps.amendments import Amendments, amendment_of, read_amendments
 from sweeps.axes import Choice, Sweep, matches
@@ -165,6 +166,7 @@ def _expand(
     cells: list[Cell] = []
     excluded: list[Excluded] = []
     named: dict[str, Mapping[str, str]] = {}
+    idle: dict[str, str] | None = None  # of what was typed, what no cell so far reads
     only = {**config.only, **request.only}
     for labels, axis in sweep.unfit(only):
         reasons = [reason for when, reason in sweep.exclude if matches(labels, when)]
@@ -190,6 +192,7 @@ def _expand(
                     base[STEPS] = equal_steps(follower, _leader(sweep, scale, request, leader, theirs), book.facts)
                 built = _build(preset, {**base, **amended, "seed": seed}, name)
             built = replace(built, seed=seed)  # nothing else follows from it
+            idle = unread(built, request.config if idle is None else idle)
             cells.append(
                 Cell(
                     sweep=sweep.name,
@@ -206,6 +209,8 @@ def _expand(
             built = None if amended or theirs else built
     if not cells:
         raise UserError(f"Sweep {sweep.name} at scale {scale} has no cell left after exclusions and restrictions.")
+    for sentence in (idle or {}).values():
+        raise UserError(f"No cell of sweep {sweep.name} would change: {sentence}")
     return tuple(cells), tuple(excluded)
 
 

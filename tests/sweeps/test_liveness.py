@@ -14,9 +14,11 @@ from torch import Tensor
 
 from datamodules.config import DATASETS
 from experiments.config import load_config
+from experiments.errors import UserError
 from experiments.identity import benchmark_id, semantic
 from experiments.model_facts import build_facts
 from experiments.run_config import RunConfig
+from experiments.unread import READ_BESIDE
 from lightning_modules.conditions import TextFeatures, condition_of
 from lightning_modules.config import OBJECTIVES
 from lightning_modules.generators.config import GENERATORS
@@ -146,3 +148,54 @@ def test_every_value_changes_something(sweep_name: str, axis_name: str) -> None:
         fingerprint = _shapes(config) if large else _fingerprint(config)
         assert fingerprint not in found, f"{choice.label} and {found[fingerprint]} are the same model"
         found[fingerprint] = choice.label
+
+
+UNREAD: dict[str, tuple[str, tuple[Any, Any], dict[str, Any], str, dict[str, Any]]] = {
+    "generator.adaln_groups": ("aim/demo", (1, 2), {"generator.adaln": "per_layer"}, "aim/demo", {}),
+    "generator.adaln_layout": (
+        *("aim/demo", ("interleaved", "contiguous"), {"generator.adaln": "single"}),
+        *("aim/demo", {"generator.adaln_groups": 2}),
+    ),
+    "generator.caption_prefix": (
+        *("aim/demo", ("tokens", "mean"), {}),
+        *("aim/demo", {"generator.condition": "text", "data.condition": "caption", "text_encoder.name": "minilm"}),
+    ),
+    "generator.null_mask": ("dimba/demo-class", ("full", "prompt"), {}, "dimba/demo", {}),
+    "generator.mask_padding": ("maskmamba/demo", (False, True), {}, "maskmamba/text-demo", {}),
+    "generator.group_match": (
+        *("maskmamba/demo", ("width", "parameters"), {"generator.hybrid_scheme": "serial_v2"}),
+        *("maskmamba/demo", {"generator.hybrid_scheme": "group_v1"}),
+    ),
+    "generator.bi_mamba_v2.d_state": (
+        *("maskmamba/demo", (8, 16), {"generator.mixer": "bi_mamba"}),
+        *("maskmamba/demo", {"generator.mixer": "bi_mamba_v2"}),
+    ),
+    "generator.bi_mamba.d_state": (
+        *("maskmamba/demo", (8, 16), {"generator.mixer": "attention"}),
+        *("maskmamba/demo", {"generator.mixer": "bi_mamba"}),
+    ),
+    "objective.variance_weight": (
+        *("dimba/demo", (0.5, 1.0), {"generator.learned_variance": False}),
+        *("dimba/demo", {"generator.prediction": "noise", "generator.learned_variance": True}),
+    ),
+}
+"""Key -> two values of it; a preset and settings that do not read it; a preset and settings that do."""
+
+
+@pytest.mark.parametrize("key", UNREAD)
+def test_a_key_that_is_refused_would_change_nothing(key: str) -> None:
+    preset, values, settings, reading, others = UNREAD[key]
+
+    def fingerprints(preset: str, settings: dict[str, Any]) -> set[str]:
+        tiny = {"generator.depth": 4, **({} if preset.startswith("dimba") else {"generator.dropout": 0.0})}
+        return {_fingerprint(load_config(preset, {**tiny, **settings, key: value})) for value in values}
+
+    assert len(fingerprints(preset, settings)) == 1 and len(fingerprints(reading, others)) == 2
+    words = [f"{name}={str(value).lower()}" for name, value in settings.items()]
+    with pytest.raises(UserError, match=f"^{key} is not read beside .*; leave it out, or set "):
+        load_config(preset, [*words, f"{key}={str(values[0]).lower()}"])
+    load_config(reading, [f"{name}={str(value).lower()}" for name, value in {**others, key: values[0]}.items()])
+
+
+def test_every_key_that_is_refused_is_tried() -> None:
+    assert {key.removesuffix(".d_state") for key in UNREAD} == set(READ_BESIDE)

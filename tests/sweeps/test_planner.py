@@ -341,3 +341,13 @@ def test_unknown_names_get_a_suggestion(make_sweep: Make, tmp_path: Path) -> Non
         load_sweep(str(tmp_path / "broken.yaml"))
     with pytest.raises(UserError, match="Cannot read sweep"):
         load_sweep(str(tmp_path / "none.yaml"))
+
+
+def test_a_typed_key_that_no_cell_reads_is_refused(make_sweep: Make) -> None:
+    path = make_sweep()
+    assert len(plan(path, overrides=["generator.group_match=parameters"]).cells) == 3, "one of the schemes reads it"
+    words = ["scheme=serial_v1,serial_v2", "generator.group_match=parameters"]
+    with pytest.raises(
+        UserError, match="^No cell of sweep tiny would change: generator.group_match is not read beside"
+    ):
+        plan(path, overrides=words)
