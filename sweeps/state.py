@@ -142,8 +142,8 @@ def _ended(state: CellState, attempt: Task) -> CellState:
 
 
 def cell_states(cells: Iterable[Cell], store: RunStore) -> dict[str, CellState]:
-    """The state of every cell by its name. A cell is done if its evaluation is, whatever became of the training, or
-    its benchmark."""
+    """The state of every cell by its name. A cell is done if its benchmark is, or its evaluation, where the result of
+    the training is there, too: tables tell numbers of both."""
     trainings: dict[str, Status] = {}
     evaluations: dict[tuple[str, str], Status] = {}
     result: dict[str, CellState] = {}
@@ -157,22 +157,26 @@ def cell_states(cells: Iterable[Cell], store: RunStore) -> dict[str, CellState]:
         if now.eval_id and key not in evaluations:
             evaluations[key] = run.evaluation(now.eval_id).inspect()
         if now.eval_id and evaluations[key].state != "missing":
-            result[cell.name] = CellState(evaluations[key], "evaluation", steps=_steps(run))
-            continue
+            steps = _steps(run)
+            if steps is not None or evaluations[key].state != "done":
+                result[cell.name] = CellState(evaluations[key], "evaluation", steps=steps or 0)
+                continue
         if now.run_id and now.run_id not in trainings:
             trainings[now.run_id] = run.inspect()
         training = trainings.get(now.run_id)
         if training and training.state != "done":
             result[cell.name] = CellState(training, "training")
         elif now.eval_id:
-            result[cell.name] = CellState(Status(), "evaluation", steps=_steps(run))
+            result[cell.name] = CellState(Status(), "evaluation", steps=_steps(run) or 0)
         else:
             result[cell.name] = CellState(store.search(now.search_id).inspect(), "search")
     return result
 
 
-def _steps(run: Run) -> int:
+def _steps(run: Run) -> int | None:
+    """How far the training got; None where its result is damaged or gone."""
     try:
-        return int((run.result() or {}).get("step", 0))
-    except UserError:  # damaged, which is shown where the training itself is
-        return 0
+        result = run.result()
+    except UserError:  # which is shown where the training itself is
+        return None
+    return None if result is None else int(result.get("step", 0))

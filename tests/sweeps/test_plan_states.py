@@ -126,6 +126,7 @@ def test_states_of_ten_thousand_cells_need_few_looks_at_each(make_sweep: Make, r
         evaluation = store.run(cell.run_id).evaluation(cell.eval_id)
         evaluation.folder.mkdir(parents=True)
         evaluation.result_path.write_text('{"metrics": {"fd_efflite0": 1.0}}')
+        store.run(cell.run_id).result_path.write_text('{"step": 10, "max_steps": 10, "metrics": {}}')
     read_sweep.cache_clear()
     touched = Counter[str]()
     watching = True
