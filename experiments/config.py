@@ -21,7 +21,7 @@ from experiments.overrides import explain, flat_sections, misplaced, parse_overr
 from experiments.presets import is_file_name, preset_names, preset_path, read_chain
 from experiments.resolve import check_unchanged, resolve
 from experiments.run_config import SECTIONS, RunConfig
-from experiments.unread import refuse_unread
+from experiments.unread import refuse_changes, unread
 
 # --- loading ----------------------------------------------------------------------------------------------------------
 
@@ -34,11 +34,14 @@ def load_config(preset: str, overrides: Mapping[str, Any] | Iterable[str] = ()) 
         overrides: "key=value" strings as typed by a person, or a mapping of dotted keys to values.
 
     Raises:
-        UserError: unknown preset or key, a value of the wrong type or out of range, a typed key that is not read.
+        UserError: unknown preset or key, a value of the wrong type or out of range, another value typed for a key
+            that is not read.
     """
     typed = None if isinstance(overrides, Mapping) else parse_overrides(overrides)
     config = resolve(load_unresolved(preset, overrides if typed is None else typed))
-    refuse_unread(config, typed or ())
+    if idle := unread(config, typed or ()):
+        without = load_unresolved(preset, {key: value for key, value in (typed or {}).items() if key not in idle})
+        refuse_changes(idle, config, without)
     config.check_selection()  # of what is asked for; a stored run that gained nothing by it can still be read
     return config
 

@@ -45,10 +45,16 @@ def unread(config: RunConfig, keys: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def refuse_unread(config: RunConfig, keys: Iterable[str]) -> None:
-    """Raise UserError for the first of `keys`, as typed, that the run does not read."""
-    for sentence in unread(config, keys).values():
-        raise UserError(sentence)
+def refuse_changes(idle: Mapping[str, str], config: RunConfig, without: RunConfig) -> None:
+    """Raise UserError for the first key that is not read and has another value than if it had not been typed.
+
+    Args:
+        idle: as `unread` returns it.
+        without: the configuration without these keys.
+    """
+    for key, sentence in idle.items():
+        if attrgetter(key)(config) != attrgetter(key)(without):
+            raise UserError(sentence)
 
 
 def _word(value: object) -> str:
