@@ -78,8 +78,6 @@ def train(
 def _train(config: RunConfig, run: Run, more_callbacks: Sequence[L.Callback]) -> None:
     if config.imported:
         raise UserError(f"The weights of {run.id} were imported, not trained; run ablate import-checkpoint again.")
-    started = time.time()
-    reset_backends_used()
     # The configuration was read before the imports, and before whoever else trained this run was waited for.
     check_unchanged(to_dict(config), resolve(deepcopy(config)), run.config_path)
     start = start_of(config) if config.trainer.init_from else None
@@ -98,7 +96,9 @@ def _train(config: RunConfig, run: Run, more_callbacks: Sequence[L.Callback]) ->
     if step:
         selection.validate_missed(trainer, module, data, step)
     elif start is not None:
-        start.put_into(config, module)
+        start.put_into(config, module)  # which may train another run first, by other kernels
+    started = time.time()
+    reset_backends_used()
     reset_peak_memory()  # of what this process did before
     if step < config.trainer.max_steps and not selection.exhausted:
         with checkpoints.stop_on_signals():

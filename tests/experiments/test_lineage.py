@@ -51,7 +51,9 @@ def test_a_preset_is_trained_first_and_its_weights_are_the_start(tmp_path: Path)
     for (key, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6, msg=key)
     assert ours.config.grid_size == 2 * theirs.config.grid_size
-    started = json.loads((run.folder / "result.json").read_text())["provenance"]["started_from"]
+    origin, parents = (json.loads(each.result_path.read_text())["provenance"] for each in (run, parent))
+    assert origin["backends"] == parents["backends"] and origin["started_at"] >= parents["finished_at"]
+    started = origin["started_from"]
     assert started["fingerprint"] == training_hash(parent.config()) and len(started["weights_sha256"]) == 64
 
 
