@@ -21,6 +21,10 @@ READ_BESIDE: Mapping[str, tuple[str, tuple[object, ...]]] = {
     "generator.group_match": ("generator.hybrid_scheme", ("group_v1", "group_v2")),
     "generator.bi_mamba_v2": ("generator.mixer", ("bi_mamba_v2",)),
     "generator.bi_mamba": ("generator.mixer", ("bi_mamba",)),
+    "objective.mask_ratio_low": ("objective.mask_ratio", ("mage", "uniform")),
+    "objective.mask_ratio_high": ("objective.mask_ratio", ("mage", "uniform")),
+    "objective.mask_ratio_mean": ("objective.mask_ratio", ("mage",)),
+    "objective.mask_ratio_std": ("objective.mask_ratio", ("mage",)),
     "objective.variance_weight": ("generator.learned_variance", (True,)),
 }
 """Key, or section -> another key and the values of it beside which it is read. A generator without that other key reads

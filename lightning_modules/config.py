@@ -48,13 +48,6 @@ class MaskedConfig:
                 f"objective.mask_ratio_mean={self.mask_ratio_mean} must be in "
                 f"[mask_ratio_low, mask_ratio_high] = [{self.mask_ratio_low}, {self.mask_ratio_high}]."
             )
-        for key in {"uniform": ("mean", "std"), "cosine": ("low", "high", "mean", "std")}.get(self.mask_ratio, ()):
-            if getattr(self, f"mask_ratio_{key}") != getattr(MaskedConfig, f"mask_ratio_{key}"):
-                raise ValueError(
-                    f"objective.mask_ratio={self.mask_ratio} does not read objective.mask_ratio_{key}="
-                    f"{getattr(self, f'mask_ratio_{key}')}; leave it out, or take another distribution: uniform reads "
-                    "mask_ratio_low and mask_ratio_high, mage mask_ratio_mean and mask_ratio_std as well."
-                )
         check_share(self, "objective", "label_smoothing", "condition_dropout")
 
 

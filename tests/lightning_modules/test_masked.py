@@ -115,19 +115,6 @@ def test_a_distribution_without_spread_or_beside_its_bounds_is_refused(settings:
         MaskedConfig(**settings)
 
 
-@pytest.mark.parametrize(
-    ("ratio", "key", "read"),
-    [("cosine", "low", False), ("cosine", "std", False), ("uniform", "mean", False), ("uniform", "low", True)],
-)
-def test_a_number_that_the_distribution_does_not_read_is_refused(ratio: Any, key: str, read: bool) -> None:
-    settings = {"mask_ratio": ratio, f"mask_ratio_{key}": 0.6}
-    if read:
-        assert MaskRatio(MaskedConfig(**settings))(1, torch.device("cpu")) >= 0.6
-        return
-    with pytest.raises(ValueError, match=f"mask_ratio={ratio} does not read objective.mask_ratio_{key}=0.6"):
-        MaskedConfig(**settings)
-
-
 @pytest.mark.parametrize("loss_on", ["masked", "all"])
 def test_the_device_is_asked_once_in_a_step(loss_on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """How many tokens are hidden; on a GPU every question waits for all that was asked of it before."""

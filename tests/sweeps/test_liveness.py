@@ -175,6 +175,22 @@ UNREAD: dict[str, tuple[str, tuple[Any, Any], dict[str, Any], str, dict[str, Any
         *("maskmamba/demo", (8, 16), {"generator.mixer": "attention"}),
         *("maskmamba/demo", {"generator.mixer": "bi_mamba"}),
     ),
+    "objective.mask_ratio_low": (
+        *("maskmamba/demo", (0.3, 0.5), {"objective.mask_ratio": "cosine"}),
+        *("maskmamba/demo", {"objective.mask_ratio": "uniform"}),
+    ),
+    "objective.mask_ratio_high": (
+        *("maskmamba/demo", (0.9, 1.0), {"objective.mask_ratio": "cosine"}),
+        *("maskmamba/demo", {"objective.mask_ratio": "mage"}),
+    ),
+    "objective.mask_ratio_mean": (
+        *("maskmamba/demo", (0.55, 0.8), {"objective.mask_ratio": "uniform"}),
+        *("maskmamba/demo", {"objective.mask_ratio": "mage"}),
+    ),
+    "objective.mask_ratio_std": (
+        *("maskmamba/demo", (0.1, 0.25), {"objective.mask_ratio": "uniform"}),
+        *("maskmamba/demo", {"objective.mask_ratio": "mage"}),
+    ),
     "objective.variance_weight": (
         *("dimba/demo", (0.5, 1.0), {"generator.learned_variance": False}),
         *("dimba/demo", {"generator.prediction": "noise", "generator.learned_variance": True}),
