@@ -96,7 +96,8 @@ def _train(config: RunConfig, run: Run, more_callbacks: Sequence[L.Callback]) ->
     if step:
         selection.validate_missed(trainer, module, data, step)
     elif start is not None:
-        start.put_into(config, module)  # which may train another run first, by other kernels
+        with run.uncounted():  # it may train another run first, by other kernels
+            start.put_into(config, module)
     started = time.time()
     reset_backends_used()
     reset_peak_memory()  # of what this process did before

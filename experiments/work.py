@@ -149,6 +149,16 @@ class Work:
                 claim.release()
 
     @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Inside a claim: leave the block's time out of the device time, since the work done there counts it itself."""
+        if self._claim is not None:
+            self._write_status()
+        try:
+            yield
+        finally:
+            self._counted = time.time()
+
+    @contextmanager
     def _follow(self) -> Iterator[bool]:
         """What `claim` does in the other ranks: enter once rank 0 owns the folder, leave once it is through."""
         if not self.distributed:

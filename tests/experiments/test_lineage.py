@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import lightning as L
@@ -44,9 +45,11 @@ def _parent(config: RunConfig) -> Run:
 def test_a_preset_is_trained_first_and_its_weights_are_the_start(tmp_path: Path) -> None:
     config = _child(tmp_path, keep="best")
     config.optim.lr = 1e-12  # so that the child ends where it starts
+    begun = time.time()
     run = train(config)
-    parent = _parent(config)
+    took, parent = time.time() - begun, _parent(config)
     assert run.is_done() and parent.is_done() and run.id != parent.id
+    assert run.status().device_seconds + parent.status().device_seconds <= took, "the parent's time counts once"
     ours, theirs = (load_generator(c, r, torch.device("cpu")) for c, r in ((config, run), (parent.config(), parent)))
     for (key, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6, msg=key)
