@@ -50,6 +50,11 @@ class Start(ABC):
     def weights(self) -> Path:
         """Where they are, or will be."""
 
+    @property
+    def run_id(self) -> str:
+        """Of the run that they are of; "" where that is not known."""
+        return ""
+
     @abstractmethod
     def _shapes(self) -> Mapping[str, Tensor]:
         """Their state on the meta device."""
@@ -132,6 +137,11 @@ class RunStart(Start):
     def weights(self) -> Path:
         """Those that the run ends with."""
         return self.run.final_weights
+
+    @property
+    def run_id(self) -> str:
+        """The run's."""
+        return self.run.id
 
     def check(self, config: RunConfig) -> None:
         """As `Start.check`; the run must be trained to its end."""

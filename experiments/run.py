@@ -96,7 +96,7 @@ def _train(config: RunConfig, run: Run, more_callbacks: Sequence[L.Callback]) ->
     if step:
         selection.validate_missed(trainer, module, data, step)
     elif start is not None:
-        with run.uncounted():  # it may train another run first, by other kernels
+        with run.starting_from(start.run_id):  # which may be trained now, by other kernels
             start.put_into(config, module)
     started = time.time()
     reset_backends_used()

@@ -22,7 +22,7 @@ class Status:
 
     state: State = "missing"
     phase: str = ""
-    """train, sample or evaluate."""
+    """start, train, sample or evaluate."""
     step: int = 0
     max_steps: int = 0
     loss: float | None = None
@@ -37,6 +37,8 @@ class Status:
     pid: int = 0
     job: str = ""
     """Slurm job, or ""."""
+    start: str = ""
+    """In the phase of that name: the run that is trained first, since this one begins with its weights."""
     device_seconds: float = 0.0
     """Of all attempts: the time of each, up to its last sign of life, times the devices it held."""
     failed_as: str = ""

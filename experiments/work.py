@@ -149,8 +149,9 @@ class Work:
                 claim.release()
 
     @contextmanager
-    def uncounted(self) -> Iterator[None]:
-        """Inside a claim: leave the block's time out of the device time, since the work done there counts it itself."""
+    def starting_from(self, run_id: str) -> Iterator[None]:
+        """Inside a claim: another run is trained meanwhile, which reports its progress and counts its time itself."""
+        self._status = replace(self._status, phase="start", start=run_id)
         if self._claim is not None:
             self._write_status()
         try:

@@ -29,6 +29,8 @@ class CellState:
     """At which its training ended, if that is done: fewer than planned where it was stopped early."""
     local: Literal["", "starting", "queued"] = ""
     """What this process' own launcher has done about it, which the run store cannot say yet."""
+    start: Status | None = None
+    """Of the run whose weights it begins with, while that is trained first."""
 
     @property
     def state(self) -> str:
@@ -50,23 +52,28 @@ class CellState:
         return self.queue is not None and self.state != "running"
 
     @property
+    def now(self) -> Status:
+        """Of what is being worked on: the part itself, or its start."""
+        return self.start or self.status
+
+    @property
     def percent(self) -> float:
-        """Progress of the part in per cent."""
+        """Progress of the part, or of its start, in per cent."""
         if self.state == "done":
             return 100.0
-        return 100.0 * self.status.step / self.status.max_steps if self.status.max_steps else 0.0
+        return 100.0 * self.now.step / self.now.max_steps if self.now.max_steps else 0.0
 
     @property
     def eta_seconds(self) -> float | None:
-        """Seconds until the training's last step, as fast as it goes now."""
-        if self.state != "running" or self.part != "training" or not self.status.steps_per_s:
+        """Seconds until the training's last step, or its start's, as fast as it goes now."""
+        if self.state != "running" or self.part != "training" or not self.now.steps_per_s:
             return None
-        return max(0, self.status.max_steps - self.status.step) / self.status.steps_per_s
+        return max(0, self.now.max_steps - self.now.step) / self.now.steps_per_s
 
     @property
     def silent_seconds(self) -> float | None:
         """Seconds since the last sign of life, if it is running."""
-        return max(0.0, time.time() - self.status.updated_at) if self.state == "running" else None
+        return max(0.0, time.time() - self.now.updated_at) if self.state == "running" else None
 
     def describe(self) -> str:
         """A few words for a table: "running 43 %", "failed: out of memory ..."."""
@@ -85,7 +92,7 @@ class CellState:
         if self.state == "done":
             return "done"
         doing = {"training": "", "search": " searching", "benchmark": " measuring"}.get(self.part, " evaluating")
-        doing = " sampling" if self.status.phase == "sample" else doing
+        doing = " sampling" if self.status.phase == "sample" else " its start," if self.start else doing
         why = f" ({self.status.reason})" if self.state == "interrupted" and self.status.reason else ""
         return f"{self.state}{doing} {self.percent:.0f} %{why}"
 
@@ -165,12 +172,20 @@ def cell_states(cells: Iterable[Cell], store: RunStore) -> dict[str, CellState]:
             trainings[now.run_id] = run.inspect()
         training = trainings.get(now.run_id)
         if training and training.state != "done":
-            result[cell.name] = CellState(training, "training")
+            result[cell.name] = CellState(training, "training", start=_start(training, store))
         elif now.eval_id:
             result[cell.name] = CellState(Status(), "evaluation", steps=_steps(run) or 0)
         else:
             result[cell.name] = CellState(store.search(now.search_id).inspect(), "search")
     return result
+
+
+def _start(training: Status, store: RunStore) -> Status | None:
+    """Of the run that is trained first for a training, or first for that one."""
+    if training.state != "running" or training.phase != "start" or not training.start:
+        return None
+    start = store.run(training.start).inspect()
+    return _start(start, store) or (start if start.state == "running" else None)
 
 
 def _steps(run: Run) -> int | None:

@@ -72,7 +72,7 @@ def status_table(plan: Plan, states: Mapping[str, CellState], width: int, limit:
 
 
 def _row(cell: Cell, state: CellState, width: int) -> list[Text | str]:
-    status = state.status
+    status, now = state.status, state.now
     text = Text(state.describe(), style="blue" if _word(state) in _COMING else STYLES[state.state])
     step, steps = _steps(cell, state)
     eta, silent = state.eta_seconds, state.silent_seconds
@@ -81,8 +81,8 @@ def _row(cell: Cell, state: CellState, width: int) -> list[Text | str]:
         folded(cell.name, width),
         text,
         f"{step}/{steps}" if steps else "",
-        "" if status.loss is None else f"{status.loss:.3f}",
-        "" if status.steps_per_s is None or state.state != "running" else f"{status.steps_per_s:.2f}",
+        "" if now.loss is None else f"{now.loss:.3f}",
+        "" if now.steps_per_s is None or state.state != "running" else f"{now.steps_per_s:.2f}",
         "" if eta is None else duration(eta),
         Text(heard, style="yellow" if silent and silent > SILENT else ""),
         str(status.attempt) if status.attempt > 1 else "",
@@ -91,17 +91,17 @@ def _row(cell: Cell, state: CellState, width: int) -> list[Text | str]:
 
 
 def _steps(cell: Cell, state: CellState) -> tuple[int, int]:
-    """How many of how many: of the training; while it is evaluated, images; of a benchmark that is measured, rounds."""
+    """How many of how many: of the training, or its start; while evaluated, images; of a measured benchmark, rounds."""
     if state.state == "done":
         return state.steps or cell.max_steps, cell.max_steps
-    return state.status.step, state.status.max_steps
+    return state.now.step, state.now.max_steps
 
 
 def short_state(state: CellState) -> str:
     """One cell in one line of a log."""
     if state.state == "failed":
         return state.describe()  # a sentence, which ends with a point
-    status, eta = state.status, state.eta_seconds
+    status, eta = state.now, state.eta_seconds
     done = f"{status.step}/{status.max_steps}"
     far = f"{done} samples" if state.part == "evaluation" else f"step {done}"
     parts = [
@@ -171,7 +171,7 @@ def failure_lines(states: Mapping[str, CellState]) -> list[str]:
 
 def cell_json(cell: Cell, state: CellState) -> dict[str, Any]:
     """One cell as plain data."""
-    status, (step, steps) = state.status, _steps(cell, state)
+    status, now, (step, steps) = state.status, state.now, _steps(cell, state)
     return {
         "cell": cell.name,
         "labels": dict(cell.labels),
@@ -185,8 +185,8 @@ def cell_json(cell: Cell, state: CellState) -> dict[str, Any]:
         "step": step,
         "max_steps": steps or cell.max_steps,
         "percent": round(state.percent, 1),
-        "loss": status.loss,
-        "steps_per_s": status.steps_per_s,
+        "loss": now.loss,
+        "steps_per_s": now.steps_per_s,
         "eta_seconds": state.eta_seconds,
         "silent_seconds": state.silent_seconds,
         "attempt": status.attempt,

@@ -211,3 +211,18 @@ def test_nothing_follows_the_sentence_of_a_failure(make_sweep: Make) -> None:
     (group, *_) = planned.groups()
     Progress(planned, Console(file=told, width=200)).finished(group, {group.cells[0].name: failed}, 30)
     assert told.getvalue() == f"{group.cells[0].name}: failed after 30 s: The loss became nan.\n"
+
+
+def test_a_cell_whose_start_is_trained_first_shows_how_far_that_is(make_sweep: Make, root: Path) -> None:
+    planned = plan(make_sweep(axes=[WIDTH], report={}))
+    cell, other = planned.cells[0], planned.cells[-1]
+    child, start = (RunStore(root).prepare(each.config) for each in (cell, other))
+    with child.claim(), child.starting_from(start.id):
+        assert planned.states()[cell.name].describe() == "running 0 %"
+        with start.claim():
+            start.update(phase="train", step=3, max_steps=4, loss=2.5, steps_per_s=0.5)
+            state = planned.states()[cell.name]
+            assert short_state(state) == "running its start, 75 %, step 3/4, loss 2.500, 0.50 it/s, 2 s left"
+            assert cell_json(cell, state)["step"] == 3 and state.status.step == 0
+        child.update(phase="train", step=1, max_steps=4)
+        assert planned.states()[cell.name].describe() == "running 25 %"
