@@ -15,7 +15,7 @@ from typing import Any
 
 from experiments.identity import NOT_SEMANTIC
 from experiments.provenance import CODE, PRECISION, PROCESSES, kinds, makers
-from experiments.resolve import SIZES
+from experiments.resolve import FILES, SIZES
 from experiments.validation import VALIDATION_TASK
 from reports.aggregate import Row, select
 from reports.records import Record
@@ -32,6 +32,7 @@ FOLLOWS = {
     "tokenizer.": ("tokenizer.fingerprint", *SIZES_OF["tokenizer"]),
     "text_encoder.": SIZES_OF["text_encoder"],
     "trainer.patience": ("trainer.max_steps",),
+    **{f"{name.partition('.')[0]}.{key}": (name,) for name, keys in FILES.items() for key in keys},
 }
 """Facts that follow from any key of a section, or from one key: declared along with it."""
 

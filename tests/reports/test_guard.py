@@ -259,6 +259,12 @@ def test_starts_are_compared_within_a_seed(tmp_path: Path) -> None:
     assert flag.fact == "trainer.init_fingerprint" and "another start" in flag.value
 
 
+def test_a_start_that_a_sweep_varies_is_meant_to_differ(tmp_path: Path) -> None:
+    changes = {"config__trainer__init_fingerprint": "0" * 64}
+    assert [flag.fact for flag in mutated(tmp_path / "a", changes).flags] == ["trainer.init_fingerprint"]
+    assert mutated(tmp_path / "b", changes, declared=[fakes.KEY, "trainer.init_from"]).flags == []
+
+
 def test_one_factor_statement_and_parameter_deviation(tmp_path: Path) -> None:
     found = mutated(tmp_path, {"run__parameters": 4_206_000, "config__generator__width": 384}).one_factor
     assert [item.row for item in found] == [0, 1, 2]
