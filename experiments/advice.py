@@ -20,16 +20,20 @@ from experiments.store import Run
 from lightning_modules.hashing import file_crc32
 
 
-def not_trained(run: Run, named: str = "") -> UserError:
-    """The error for a run that is to be sampled from, or started from, but is not done: how far it is, and what trains
-    it to its end.
+def check_trained(run: Run, named: str = "") -> None:
+    """Check that a run that is to be sampled from, or started from, is done.
 
     Args:
         named: where it was named, such as "trainer.init_from=maskmamba-12345678"; else it is called by its id.
+
+    Raises:
+        UserError: it is not; says how far it is, and what trains it to its end.
     """
+    if run.is_done():
+        return
     status = run.inspect()
     far = f"step {status.step} of {status.max_steps}, " if status.max_steps else ""
-    return UserError(
+    raise UserError(
         f"{named or f'Run {run.id}'} is not trained yet ({far}{status.state}); train it first: {_command(run)}"
     )
 

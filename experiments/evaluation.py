@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from experiments.advice import not_trained
+from experiments.advice import check_trained
 from experiments.build import build_tokenizer, load_generator
 from experiments.conditions import Conditions, evaluation_conditions, grid_columns
 from experiments.config import save_config, to_dict
@@ -56,12 +56,6 @@ def evaluate(config: RunConfig, run: Run, wait: bool = False) -> Evaluation:
         if mine:
             _evaluate(config, run, evaluation)
     return evaluation
-
-
-def check_trained(run: Run) -> None:
-    """Raise UserError where there is nothing to sample from yet."""
-    if not run.is_done():
-        raise not_trained(run)
 
 
 def drawer(config: RunConfig, run: Run, conditions: Conditions, seed: int, progress: Any = lambda done: None) -> Draw:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from experiments.advice import command_on, done_before, how_to_use_tokenizer, not_trained
+from experiments.advice import check_trained, command_on, done_before, how_to_use_tokenizer
 from experiments.commands.options import refuse_given
 from experiments.commands.single import ROOT_OPTION, configure_logging
 from experiments.config import read_config
@@ -173,8 +173,7 @@ def check_request(
         UserError: a run that is not trained, a class or prompt that it is not conditioned on, a box to fill in of a
             generator that is not masked.
     """
-    if not run.is_done():
-        raise not_trained(run)
+    check_trained(run)
     if fills_in and config.objective.name != "masked":
         raise UserError(
             f"Run {run.id} is {config.objective.name}: only masked generators fill in parts of an image; take a run "
