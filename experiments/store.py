@@ -2,7 +2,8 @@
 
 outputs/runs/<run_id>/ holds config.yaml, overrides.txt, claims/, attempts/, status.json, metrics.jsonl, checkpoints/,
 tb/, samples/, result.json and evaluations/<eval_id>/, which in turn holds config.yaml, claims/, status.json,
-samples.npz, grid.png and result.json.
+samples.npz, grid.png and result.json. outputs/benchmarks/<bench_id>/ holds config.yaml, claims/, status.json and
+result.json.
 """
 
 from __future__ import annotations
@@ -33,12 +34,7 @@ from experiments.work import Work
 
 
 class Evaluation(Work):
-    """The folder of one evaluation of a run."""
-
-    @property
-    def id(self) -> str:
-        """Folder name: eight digits of the evaluation's hash."""
-        return self.folder.name
+    """The folder of one evaluation of a run, called by eight digits of its hash."""
 
     @property
     def samples_path(self) -> Path:
@@ -56,23 +52,13 @@ class Evaluation(Work):
 
 
 class Benchmark(Work):
-    """The folder of one benchmark: config.yaml, claims/, status.json and result.json."""
-
-    @property
-    def id(self) -> str:
-        """Folder name: its kind and eight digits of its hash."""
-        return self.folder.name
+    """The folder of one benchmark, called by its kind and eight digits of its hash."""
 
 
 class Run(Work):
-    """The folder of one training."""
+    """The folder of one training, called by its generator and eight digits of its hash."""
 
     distributed = True
-
-    @property
-    def id(self) -> str:
-        """Folder name: generator and eight digits of the training's hash."""
-        return self.folder.name
 
     @property
     def root(self) -> Path | None:

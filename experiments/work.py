@@ -46,6 +46,11 @@ class Work:
         self._counted = 0.0
 
     @property
+    def id(self) -> str:
+        """The folder's name."""
+        return self.folder.name
+
+    @property
     def config_path(self) -> Path:
         """The resolved configuration."""
         return self.folder / "config.yaml"
