@@ -19,9 +19,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.errors import UserError, did_you_mean, unknown
 from experiments.files import default_root
+from experiments.presets import is_file_name
 from experiments.strict_yaml import load_yaml
 from lightning_modules.metrics.config import METRICS
-from sweeps.axes import Axis, Choice, Sweep, matches
+from sweeps.axes import Axis, Choice, Sweep, labels_of, matches
 from sweeps.config import SweepConfig, ValueConfig
 from sweeps.own_presets import place_preset
 
@@ -45,7 +46,7 @@ def load_sweep(name: str, root: Path | str | None = None) -> Sweep:
     Raises:
         UserError: there is none of that name, or its definition is wrong.
     """
-    if name.endswith((".yaml", ".yml")):
+    if is_file_name(name):
         return read_sweep(Path(name).resolve())
     if name not in (names := sweep_names()):
         raise _unknown_sweep(name, names, Path(root or default_root()))
@@ -148,7 +149,7 @@ def _check_conditions(sweep: Sweep) -> None:
     conditions += [("equal_compute", config.equal_compute.when)] if config.equal_compute else []
     if not conditions:
         return
-    there = [{axis: choice.label for axis, choice in choices.items()} for choices in sweep.combinations({})]
+    there = list(map(labels_of, sweep.combinations({})))
     unfit = [labels for labels, _ in sweep.unfit({})]  # which no value fits: an exclusion may say why
     for place, when in conditions:
         if not any(matches(labels, when) for labels in (*there, *(unfit if place == "exclude" else ()))):

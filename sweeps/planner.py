@@ -17,10 +17,10 @@ from experiments.store import RunStore
 from experiments.unread import unread
 from sweeps import cache
 from sweeps.amendments import Amendments, amendment_of, read_amendments
-from sweeps.axes import Choice, Sweep, matches
+from sweeps.axes import Choice, Sweep, labels_of, matches, overrides_of
 from sweeps.cell import Cell, Excluded, Group, cell_name, check_name
 from sweeps.definition import DEFINITIONS, load_sweep
-from sweeps.equal_compute import STEPS, equal_steps, followed, labels_of
+from sweeps.equal_compute import STEPS, equal_steps, followed
 from sweeps.fact_book import FactBook
 from sweeps.queue import Queue, read_queue
 from sweeps.request import Request, parse_request
@@ -217,7 +217,7 @@ def _expand(
 def _settings(sweep: Sweep, scale: str, request: Request, choices: Mapping[str, Choice]) -> tuple[str, dict[str, Any]]:
     """Preset of a combination of values, and everything that is set over it."""
     preset, base = sweep.base(scale, labels_of(choices))
-    varied = {key: value for choice in choices.values() for key, value in choice.overrides.items()}
+    varied = overrides_of(choices)
     if clash := sorted(key for key in varied.keys() & request.config.keys() if (key, varied[key]) != FROM_NOTHING):
         raise UserError(f"{clash[0]} is what sweep {sweep.name} varies; take a part of it with AXIS=LABEL instead.")
     searched = {f"search.{key}": value for key, value in sweep.config.search.items()}

@@ -26,9 +26,8 @@ from experiments.config import load_config, load_unresolved
 from experiments.errors import UserError
 from experiments.keys import keys_of, select
 from experiments.run_config import RunConfig
-from sweeps.axes import matches
+from sweeps.axes import labels_of, matches
 from sweeps.definition import load_sweep, sweep_names
-from sweeps.equal_compute import labels_of
 from sweeps.request import parse_request
 
 PROJECT = Path(__file__).parents[2]
