@@ -30,6 +30,7 @@ from experiments.identity import (
 )
 from experiments.run_config import RunConfig
 from experiments.search.work import Search
+from experiments.strict_yaml import load_stored
 from experiments.work import Work
 
 
@@ -241,7 +242,7 @@ class RunStore:
 def _write_or_compare(path: Path, config: RunConfig, sections: Collection[str]) -> bool:
     """Write the configuration and return True; if there is one, return False or raise UserError where they differ."""
     try:
-        stored = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        stored = load_stored(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         save_config(config, path)
         return True
