@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.checkpoints import check_loaded
+from lightning_modules.images import to_uint8
 from lightning_modules.tokenizers.config import AmusedVQConfig
-from lightning_modules.tokenizers.vq import to_uint8
 
 
 class AmusedVQ(nn.Module):
@@ -64,4 +64,4 @@ class AmusedVQ(nn.Module):
             shape = (count, side, side, self.model.quantize.vq_embed_dim)
             codes = self.model.quantize.get_codebook_entry(tokens.flatten(), shape)
             images = self.model.decoder(self.model.post_quant_conv(codes))
-        return to_uint8(images * 2 - 1).permute(0, 2, 3, 1).contiguous()
+        return to_uint8(images * 2 - 1)
