@@ -30,8 +30,8 @@ COMMANDS = {
     "evaluate": "experiments.commands.finished:evaluate_command",
     "import-checkpoint": "experiments.commands.checkpoint:import_command",
     "execute": "experiments.commands.single:execute_command",
-    "tokenize": "experiments.commands.data:tokenize_command",
-    "reference": "experiments.commands.data:reference_command",
+    "tokenize": "experiments.commands.tokenize:tokenize_command",
+    "reference": "experiments.commands.reference:reference_command",
     "bench": "experiments.commands.tools:bench_command",
     "doctor": "experiments.commands.tools:doctor_command",
 }

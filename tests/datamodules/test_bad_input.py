@@ -22,7 +22,7 @@ from datamodules.store import TokenStore
 from datamodules.tokenize import progress
 from datamodules.tokenize.progress import Counter
 from experiments.cli import main
-from experiments.commands import data
+from experiments.commands import tokenize
 from tests.datamodules.collections import (
     Toy,
     ToyConfig,
@@ -41,8 +41,8 @@ Ablate = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def ablate(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Ablate:
     """The command with the toy tokenizer: words -> exit code, standard output, standard error."""
-    monkeypatch.setattr(data, "tokenizer_config", lambda name, settings: ToyConfig())
-    monkeypatch.setattr(data, "load_tokenizer", lambda config, device: Toy())
+    monkeypatch.setattr(tokenize, "tokenizer_config", lambda name, settings: ToyConfig())
+    monkeypatch.setattr(tokenize, "load_tokenizer", lambda config, device: Toy())
 
     def call(dataset: str, source: Path, out: Path, *words: str) -> tuple[int, str, str]:
         given = ["tokenize", dataset, "--source", str(source), "--out", str(out), "--workers", "0", *words]

@@ -21,7 +21,8 @@ from datamodules.store_format import tokenizer_settings
 from experiments.benchmarks import function_of
 from experiments.benchmarks.options import parse_options
 from experiments.cli import COMMANDS
-from experiments.commands.data import text_encoder_config, tokenize_command, tokenizer_config
+from experiments.commands.parts import text_encoder_config, tokenizer_config
+from experiments.commands.tokenize import tokenize_command
 from experiments.config import load_config, load_unresolved
 from experiments.errors import UserError
 from experiments.keys import keys_of, select
