@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -58,7 +58,13 @@ def evaluate(config: RunConfig, run: Run, wait: bool = False) -> Evaluation:
     return evaluation
 
 
-def drawer(config: RunConfig, run: Run, conditions: Conditions, seed: int, progress: Any = lambda done: None) -> Draw:
+def drawer(
+    config: RunConfig,
+    run: Run,
+    conditions: Conditions,
+    seed: int,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Draw:
     """A function that draws any of the images under `conditions`; the model is built when it is first called."""
     built: list[tuple[nn.Module, Any]] = []  # generator and tokenizer
 
