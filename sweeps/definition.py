@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.errors import UserError, did_you_mean, unknown
 from experiments.files import default_root
+from experiments.overrides import explain
 from experiments.presets import is_file_name
 from experiments.strict_yaml import load_yaml
 from lightning_modules.metrics.config import METRICS
@@ -95,15 +96,7 @@ def read_sweep(path: Path) -> Sweep:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"Sweep {path} is not valid YAML: {' '.join(str(error).split())}.") from error
     except (OmegaConfBaseException, ValueError, UserError) as error:
-        raise UserError(f"Sweep {path}: {_first_lines(error)}") from error
-
-
-def _first_lines(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    where = [line.removeprefix("full_key:").strip() for line in lines if line.startswith("full_key:")]
-    if where and "is not a ListConfig" in lines[0]:  # the words of OmegaConf's own classes say nothing to a person
-        return f"{where[0]} must be a list, such as [0, 1]."
-    return lines[0] + (f" (at {where[0]})" if where and where[0] not in lines[0] else "")
+        raise UserError(f"Sweep {path}: {explain(error)}") from error
 
 
 def _check(config: SweepConfig, path: Path) -> Sweep:
