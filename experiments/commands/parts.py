@@ -47,7 +47,7 @@ def _configured(kind: type, settings: tuple[str, ...], prefix: str) -> Any:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from experiments.overrides import parse_overrides
+    from experiments.overrides import explain, parse_overrides
 
     config = OmegaConf.structured(kind)
     try:
@@ -55,7 +55,7 @@ def _configured(kind: type, settings: tuple[str, ...], prefix: str) -> Any:
             OmegaConf.update(config, key.removeprefix(prefix), value)
         return OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
-        raise UserError(str(error).splitlines()[0]) from error
+        raise UserError(explain(error)) from error
 
 
 def load_tokenizer(config: Any, device: str) -> Any:
