@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from experiments import shards
-from experiments.claims import Owner
 from experiments.cli import main
+from experiments.owners import Owner
 from tests.experiments.configs import COUNT, config_in, finished, run_under
 
 Ablate = Callable[..., tuple[int, str, str]]
