@@ -8,12 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from experiments.checks import evaluation_data
 from experiments.config import load_config
 from experiments.errors import UserError
 from experiments.files import default_root
 from experiments.identity import run_id
 from experiments.provenance import other_code
-from experiments.resolve import evaluation_data
 from experiments.run_config import RunConfig
 from experiments.runs import origin_of
 from experiments.store import Run

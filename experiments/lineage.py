@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.checks import check_files
 from experiments.errors import UserError
 from lightning_modules.hashing import file_sha256
 
@@ -161,8 +162,6 @@ class PresetStart(RunStart):
 
     def check(self, config: RunConfig) -> None:
         """As `Start.check`; where the run is still to be trained, its files must be named and its own start fit."""
-        from experiments.resolve import check_files
-
         Start.check(self, config)
         if self.run.is_done():
             return

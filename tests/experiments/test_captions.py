@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 
 from datamodules.emoji.data import load_emoji
+from experiments.checks import check_files
 from experiments.cli import main
 from experiments.conditions import choose_captions, evaluation_conditions, grid_conditions
 from experiments.config import load_config
 from experiments.errors import UserError
 from experiments.identity import evaluation_hash, training_hash
 from experiments.pictures import captioned_grid, image_grid
-from experiments.resolve import check_files
 from experiments.run_config import RunConfig
 from tests.experiments.conftest import tiny
 
