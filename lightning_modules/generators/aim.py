@@ -26,6 +26,7 @@ from lightning_modules.layers.mamba2 import NORM_EPS, Mamba2, Mamba2State
 from lightning_modules.layers.module_list import ModuleList
 from lightning_modules.layers.residual import Dropout, Residual, RMSNorm
 from lightning_modules.layers.stack import INIT_STD
+from lightning_modules.precision import without_autocast
 
 
 def _summary(context: Context) -> Tensor:
@@ -188,7 +189,7 @@ class AiM(TokenGenerator):
         position: row of the position table, a number or an int64 tensor of one element (so that a CUDA graph can
         change it). It is k for token k, as in training; the published sampling code gives k + 1.
         """
-        with torch.autocast(tokens.device.type, enabled=False):
+        with without_autocast(tokens.device.type):
             r = F.embedding(tokens, self.token_embedding.weight)
             if self.position_embedding is not None:
                 rows = self.position_embedding.weight

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from lightning_modules.generators.base import TokenGenerator
 from lightning_modules.generators.configs.llamagen import LlamaGenConfig
 from lightning_modules.kernels import attend, linear, swiglu, transformer_decoder
-from lightning_modules.kernels.dispatch import autocast_dtype
 from lightning_modules.layers.condition import Context, condition_tokens
 from lightning_modules.layers.linear import Linear
 from lightning_modules.layers.module_list import ModuleList
 from lightning_modules.layers.residual import Dropout, Residual, RMSNorm
 from lightning_modules.layers.rotary import rotate, rotation_table
 from lightning_modules.layers.stack import INIT_STD
+from lightning_modules.precision import autocast_dtype, without_autocast
 
 NORM_EPS = 1e-5
 
@@ -194,7 +194,7 @@ class LlamaGen(TokenGenerator):
         position: of `tokens` in the grid, a number or an int64 tensor of one element (so that a CUDA graph can change
         it).
         """
-        with torch.autocast(tokens.device.type, enabled=False):
+        with without_autocast(tokens.device.type):
             x = F.embedding(tokens, self.token_embedding.weight)
             state.visible.index_fill_(-1, state.cursor, True)
             row = torch.as_tensor(position, device=tokens.device).reshape(1) + self.condition.tokens

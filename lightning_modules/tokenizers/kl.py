@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lightning_modules.checkpoints import check_loaded
 from lightning_modules.images import from_uint8, to_uint8
+from lightning_modules.precision import without_autocast
 from lightning_modules.tokenizers.config import KLConfig
 
 
@@ -52,14 +53,14 @@ class KLAutoencoder(nn.Module):
     @torch.inference_mode()
     def encode_uint8(self, images: Tensor) -> Tensor:
         """images: (B, H, W, 3) uint8 -> (B, D, h, w) float32, about unit variance."""
-        with torch.autocast(images.device.type, enabled=False):
+        with without_autocast(images.device.type):
             posterior = self.autoencoder.encode(from_uint8(images)).latent_dist
         return (posterior.mode() - self.shift) * self.scale
 
     @torch.inference_mode()
     def decode_uint8(self, latents: Tensor) -> Tensor:
         """latents: (B, D, h, w) -> images (B, H, W, 3) uint8."""
-        with torch.autocast(latents.device.type, enabled=False):
+        with without_autocast(latents.device.type):
             images = self.autoencoder.decode(latents.float() / self.scale + self.shift).sample
         return to_uint8(images)
 

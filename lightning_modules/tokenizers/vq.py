@@ -8,7 +8,6 @@ Shapes: B batch, H x W pixels, h x w tokens (h = H / downsample), Z latent width
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.images import from_uint8, to_uint8
-from lightning_modules.precision import exact_float32
+from lightning_modules.precision import exact_float32, without_autocast
 from lightning_modules.tokenizers.config import LlamaGenVQConfig, TamingVQConfig
 
 Resample = Literal["down", "up"]
@@ -193,9 +192,7 @@ class Quantizer(nn.Module):
         z, codes = z.float(), self.codes()
         if self.unit:
             z = F.normalize(z, dim=1)
-        kind = z.device.type  # "meta" knows no autocast
-        autocast_off = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
-        with autocast_off, exact_float32(z.device):
+        with without_autocast(z.device.type), exact_float32(z.device):
             nearness = torch.einsum("behw,ve->bhwv", z, codes)
             if not self.unit:  # |z - e|^2 is least where z e - |e|^2 / 2 is most
                 nearness -= codes.square().sum(-1) / 2
@@ -282,11 +279,11 @@ class PublishedVQ(VQAutoencoder):
     @torch.inference_mode()
     def encode_uint8(self, images: Tensor) -> Tensor:
         """images: (B, H, W, 3) uint8 -> tokens (B, L) int64."""
-        with torch.autocast(images.device.type, enabled=False):
+        with without_autocast(images.device.type):
             return super().encode_uint8(images)
 
     @torch.inference_mode()
     def decode_uint8(self, tokens: Tensor) -> Tensor:
         """tokens: (B, L) int64 -> images (B, H, W, 3) uint8."""
-        with torch.autocast(tokens.device.type, enabled=False):
+        with without_autocast(tokens.device.type):
             return super().decode_uint8(tokens)
