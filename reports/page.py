@@ -16,7 +16,7 @@ from PIL import Image
 from reports.aggregate import row_name
 from reports.contest import TIMED_APART, timed_apart
 from reports.formats import grouped
-from reports.guard import baseline_of
+from reports.one_factor import baseline_of
 from reports.provenance import origin_lines
 from reports.quantities import printed, quantity
 from reports.reference import ReferenceTable

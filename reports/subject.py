@@ -19,9 +19,10 @@ from reports.compute import compute_notes
 from reports.crossing import crossing_notes
 from reports.equal_code import Evidence, equality_notes, find_evidence
 from reports.equal_code import alike as alike_codes
-from reports.guard import ISO, Flag, OneFactor, guard, one_factor
+from reports.guard import Flag, guard
 from reports.layout import Layout, parse_layout
 from reports.measured import with_measured
+from reports.one_factor import ISO, OneFactor, one_factor
 from reports.protocol import protocol_notes
 from reports.ranking import tie_notes
 from reports.records import Record, collect, named

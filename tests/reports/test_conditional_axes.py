@@ -10,8 +10,8 @@ import pytest
 from reports.aggregate import select, trainings
 from reports.build import build
 from reports.figures import draw
-from reports.guard import baseline_of
 from reports.layout import Figure
+from reports.one_factor import baseline_of
 from reports.subject import Subject
 from tests.reports import fakes
 
