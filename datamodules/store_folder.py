@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 META = "meta.json"
 T = TypeVar("T")
@@ -80,6 +81,8 @@ class MappedStore:
 
     def _map(self, name: str, mapped: bool = True) -> np.ndarray:
         """An array of the store, in memory where it is not to be `mapped`, as one without elements cannot be."""
+        import numpy as np  # configurations read meta.json without it
+
         try:
             return np.load(self.folder / name, mmap_mode="r" if mapped else None)
         except (OSError, ValueError) as error:

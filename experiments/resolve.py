@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datamodules.config import DATASETS
+from datamodules.store_folder import META
 from experiments.checks import check_parts, check_processes
 from experiments.errors import UserError, unknown
 from experiments.flat import flatten
@@ -119,7 +120,7 @@ def _resolve_captions(config: RunConfig) -> None:
     if wanted.prompt_file:
         wanted.prompt_fingerprint = _fingerprint(Path(wanted.prompt_file), "evaluation.prompt_file")
     if wanted.dataset and wanted.dataset_root:
-        meta = Path(wanted.dataset_root) / wanted.prompts / "meta.json"
+        meta = Path(wanted.dataset_root) / wanted.prompts / META
         wanted.dataset_fingerprint = _fingerprint(meta, "evaluation.dataset_root")
 
 
@@ -142,6 +143,6 @@ def _pass_on(config: RunConfig, section: str, key: str) -> None:
 
 def _fingerprint(path: Path, key: str) -> str:
     if not path.is_file():
-        what = "FOLDER" if path.name == "meta.json" else "FILE"
+        what = "FOLDER" if path.name == META else "FILE"
         raise FileNotFoundError(f"{path} not found; name the {what.lower()} with {key}={what}.")
     return file_sha256(path)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from datamodules.store_folder import META
 from datamodules.store_format import check_tokenizer, read_meta
 from experiments.commands.options import refuse_given
 from experiments.commands.parts import load_tokenizer, text_encoder_config, tokenizer_config, working_device
@@ -131,7 +132,7 @@ def tokenize_command(
             _encode_captions(out / part, text, device)
         if verify:
             _verify(out, part, config, device)
-    if source is not None and all((out / part / "meta.json").is_file() for part in ("train", "val")):
+    if source is not None and all((out / part / META).is_file() for part in ("train", "val")):
         for condition in _conditions(dataset, out):
             click.echo(f"Train on it with: {_training(dataset, out, tokenizer, settings, text, condition)}")
 
