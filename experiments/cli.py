@@ -9,7 +9,8 @@ from importlib import import_module
 
 import click
 
-from experiments.errors import CellError, UserError, did_you_mean
+from experiments.errors import CellError, UserError
+from lightning_modules.names import did_you_mean
 
 COMMANDS = {
     "list": "experiments.commands.sweep:list_command",

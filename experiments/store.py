@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from experiments.config import read_config, save_config, to_dict
-from experiments.errors import UserError, did_you_mean
+from experiments.errors import UserError
 from experiments.files import atomic_write_text
 from experiments.identity import (
     EVALUATION,
@@ -32,6 +32,7 @@ from experiments.run_config import RunConfig
 from experiments.search.work import Search
 from experiments.strict_yaml import load_stored
 from experiments.work import Work
+from lightning_modules.names import did_you_mean
 
 
 class Evaluation(Work):

@@ -17,12 +17,13 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.errors import UserError, did_you_mean, unknown
+from experiments.errors import UserError, unknown
 from experiments.files import default_root
 from experiments.overrides import explain
 from experiments.presets import is_file_name
 from experiments.strict_yaml import load_yaml
 from lightning_modules.metrics.config import METRICS
+from lightning_modules.names import did_you_mean
 from sweeps.axes import Axis, Choice, Sweep, labels_of, matches
 from sweeps.config import SweepConfig, ValueConfig
 from sweeps.own_presets import place_preset
