@@ -12,6 +12,7 @@ from typing import Any
 
 from experiments.identity import NOT_SEMANTIC
 from experiments.provenance import CODE, PRECISION, PROCESSES, kinds, makers
+from lightning_modules.backends import DEPTHWISE_CONV1D_UPDATE, SELECTIVE_STATE_UPDATE, WHOLE_NETWORKS
 from reports.records import Record
 
 AS_PLANNED = "as planned"
@@ -24,7 +25,7 @@ Facts = dict[str, tuple[str, ...]]
 """Name -> value, or values where the measurement is not of one piece."""
 EVALUATED, MEASURED = f"{CODE} of the evaluation", f"{CODE} of the metrics"
 SAME, SAMPLED = "that of the training", "that of the evaluation"
-DECODING = frozenset({"selective_state_update", "depthwise_conv1d_update", "mamba2_decode", "transformer_decode"})
+DECODING = frozenset({SELECTIVE_STATE_UPDATE, DEPTHWISE_CONV1D_UPDATE, *WHOLE_NETWORKS})
 """Operations that a training runs for its sample grids alone."""
 
 
