@@ -85,6 +85,10 @@ class Sweep:
             if lacking:
                 yield labels_of(choices), lacking
 
+    def excludes(self, labels: Mapping[str, str]) -> str | None:
+        """Why the combination with these labels is left out; None if it is not."""
+        return next((reason for when, reason in self.exclude if matches(labels, when)), None)
+
     def base(self, scale: str, labels: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
         """Preset of the cell with these labels, and what the scale sets in it: what the axes' own values go over."""
         config = self.config.scales[scale]

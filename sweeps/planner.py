@@ -17,7 +17,7 @@ from experiments.store import RunStore
 from experiments.unread import unread
 from sweeps import cache
 from sweeps.amendments import Amendments, amendment_of, read_amendments
-from sweeps.axes import Choice, Sweep, labels_of, matches, overrides_of
+from sweeps.axes import Choice, Sweep, labels_of, overrides_of
 from sweeps.cell import Cell, Excluded, Group, cell_name, check_name
 from sweeps.definition import DEFINITIONS, load_sweep
 from sweeps.equal_compute import STEPS, equal_steps, followed
@@ -154,8 +154,8 @@ def plan(
 def count_cells(sweep: Sweep, scale: str) -> int:
     """Number of cells at a scale, without building any configuration."""
     config = sweep.config.scales[scale]
-    combinations = [labels_of(c) for c in sweep.combinations(config.only)]
-    return len(config.seeds) * sum(not any(matches(x, when) for when, _ in sweep.exclude) for x in combinations)
+    included = [choices for choices in sweep.combinations(config.only) if sweep.excludes(labels_of(choices)) is None]
+    return len(config.seeds) * len(included)
 
 
 def _expand(
@@ -169,12 +169,12 @@ def _expand(
     idle: dict[str, str] | None = None  # of what was typed, what no cell so far reads
     only = {**config.only, **request.only}
     for labels, axis in sweep.unfit(only):
-        reasons = [reason for when, reason in sweep.exclude if matches(labels, when)]
-        excluded.append(Excluded(labels, reasons[0] if reasons else f"no value of axis '{axis}' applies"))
+        reason = sweep.excludes(labels)
+        excluded.append(Excluded(labels, f"no value of axis '{axis}' applies" if reason is None else reason))
     for choices in sweep.combinations(only):
         labels = labels_of(choices)
-        if reasons := [reason for when, reason in sweep.exclude if matches(labels, when)]:
-            excluded.append(Excluded(labels, reasons[0]))
+        if (reason := sweep.excludes(labels)) is not None:
+            excluded.append(Excluded(labels, reason))
             continue
         preset, base = _settings(sweep, scale, request, choices)
         leader = followed(sweep, scale, choices)
