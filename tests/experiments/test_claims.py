@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from experiments import claims, slurm, work
+from experiments import claims, owners, slurm, work
 from experiments.claims import Busy, acquire, newest_claim
 from experiments.errors import UserError
 from experiments.owners import PULSE, STALE_AFTER, Owner, process_start
@@ -195,9 +195,9 @@ def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
 def test_a_colleagues_process_that_proc_hides_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     me = replace(Owner.here(), job="")
     colleague = replace(me, user="colleague", pid=2**22 + 1)
-    monkeypatch.setattr(claims, "_sees_others", lambda: True)
+    monkeypatch.setattr(owners, "_sees_others", lambda: True)
     assert not colleague.alive(silent=1.0)
-    monkeypatch.setattr(claims, "_sees_others", lambda: False)
+    monkeypatch.setattr(owners, "_sees_others", lambda: False)
     assert colleague.alive(silent=1.0) and not colleague.alive(silent=STALE_AFTER + 1)
     assert me.alive(silent=math.inf)
 
