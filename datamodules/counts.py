@@ -37,3 +37,9 @@ def check_batch(count: int, size: int, parts: int) -> None:
             f"trainer.batch_size={size} needs more training images than the {count} there are; set {way} or "
             f"less{multiple}, or take more images."
         )
+
+
+def check_share(share: float) -> None:
+    """Raise ValueError where `data.best_share` is no share."""
+    if not 0 < share <= 1:
+        raise ValueError(f"data.best_share={share} must be in (0, 1].")

@@ -13,6 +13,7 @@ import torch
 
 from datamodules.store import TokenStore
 from datamodules.text_store import TextStore
+from lightning_modules.images import from_uint8
 
 CAPTION_DRAWS = 420
 """Values of a random number that picks one of an image's captions: divisible by 1 to 7, so that each is as likely."""
@@ -116,5 +117,7 @@ class ImageDataset:
         samples, mirrored = rows // self.views, rows % self.views == 1
         images = self.images[samples]
         images[mirrored] = images[mirrored, :, ::-1]
-        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-        return {"image": pixels.contiguous(), "label": torch.from_numpy(self.labels[samples])}
+        return {
+            "image": from_uint8(torch.from_numpy(images)).contiguous(),
+            "label": torch.from_numpy(self.labels[samples]),
+        }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,25 +36,6 @@ def check_files(folder: Path, files: Mapping[str, Mapping[str, Any]], checksums:
         if checksums and sha256_of(path) != expected["sha256"]:
             return f"the checksum of {name} is wrong"
     return None
-
-
-def commit_folder(temporary: Path, folder: Path, marker: str) -> None:
-    """Flush a finished folder's files to disk and move it into place.
-
-    If another process was faster, which the file `marker` in `folder` shows, its folder stays.
-    """
-    for path in temporary.iterdir():
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-    temporary.chmod(0o755)
-    try:
-        os.rename(temporary, folder)
-    except OSError:
-        if not (folder / marker).is_file():
-            raise
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from datamodules.sources.folders import FileSource
 from datamodules.subset import choose_subset
 from datamodules.tokenize.crops import adm_crop
 from datamodules.tokenize.images import applies_exif, decode_image
+from lightning_modules.images import from_uint8
 from lightning_modules.precision import exact_float32
 
 DRAWS = 1 << 16
@@ -101,7 +102,7 @@ class OnlineDataModule(StreamDataModule):
         """Pixels to codes, in full precision: in less the nearest code is another one now and then."""
         images = batch.pop("image")
         if self.encoder is None:
-            batch["image"] = images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+            batch["image"] = from_uint8(images)
             return batch
         with torch.autocast(images.device.type, enabled=False), exact_float32(images.device):
             codes = self.encoder.encode(images).clone()  # out of inference mode: the loss keeps them for its gradient

@@ -15,8 +15,6 @@ Readable without this project:
     tokens = np.load("tokens.npy", mmap_mode="r")[i, 0]
     label = np.load("labels.npy", mmap_mode="r")[i]
     o = np.load("caption_offsets.npy"); caption = open("captions.bin", "rb").read()[o[i]:o[i + 1]].decode()
-
-A store is complete or absent: it is written beside its place and moved there in one step.
 """
 
 from __future__ import annotations
@@ -31,7 +29,8 @@ from typing import Any
 import numpy as np
 
 from datamodules.files import check_files
-from datamodules.store_format import StoreMeta, read_meta
+from datamodules.store_folder import MappedStore
+from datamodules.store_format import TOKEN_STORE, StoreMeta, read_meta
 from datamodules.store_writer import StoreWriter
 
 
@@ -68,8 +67,8 @@ def write_store(
         writer.append(tokens, labels, [[caption] for caption in captions])
 
 
-class TokenStore:
-    """Read access to a store. Cheap to open and to send to worker processes: files are mapped on first use.
+class TokenStore(MappedStore):
+    """Read access to a store of tokens or latents.
 
     Args:
         folder: the store.
@@ -79,6 +78,8 @@ class TokenStore:
         FileNotFoundError: no such store.
         ValueError: a damaged, truncated or foreign one.
     """
+
+    kind = TOKEN_STORE
 
     def __init__(self, folder: Path, verify: bool = False):
         self.folder = Path(folder)
@@ -91,10 +92,6 @@ class TokenStore:
 
     def __len__(self) -> int:
         return self.meta.count
-
-    def __getstate__(self) -> dict[str, Any]:
-        mapped = ("codes", "labels", "_caption_index", "_ragged")
-        return {key: value for key, value in self.__dict__.items() if key not in mapped}
 
     @cached_property
     def codes(self) -> np.ndarray:
@@ -177,12 +174,3 @@ class TokenStore:
             if os.fstat(stream.fileno()).st_size == 0:  # an empty file cannot be mapped
                 return b""
             return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-
-    def _map(self, name: str) -> np.ndarray:
-        try:
-            return np.load(self.folder / name, mmap_mode="r")
-        except (OSError, ValueError) as error:
-            raise self._damaged(f"{name} is not a numpy file ({error})") from error
-
-    def _damaged(self, what: str) -> ValueError:
-        return ValueError(f"The token store {self.folder} is damaged: {what}; delete the folder and tokenize again.")

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-FORMAT = "ablate-token-store"
-VERSION = 1
+from datamodules.store_folder import StoreKind
+
+TOKEN_STORE = StoreKind("token", "tokenize", version=1)
 FILES = ("tokens.npy", "labels.npy", "captions.bin", "caption_offsets.npy")
 """Of every store of tokens. A store of latents has latents.npy instead of tokens.npy."""
 OPTIONAL_FILES = ("caption_index.npy", "keys.bin", "key_offsets.npy")
@@ -59,24 +60,15 @@ def read_meta(folder: Path) -> tuple[StoreMeta, dict[str, dict[str, Any]]]:
         FileNotFoundError: no store there.
         ValueError: a damaged or foreign meta.json.
     """
-    path = folder / "meta.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"No token store at {folder}: it has no meta.json.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("format", None) != FORMAT:
-            raise ValueError(f"{path} does not describe a token store.")
-        if (version := content.pop("version", None)) != VERSION:
-            raise ValueError(f"The token store {folder} has format version {version}, this code reads {VERSION}.")
+
+    def parse(content: dict[str, Any]) -> tuple[StoreMeta, dict[str, dict[str, Any]]]:
         files = content.pop("files")
         meta = StoreMeta(**content | {"latent_shape": tuple(content.get("latent_shape", ()))})
         if set(files) - set(OPTIONAL_FILES) != {meta.codes_file, *FILES[1:]}:
             raise KeyError("files")
         return meta, files
-    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"The token store {folder} is damaged: meta.json is not valid; delete the folder and tokenize again."
-        ) from error
+
+    return TOKEN_STORE.read(folder, parse)
 
 
 def codes_shape(tokenizer: Any) -> tuple[int, ...]:

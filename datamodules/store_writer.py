@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from datamodules.files import commit_folder
-from datamodules.store_format import FORMAT, VERSION, StoreMeta
+from datamodules.store_folder import META, commit_folder
+from datamodules.store_format import TOKEN_STORE, StoreMeta
 from lightning_modules.hashing import sha256_of
 
 
@@ -98,12 +98,12 @@ class StoreWriter:
             (self._temporary / "keys.bin").unlink()
         paths = {name: self._temporary / name for name in names}
         files = {name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for name, path in paths.items()}
-        content: dict[str, Any] = {"format": FORMAT, "version": VERSION, **asdict(self.meta), "files": files}
+        content: dict[str, Any] = {**TOKEN_STORE.header, **asdict(self.meta), "files": files}
         if not self.meta.latent_shape:
             del content["latent_shape"]
-        for name, text in {**self.extra, "meta.json": json.dumps(content, indent=1, ensure_ascii=False)}.items():
+        for name, text in {**self.extra, META: json.dumps(content, indent=1, ensure_ascii=False)}.items():
             (self._temporary / name).write_text(text, encoding="utf-8")
-        commit_folder(self._temporary, self.folder, "meta.json")
+        commit_folder(self._temporary, self.folder)
 
     def _check(
         self, codes: np.ndarray, labels: np.ndarray, captions: Sequence[Sequence[str]], keys: Sequence[str]

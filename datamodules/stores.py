@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from datamodules.base import Split, StreamDataModule
-from datamodules.config import StoreConfig
 from datamodules.datasets import TokenDataset
 from datamodules.quality import best
 from datamodules.readahead import read_ahead
 from datamodules.store import TokenStore
+from datamodules.store_config import StoreConfig
+from datamodules.store_folder import META
 from datamodules.subset import choose_subset
 from datamodules.text_store import TextStore, cached_text_store, captions_sha256, text_store_folder
 from lightning_modules.text_encoders.ragged import TextEncoder
@@ -102,7 +103,7 @@ class StoreDataModule(StreamDataModule):
     def _open(self, split: Split) -> TokenStore:
         assert self.encoder is not None
         folder = Path(self.config.root) / split
-        if not (folder / "meta.json").is_file():
+        if not (folder / META).is_file():
             raise FileNotFoundError(self.config.missing(split))
         store = TokenStore(folder)
         if store.meta.tokenizer != self.encoder.fingerprint:

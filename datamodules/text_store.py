@@ -11,8 +11,8 @@ Readable without this project:
     o = np.load("offsets.npy", mmap_mode="r")
     caption_i = f[o[i]:o[i + 1]]
 
-A store is complete or absent: it is written beside its place and moved there in one step. Padded to T tokens the same
-features would take N x T rows; `TextMeta.saved_bytes` says what leaving the padding out saves.
+Padded to T tokens the same features would take N x T rows; `TextMeta.saved_bytes` says what leaving the padding out
+saves.
 
 Shapes: N captions, S tokens of all captions together, T most tokens of one, E and P feature widths, B batch.
 """
@@ -34,14 +34,14 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.files import atomic_write, check_files, commit_folder, work_lock
+from datamodules.files import atomic_write, check_files, work_lock
+from datamodules.store_folder import META, MappedStore, StoreKind, commit_folder
 from lightning_modules.conditions import TextFeatures
 from lightning_modules.hashing import sha256_of
 from lightning_modules.text_encoders.ragged import RaggedText, TextEncoder, pad
 
 log = logging.getLogger(__name__)
-FORMAT = "ablate-text-store"
-VERSION = 1
+TEXT_STORE = StoreKind("text", "encode", version=1)
 FILES = ("features.bin", "offsets.npy", "pooled.npy")
 CHUNK = 4096
 """Captions that are encoded and written at a time."""
@@ -171,17 +171,17 @@ def write_text_store(
             len(offsets) - 1, int(offsets[-1]), tokens, width, pooled[0].shape[1], encoder=encoder, captions=captions
         )
         files = {n: {"bytes": (temporary / n).stat().st_size, "sha256": sha256_of(temporary / n)} for n in FILES}
-        content = {"format": FORMAT, "version": VERSION, **asdict(meta), "files": files}
-        (temporary / "meta.json").write_text(json.dumps({**content, "saved_bytes": meta.saved_bytes}, indent=1))
-        commit_folder(temporary, folder, "meta.json")
+        content = {**TEXT_STORE.header, **asdict(meta), "files": files}
+        (temporary / META).write_text(json.dumps({**content, "saved_bytes": meta.saved_bytes}, indent=1))
+        commit_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     log.info("%s: %d tokens; %d bytes saved by leaving padding out", folder, meta.total, meta.saved_bytes)
     return meta
 
 
-class TextStore:
-    """Read access to a store. Cheap to open and to send to worker processes: files are mapped on first use.
+class TextStore(MappedStore):
+    """Read access to a store of captions' features.
 
     Args:
         folder: the store.
@@ -191,6 +191,8 @@ class TextStore:
         FileNotFoundError: no such store.
         ValueError: a damaged, truncated or foreign one.
     """
+
+    kind = TEXT_STORE
 
     def __init__(self, folder: Path, verify: bool = False):
         self.folder = Path(folder)
@@ -202,9 +204,6 @@ class TextStore:
 
     def __len__(self) -> int:
         return self.meta.count
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_features", "_offsets", "_pooled")}
 
     def batch(self, rows: Sequence[int] | np.ndarray) -> TextFeatures:
         """Captions `rows`, (B,), as a condition: (B, T, E) float32 zero at padding, (B, T) bool, (B, P) or None."""
@@ -218,22 +217,11 @@ class TextStore:
 
     @cached_property
     def _offsets(self) -> np.ndarray:
-        return self._load("offsets.npy")
+        return self._map("offsets.npy")
 
     @cached_property
     def _pooled(self) -> np.ndarray:
-        return self._load("pooled.npy")
-
-    def _load(self, name: str) -> np.ndarray:
-        try:
-            return np.load(
-                self.folder / name, mmap_mode="r" if self.meta.pooled_width or name != "pooled.npy" else None
-            )
-        except (OSError, ValueError) as error:
-            raise self._damaged(f"{name} is not a numpy file ({error})") from error
-
-    def _damaged(self, what: str) -> ValueError:
-        return ValueError(f"The text store {self.folder} is damaged: {what}; delete the folder and encode again.")
+        return self._map("pooled.npy", mapped=self.meta.pooled_width > 0)
 
 
 def _check(chunk: RaggedText, tokens: int, done: int) -> None:
@@ -249,21 +237,11 @@ def _check(chunk: RaggedText, tokens: int, done: int) -> None:
 
 
 def _read_meta(folder: Path) -> tuple[TextMeta, dict[str, dict[str, Any]]]:
-    path = folder / "meta.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"No text store at {folder}: it has no meta.json.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("format", None) != FORMAT:
-            raise ValueError(f"{path} does not describe a text store.")
-        if (version := content.pop("version", None)) != VERSION:
-            raise ValueError(f"The text store {folder} has format version {version}, this code reads {VERSION}.")
+    def parse(content: dict[str, Any]) -> tuple[TextMeta, dict[str, dict[str, Any]]]:
         content.pop("saved_bytes")
         files = content.pop("files")
         if set(files) != set(FILES):
             raise KeyError("files")
         return TextMeta(**content), files
-    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"The text store {folder} is damaged: meta.json is not valid; delete the folder and encode again."
-        ) from error
+
+    return TEXT_STORE.read(folder, parse)

@@ -8,28 +8,32 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from experiments.checks import evaluation_data
 from experiments.config import load_config
 from experiments.errors import UserError
 from experiments.files import default_root
 from experiments.identity import run_id
 from experiments.provenance import other_code
-from experiments.resolve import evaluation_data
 from experiments.run_config import RunConfig
 from experiments.runs import origin_of
 from experiments.store import Run
 from lightning_modules.hashing import file_crc32
 
 
-def not_trained(run: Run, named: str = "") -> UserError:
-    """The error for a run that is to be sampled from, or started from, but is not done: how far it is, and what trains
-    it to its end.
+def check_trained(run: Run, named: str = "") -> None:
+    """Check that a run that is to be sampled from, or started from, is done.
 
     Args:
         named: where it was named, such as "trainer.init_from=maskmamba-12345678"; else it is called by its id.
+
+    Raises:
+        UserError: it is not; says how far it is, and what trains it to its end.
     """
+    if run.is_done():
+        return
     status = run.inspect()
     far = f"step {status.step} of {status.max_steps}, " if status.max_steps else ""
-    return UserError(
+    raise UserError(
         f"{named or f'Run {run.id}'} is not trained yet ({far}{status.state}); train it first: {_command(run)}"
     )
 

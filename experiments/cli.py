@@ -9,7 +9,8 @@ from importlib import import_module
 
 import click
 
-from experiments.errors import CellError, UserError, did_you_mean
+from experiments.errors import CellError, UserError
+from lightning_modules.names import did_you_mean
 
 COMMANDS = {
     "list": "experiments.commands.sweep:list_command",
@@ -30,8 +31,8 @@ COMMANDS = {
     "evaluate": "experiments.commands.finished:evaluate_command",
     "import-checkpoint": "experiments.commands.checkpoint:import_command",
     "execute": "experiments.commands.single:execute_command",
-    "tokenize": "experiments.commands.data:tokenize_command",
-    "reference": "experiments.commands.data:reference_command",
+    "tokenize": "experiments.commands.tokenize:tokenize_command",
+    "reference": "experiments.commands.reference:reference_command",
     "bench": "experiments.commands.tools:bench_command",
     "doctor": "experiments.commands.tools:doctor_command",
 }

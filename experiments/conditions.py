@@ -15,9 +15,9 @@ import torch
 
 from datamodules.config import DATASETS
 from datamodules.text_store import TextStore, cached_text_store
+from experiments.checks import evaluation_data
 from experiments.errors import UserError
 from experiments.pictures import GRID_ROWS
-from experiments.resolve import evaluation_data
 from experiments.run_config import RunConfig
 from lightning_modules.conditions import Condition, TextFeatures
 from lightning_modules.text_encoders.config import TEXT_ENCODERS

@@ -13,7 +13,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from datamodules.config import DATASETS, EmojiConfig
+from datamodules.config import DATASETS
+from datamodules.emoji.config import EmojiConfig
 from experiments.errors import UserError, unknown
 from experiments.files import atomic_write_text, default_root
 from experiments.identity import PLACES

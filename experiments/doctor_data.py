@@ -15,6 +15,7 @@ from datamodules.sources.parquet import parquet_files
 from datamodules.sources.records import Record, Refused, Source, find_split
 from datamodules.sources.tar import has_labels, tar_files
 from datamodules.store import TokenStore
+from datamodules.store_folder import META
 from datamodules.tokenize.images import decode_image
 from datamodules.tokenize.merge import missing_units
 from datamodules.tokenize.plan import parts_folder, read_plan
@@ -29,9 +30,7 @@ def examine_data(folder: Path) -> list[Finding]:
     """All findings on a folder: of its stores if it has any, else of its images."""
     if not folder.is_dir():
         return [Finding("broken", "data folder", f"{folder} does not exist", "name another folder")]
-    made = [
-        split for split in SPLITS if (folder / split / "meta.json").is_file() or parts_folder(folder, split).is_dir()
-    ]
+    made = [split for split in SPLITS if (folder / split / META).is_file() or parts_folder(folder, split).is_dir()]
     if made:
         return [_store(folder, split) for split in SPLITS if split in made or split != "test"]
     if not any(path.is_file() for path in folder.rglob("*")):
@@ -79,7 +78,7 @@ def _labelled_shards(folder: Path) -> bool:
 def _store(folder: Path, split: str) -> Finding:
     part = f"store {split}"
     parts = parts_folder(folder, split)
-    if not (folder / split / "meta.json").is_file():
+    if not (folder / split / META).is_file():
         if not parts.is_dir():
             return Finding(
                 "broken", part, f"no {folder / split}", f"ablate tokenize ... --split {split} --out {folder}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+
+from lightning_modules.names import unknown_name
 
 
 class UserError(Exception):
@@ -14,13 +15,6 @@ class CellError(Exception):
     """A run that failed for a reason worth one sentence; the other cells of a sweep go on. Exit code 1."""
 
 
-def did_you_mean(given: str, valid: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" for the closest valid word, or an empty string."""
-    match = get_close_matches(given, list(valid), n=1, cutoff=0.5)
-    return f" Did you mean '{match[0]}'?" if match else ""
-
-
 def unknown(kind: str, given: str, valid: Iterable[str]) -> UserError:
     """The error for a name that is not among the valid ones."""
-    names = sorted(valid)
-    return UserError(f"Unknown {kind} '{given}'.{did_you_mean(given, names)} Valid: {', '.join(names)}.")
+    return UserError(unknown_name(kind, given, valid))

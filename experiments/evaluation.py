@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from experiments.advice import not_trained
+from experiments.advice import check_trained
 from experiments.build import build_tokenizer, load_generator
 from experiments.conditions import Conditions, evaluation_conditions, grid_columns
 from experiments.config import save_config, to_dict
@@ -58,13 +58,13 @@ def evaluate(config: RunConfig, run: Run, wait: bool = False) -> Evaluation:
     return evaluation
 
 
-def check_trained(run: Run) -> None:
-    """Raise UserError where there is nothing to sample from yet."""
-    if not run.is_done():
-        raise not_trained(run)
-
-
-def drawer(config: RunConfig, run: Run, conditions: Conditions, seed: int, progress: Any = lambda done: None) -> Draw:
+def drawer(
+    config: RunConfig,
+    run: Run,
+    conditions: Conditions,
+    seed: int,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Draw:
     """A function that draws any of the images under `conditions`; the model is built when it is first called."""
     built: list[tuple[nn.Module, Any]] = []  # generator and tokenizer
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.config import DATASETS
+from experiments.checks import evaluation_data
 from experiments.conditions import Conditions
 from experiments.process import device_of
-from experiments.resolve import evaluation_data
 from experiments.run_config import RunConfig
 from lightning_modules.metrics.against import check_statistics, evaluate_against
 from lightning_modules.metrics.caption_scores import load_scorers, with_caption_scores

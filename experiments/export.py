@@ -15,10 +15,11 @@ from typing import Any, Literal
 import numpy as np
 
 from datamodules.files import work_lock
+from experiments.advice import check_trained
 from experiments.conditions import Conditions, evaluation_conditions
 from experiments.config import to_dict
 from experiments.errors import UserError
-from experiments.evaluation import check_trained, draw_share, drawer
+from experiments.evaluation import draw_share, drawer
 from experiments.files import atomic_path, atomic_write_json, atomic_write_text, read_json
 from experiments.pictures import write_png
 from experiments.process import device_of, prepare_process

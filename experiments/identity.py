@@ -13,9 +13,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from experiments.flat import flatten
 from experiments.run_config import RunConfig
 from lightning_modules.backends import forced_backends
 
@@ -85,6 +86,13 @@ def _canonical(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def stored_semantic(values: Mapping[str, Any], sections: Collection[str]) -> dict[str, Any]:
+    """What may identify a run in plain nested values, flat, by dotted key: defaults are among it, since another default
+    may hold today, and no file is looked at, since it may have moved."""
+    kept = {section: value for section, value in values.items() if section in sections}
+    return {key: value for key, value in flatten(kept).items() if key not in NOT_SEMANTIC}
+
+
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
@@ -126,18 +134,3 @@ def search_id(config: RunConfig) -> str:
     searched = {axis.key for axis in config.search.space}
     values = {k: v for k, v in semantic(config, TRAINING + EVALUATION).items() if k not in searched}
     return f"{config.generator.name}-{_digest({**values, **semantic(config, ('search',))})[:8]}"
-
-
-def differences(left: RunConfig, right: RunConfig, sections: Iterable[str] = TRAINING) -> dict[str, tuple[Any, Any]]:
-    """Semantic keys on which two resolved configurations differ, with both values; defaults are compared too."""
-    flat = [{k: v for s in sections for k, v in _flatten(getattr(c, s), s)} for c in (left, right)]
-    keys = sorted(k for k in flat[0].keys() | flat[1].keys() if k not in NOT_SEMANTIC)
-    return {k: (flat[0].get(k), flat[1].get(k)) for k in keys if flat[0].get(k) != flat[1].get(k)}
-
-
-def _flatten(node: Any, prefix: str) -> Iterable[tuple[str, Any]]:
-    if not dataclasses.is_dataclass(node):
-        yield prefix, _canonical(node)
-        return
-    for item in dataclasses.fields(node):
-        yield from _flatten(getattr(node, item.name), f"{prefix}.{item.name}")

@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.checks import check_files
 from experiments.errors import UserError
 from lightning_modules.hashing import file_sha256
 
@@ -145,10 +146,9 @@ class RunStart(Start):
 
     def check(self, config: RunConfig) -> None:
         """As `Start.check`; the run must be trained to its end."""
-        from experiments.advice import not_trained
+        from experiments.advice import check_trained
 
-        if not self.run.is_done():
-            raise not_trained(self.run, f"trainer.init_from={self.name}")
+        check_trained(self.run, f"trainer.init_from={self.name}")
         super().check(config)
 
     def make(self) -> None:
@@ -172,8 +172,6 @@ class PresetStart(RunStart):
 
     def check(self, config: RunConfig) -> None:
         """As `Start.check`; where the run is still to be trained, its files must be named and its own start fit."""
-        from experiments.resolve import check_files
-
         Start.check(self, config)
         if self.run.is_done():
             return
@@ -204,7 +202,7 @@ def start_of(config: RunConfig) -> FileStart | RunStart:
             run's `runtime`.
     """
     from experiments.identity import run_id
-    from experiments.presets import preset_names
+    from experiments.presets import is_file_name, preset_names
     from experiments.store import RunStore
 
     name, store = config.trainer.init_from, RunStore(config.root)
@@ -212,7 +210,7 @@ def start_of(config: RunConfig) -> FileStart | RunStart:
         if not Path(name).is_file():
             raise UserError(f"trainer.init_from={name} is not there; name a preset, a run or a safetensors file.")
         return FileStart(name)
-    if name in preset_names() or name.endswith((".yaml", ".yml")):
+    if name in preset_names() or is_file_name(name):
         parent = _parent(config)
         return PresetStart(name, parent, store.run(run_id(parent)))
     run = store.run(name)

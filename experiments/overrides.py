@@ -129,10 +129,13 @@ def _leaves(part: Any, prefix: str = "") -> Iterator[str]:
 
 
 def explain(error: Exception) -> str:
-    """OmegaConf's error in one sentence."""
+    """OmegaConf's error, which has several lines, in one sentence; any other's first line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     where = next((line.removeprefix("full_key:").strip() for line in lines if line.startswith("full_key:")), "")
-    return lines[0].rstrip(".") + (f" (at {where})." if where and where not in lines[0] else ".")
+    if where and "is not a ListConfig" in lines[0]:  # the words of OmegaConf's own classes say nothing to a person
+        return f"{where} must be a list, such as [0, 1]."
+    said = lines[0].rstrip(".") + (f" (at {where})" if where and where not in lines[0] else "")
+    return said if said.endswith("?") else f"{said}."
 
 
 def flat_sections(overrides: Mapping[str, Any]) -> dict[str, Any]:

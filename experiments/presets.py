@@ -19,7 +19,7 @@ def preset_names() -> list[str]:
 
 
 def is_file_name(name: str) -> bool:
-    """Whether a preset is named by the path of a file of one's own."""
+    """Whether a preset or a sweep is named by the path of a file of one's own."""
     return name.endswith((".yaml", ".yml"))
 
 

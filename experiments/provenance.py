@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import platform
@@ -113,8 +114,6 @@ def code_version() -> dict[str, Any]:
     A job that runs from a snapshot finds it described in ABLATE_CODE_VERSION (JSON of the same keys).
     """
     if text := os.environ.get("ABLATE_CODE_VERSION"):
-        import json
-
         return json.loads(text)
     file = Path(__file__)
     here = file.parent.parent

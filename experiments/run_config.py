@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from datamodules.config import DATASETS, EmojiConfig
+from datamodules.config import DATASETS
+from datamodules.emoji.config import EmojiConfig
 from experiments.benchmarks.config import BENCHMARK_CELLS, NoBenchmarkConfig
 from experiments.errors import UserError
 from experiments.evaluation_config import EvaluationConfig

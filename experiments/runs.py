@@ -13,9 +13,10 @@ import yaml
 from experiments.config import load_config, to_dict
 from experiments.errors import UserError
 from experiments.flat import flatten
-from experiments.identity import EVALUATION, NOT_SEMANTIC, TRAINING
+from experiments.identity import EVALUATION, TRAINING, stored_semantic
 from experiments.overrides import is_filled_in
 from experiments.store import Evaluation, Run, RunStore
+from experiments.strict_yaml import load_stored
 from experiments.work import Work
 
 SHOWN = ("val/loss", "fid", "fd_efflite0")
@@ -75,8 +76,7 @@ def evaluation_words(evaluation: Evaluation, usual: Mapping[str, Any]) -> list[s
 def read_flat(work: Work) -> dict[str, Any]:
     """A stored configuration as it was written, by dotted key: its files may be gone. Raises UserError if damaged."""
     try:
-        stored = yaml.load(work.config_path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        return flatten(stored)
+        return flatten(load_stored(work.config_path.read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
         raise UserError(f"{work.config_path} is damaged; remove it and run the same command again.") from error
 
@@ -98,9 +98,8 @@ def origin_of(run: Run) -> tuple[str, list[str]]:
 @lru_cache
 def _usual(preset: str) -> dict[str, Any]:
     """The values of a preset that identify a training, but for what follows from files."""
-    kept = {key: value for key, value in to_dict(load_config(preset)).items() if key in TRAINING}
-    usual = flatten(kept).items()
-    return {key: value for key, value in usual if key not in NOT_SEMANTIC and not key.endswith("fingerprint")}
+    usual = stored_semantic(to_dict(load_config(preset)), TRAINING)
+    return {key: value for key, value in usual.items() if not key.endswith("fingerprint")}
 
 
 def run_table(records: list[dict[str, Any]]) -> Any:

@@ -18,12 +18,13 @@ from experiments.conditions import (
     grid_columns,
     grid_conditions,
 )
-from experiments.errors import UserError, did_you_mean
+from experiments.errors import UserError
 from experiments.pictures import GRID_ROWS, captioned_grid, write_png
 from experiments.process import device_of, prepare_process
 from experiments.run_config import RunConfig
 from experiments.sampling import sample_images
 from experiments.store import Run
+from lightning_modules.names import did_you_mean
 
 GRID_SCALE = 4
 SINGLE = 8

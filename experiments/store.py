@@ -2,36 +2,41 @@
 
 outputs/runs/<run_id>/ holds config.yaml, overrides.txt, claims/, attempts/, status.json, metrics.jsonl, checkpoints/,
 tb/, samples/, result.json and evaluations/<eval_id>/, which in turn holds config.yaml, claims/, status.json,
-samples.npz, grid.png and result.json.
+samples.npz, grid.png and result.json. outputs/benchmarks/<bench_id>/ holds config.yaml, claims/, status.json and
+result.json.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from experiments.config import read_config, save_config, to_dict
-from experiments.errors import UserError, did_you_mean
+from experiments.errors import UserError
 from experiments.files import atomic_write_text
-from experiments.flat import flatten
-from experiments.identity import EVALUATION, NOT_SEMANTIC, TRAINING, benchmark_id, evaluation_id, run_id, search_id
+from experiments.identity import (
+    EVALUATION,
+    TRAINING,
+    benchmark_id,
+    evaluation_id,
+    run_id,
+    search_id,
+    stored_semantic,
+)
 from experiments.run_config import RunConfig
 from experiments.search.work import Search
+from experiments.strict_yaml import load_stored
 from experiments.work import Work
+from lightning_modules.names import did_you_mean
 
 
 class Evaluation(Work):
-    """The folder of one evaluation of a run."""
-
-    @property
-    def id(self) -> str:
-        """Folder name: eight digits of the evaluation's hash."""
-        return self.folder.name
+    """The folder of one evaluation of a run, called by eight digits of its hash."""
 
     @property
     def samples_path(self) -> Path:
@@ -49,23 +54,13 @@ class Evaluation(Work):
 
 
 class Benchmark(Work):
-    """The folder of one benchmark: config.yaml, claims/, status.json and result.json."""
-
-    @property
-    def id(self) -> str:
-        """Folder name: its kind and eight digits of its hash."""
-        return self.folder.name
+    """The folder of one benchmark, called by its kind and eight digits of its hash."""
 
 
 class Run(Work):
-    """The folder of one training."""
+    """The folder of one training, called by its generator and eight digits of its hash."""
 
     distributed = True
-
-    @property
-    def id(self) -> str:
-        """Folder name: generator and eight digits of the training's hash."""
-        return self.folder.name
 
     @property
     def root(self) -> Path | None:
@@ -245,10 +240,10 @@ class RunStore:
         return run
 
 
-def _write_or_compare(path: Path, config: RunConfig, sections: Iterable[str]) -> bool:
+def _write_or_compare(path: Path, config: RunConfig, sections: Collection[str]) -> bool:
     """Write the configuration and return True; if there is one, return False or raise UserError where they differ."""
     try:
-        stored = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        stored = load_stored(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         save_config(config, path)
         return True
@@ -256,11 +251,9 @@ def _write_or_compare(path: Path, config: RunConfig, sections: Iterable[str]) ->
         stored = None
     if not isinstance(stored, dict):
         raise UserError(f"{path} is damaged; remove it and run the same command again.")
-    sections = tuple(sections)
     if "trainer" in sections and config.trainer.selects:
         _check_validations(path.parent, stored, config)
-    # Compared as plain values, not rebuilt: a file that has moved since must not make its run unusable.
-    old, new = _semantic(stored, sections), _semantic(to_dict(config), sections)
+    old, new = stored_semantic(stored, sections), stored_semantic(to_dict(config), sections)
     changed = sorted(key for key in old.keys() & new.keys() if old[key] != new[key])
     changed += sorted(old.keys() - new.keys())
     if changed:
@@ -275,15 +268,9 @@ def _write_or_compare(path: Path, config: RunConfig, sections: Iterable[str]) ->
 def _check_validations(folder: Path, stored: dict[str, Any], config: RunConfig) -> None:
     """Raise UserError where a run that chooses weights by its validations was validated at other steps."""
     now = config.runtime.val_every
-    then = _semantic(stored, ("runtime",)).get("runtime.val_every", now)
+    then = stored_semantic(stored, ("runtime",)).get("runtime.val_every", now)
     if then != now:
         raise UserError(
             f"{folder} is validated every {then} steps, not every {now}, and its validations choose the weights: set "
             f"runtime.val_every={then} to go on with that run, or move the folder away to train it anew."
         )
-
-
-def _semantic(stored: dict[str, Any], sections: Iterable[str]) -> dict[str, Any]:
-    """Semantic values of these sections by dotted key."""
-    kept = {key: value for key, value in stored.items() if key in sections}
-    return {key: value for key, value in flatten(kept).items() if key not in NOT_SEMANTIC}

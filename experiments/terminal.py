@@ -1,8 +1,10 @@
-"""Where commands print their tables and sentences."""
+"""How commands print: tables, sentences, JSON. Torch-free."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,3 +24,13 @@ def console() -> Console:
 def say(text: str) -> None:
     """Print a sentence there as it is, which the terminal wraps."""
     console().print(text, markup=False, soft_wrap=True)
+
+
+def a_few(names: Sequence[str]) -> str:
+    """The first three names, and how many more there are: "a, b, c and 4 more"."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+
+
+def print_json(value: Any) -> None:
+    """Print what `--json` asks for."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))

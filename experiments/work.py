@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.attempts import check_attempt, forgiven, next_attempt
-from experiments.claims import Busy, Claim, ClaimLost, Owner, acquire, mtime, newest_claim, pulse
+from experiments.claims import Busy, Claim, ClaimLost, acquire, mtime, newest_claim, pulse
 from experiments.errors import UserError
 from experiments.failures import classify
 from experiments.files import atomic_write_json, read_json
+from experiments.owners import Owner
 from experiments.ranks import is_leader
 from experiments.status import State, Status
 from experiments.stopping import Stopped
@@ -44,6 +45,11 @@ class Work:
         self._written = 0.0
         self._devices = 1
         self._counted = 0.0
+
+    @property
+    def id(self) -> str:
+        """The folder's name."""
+        return self.folder.name
 
     @property
     def config_path(self) -> Path:

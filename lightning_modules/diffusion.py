@@ -45,7 +45,7 @@ class DiffusionModule(TrainingModule[Dimba]):
             time = torch.special.ndtri(time.clamp(1e-6, 1 - 1e-6)).sigmoid()
         drop = torch.rand(len(x0), device=x0.device) < self.objective.condition_dropout
         terms = self._terms(self.model, x0, torch.randn_like(x0), time, condition, drop)
-        mse, loss = terms.mse.mean(), terms.mse.mean()
+        mse = loss = terms.mse.mean()
         logged = {"train/mse": mse}
         if terms.bound is not None:
             bound = terms.bound.mean()
@@ -55,10 +55,11 @@ class DiffusionModule(TrainingModule[Dimba]):
         return self.watched(loss)
 
     def on_validation_epoch_start(self) -> None:
+        """Begin the sums: squared error, bound, samples."""
         self._sums = torch.zeros(3, dtype=torch.float64, device=self.device)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Squared error (and bound) at times spread evenly over the process, condition always given."""
+        """batch: as in training; times are spread evenly over the process, and the condition is always given."""
         x0 = batch["latents"]
         generator = torch.Generator().manual_seed(VALIDATION_SEED + batch_idx)
         noise = torch.randn(x0.shape, generator=generator).to(x0.device)

@@ -12,16 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.base import TrainingModule
 from lightning_modules.conditions import Condition, condition_of
 from lightning_modules.config import MaskedConfig, OptimConfig
+from lightning_modules.token_training import TokenTraining
 
 VALIDATION_SEED = 20_240_929
 """Validation hides the same tokens at every step, and in every run with as many devices and samples a batch
 on each: the draw goes by the number of the batch on its device. Between other runs losses differ by this draw too."""
 
 
-class MaskedModule(TrainingModule[nn.Module]):
+class MaskedModule(TokenTraining):
     """Cross-entropy on hidden tokens, with the condition dropped now and then for classifier-free guidance."""
 
     def __init__(self, objective: MaskedConfig, model: nn.Module, optim: OptimConfig, **training: Any):
@@ -44,20 +44,10 @@ class MaskedModule(TrainingModule[nn.Module]):
         else:
             judged = logits.flatten(0, 1).float(), tokens.flatten()
         loss = F.cross_entropy(*judged, label_smoothing=self.objective.label_smoothing)
-        with torch.no_grad():
-            accuracy = (hidden.argmax(-1) == answers).float().mean()
-        # Against ln V, the loss of a uniform guess: below 1 the model has learnt something.
-        relative = loss.detach() / math.log(logits.shape[-1])
-        self.log_dict({"train/loss": loss, "train/accuracy": accuracy, "train/loss_over_ln_v": relative}, prog_bar=True)
-        return self.watched(loss)
-
-    def on_validation_epoch_start(self) -> None:
-        self._nll = torch.zeros((), dtype=torch.float64, device=self.device)
-        self._correct = torch.zeros((), dtype=torch.float64, device=self.device)
-        self._hidden = torch.zeros((), dtype=torch.float64, device=self.device)
+        return self.log_step(loss, hidden, answers)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Negative log-likelihood and accuracy on hidden tokens, without label smoothing, condition always given."""
+        """batch: as in training; hidden tokens are counted, without label smoothing, the condition always given."""
         tokens = batch["tokens"]
         generator = torch.Generator().manual_seed(VALIDATION_SEED + batch_idx)
         ratio = self.mask_ratio(len(tokens), torch.device("cpu"), generator)
@@ -65,17 +55,7 @@ class MaskedModule(TrainingModule[nn.Module]):
         drop = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
         logits = self._logits(self.sampling_model, tokens, masked, condition_of(batch), drop)
         places = masked.nonzero(as_tuple=True)
-        hidden, answers = logits[places].float(), tokens[places]
-        self._nll += F.cross_entropy(hidden, answers, reduction="sum").double()
-        self._correct += (hidden.argmax(-1) == answers).sum()
-        self._hidden += masked.sum()
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the mean over all hidden tokens: nats, bits, and accuracy."""
-        nll, correct, hidden = (self.over_processes(x) for x in (self._nll, self._correct, self._hidden))
-        nll = nll / hidden
-        metrics = {"val/loss": nll, "val/bits_per_token": nll / math.log(2), "val/accuracy": correct / hidden}
-        self.log_dict({k: v.float() for k, v in metrics.items()}, prog_bar=True)
+        self.count(logits[places].float(), tokens[places])
 
     @staticmethod
     def _logits(model: Any, tokens: Tensor, masked: Tensor, condition: Condition, drop: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
-"""What precision a device can compute in, and float32 proper where a GPU would round factors to TensorFloat-32."""
+"""What precision a device can compute in, what autocast asks for, and float32 proper without either's rounding."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -21,6 +22,18 @@ def computes_bfloat16(kind: str) -> bool:
     # oneDNN's own answer for this processor; a torch without oneDNN has no fast product either.
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return torch.backends.mkldnn.is_available() and supported is not None and bool(supported())
+
+
+def autocast_dtype(device_type: str) -> torch.dtype | None:
+    """The dtype autocast asks for on such a device, None where it is off."""
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+        return torch.get_autocast_dtype(device_type)
+    return None
+
+
+def without_autocast(device_type: str) -> AbstractContextManager[Any]:
+    """For what computes in the dtypes of its own arguments. A no-op where autocast is off, or not known ("meta")."""
+    return nullcontext() if autocast_dtype(device_type) is None else torch.autocast(device_type, enabled=False)
 
 
 @contextmanager

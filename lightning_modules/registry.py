@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
+
+from lightning_modules.names import unknown_name
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,7 @@ class Registry:
     def __getitem__(self, name: str) -> Entry:
         """Raises ValueError, naming the closest valid name, when `name` is not registered."""
         if name not in self.entries:
-            match = get_close_matches(str(name), self.names(), n=1, cutoff=0.5)
-            hint = f" Did you mean '{match[0]}'?" if match else ""
-            raise ValueError(f"Unknown {self.kind} '{name}'.{hint} Valid: {', '.join(self.names())}.")
+            raise ValueError(unknown_name(self.kind, str(name), self.entries))
         return self.entries[name]
 
     def target(self, name: str) -> Any:

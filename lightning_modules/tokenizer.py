@@ -15,8 +15,9 @@ from torch import Tensor
 
 from lightning_modules.base import Network, TrainingModule
 from lightning_modules.config import OptimConfig, ReconstructionConfig
+from lightning_modules.images import rounded
 from lightning_modules.tokenizers.emoji_kl import EmojiKL, Posterior
-from lightning_modules.tokenizers.vq import Quantized, VQAutoencoder, to_uint8
+from lightning_modules.tokenizers.vq import Quantized, VQAutoencoder
 
 
 def tokenizer_module(
@@ -55,7 +56,7 @@ class TokenizerModule(TrainingModule[Network]):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Accumulate the squared error, in 8-bit-rounded pixels of [0, 1], and what is measured of the latents."""
         images = batch["image"]
-        error = (to_uint8(self._reconstruct(images)).float() - to_uint8(images).float()) / 255
+        error = (rounded(self._reconstruct(images)).float() - rounded(images).float()) / 255
         squared = error.square().sum().double()
         self._error += torch.stack([squared, squared.new_tensor(error.numel())])
 

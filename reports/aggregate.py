@@ -163,10 +163,14 @@ def in_words(where: Mapping[str, Sequence[str]]) -> str:
     return ", ".join(" or ".join(named(axis, label) for label in labels) for axis, labels in where.items())
 
 
+def varied_axes(row: Row, rows: Sequence[Row]) -> list[str]:
+    """A row's axes that tell the rows apart."""
+    return [axis for axis in row.labels if len({other.labels.get(axis) for other in rows}) > 1]
+
+
 def row_name(row: Row, rows: Sequence[Row]) -> str:
     """A row's labels on the axes that tell the rows apart."""
-    varied = [axis for axis in row.labels if len({other.labels.get(axis) for other in rows}) > 1]
-    return " · ".join(named(axis, row.labels[axis]) for axis in varied or row.labels)
+    return " · ".join(named(axis, row.labels[axis]) for axis in varied_axes(row, rows) or row.labels)
 
 
 def listed(named: Sequence[Row], rows: Sequence[Row]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.errors import UserError
 from experiments.files import default_root
-from experiments.terminal import console
+from experiments.terminal import console, print_json
 from reports.provenance import is_current
 from reports.subject import Subject, load_subject
 
@@ -60,7 +59,7 @@ def report(
         return folder
     index = build(subject, folder)
     if as_json:
-        print(json.dumps(summary(subject, index), indent=2, ensure_ascii=False))
+        print_json(summary(subject, index))
         return folder
     screen = console()
     print_table(subject.table, screen)
@@ -99,8 +98,7 @@ def overview(root: Path | str | None = None, out: Path | None = None, as_json: b
 
     page, entries, lost = build_overview(Path(root or default_root()), out)
     if as_json:
-        found = {"index": str(page), "sweeps": _as_json(entries, page), "lost": lost}
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        print_json({"index": str(page), "sweeps": _as_json(entries, page), "lost": lost})
         return page
     screen = console()
     screen.print(_overview_table(entries))
@@ -120,8 +118,7 @@ def publish(out: Path, roots: Sequence[Path | str] = (), as_json: bool = False) 
 
     readme, entries, left_out = write([Path(root) for root in roots or (default_root(),)], out)
     if as_json:
-        found = {"readme": str(readme), "sweeps": _as_json(entries, readme), "left_out": left_out}
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        print_json({"readme": str(readme), "sweeps": _as_json(entries, readme), "left_out": left_out})
         return readme
     screen = console()
     screen.print(_overview_table(entries))
@@ -165,7 +162,7 @@ def reproduce(
 
     found = run_again(load_subject(sweep, scale, overrides, root), cell, into, tolerance)
     if as_json:
-        print(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
+        print_json(found.as_json())
         return 1 if found.differing else 0
     from rich.table import Table as RichTable
 
@@ -195,7 +192,7 @@ def explain(
 
     found = explain_cell(load_subject(sweep, scale, overrides, root), cell)
     if as_json:
-        print(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
+        print_json(found.as_json())
         return
     from rich.table import Table as RichTable
 

@@ -81,19 +81,15 @@ def write_experiment(
             for title, tags in CHARTS.items()
         ]
     )
+    charts = custom_scalar.create_summary_metadata()
     _write(
         folder,
         [
             (0, summary_v2.hparams_config_pb(columns, shown)),
-            (0, _text(custom_scalar.CONFIG_SUMMARY_TAG, layout.SerializeToString(), custom_scalar_metadata())),
+            (0, _text(custom_scalar.CONFIG_SUMMARY_TAG, layout.SerializeToString(), charts)),
             (0, _text("table", table.encode(), text_metadata.create_summary_metadata("Table", ""))),
         ],
     )
-
-
-def custom_scalar_metadata() -> Any:
-    """Metadata that marks a tensor as a chart layout."""
-    return custom_scalar.create_summary_metadata()
 
 
 def _text(tag: str, content: bytes, metadata: Any) -> Summary:

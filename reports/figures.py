@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from reports.aggregate import Row, among, in_words, row_name, trainings
+from reports.aggregate import Row, among, in_words, row_name, trainings, varied_axes
 from reports.layout import Figure
 from reports.points import draw_points, is_apart, untangle
 from reports.quantities import quantity
@@ -227,8 +227,7 @@ def _lines(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
     if len({row.labels[figure.x] for row in have}) < 2:
         return False
     for row in have:
-        varied = [axis for axis in row.labels if len({other.labels.get(axis) for other in have}) > 1]
-        rest = [named(axis, row.labels[axis]) for axis in varied if axis != figure.x]
+        rest = [named(axis, row.labels[axis]) for axis in varied_axes(row, have) if axis != figure.x]
         series.setdefault(" · ".join(rest), []).append(row)
     for place, (name, members) in enumerate(series.items()):
         members.sort(key=lambda row: where[row.labels[figure.x]])

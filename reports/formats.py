@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from reports.tables import Entry, Head, Table, TableRow
+from reports.tables import Entry, Head, Table, TableRow, over_spans
 
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -134,13 +134,7 @@ def _latex_line(cells: Iterable[str]) -> str:
 
 
 def _latex_heads(heads: Sequence[Head]) -> list[str]:
-    names = _latex_line(map(_latex_head, heads))
-    spans: list[tuple[str, int]] = []
-    for head in heads:
-        if spans and spans[-1][0] == head.over:
-            spans[-1] = (head.over, spans[-1][1] + 1)
-        else:
-            spans.append((head.over, 1))
+    names, spans = _latex_line(map(_latex_head, heads)), over_spans(heads)
     if len(spans) == 1:
         return [names]
     over, rules, start = [], [], 1

@@ -126,15 +126,6 @@ def parse_layout(report: Mapping[str, Any], axes: Mapping[str, Sequence[str]]) -
     for key in ("columns", "figure", "claims", "footnotes", "crossing"):
         if not isinstance(raw.get(key) or [], list | tuple):
             raise UserError(f"report.{key} must be a list, not {raw[key]!r}.")
-    stages = raw.get("stages", 0)
-    if isinstance(stages, list | tuple):
-        if not all(isinstance(share, int | float) and 0 < share <= 1 for share in stages):
-            raise UserError(f"report.stages={stages!r} must be shares of the training, above 0 and at most 1.")
-        stages = tuple(float(share) for share in stages)
-    counts = {"samples": (raw.get("samples", 0), "images"), "stages": (stages, "steps of the training")}
-    for key, (value, of) in counts.items():
-        if not isinstance(value, tuple) and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-            raise UserError(f"report.{key}={value!r} must be a number of {of}, or 0 for none.")
     if not isinstance(raw["rows"], str | list | tuple):
         raise UserError(f"report.rows must be an axis or a list of axes, not {raw['rows']!r}.")
     rows = (raw["rows"],) if isinstance(raw["rows"], str) else tuple(raw["rows"])
@@ -160,10 +151,24 @@ def parse_layout(report: Mapping[str, Any], axes: Mapping[str, Sequence[str]]) -
         reference=reference,
         claims=_claims(raw.get("claims"), reference, axes),
         footnotes=tuple(raw.get("footnotes", ())),
-        samples=raw.get("samples", 9),
-        stages=stages,
+        samples=_count("samples", raw.get("samples", 9), "images"),
+        stages=_stages(raw.get("stages", 0)),
         crossings=tuple(parse_crossing(item, axes) for item in raw.get("crossing", ())),
     )
+
+
+def _stages(value: Any) -> int | tuple[float, ...]:
+    if not isinstance(value, list | tuple):
+        return _count("stages", value, "steps of the training")
+    if not all(isinstance(share, int | float) and 0 < share <= 1 for share in value):
+        raise UserError(f"report.stages={value!r} must be shares of the training, above 0 and at most 1.")
+    return tuple(float(share) for share in value)
+
+
+def _count(key: str, value: Any, of: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise UserError(f"report.{key}={value!r} must be a number of {of}, or 0 for none.")
+    return value
 
 
 def _column(item: Any, reference: ReferenceTable | None) -> Column:

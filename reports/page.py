@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,17 +11,18 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
+from PIL import Image
 
 from reports.aggregate import row_name
 from reports.contest import TIMED_APART, timed_apart
 from reports.formats import grouped
-from reports.guard import baseline_of
+from reports.one_factor import baseline_of
 from reports.provenance import origin_lines
 from reports.quantities import printed, quantity
 from reports.reference import ReferenceTable
-from reports.samples import Samples, strip
+from reports.samples import SampleRow, Samples, png_uri, strip
 from reports.subject import Subject
-from reports.tables import DASH, Entry, Head, Table, TableRow
+from reports.tables import DASH, Entry, Head, Table, TableRow, over_spans
 from reports.uncertainty import Difference, compare
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -58,11 +57,7 @@ def render(subject: Subject, pictures: Sequence[Picture], samples: Samples | Non
         "meanings": list(dict.fromkeys((c.plain, c.description) for c in subject.layout.columns if c.description)),
         "verdicts": [(verdict, quantity(verdict.claim.metric).plain) for verdict in subject.verdicts],
         "samples": samples,
-        "strips": [
-            (row, heads, png_uri(strip(row.images))) for row, heads in zip(samples.rows, samples.bands(), strict=True)
-        ]
-        if samples
-        else [],
+        "strips": _strips(samples) if samples else [],
         "figures": pictures,
         "differences": _differences(subject),
         "sizes": [n for n in ("parameters", "flops") if any(getattr(item, n) for item in subject.one_factor)],
@@ -148,11 +143,7 @@ def _head_html(head: Head) -> str:
 def _over_heads(table: Table) -> list[str]:
     if not any(head.over for head in table.heads):
         return []
-    spans: list[tuple[str, int]] = []
-    for head in table.heads:
-        width = spans.pop()[1] if spans and spans[-1][0] == head.over else 0
-        spans.append((head.over, width + 1))
-    cells = "".join(f'<th colspan="{width}">{escape(text)}</th>' for text, width in spans)
+    cells = "".join(f'<th colspan="{width}">{escape(text)}</th>' for text, width in over_spans(table.heads))
     return [f'<tr class="over">{cells}</tr>']
 
 
@@ -268,16 +259,13 @@ def _provenance(subject: Subject) -> list[dict[str, Any]]:
 # --- images -----------------------------------------------------------------------------------------------------------
 
 
+def _strips(samples: Samples) -> list[tuple[SampleRow, tuple[str, ...], str]]:
+    """Every row, the heads that stand above it, and its images side by side as a data URI."""
+    pictures = (png_uri(Image.fromarray(strip(row.images))) for row in samples.rows)
+    return list(zip(samples.rows, samples.bands(), pictures, strict=True))
+
+
 def svg_uri(text: str) -> str:
     """SVG text as a data URI; not as base64, which is a third longer and hardly shrinks when it is compressed."""
     start = text.index("<svg")  # without the XML declaration and the document type
     return "data:image/svg+xml," + quote(" ".join(text[start:].split()), safe=" /:;,=.-_~+!*@")
-
-
-def png_uri(image: Any) -> str:
-    """An (H, W, 3) uint8 array as a data URI."""
-    from PIL import Image
-
-    data = io.BytesIO()
-    Image.fromarray(image).save(data, "png", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()

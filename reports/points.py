@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from reports.aggregate import Row, row_name
+from reports.aggregate import Row, row_name, varied_axes
 from reports.comparable import set_apart
 from reports.contest import timed_apart
 from reports.layout import Figure
@@ -107,7 +107,7 @@ class _Looks:
         self._drawn = [row for panel in panels(figure) for row, _, _ in _points(panel, rows)]
         self._colour, self._marker = figure.colour, figure.marker
         if not (figure.colour or figure.marker) and (len(_points(figure, rows)) > CROWD or _long_names(rows)):
-            varied = [axis for axis in rows[0].labels if len({row.labels.get(axis) for row in rows}) > 1]
+            varied = varied_axes(rows[0], rows)
             self._colour, self._marker = varied[0], varied[-1]
 
     @property

@@ -13,7 +13,7 @@ from typing import Any
 from experiments.provenance import code_of, makers
 from reports.aggregate import LISTED
 from reports.entry import entry_of
-from reports.guard import AND, DECODING, MISSING, kernels_of
+from reports.facts import AND, DECODING, MISSING, kernels_of
 from reports.records import Record
 from reports.subject import Subject
 from sweeps.amendments import amendment_words

@@ -131,8 +131,13 @@ def is_end(name: str, names: Container[str]) -> bool:
 
 def with_ends(name: str, metrics: Mapping[str, float]) -> str:
     """A measured quantity as printed, and the ends of its interval where they are known: "1597.0 [1526.9, 1667.0]"."""
-    ends = [printed(name, metrics[f"{name}_{end}"]) for end in ("low", "high") if f"{name}_{end}" in metrics]
+    ends = printed_ends(name, metrics)
     return printed(name, metrics[name]) + (f" [{', '.join(ends)}]" if ends else "")
+
+
+def printed_ends(name: str, metrics: Mapping[str, float]) -> list[str]:
+    """The ends of a quantity's interval as printed, as far as they are known."""
+    return [printed(name, metrics[f"{name}_{end}"]) for end in ("low", "high") if f"{name}_{end}" in metrics]
 
 
 def heading(name: str) -> str:

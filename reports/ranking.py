@@ -8,8 +8,8 @@ from typing import Literal
 
 from reports.aggregate import LISTED, Row, in_words, row_name
 from reports.contest import AT_95, Contest, Doubt, timed_apart
-from reports.guard import baseline_of
 from reports.layout import Column, Layout
+from reports.one_factor import baseline_of
 from reports.records import is_number
 
 

@@ -16,6 +16,7 @@ from experiments.errors import UserError
 from experiments.flat import flatten
 from experiments.provenance import makers
 from experiments.store import Benchmark, Evaluation, Run, RunStore
+from experiments.strict_yaml import load_stored
 from experiments.work import Status, Work
 from reports.quantities import CHOSEN
 from sweeps.planner import Cell
@@ -207,7 +208,7 @@ def _timed(config: dict[str, Any]) -> dict[str, Any]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        raw = load_stored(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError):
         return {}
     return raw if isinstance(raw, dict) else {}

@@ -13,7 +13,7 @@ from experiments.errors import UserError
 from experiments.identity import evaluation_id, run_id
 from experiments.store import RunStore
 from reports.aggregate import standard_error
-from reports.guard import facts
+from reports.facts import facts
 from reports.quantities import EXACT, SPANS, heading, is_cost, printed, quantity
 from reports.records import Record, record_of
 

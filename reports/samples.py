@@ -5,6 +5,8 @@ Shapes: images (n, H, W, 3) uint8, labels (n,).
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 import textwrap
 import zipfile
@@ -164,9 +166,16 @@ def strip(images: np.ndarray) -> np.ndarray:
     return np.concatenate(list(np.pad(images, ((0, 0), (0, 0), (half, half), (0, 0)), constant_values=255)), axis=1)
 
 
+def png_uri(picture: Image.Image) -> str:
+    """A picture as a data URI."""
+    data = io.BytesIO()
+    picture.save(data, "png", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+
+
 def grid_image(samples: Samples) -> Image.Image:
     """The whole grid as one picture: classes or captions on top, row names at the left."""
-    name_font, head_font = _font(15), _font(12)
+    name_font, head_font = ImageFont.load_default(15), ImageFont.load_default(12)
     left = int(max(name_font.getlength(row.name) for row in samples.rows)) + 3 * MARGIN
     tiles = [enlarge(row.images) for row in samples.rows]
     height, width = (max(images.shape[side] for images in tiles) for side in (1, 2))  # rows may differ in resolution
@@ -192,7 +201,3 @@ def grid_image(samples: Samples) -> Image.Image:
 def _wrap(heads: Sequence[str], width: int) -> list[list[str]]:
     """Every head as up to three lines that fit a tile of `width` pixels."""
     return [textwrap.wrap(head, max(6, width // 8))[:3] for head in heads]
-
-
-def _font(size: int) -> Any:
-    return ImageFont.load_default(size)

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from functools import cached_property, lru_cache
 
 from reports.aggregate import Value
-
-CONFIDENCE = 0.95
+from reports.uncertainty import CONFIDENCE
 
 
 class AllPairs:

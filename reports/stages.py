@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from experiments.files import reading
 from experiments.pictures import GRID_ROWS
 from reports.aggregate import Row, row_name, trainings
+from reports.samples import png_uri
 
 MARGIN = 12
 HEAD = 28
@@ -67,13 +66,10 @@ def _first_row(grid: Path) -> Image.Image:
 
 def as_svg(picture: Image.Image) -> str:
     """The picture inside an SVG, as the page takes its figures."""
-    data = io.BytesIO()
-    picture.save(data, "png", optimize=True)
-    source = "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
     width, height = picture.size
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">'
-        f'<image width="{width}" height="{height}" href="{source}"/></svg>'
+        f'<image width="{width}" height="{height}" href="{png_uri(picture)}"/></svg>'
     )
 
 

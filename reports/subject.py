@@ -6,7 +6,7 @@ import hashlib
 import re
 import shlex
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,17 +19,19 @@ from reports.compute import compute_notes
 from reports.crossing import crossing_notes
 from reports.equal_code import Evidence, equality_notes, find_evidence
 from reports.equal_code import alike as alike_codes
-from reports.guard import ISO, Flag, OneFactor, guard, one_factor
+from reports.guard import Flag, guard
 from reports.layout import Layout, parse_layout
 from reports.measured import with_measured
+from reports.one_factor import ISO, OneFactor, one_factor
 from reports.protocol import protocol_notes
 from reports.ranking import tie_notes
 from reports.records import Record, collect, named
 from reports.searches import search_notes
 from reports.tables import Table, build_table
 from sweeps.amendments import amendment_words
+from sweeps.axes import Sweep
 from sweeps.definition import load_sweep
-from sweeps.planner import Cell, Plan, plan
+from sweeps.planner import Plan, plan
 from sweeps.registry import is_begun
 from sweeps.varied import varied_keys
 
@@ -230,7 +232,8 @@ def subject_of(planned: Plan) -> Subject:
         for a, b in planned.duplicates
     ]
     remarks += compute_notes(planned)
-    return make_subject(
+    records = tuple(collect(planned.cells, planned.root))
+    return Subject(
         name=sweep.name,
         scale=planned.scale,
         title=sweep.config.title,
@@ -239,57 +242,14 @@ def subject_of(planned: Plan) -> Subject:
         in_paper=paper.table,
         url=paper.url,
         root=planned.root,
-        report=sweep.report,
-        axes={axis.name: axis.labels for axis in sweep.axes},
-        declared=varied_keys(sweep, planned.scale),
-        cells=planned.cells,
-        remarks=remarks,
-        words=[word for word in planned.request.words if planned.request.changes_results(word.partition("=")[0])],
+        layout=with_measured(_layout(sweep), records),
+        declared=frozenset(varied_keys(sweep, planned.scale)),
+        records=records,
+        remarks=tuple(remarks),
+        words=tuple(word for word in planned.request.words if planned.request.changes_results(word.partition("=")[0])),
         slug=planned.folder.name,
         part=_part(planned.picked),
         typed=_as_typed(planned.name_or_path),
-    )
-
-
-def make_subject(
-    *,
-    name: str,
-    scale: str,
-    title: str,
-    reproduces: str,
-    citation: str,
-    root: Path,
-    report: Mapping[str, object],
-    axes: Mapping[str, Sequence[str]],
-    declared: Collection[str],
-    cells: Sequence[Cell],
-    remarks: Sequence[str] = (),
-    words: Sequence[str] = (),
-    slug: str = "",
-    part: str = "",
-    typed: str = "",
-    in_paper: str = "",
-    url: str = "",
-) -> Subject:
-    """A subject from its parts; `report` is the sweep definition's block of that name."""
-    records = tuple(collect(cells, root))
-    return Subject(
-        name=name,
-        scale=scale,
-        title=title,
-        reproduces=reproduces,
-        citation=citation,
-        in_paper=in_paper,
-        url=url,
-        root=root,
-        layout=with_measured(parse_layout(report, axes), records),
-        declared=frozenset(declared),
-        records=records,
-        remarks=tuple(remarks),
-        words=tuple(words),
-        slug=slug or f"{name}-{scale}",
-        part=part,
-        typed=typed,
     )
 
 
@@ -304,9 +264,13 @@ def check_report(name: str, root: Path | str | None = None) -> None:
     """
     sweep = load_sweep(name, root)
     try:
-        parse_layout(sweep.report, {axis.name: axis.labels for axis in sweep.axes})
+        _layout(sweep)
     except UserError as error:
         raise UserError(f"Sweep {sweep.path}: {error}") from error
+
+
+def _layout(sweep: Sweep) -> Layout:
+    return parse_layout(sweep.report, {axis.name: axis.labels for axis in sweep.axes})
 
 
 def _part(picked: Mapping[str, Sequence[str]]) -> str:

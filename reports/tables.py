@@ -8,6 +8,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Literal
 
 from experiments.validation import is_validation
@@ -83,6 +84,11 @@ class Table:
     rows: tuple[TableRow, ...]
     notes: tuple[tuple[str, str], ...] = ()
     """(letter, text); the letter is "" for what concerns the whole table."""
+
+
+def over_spans(heads: Iterable[Head]) -> list[tuple[str, int]]:
+    """What stands over the heads, each with the number of neighbours that it spans."""
+    return [(over, len(list(below))) for over, below in groupby(heads, lambda head: head.over)]
 
 
 @dataclass

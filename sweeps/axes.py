@@ -83,7 +83,11 @@ class Sweep:
         """
         for choices, lacking in _combine(self._units(), {}, only):
             if lacking:
-                yield {axis: choice.label for axis, choice in choices.items()}, lacking
+                yield labels_of(choices), lacking
+
+    def excludes(self, labels: Mapping[str, str]) -> str | None:
+        """Why the combination with these labels is left out; None if it is not."""
+        return next((reason for when, reason in self.exclude if matches(labels, when)), None)
 
     def base(self, scale: str, labels: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
         """Preset of the cell with these labels, and what the scale sets in it: what the axes' own values go over."""
@@ -103,6 +107,16 @@ class Sweep:
         return units
 
 
+def labels_of(choices: Mapping[str, Choice]) -> dict[str, str]:
+    """Axis -> label, of axis -> value."""
+    return {axis: choice.label for axis, choice in choices.items()}
+
+
+def overrides_of(choices: Mapping[str, Choice]) -> dict[str, Any]:
+    """What these values set together, by dotted key; the later axis counts."""
+    return {key: value for choice in choices.values() for key, value in choice.overrides.items()}
+
+
 def matches(labels: Mapping[str, str], condition: Mapping[str, tuple[str, ...]]) -> bool:
     """Whether a combination's labels meet every part of a condition."""
     return all(labels.get(axis) in wanted for axis, wanted in condition.items())
@@ -115,7 +129,7 @@ def _combine(
     if not units:
         yield chosen, ""
         return
-    unit, labels = units[0], {name: choice.label for name, choice in chosen.items()}
+    unit, labels = units[0], labels_of(chosen)
     if not matches(labels, unit[0].when):
         yield from _combine(units[1:], chosen, only)
         return

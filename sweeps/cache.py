@@ -21,6 +21,7 @@ import yaml
 from experiments.errors import UserError
 from experiments.files import atomic_write_text
 from experiments.flat import flatten
+from experiments.presets import is_file_name
 from sweeps.cell import Cell
 
 PROJECT = Path(__file__).parent.parent
@@ -102,7 +103,7 @@ def files_of(definition: Path, cells: Iterable[Cell]) -> set[Path]:
     for cell in cells:
         presets.add(cell.preset)
         values |= _paths(cell.overrides)
-    files, todo = {definition}, [Path(name) for name in (presets | values) if _is_yaml(name)]
+    files, todo = {definition}, [Path(name) for name in (presets | values) if is_file_name(name)]
     seen = set[Path]()
     while todo:
         if (path := todo.pop()) in seen:
@@ -115,17 +116,13 @@ def files_of(definition: Path, cells: Iterable[Cell]) -> set[Path]:
         base, own = (raw.pop("base", None), _paths(flatten(raw))) if isinstance(raw, dict) else (None, set[str]())
         files.add(path)
         values |= own
-        todo += [Path(name) for name in own if _is_yaml(name)] + ([path.parent / base] if base else [])
+        todo += [Path(name) for name in own if is_file_name(name)] + ([path.parent / base] if base else [])
     return files.union(*(_content(Path(value)) for value in values))
 
 
 def _paths(settings: Mapping[str, Any]) -> set[str]:
     """The texts among settings, any of which may name a file."""
     return {value for key, value in settings.items() if isinstance(value, str) and not key.startswith("runtime.")}
-
-
-def _is_yaml(name: str) -> bool:
-    return name.endswith((".yaml", ".yml"))
 
 
 def _content(path: Path) -> set[Path]:

@@ -17,11 +17,14 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.errors import UserError, did_you_mean, unknown
+from experiments.errors import UserError, unknown
 from experiments.files import default_root
+from experiments.overrides import explain
+from experiments.presets import is_file_name
 from experiments.strict_yaml import load_yaml
 from lightning_modules.metrics.config import METRICS
-from sweeps.axes import Axis, Choice, Sweep, matches
+from lightning_modules.names import did_you_mean
+from sweeps.axes import Axis, Choice, Sweep, labels_of, matches
 from sweeps.config import SweepConfig, ValueConfig
 from sweeps.own_presets import place_preset
 
@@ -45,7 +48,7 @@ def load_sweep(name: str, root: Path | str | None = None) -> Sweep:
     Raises:
         UserError: there is none of that name, or its definition is wrong.
     """
-    if name.endswith((".yaml", ".yml")):
+    if is_file_name(name):
         return read_sweep(Path(name).resolve())
     if name not in (names := sweep_names()):
         raise _unknown_sweep(name, names, Path(root or default_root()))
@@ -94,15 +97,7 @@ def read_sweep(path: Path) -> Sweep:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"Sweep {path} is not valid YAML: {' '.join(str(error).split())}.") from error
     except (OmegaConfBaseException, ValueError, UserError) as error:
-        raise UserError(f"Sweep {path}: {_first_lines(error)}") from error
-
-
-def _first_lines(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    where = [line.removeprefix("full_key:").strip() for line in lines if line.startswith("full_key:")]
-    if where and "is not a ListConfig" in lines[0]:  # the words of OmegaConf's own classes say nothing to a person
-        return f"{where[0]} must be a list, such as [0, 1]."
-    return lines[0] + (f" (at {where[0]})" if where and where[0] not in lines[0] else "")
+        raise UserError(f"Sweep {path}: {explain(error)}") from error
 
 
 def _check(config: SweepConfig, path: Path) -> Sweep:
@@ -148,7 +143,7 @@ def _check_conditions(sweep: Sweep) -> None:
     conditions += [("equal_compute", config.equal_compute.when)] if config.equal_compute else []
     if not conditions:
         return
-    there = [{axis: choice.label for axis, choice in choices.items()} for choices in sweep.combinations({})]
+    there = list(map(labels_of, sweep.combinations({})))
     unfit = [labels for labels, _ in sweep.unfit({})]  # which no value fits: an exclusion may say why
     for place, when in conditions:
         if not any(matches(labels, when) for labels in (*there, *(unfit if place == "exclude" else ()))):

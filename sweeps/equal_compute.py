@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping
 from experiments.errors import UserError
 from experiments.model_facts import ModelFacts
 from experiments.run_config import RunConfig
-from sweeps.axes import Choice, Sweep, matches
+from sweeps.axes import Choice, Sweep, labels_of, matches
 
 STEPS = "trainer.max_steps"
 """What follows."""
-Labels = Mapping[str, str]
 
 
 def followed(sweep: Sweep, scale: str, choices: Mapping[str, Choice]) -> dict[str, Choice] | None:
@@ -33,8 +32,3 @@ def followed(sweep: Sweep, scale: str, choices: Mapping[str, Choice]) -> dict[st
 def equal_steps(config: RunConfig, other: RunConfig, facts: Callable[[RunConfig], ModelFacts]) -> int:
     """The steps after which `config` has come as near as it can to the training FLOPs of `other`."""
     return max(1, round(facts(other).training_flops(other) / facts(config).step_flops(config)))
-
-
-def labels_of(choices: Mapping[str, Choice]) -> dict[str, str]:
-    """Axis -> label."""
-    return {axis: choice.label for axis, choice in choices.items()}

@@ -136,34 +136,24 @@ def cancel_plan(plan: Plan, confirm: Callable[[str], bool], say: Callable[[str],
     unasked = unasked_groups(plan, states, queue)
     running = {cell.group: cell for cell in plan.cells if states[cell.name].state == "running"}
     queued = {cell.group: cell for cell in plan.cells if states[cell.name].is_queued and cell.group not in running}
-    shared = {identity: sweep for identity, sweep in needed_elsewhere(plan).items() if identity in running}
-    for identity, sweep in shared.items():
-        say(f"{running[identity].name} goes on: {sweep} needs it.")
-    foreign = {
-        identity: status
-        for identity, cell in running.items()
-        if identity not in shared and not is_ours(plan.folder, identity, status := states[cell.name].status, queue)
-    }
-    for identity, status in foreign.items():
-        how = f"scancel {status.job}" if status.job else f"kill -INT {status.pid} there"
-        name = running[identity].name
-        say(f"{name} goes on: no launcher of this sweep began it, but {status.owner}; stop it with {how}.")
+    shared, foreign = _going_on(plan, running, states, queue, say)
     if unasked:
         say(f"{tell_unasked(unasked)} None of these was cancelled; try again later, or there.")
+    kept = [*shared, *foreign]
     stop = {
         identity: cell
         for identity, cell in {**running, **queued}.items()
-        if identity not in shared and identity not in foreign
+        if identity not in kept
         if identity in queued or identity not in unasked or not states[cell.name].status.job
     }
     # For what goes on no other task of this sweep is left, whose allocation would wait; nor is the report.
-    owners = {states[running[identity].name].status.job for identity in (*shared, *foreign)}
-    idle = [task for task in queue.active([*shared, *foreign]) if task.job not in owners]
+    owners = {states[running[identity].name].status.job for identity in kept}
+    idle = [task for task in queue.active(kept) if task.job not in owners]
     idle += [task for task in queue.reports if task.is_active]
     code = 1 if foreign or unasked else 0
     if not stop and not idle:
         if not unasked:
-            say(f"Nothing {'else ' if shared or foreign else ''}to stop in {plan.title}.")
+            say(f"Nothing {'else ' if kept else ''}to stop in {plan.title}.")
         return code
     if dry_run:
         for cell in stop.values():
@@ -180,6 +170,28 @@ def cancel_plan(plan: Plan, confirm: Callable[[str], bool], say: Callable[[str],
         scancel(jobs)
     say(f"Asked {len(stop)} training(s) to stop; ablate run {plan.title} goes on from there.")
     return code
+
+
+def _going_on(
+    plan: Plan, running: Mapping[str, Cell], states: Mapping[str, CellState], queue: Queue, say: Callable[[str], None]
+) -> tuple[list[str], list[str]]:
+    """Those of the running groups that a cancellation leaves alone, and says so: what other sweeps need, and what no
+    launcher of this one began.
+
+    Args:
+        running: group -> a cell of it.
+    """
+    shared = {identity: sweep for identity, sweep in needed_elsewhere(plan).items() if identity in running}
+    for identity, sweep in shared.items():
+        say(f"{running[identity].name} goes on: {sweep} needs it.")
+    foreign = []
+    for identity, cell in running.items():
+        status = states[cell.name].status
+        if identity not in shared and not is_ours(plan.folder, identity, status, queue):
+            foreign.append(identity)
+            how = f"scancel {status.job}" if status.job else f"kill -INT {status.pid} there"
+            say(f"{cell.name} goes on: no launcher of this sweep began it, but {status.owner}; stop it with {how}.")
+    return list(shared), foreign
 
 
 def unasked_groups(plan: Plan, states: Mapping[str, CellState], queue: Queue) -> set[str]:

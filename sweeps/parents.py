@@ -9,6 +9,7 @@ from pathlib import Path
 from experiments.lineage import PresetStart, RunStart, start_of
 from experiments.run_config import RunConfig
 from experiments.store import RunStore
+from experiments.terminal import a_few
 from sweeps.cell import Group
 from sweeps.state import CellState
 
@@ -27,8 +28,7 @@ class Parent:
     @property
     def text(self) -> str:
         """Name, and what starts from it."""
-        names = ", ".join(self.needed_by[:3]) + (f" and {len(self.needed_by) - 3} more" if self.needed_by[3:] else "")
-        return f"{self.name} ({self.run_id}), the start of {names}"
+        return f"{self.name} ({self.run_id}), the start of {a_few(self.needed_by)}"
 
     def state(self, store: RunStore) -> CellState:
         """How far it is, looked up now."""

@@ -17,10 +17,10 @@ from experiments.store import RunStore
 from experiments.unread import unread
 from sweeps import cache
 from sweeps.amendments import Amendments, amendment_of, read_amendments
-from sweeps.axes import Choice, Sweep, matches
+from sweeps.axes import Choice, Sweep, labels_of, overrides_of
 from sweeps.cell import Cell, Excluded, Group, cell_name, check_name
 from sweeps.definition import DEFINITIONS, load_sweep
-from sweeps.equal_compute import STEPS, equal_steps, followed, labels_of
+from sweeps.equal_compute import STEPS, equal_steps, followed
 from sweeps.fact_book import FactBook
 from sweeps.queue import Queue, read_queue
 from sweeps.request import Request, parse_request
@@ -154,8 +154,8 @@ def plan(
 def count_cells(sweep: Sweep, scale: str) -> int:
     """Number of cells at a scale, without building any configuration."""
     config = sweep.config.scales[scale]
-    combinations = [labels_of(c) for c in sweep.combinations(config.only)]
-    return len(config.seeds) * sum(not any(matches(x, when) for when, _ in sweep.exclude) for x in combinations)
+    included = [choices for choices in sweep.combinations(config.only) if sweep.excludes(labels_of(choices)) is None]
+    return len(config.seeds) * len(included)
 
 
 def _expand(
@@ -169,12 +169,12 @@ def _expand(
     idle: dict[str, str] | None = None  # of what was typed, what no cell so far reads
     only = {**config.only, **request.only}
     for labels, axis in sweep.unfit(only):
-        reasons = [reason for when, reason in sweep.exclude if matches(labels, when)]
-        excluded.append(Excluded(labels, reasons[0] if reasons else f"no value of axis '{axis}' applies"))
+        reason = sweep.excludes(labels)
+        excluded.append(Excluded(labels, f"no value of axis '{axis}' applies" if reason is None else reason))
     for choices in sweep.combinations(only):
         labels = labels_of(choices)
-        if reasons := [reason for when, reason in sweep.exclude if matches(labels, when)]:
-            excluded.append(Excluded(labels, reasons[0]))
+        if (reason := sweep.excludes(labels)) is not None:
+            excluded.append(Excluded(labels, reason))
             continue
         preset, base = _settings(sweep, scale, request, choices)
         leader = followed(sweep, scale, choices)
@@ -217,7 +217,7 @@ def _expand(
 def _settings(sweep: Sweep, scale: str, request: Request, choices: Mapping[str, Choice]) -> tuple[str, dict[str, Any]]:
     """Preset of a combination of values, and everything that is set over it."""
     preset, base = sweep.base(scale, labels_of(choices))
-    varied = {key: value for choice in choices.values() for key, value in choice.overrides.items()}
+    varied = overrides_of(choices)
     if clash := sorted(key for key in varied.keys() & request.config.keys() if (key, varied[key]) != FROM_NOTHING):
         raise UserError(f"{clash[0]} is what sweep {sweep.name} varies; take a part of it with AXIS=LABEL instead.")
     searched = {f"search.{key}": value for key, value in sweep.config.search.items()}

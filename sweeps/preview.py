@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -222,8 +221,3 @@ def print_preview(plan: Plan, console: Console) -> None:
 def _beside(words: list[str], wide: bool) -> list[str]:
     """Two columns, or in a narrow terminal one with the second word in a line below the first."""
     return words if wide else ["\n  ".join(words)]
-
-
-def preview_json(plan: Plan) -> str:
-    """The plain data as text."""
-    return json.dumps(preview(plan), indent=2, ensure_ascii=False)

@@ -22,7 +22,7 @@ from experiments.overrides import flat_sections, nearest_key, parse_overrides, s
 from experiments.run_config import RunConfig
 from experiments.strict_yaml import load_yaml
 from lightning_modules.backends import AUTO, ENVIRONMENT_VARIABLE
-from sweeps.axes import Sweep
+from sweeps.axes import Sweep, labels_of, overrides_of
 from sweeps.config import ResourcesConfig
 from sweeps.definition import label_of
 
@@ -110,9 +110,9 @@ def _may_stop(sweep: Sweep, scale: str, config: Mapping[str, Any]) -> bool:
     """
     settings = {}
     for choices in sweep.combinations({}):  # whatever part of the sweep is asked for: it has one folder
-        preset, base = sweep.base(scale, {axis: choice.label for axis, choice in choices.items()})
-        varied = {key: value for choice in choices.values() for key, value in choice.overrides.items()}
-        patience = {k: v for k, v in flat_sections({**base, **config, **varied}).items() if k == PATIENCE}
+        preset, base = sweep.base(scale, labels_of(choices))
+        asked = {**base, **config, **overrides_of(choices)}
+        patience = {key: value for key, value in flat_sections(asked).items() if key == PATIENCE}
         settings[preset, str(patience)] = preset, patience
     return any(VAL_EVERY in semantic(load_unresolved(*setting), ("trainer",)) for setting in settings.values())
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from experiments.checks import check_files
 from experiments.errors import UserError
 from experiments.lineage import start_of
-from experiments.resolve import check_files
 from experiments.store import RunStore
 from sweeps.cell import Cell
 from sweeps.planner import Plan

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -15,7 +14,7 @@ from rich.table import Table
 
 from experiments.errors import UserError
 from experiments.files import default_root
-from experiments.terminal import console, say
+from experiments.terminal import console, print_json, say
 from sweeps.definition import load_sweep, sweep_names
 from sweeps.interventions import tell_unasked, unasked_groups
 from sweeps.logs import newest_log
@@ -54,7 +53,8 @@ def list_sweeps(root: Path | str | None = None, as_json: bool = False) -> int:
             }
         )
     if as_json:
-        return _print_json(rows)
+        print_json(rows)
+        return 0
     table = Table(box=None, pad_edge=False)
     wide = console().width >= WIDE
     for column in ("sweep", "paper", *(["reproduces"] if wide else []), "cells", "state"):
@@ -78,11 +78,11 @@ def show_plan(
     as_json: bool = False,
 ) -> int:
     """Dry run: every cell with its parameters and FLOPs, what is done, what is left out and why, what it will cost."""
-    from sweeps.preview import preview_json, print_preview
+    from sweeps.preview import preview, print_preview
 
     planned = plan(name, scale, overrides, root)
     if as_json:
-        print(preview_json(planned))
+        print_json(preview(planned))
     else:
         print_preview(planned, console())
     return 0
@@ -107,7 +107,7 @@ def status(
         hours = device_time(planned, states) / 3600
         whole = {"sweep": planned.sweep.name, "scale": planned.scale, "device_hours": round(hours, 4)}
         whole["queue_known"] = not unasked
-        _print_json({**whole, "cells": cells, "failures": failures(states)})
+        print_json({**whole, "cells": cells, "failures": failures(states)})
         return exit_code(states)
     if watch:
         states = _watch(planned, screen)
@@ -177,9 +177,4 @@ def logs(
             time.sleep(1.0)
             screen.out(file.read(), end="")
         screen.out(file.read(), end="")  # what it printed between the last look and its end
-    return 0
-
-
-def _print_json(value: Any) -> int:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
     return 0

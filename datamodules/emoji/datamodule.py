@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from datamodules.base import StreamDataModule
-from datamodules.config import EmojiConfig
 from datamodules.datasets import ImageDataset, TokenDataset
+from datamodules.emoji.config import EmojiConfig
 from datamodules.emoji.data import EmojiImages, Split, load_emoji
 from datamodules.emoji.reference import emoji_reference
 from datamodules.encoder import ImageEncoder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datamodules.config import EmojiConfig
+from datamodules.emoji.config import EmojiConfig
 from datamodules.emoji.data import load_emoji
 from datamodules.emoji.labels import concept_family
 from datamodules.subset import choose_subset

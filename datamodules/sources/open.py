@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from difflib import get_close_matches
 from pathlib import Path
 
 from datamodules.online_config import IMAGENET_CLASSES
@@ -14,6 +13,7 @@ from datamodules.sources.lists import NoCaptionList, list_file, list_source
 from datamodules.sources.parquet import ParquetSource, parquet_files
 from datamodules.sources.records import SPLIT_FOLDERS, UNIT, Source, find_split
 from datamodules.sources.tar import TarSource, has_labels, tar_files
+from lightning_modules.names import unknown_name
 
 log = logging.getLogger(__name__)
 KINDS = ("imagenet", "cc3m", "coco", "folder")
@@ -24,9 +24,7 @@ ANY_LABEL = 1 << 16
 def check_kind(dataset: str) -> None:
     """Raises ValueError, naming the closest one, where `dataset` is none of `KINDS`."""
     if dataset not in KINDS:
-        match = get_close_matches(dataset, KINDS, n=1)
-        hint = f" Did you mean '{match[0]}'?" if match else ""
-        raise ValueError(f"Unknown data set '{dataset}' to tokenize.{hint} Valid: {', '.join(KINDS)}.")
+        raise ValueError(unknown_name("data set to tokenize", dataset, KINDS))
 
 
 def open_source(dataset: str, folder: Path, split: str, classes: int = 0, unit_size: int = UNIT) -> Source:

@@ -12,6 +12,7 @@ from typing import Any
 from datamodules.sources.open import check_kind, open_divided, open_source
 from datamodules.sources.records import UNIT, Source
 from datamodules.sources.tar import TarSource
+from datamodules.store_folder import META
 from datamodules.store_format import codes_shape, read_meta, tokenizer_settings
 from datamodules.tokenize.crops import Crops
 from datamodules.tokenize.encode import Work, encode_units
@@ -81,7 +82,7 @@ def tokenize(job: Job, tokenizer: Any, load: Callable[[], Any], work: Work) -> S
         raise ValueError(f"--classes is for tar shards with .cls files; {job.source} has none. Leave --classes out.")
     exif = applies_exif(job.dataset, job.exif)
     plan = make_plan(job, source, crops, exif, tokenizer)
-    if (job.out / job.split / "meta.json").is_file():
+    if (job.out / job.split / META).is_file():
         _check_same(job.out / job.split, plan)
         shutil.rmtree(parts_folder(job.out, job.split), ignore_errors=True)  # of a merge that was killed at its end
         log.info("%s is there already", job.out / job.split)

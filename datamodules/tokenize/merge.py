@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.files import work_lock
+from datamodules.store_folder import META
 from datamodules.store_format import StoreMeta, read_meta
 from datamodules.store_writer import StoreWriter
 from datamodules.tokenize.plan import Plan, part_path, parts_folder, read_part, read_plan
@@ -50,7 +51,7 @@ def missing_units(out: Path, split: str) -> list[str]:
 
 def check_place(folder: Path) -> None:
     """Raises ValueError where something else lies in the place of a store, which could not be put there in the end."""
-    if folder.exists() and not (folder / "meta.json").is_file() and not (folder.is_dir() and not any(folder.iterdir())):
+    if folder.exists() and not (folder / META).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(f"{folder} is where the store goes, but other files lie there; name another --out.")
 
 
@@ -70,7 +71,7 @@ def merge(out: Path, split: str) -> Summary:
         raise FileNotFoundError(f"{parts_folder(out, split)} holds no tokenization to go on with.")
     with work_lock(_lock_path(out, split)) as locked:
         _remove_stale(out, split, locked)
-        if (out / split / "meta.json").is_file():
+        if (out / split / META).is_file():
             shutil.rmtree(parts_folder(out, split), ignore_errors=True)
             return _summary_of(out / split)
         return _merge(out, split)

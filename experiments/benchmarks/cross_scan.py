@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from experiments.benchmarks.bench import FORWARD, TRAINING, Bench
-from experiments.benchmarks.cells.base import count_parameters
+from experiments.benchmarks.cells.base import trainable_parameters
 from experiments.benchmarks.measure import interleave, machine
 from experiments.benchmarks.problem import Call, phase_of, relative_errors, verify
 from experiments.benchmarks.work import NOTE, floor_of, layer_moves
@@ -47,7 +47,7 @@ def cross_scan(shapes: Sequence[tuple[int, int, int, int]] = SHAPES, seconds: fl
         for phase in (FORWARD, TRAINING):
             timed = {name: phase_of(phase, call, [x]) for name, call in calls.items()}
             case = f"B={batch} D={width} words={words} image={side}x{side}"
-            floor = floor_of(bench.machine, timed[BASELINE], layer_moves(count_parameters(ssm), x.numel())[phase])
+            floor = floor_of(bench.machine, timed[BASELINE], layer_moves(trainable_parameters(ssm), x.numel())[phase])
             floors_ms = dict.fromkeys(timed, floor)
             bench.rows += interleave(case, phase, timed, baseline=BASELINE, seconds=seconds, floors_ms=floors_ms)
     return bench

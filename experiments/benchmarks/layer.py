@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from experiments.benchmarks.bench import FORWARD, TRAINING, Bench
-from experiments.benchmarks.cells.base import count_parameters
+from experiments.benchmarks.cells.base import trainable_parameters
 from experiments.benchmarks.cells.layer import build_layer
 from experiments.benchmarks.config import LayerBenchmarkConfig
 from experiments.benchmarks.measure import interleave, machine
@@ -54,7 +54,7 @@ def layer(
     title = f"One layer, C={width}, B={batch}, {'bfloat16 autocast' if device == 'cuda' else 'float32'}"
     bench = Bench("layer", title, baseline=BASELINE, machine=machine(torch.get_num_threads()))
     bench.notes.append(
-        "parameters: " + ", ".join(f"{name} {count_parameters(module):,}" for name, module in layers.items())
+        "parameters: " + ", ".join(f"{name} {trainable_parameters(module):,}" for name, module in layers.items())
     )
     bench.notes.append(NOTE)
     kernels = dict.fromkeys(layers, "")
@@ -74,7 +74,7 @@ def layer(
         for phase in (FORWARD, TRAINING) if trained else (FORWARD,):
             calls = {name: _phase(phase, module, x, precision, kernels[name]) for name, module in layers.items()}
             floors_ms = {
-                name: floor_of(bench.machine, call, layer_moves(count_parameters(layers[name]), x.numel())[phase])
+                name: floor_of(bench.machine, call, layer_moves(trainable_parameters(layers[name]), x.numel())[phase])
                 for name, call in calls.items()
             }
             bench.rows += interleave(

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from experiments.errors import UserError, did_you_mean
+from experiments.errors import UserError
 from experiments.overrides import parse_overrides
+from lightning_modules.names import did_you_mean
 
 OVERRIDES = "overrides"
 BACKENDS = "backends"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 from rich.table import Table
 
 from experiments.benchmarks.bench import Bench
-from experiments.terminal import console
+from experiments.terminal import console, print_json
 
 COLUMNS = ("case", "phase", "contender", "median ms", "fastest", "spread", "x", "peak MiB", "x floor")
 
@@ -15,7 +13,7 @@ COLUMNS = ("case", "phase", "contender", "median ms", "fastest", "spread", "x", 
 def show(bench: Bench, *, as_json: bool) -> None:
     """Print the table, or the JSON."""
     if as_json:
-        print(json.dumps(bench.to_dict(), indent=2))
+        print_json(bench.to_dict())
         return
     screen = console()
     screen.print(f"[bold]{bench.title}[/]")

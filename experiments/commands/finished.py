@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from experiments.advice import command_on, done_before, how_to_use_tokenizer, not_trained
+from experiments.advice import check_trained, command_on, done_before, how_to_use_tokenizer
 from experiments.commands.options import refuse_given
 from experiments.commands.single import ROOT_OPTION, configure_logging
 from experiments.config import read_config
@@ -77,16 +77,15 @@ def evaluate_command(run: str, overrides: tuple[str, ...], again: bool, root: st
 
 def _table(result: dict[str, Any]) -> list[str]:
     """Every metric with its 95 % interval, and what real images score in the samples' place."""
-    from reports.quantities import heading, is_end, printed
+    from reports.quantities import heading, is_end, printed, printed_ends
 
     metrics, floor = result.get("metrics", {}), result.get("protocol", {}).get("floor", {})
     lines = [f"{'metric':24} {'samples':>10}  {'95 % interval':22} {'real images':>11}"]
     for key, value in metrics.items():
         if is_end(key, metrics):
             continue
-        ends = [printed(key, metrics[f"{key}_{end}"]) for end in ("low", "high") if f"{key}_{end}" in metrics]
-        real = printed(key, floor[key]) if key in floor else ""
-        lines.append(f"{heading(key):24} {printed(key, value):>10}  {' to '.join(ends):22} {real:>11}".rstrip())
+        ends, real = " to ".join(printed_ends(key, metrics)), printed(key, floor[key]) if key in floor else ""
+        lines.append(f"{heading(key):24} {printed(key, value):>10}  {ends:22} {real:>11}".rstrip())
     return lines
 
 
@@ -173,8 +172,7 @@ def check_request(
         UserError: a run that is not trained, a class or prompt that it is not conditioned on, a box to fill in of a
             generator that is not masked.
     """
-    if not run.is_done():
-        raise not_trained(run)
+    check_trained(run)
     if fills_in and config.objective.name != "masked":
         raise UserError(
             f"Run {run.id} is {config.objective.name}: only masked generators fill in parts of an image; take a run "

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import click
 
 from experiments.advice import done_before, how_to_use
+from experiments.checks import check_files
 from experiments.config import load_config, read_config
 from experiments.errors import CellError, UserError
 from experiments.failures import classify
 from experiments.files import DEFAULT_ROOT, check_root
 from experiments.identity import run_id
 from experiments.lineage import start_of
-from experiments.resolve import check_files
 from experiments.run_config import RunConfig
 from experiments.stopping import stopped_by_signals
 from experiments.store import RunStore

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 
@@ -10,7 +9,7 @@ import click
 
 from experiments.commands.single import ROOT_OPTION
 from experiments.errors import UserError
-from experiments.terminal import console
+from experiments.terminal import console, print_json
 
 SCALE_OPTION = click.option("--scale", default="", help="demo, small or paper; default: the sweep's first.")
 OVERRIDES = "OVERRIDES: KEY=VALUE of the configuration, AXIS=LABEL[,LABEL], seeds=0,1,2, resources.KEY=VALUE."
@@ -57,7 +56,7 @@ def _list_runs(root: str, as_json: bool) -> int:
 
     records = run_records(root)
     if as_json:
-        click.echo(json.dumps(records, indent=2))
+        print_json(records)
     elif records:
         console().print(run_table(records))
     else:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import json
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from experiments.commands.single import ROOT_OPTION, configure_logging
-from experiments.terminal import console
+from experiments.terminal import console, print_json
 
 
 @click.command("doctor")
@@ -30,7 +30,7 @@ def doctor_command(data: Path | None, as_json: bool, root: str) -> None:
 
         findings = examine(Path(root))
     if as_json:
-        click.echo(json.dumps([finding.__dict__ for finding in findings], indent=2))
+        print_json([asdict(finding) for finding in findings])
     else:
         from rich.markup import escape
         from rich.table import Table
@@ -93,16 +93,17 @@ def keys_command(preset: str | None, words: tuple[str, ...], as_json: bool) -> N
 
     if preset is None:
         names = preset_names()
-        click.echo(json.dumps(names, indent=2) if as_json else "\n".join(names))
-        if not as_json:
-            click.echo("ablate keys PRESET lists the keys of one.")
+        if as_json:
+            print_json(names)
+        else:
+            click.echo("\n".join([*names, "ablate keys PRESET lists the keys of one."]))
         return
     from experiments.config import load_unresolved
 
     found = keys_of(load_unresolved(preset, [word for word in words if "=" in word]))
     found = select(found, [word for word in words if "=" not in word], preset)
     if as_json:
-        click.echo(json.dumps([key.__dict__ for key in found], indent=2))
+        print_json([asdict(key) for key in found])
         return
     from rich.markup import escape
     from rich.table import Table

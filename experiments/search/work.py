@@ -43,11 +43,6 @@ class Search(Work):
     """A search. Its result: metrics of the best trial, `chosen` values, `run_id` and `eval_id` of what they lead to,
     all `trials`, and whether one of these has trained that run (`trained_by_trial`)."""
 
-    @property
-    def id(self) -> str:
-        """Folder name."""
-        return self.folder.name
-
     def beginning(self) -> Work:
         """The making of Optuna's study and of the places for trials, which one process does."""
         return Work(self.folder / "study")

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.conditions import Condition
 from lightning_modules.generators.base import TokenGenerator
@@ -26,8 +25,8 @@ from lightning_modules.layers.linear import Linear
 from lightning_modules.layers.mamba2 import NORM_EPS, Mamba2, Mamba2State
 from lightning_modules.layers.module_list import ModuleList
 from lightning_modules.layers.residual import Dropout, Residual, RMSNorm
-
-INIT_STD = 0.02
+from lightning_modules.layers.stack import INIT_STD
+from lightning_modules.precision import without_autocast
 
 
 def _summary(context: Context) -> Tensor:
@@ -155,11 +154,8 @@ class AiM(TokenGenerator):
         r = x.to(torch.promote_types(x.dtype, torch.float32))
         modulation = None if self.adaln is None else self.adaln(summary)
         for i, layer in enumerate(self.layers):
-            inputs = r, None if modulation is None else modulation[i], mask, None if states is None else states[i].mixer
-            if self.config.gradient_checkpointing and self.training:
-                r = checkpoint(layer, *inputs, use_reentrant=False)
-            else:
-                r = layer(*inputs)
+            own, state = None if modulation is None else modulation[i], None if states is None else states[i].mixer
+            r = self.run_layer(layer, r, own, mask, state)
         return r
 
     @property
@@ -193,7 +189,7 @@ class AiM(TokenGenerator):
         position: row of the position table, a number or an int64 tensor of one element (so that a CUDA graph can
         change it). It is k for token k, as in training; the published sampling code gives k + 1.
         """
-        with torch.autocast(tokens.device.type, enabled=False):
+        with without_autocast(tokens.device.type):
             r = F.embedding(tokens, self.token_embedding.weight)
             if self.position_embedding is not None:
                 rows = self.position_embedding.weight

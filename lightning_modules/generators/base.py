@@ -6,14 +6,15 @@ Shapes: B batch, L image tokens, T condition tokens (class: 1), C width.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_modules.conditions import Condition
 from lightning_modules.generators.configs.base import TokenGeneratorConfig
 from lightning_modules.layers.condition import ClassCondition, Context, TextCondition, example_condition
+from lightning_modules.layers.stack import LayerStack
 
 
-class TokenGenerator(nn.Module):
+class TokenGenerator(LayerStack):
     """(tokens, context) -> logits; a subclass makes `config` and `condition` and has a `forward`.
 
     One of masked tokens has a `mask_token`, the number that stands for a hidden one; an autoregressive one has `start`

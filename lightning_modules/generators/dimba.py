@@ -13,7 +13,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.conditions import Condition, TextFeatures
 from lightning_modules.generators.configs.dimba import DimbaConfig
@@ -31,9 +30,8 @@ from lightning_modules.layers.dimba_block import (
 from lightning_modules.layers.module_list import ModuleList
 from lightning_modules.layers.positions import sincos_2d
 from lightning_modules.layers.ssm import SelectiveSSM
+from lightning_modules.layers.stack import INIT_STD, LayerStack, reset_linear_and_tables
 from lightning_modules.layers.timestep import TimestepEmbedding
-
-INIT_STD = 0.02
 
 
 class Context(NamedTuple):
@@ -88,7 +86,7 @@ def _adaln(config: DimbaConfig, blocks: int, vectors: int) -> AdaLN:
     return AdaLN(config.width, blocks, groups, vectors=vectors, tables=True, layout="contiguous", init="random")
 
 
-class Dimba(nn.Module):
+class Dimba(LayerStack):
     """(noisy latents, context, timesteps) -> estimate of noise, velocity or flow, and of the variance if learned."""
 
     position: Tensor
@@ -116,13 +114,7 @@ class Dimba(nn.Module):
 
         The patch embedding's bias is 0, as DiT has it; PixArt's code leaves it at PyTorch's start (init=official).
         """
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=INIT_STD)
+        reset_linear_and_tables(self)
         nn.init.xavier_uniform_(self.patch_embed.weight.flatten(1))
         assert self.patch_embed.bias is not None
         nn.init.zeros_(self.patch_embed.bias)
@@ -197,20 +189,15 @@ class Dimba(nn.Module):
         for kind, i in self.order:
             if kind == "transformer":
                 text = context.text if context.projected is None else context.projected[i]
-                x = self._run(self.blocks[i], x, modulation[i], text, context.mask)
+                x = self.run_layer(self.blocks[i], x, modulation[i], text, context.mask)
                 continue
             extra = None if mamba_modulation is None else mamba_modulation[i]
             if official:
                 residual = x.float() if residual is None else residual + x.float()
-                x = self._run(self.mamba_blocks[i], residual, extra).to(x.dtype)
+                x = self.run_layer(self.mamba_blocks[i], residual, extra).to(x.dtype)
             else:
-                x = x + self._run(self.mamba_blocks[i], x, extra)
+                x = x + self.run_layer(self.mamba_blocks[i], x, extra)
         return x
-
-    def _run(self, block: nn.Module, *inputs: Tensor | KeysValues | None) -> Tensor:
-        if self.config.gradient_checkpointing and self.training:
-            return checkpoint(block, *inputs, use_reentrant=False)
-        return block(*inputs)
 
     def _positions(self, height: int, width: int, like: Tensor) -> Tensor:
         """(L, C): of the model's own grid, or computed anew for another one."""

@@ -17,19 +17,18 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.generators.base import TokenGenerator
 from lightning_modules.generators.configs.llamagen import LlamaGenConfig
 from lightning_modules.kernels import attend, linear, swiglu, transformer_decoder
-from lightning_modules.kernels.dispatch import autocast_dtype
 from lightning_modules.layers.condition import Context, condition_tokens
 from lightning_modules.layers.linear import Linear
 from lightning_modules.layers.module_list import ModuleList
 from lightning_modules.layers.residual import Dropout, Residual, RMSNorm
 from lightning_modules.layers.rotary import rotate, rotation_table
+from lightning_modules.layers.stack import INIT_STD
+from lightning_modules.precision import autocast_dtype, without_autocast
 
-INIT_STD = 0.02
 NORM_EPS = 1e-5
 
 
@@ -84,7 +83,7 @@ class CausalAttention(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """down(silu(gate) * up), arXiv 2002.05202; gate and up from one product. (B, S, C) -> (B, S, C)."""
+    """down(silu(gate) * up), arXiv 2002.05202; gate and up from one product."""
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
@@ -92,6 +91,7 @@ class SwiGLU(nn.Module):
         self.down = Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, S, C) -> (B, S, C)."""
         return self.down(swiglu(self.gate_up(x)))
 
 
@@ -158,10 +158,7 @@ class LlamaGen(TokenGenerator):
         mask, rotation = caption_mask(context, x.shape[1]), self.rotation[: x.shape[1]]
         x = self.dropout(x)
         for layer in self.layers:
-            if self.config.gradient_checkpointing and self.training:
-                x, _, _ = checkpoint(layer, x, rotation, mask, use_reentrant=False)
-            else:
-                x, _, _ = layer(x, rotation, mask)
+            x, _, _ = self.run_layer(layer, x, rotation, mask)
         return self.head(self.norm(x[:, context.embedding.shape[1] - 1 :]))
 
     # --- one token after the other ---
@@ -197,7 +194,7 @@ class LlamaGen(TokenGenerator):
         position: of `tokens` in the grid, a number or an int64 tensor of one element (so that a CUDA graph can change
         it).
         """
-        with torch.autocast(tokens.device.type, enabled=False):
+        with without_autocast(tokens.device.type):
             x = F.embedding(tokens, self.token_embedding.weight)
             state.visible.index_fill_(-1, state.cursor, True)
             row = torch.as_tensor(position, device=tokens.device).reshape(1) + self.condition.tokens

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.generators.base import TokenGenerator
 from lightning_modules.generators.configs.maskmamba import MaskMambaConfig
@@ -19,8 +18,7 @@ from lightning_modules.layers.condition import Context, condition_tokens
 from lightning_modules.layers.hybrid import build_layers
 from lightning_modules.layers.linear import Linear
 from lightning_modules.layers.residual import Dropout
-
-INIT_STD = 0.02
+from lightning_modules.layers.stack import INIT_STD, reset_linear_and_tables
 
 
 class MaskMamba(TokenGenerator):
@@ -53,13 +51,7 @@ class MaskMamba(TokenGenerator):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Linear layers Xavier-uniform with zero bias, tables normal(0, 0.02); SSMs and convolutions keep their own."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=INIT_STD)
+        reset_linear_and_tables(self)
         for name, parameter in self.named_parameters():
             if name.startswith("position_"):
                 nn.init.normal_(parameter, std=INIT_STD)
@@ -90,10 +82,7 @@ class MaskMamba(TokenGenerator):
             seen = torch.ones(tokens.shape, dtype=torch.bool, device=tokens.device)
             key_mask = torch.cat([seen[:, :split], context.mask, seen[:, split:]], dim=1)
         for layer in self.layers:
-            if self.config.gradient_checkpointing and self.training:
-                x = checkpoint(layer, x, key_mask, use_reentrant=False)
-            else:
-                x = layer(x, key_mask)
+            x = self.run_layer(layer, x, key_mask)
         x = self.norm(torch.cat([x[:, :split], x[:, split + count :]], dim=1))
         weight = self.token_embedding.weight[: self.config.vocab_size] if self.head is None else self.head.weight
         return linear(x, weight, self.head_bias.to(x.dtype))

@@ -47,5 +47,5 @@ class MMamba(Muse):
             words = (
                 None if context.projected is None or layer.attention is None else context.projected.get(layer.attention)
             )
-            text, x = self._layer(layer, text, x, context.pooled, context.mask, words)
+            text, x = self.run_layer(layer, text, x, context.pooled, context.mask, words)
         return x

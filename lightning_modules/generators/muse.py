@@ -9,7 +9,7 @@ Shapes: B batch, L = grid ** 2 tokens, V vocabulary, T words, E their feature wi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,6 @@ from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.models.normalization import AdaLayerNormContinuous
 from diffusers.models.unets.uvit_2d import ConvNextBlock, UVit2DModel
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.checkpoints import check_keys, read_weights
 from lightning_modules.conditions import TextFeatures
@@ -27,9 +26,9 @@ from lightning_modules.generators.configs.muse import MuseConfig
 from lightning_modules.kernels import attend
 from lightning_modules.layers import linear
 from lightning_modules.layers.cross_attention import KeysValues
+from lightning_modules.layers.stack import INIT_STD, LayerStack
 from lightning_modules.published.folders import part_weights
 
-INIT_STD = 0.02
 STACK = "transformer_layers."
 
 
@@ -80,7 +79,7 @@ class Attend:
         return KeysValues(k, v)
 
 
-class Muse(nn.Module, ABC):
+class Muse(LayerStack, ABC):
     """(tokens, context) -> logits. A subclass says what the stack is.
 
     Args:
@@ -241,9 +240,3 @@ class Muse(nn.Module, ABC):
         # Of words that are projected already none are left for diffusers' block to map.
         text = context.text if context.projected is None else context.text[:, :0]
         return block(x, context.pooled, text, {"attention_mask": mask, "projected": context.projected})
-
-    def _layer(self, layer: Callable[..., Any], *inputs: Any) -> Any:
-        """Call a layer, or have its activations computed again in the backward pass."""
-        if self.config.gradient_checkpointing and self.training:
-            return checkpoint(layer, *inputs, use_reentrant=False)
-        return layer(*inputs)

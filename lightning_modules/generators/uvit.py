@@ -37,5 +37,5 @@ class UViT(Muse):
             )
 
         for layer in self.amused.transformer_layers:
-            x = self._layer(run, layer, x)
+            x = self.run_layer(run, layer, x)
         return x

@@ -7,6 +7,7 @@ from torch.utils.flop_counter import register_flop_formula
 from lightning_modules import backends
 from lightning_modules.kernels import autograd, dispatch, flops
 from lightning_modules.kernels.implementation import implementation
+from lightning_modules.precision import without_autocast
 
 _library = torch.library.Library("ablate", "FRAGMENT")
 _library.define(
@@ -22,14 +23,14 @@ depthwise_conv1d_backward = torch.ops.ablate.depthwise_conv1d_backward.default
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, pad_left: int, silu: bool, backend: str) -> Tensor:
     dispatch.record(backends.DEPTHWISE_CONV1D, backend)
-    with dispatch.without_autocast(x.device.type):
+    with without_autocast(x.device.type):
         return implementation(backend, "depthwise_conv").forward(x, weight, bias, pad_left, silu)
 
 
 def _backward(x, weight, bias, grad_y, pad_left, silu, backend) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias; an empty tensor where bias is None."""
     module = implementation(backend, "depthwise_conv")
-    with dispatch.without_autocast(x.device.type):
+    with without_autocast(x.device.type):
         grad_x, grad_weight, grad_bias = module.backward(x, weight, bias, grad_y, pad_left, silu)
     return grad_x, grad_weight, weight.new_empty(0) if grad_bias is None else grad_bias
 

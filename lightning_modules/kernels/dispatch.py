@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -21,6 +20,7 @@ from lightning_modules.kernels import onednn
 from lightning_modules.kernels.cpp import library as cpp
 from lightning_modules.kernels.stock import availability as stock
 from lightning_modules.kernels.triton import availability as triton
+from lightning_modules.precision import autocast_dtype
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,6 @@ def record(operation: str, backend: str) -> None:
     _used.setdefault(operation, set()).add(backend)
 
 
-def autocast_dtype(device_type: str) -> torch.dtype | None:
-    """The dtype autocast asks for on such a device, None where it is off."""
-    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
-        return torch.get_autocast_dtype(device_type)
-    return None
-
-
 def working_dtype(device_type: str, dtype: torch.dtype) -> torch.dtype:
     """The dtype in which an operation takes activations: what autocast asks for; float64 stays, as in torch.
 
@@ -119,13 +112,6 @@ def working_dtype(device_type: str, dtype: torch.dtype) -> torch.dtype:
     if not dtype.is_floating_point:
         raise ValueError(f"Activations must be floating-point numbers, not {_dtype_name(dtype)}: convert them first.")
     return dtype if dtype == torch.float64 else autocast_dtype(device_type) or dtype
-
-
-def without_autocast(device_type: str) -> AbstractContextManager[Any]:
-    """For the inside of an operation: its arguments have their dtypes, and what it computes in is its own affair."""
-    if autocast_dtype(device_type) is None:
-        return nullcontext()
-    return torch.autocast(device_type, enabled=False)
 
 
 def choose(

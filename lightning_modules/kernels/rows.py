@@ -14,6 +14,7 @@ from lightning_modules import backends
 from lightning_modules.kernels import dispatch, rows_op
 from lightning_modules.kernels.layout import check_alike, in_dtype
 from lightning_modules.kernels.reference import rows as reference
+from lightning_modules.precision import without_autocast
 
 SEEDS = 2**63 - 1
 
@@ -56,7 +57,7 @@ def rms_norm(
         x = in_dtype(x, torch.promote_types(x.dtype, torch.promote_types(shift.dtype, scale.dtype)))
         gate = in_dtype(gate, x.dtype)
     name = dispatch.choose(backends.RMS_NORM, backend, x.device, x.dtype)
-    with dispatch.without_autocast(x.device.type):
+    with without_autocast(x.device.type):
         if name != "cpp":
             dispatch.record(backends.RMS_NORM, name)
             return reference.rms_norm(x, weight, gate, shift, scale, eps)
@@ -84,7 +85,7 @@ def residual(
         raise ValueError(f"dropout={dropout} must lie in 0 .. 1.")
     dtype = functools.reduce(torch.promote_types, (t.dtype for t in (x, h, gate) if t is not None))
     name = dispatch.choose(backends.RESIDUAL, backend, h.device, dtype)
-    with dispatch.without_autocast(h.device.type):
+    with without_autocast(h.device.type):
         if name != "cpp" or (gate is None and not dropout):  # a sum alone is PyTorch's everywhere
             dispatch.record(backends.RESIDUAL, name)
             return reference.residual(x, h, gate, dropout)

@@ -41,11 +41,13 @@ class ScanInputs(NamedTuple):
 
     @property
     def output_shape(self) -> tuple[int, ...]:
+        """Of y: (B, K, L, C), or (B, L, C) where directions are summed."""
         batch, directions, length, channels = self.delta.shape
         return (batch, directions, length, channels) if self.stack else (batch, length, channels)
 
     @property
     def state_shape(self) -> tuple[int, ...]:
+        """Of states: (B, K, C, N)."""
         batch, directions, _, channels = self.delta.shape
         return batch, directions, channels, self.A.shape[2]
 

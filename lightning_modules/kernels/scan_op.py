@@ -14,6 +14,7 @@ from lightning_modules import backends
 from lightning_modules.kernels import autograd, dispatch, flops
 from lightning_modules.kernels.implementation import implementation
 from lightning_modules.kernels.scan_inputs import TENSORS, ScanInputs
+from lightning_modules.precision import without_autocast
 
 _INPUTS = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias,"
@@ -41,7 +42,7 @@ def _backend(name: str) -> ModuleType:
 def _forward(*arguments) -> tuple[Tensor, ...]:
     inputs, (training, want_state, backend) = ScanInputs(*arguments[:_INPUT_COUNT]), arguments[_INPUT_COUNT:]
     dispatch.record(backends.SELECTIVE_SCAN, backend)
-    with dispatch.without_autocast(inputs.u.device.type):
+    with without_autocast(inputs.u.device.type):
         return tuple(_backend(backend).forward(inputs, training=training, want_state=want_state))
 
 
@@ -59,7 +60,7 @@ def _forward_fake(*arguments) -> tuple[Tensor, ...]:
 def _backward(*arguments) -> tuple[Tensor, ...]:
     """Gradients of ScanInputs.tensors; an empty tensor where the input is None."""
     inputs, saved, backend = ScanInputs(*arguments[:_INPUT_COUNT]), arguments[_INPUT_COUNT:-1], arguments[-1]
-    with dispatch.without_autocast(inputs.u.device.type):
+    with without_autocast(inputs.u.device.type):
         grads = _backend(backend).backward(inputs, *saved)
     return tuple(inputs.A.new_empty(0) if grad is None else grad for grad in grads)
 

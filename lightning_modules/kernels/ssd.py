@@ -14,6 +14,7 @@ from lightning_modules.kernels.layout import check_alike
 from lightning_modules.kernels.reference import ssd as reference
 from lightning_modules.kernels.reference.selective_scan import softplus as stable_softplus
 from lightning_modules.kernels.stock import ssd as stock
+from lightning_modules.precision import without_autocast
 
 DIRECT = {"mamba_ssm": stock.ssd, "reference": reference.ssd}
 """Back ends that bring their own derivatives; the others run behind an operator."""
@@ -82,7 +83,7 @@ def ssd(
     dtype = dispatch.working_dtype(x.device.type, x.dtype)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     name = dispatch.choose(backends.SSD, backend, x.device, dtype)
-    with dispatch.without_autocast(x.device.type):
+    with without_autocast(x.device.type):
         narrow = dtype if name == "mamba_ssm" else wide  # its matrix products run on tensor cores
         x, B, C = (t.to(narrow) for t in (x, B, C))
         delta, A = delta.to(wide), A.to(wide)

@@ -14,6 +14,7 @@ from lightning_modules.kernels import autograd, dispatch, flops
 from lightning_modules.kernels.implementation import implementation
 from lightning_modules.kernels.pytorch.ssd import CHUNK
 from lightning_modules.kernels.ssd_inputs import Saved, SSDInputs
+from lightning_modules.precision import without_autocast
 
 _INPUTS = "Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? initial_state"
 _INPUT_COUNT = 7
@@ -37,7 +38,7 @@ def _backend(name: str) -> ModuleType:
 def _forward(x, dt, A, B, C, D, initial_state, training, want_state, backend) -> tuple[Tensor, ...]:
     dispatch.record(backends.SSD, backend)
     inputs = SSDInputs(x, dt, A, B, C, D, initial_state)
-    with dispatch.without_autocast(x.device.type):
+    with without_autocast(x.device.type):
         y, state, saved = _backend(backend).forward(inputs, training=training, want_state=want_state)
     return y, state, *saved
 
@@ -53,7 +54,7 @@ def _backward(*arguments) -> tuple[Tensor, ...]:
     """Gradients of x, dt, A, B, C, D and initial_state; an empty tensor where the input is None."""
     inputs, (*saved, grad_y, grad_final_state, backend) = arguments[:_INPUT_COUNT], arguments[_INPUT_COUNT:]
     x = inputs[0]
-    with dispatch.without_autocast(x.device.type):
+    with without_autocast(x.device.type):
         grads = _backend(backend).backward(SSDInputs(*inputs), Saved(*saved), grad_y, grad_final_state)
     return tuple(x.new_empty(0) if grad is None else grad for grad in grads)
 

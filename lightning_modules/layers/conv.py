@@ -11,7 +11,7 @@ from lightning_modules.kernels import depthwise_conv1d
 
 
 class ShortConv(nn.Module):
-    """silu(conv(x)) per channel; (B, L, C) -> (B, L, C).
+    """silu(conv(x)) per channel.
 
     Args:
         channels: C.
@@ -29,4 +29,5 @@ class ShortConv(nn.Module):
         nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, L, C) -> (B, L, C)."""
         return depthwise_conv1d(x, self.weight, self.bias, padding=self.padding, activation="silu")

@@ -20,7 +20,7 @@ from lightning_modules.layers.ssm import Scan
 
 
 class GroupBlock(nn.Module):
-    """x + Linear(LayerNorm(Concat(branch_i(x_i)))) over equal slices x_i of the channels; (B, L, C) -> (B, L, C)."""
+    """x + Linear(LayerNorm(Concat(branch_i(x_i)))) over equal slices x_i of the channels."""
 
     def __init__(self, width: int, branches: Sequence[nn.Module]):
         super().__init__()
@@ -29,6 +29,7 @@ class GroupBlock(nn.Module):
         self.project = Linear(width, width)
 
     def forward(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        """(B, L, C) -> (B, L, C); key_mask: (B, L) bool, False at padding."""
         parts = x.chunk(len(self.branches), dim=-1)
         h = torch.cat([branch(part, key_mask) for branch, part in zip(self.branches, parts, strict=True)], dim=-1)
         return x + self.project(self.norm(h))

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.kernels import depthwise_conv1d_update, linear, rms_norm, ssd, ssd_state_update
-from lightning_modules.kernels.dispatch import autocast_dtype
 from lightning_modules.layers.config import Mamba2Config
 from lightning_modules.layers.conv import ShortConv
 from lightning_modules.layers.linear import Linear
 from lightning_modules.layers.ssm import NO_TIME, draw_dt_bias
+from lightning_modules.precision import autocast_dtype
 
 A_RANGE = (1.0, 16.0)
 NORM_EPS = 1e-5

@@ -14,13 +14,14 @@ MAX_PERIOD = 10_000
 
 
 class TimestepEmbedding(nn.Module):
-    """Timesteps (B,) in [0, 1000), fractions allowed -> (B, C): Linear(silu(Linear(sinusoids)))."""
+    """Linear(silu(Linear(sinusoids))) of timesteps in [0, 1000), fractions allowed."""
 
     def __init__(self, width: int):
         super().__init__()
         self.mlp = nn.Sequential(Linear(FREQUENCIES, width), nn.SiLU(), Linear(width, width))
 
     def forward(self, timesteps: Tensor) -> Tensor:
+        """(B,) -> (B, C)."""
         first = self.mlp[0]
         assert isinstance(first, nn.Linear)
         return self.mlp(sinusoids(timesteps).to(first.weight.dtype))

@@ -28,11 +28,14 @@ class AutoregressiveGenerator(Protocol):
 
     config: Any
 
-    def embed_condition(self, condition: Condition, drop: Tensor) -> Any: ...
+    def embed_condition(self, condition: Condition, drop: Tensor) -> Any:
+        """Labels (B,) or text features, and who goes without (B,) bool -> the context of `start`."""
 
-    def start(self, context: Any, length: int, batch: int, into: Any = None) -> tuple[Any, Tensor]: ...
+    def start(self, context: Any, length: int, batch: int, into: Any = None) -> tuple[Any, Tensor]:
+        """The state before the first of `length` tokens, and their logits (B, V)."""
 
-    def step(self, tokens: Tensor, state: Any, position: int | Tensor) -> Tensor: ...
+    def step(self, tokens: Tensor, state: Any, position: int | Tensor) -> Tensor:
+        """Tokens (B,) -> logits (B, V) of the next; the state moves on in place."""
 
 
 class AutoregressiveSampler:

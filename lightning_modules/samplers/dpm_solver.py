@@ -24,9 +24,11 @@ class DiffusionGenerator(Protocol):
 
     config: Any
 
-    def sampling_context(self, condition: Condition, drop: Tensor): ...
+    def sampling_context(self, condition: Condition, drop: Tensor) -> Any:
+        """Labels (B,) or text features, and who goes without (B,) bool -> the context of a call."""
 
-    def __call__(self, latents: Tensor, context, timesteps: Tensor) -> Tensor: ...
+    def __call__(self, latents: Tensor, context: Any, timesteps: Tensor) -> Tensor:
+        """(B, D, h, w) at timesteps (B,) -> the estimate, (B, D, h, w), or (B, 2D, h, w) with its variance."""
 
 
 class DPMSolver:

@@ -18,9 +18,11 @@ class MaskedGenerator(Protocol):
     config: Any
     mask_token: int
 
-    def sampling_context(self, condition: Condition, drop: Tensor): ...
+    def sampling_context(self, condition: Condition, drop: Tensor) -> Any:
+        """Labels (B,) or text features, and who goes without (B,) bool -> the context of a call."""
 
-    def __call__(self, tokens: Tensor, context) -> Tensor: ...
+    def __call__(self, tokens: Tensor, context: Any) -> Tensor:
+        """(B, L) int64, `mask_token` where hidden -> logits (B, L, V)."""
 
 
 def guidance_scale(scale: float, schedule: str, progress: float) -> float:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.checkpoints import check_loaded
+from lightning_modules.images import to_uint8
+from lightning_modules.precision import without_autocast
 from lightning_modules.tokenizers.config import AmusedVQConfig
-from lightning_modules.tokenizers.vq import to_uint8
 
 
 class AmusedVQ(nn.Module):
@@ -51,7 +52,7 @@ class AmusedVQ(nn.Module):
     @torch.inference_mode()
     def encode_uint8(self, images: Tensor) -> Tensor:
         """images: (B, H, W, 3) uint8 -> tokens (B, L) int64."""
-        with torch.autocast(images.device.type, enabled=False):
+        with without_autocast(images.device.type):
             latents = self.model.encode(images.permute(0, 3, 1, 2).float() / 255).latents
             indices = self.model.quantize(latents)[2][2]
         return indices.reshape(len(images), -1)
@@ -60,8 +61,8 @@ class AmusedVQ(nn.Module):
     def decode_uint8(self, tokens: Tensor) -> Tensor:
         """tokens: (B, L) int64 -> images (B, H, W, 3) uint8."""
         count, side = len(tokens), round(tokens.shape[1] ** 0.5)
-        with torch.autocast(tokens.device.type, enabled=False):
+        with without_autocast(tokens.device.type):
             shape = (count, side, side, self.model.quantize.vq_embed_dim)
             codes = self.model.quantize.get_codebook_entry(tokens.flatten(), shape)
             images = self.model.decoder(self.model.post_quant_conv(codes))
-        return to_uint8(images * 2 - 1).permute(0, 2, 3, 1).contiguous()
+        return to_uint8(images * 2 - 1)

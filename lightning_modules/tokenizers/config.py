@@ -16,15 +16,22 @@ class _Grid:
     """What all tokenizers share: an image becomes a square grid of tokens or latents.
 
     Raises:
-        ValueError: the image does not divide into the grid.
+        ValueError: the image does not divide into the grid, or the network's resolutions do not come to it.
     """
 
+    weights: str
     image_size: int
     """Side of the square images, in pixels."""
     downsample: int
     """Pixels per side that become one token or latent."""
 
     def __post_init__(self) -> None:
+        channels = getattr(self, "channels", None)
+        if channels is not None and 2 ** (len(channels) - 1) != self.downsample:
+            raise ValueError(
+                f"tokenizer.channels has {len(channels)} resolutions, which halve the image {len(channels) - 1} times, "
+                f"but tokenizer.downsample={self.downsample}."
+            )
         if self.downsample < 1 or self.image_size % self.downsample:
             raise ValueError(
                 f"tokenizer.image_size={self.image_size} is not a multiple of tokenizer.downsample={self.downsample}."
@@ -34,6 +41,10 @@ class _Grid:
     def grid_size(self) -> int:
         """Side of the grid."""
         return self.image_size // self.downsample
+
+    def weight_file(self) -> Path | None:
+        """The file of weights, or None where none is named."""
+        return Path(self.weights) if self.weights else None
 
 
 class _Codes(_Grid):
@@ -46,14 +57,6 @@ class _Codes(_Grid):
     def vocab_size(self) -> int:
         """Number of codes."""
         return self.codebook_size
-
-
-def _check_levels(channels: list[int], downsample: int) -> None:
-    if 2 ** (len(channels) - 1) != downsample:
-        raise ValueError(
-            f"tokenizer.channels has {len(channels)} resolutions, which halve the image {len(channels) - 1} times, but "
-            f"tokenizer.downsample={downsample}."
-        )
 
 
 @dataclass
@@ -79,10 +82,6 @@ class EmojiVQConfig(_Codes):
     fingerprint: str = ""
     """sha256 of the weights, filled in when a run is resolved: it stands for `weights` in the run's identity."""
 
-    def __post_init__(self) -> None:
-        _check_levels(self.channels, self.downsample)
-        super().__post_init__()
-
     def weight_file(self) -> Path | None:
         """The file of weights, or None for random ones."""
         return EMBEDDED if self.weights == "embedded" else Path(self.weights) if self.weights else None
@@ -107,10 +106,6 @@ class LlamaGenVQConfig(_Codes):
     def channels(self) -> list[int]:
         """Width at each resolution, finest first."""
         return [128, 128, 256, 256, 512] if self.downsample == 16 else [128, 256, 256, 512]
-
-    def weight_file(self) -> Path | None:
-        """The file of weights, or None."""
-        return Path(self.weights) if self.weights else None
 
 
 @dataclass
@@ -152,14 +147,6 @@ class EmojiKLConfig(_Grid):
     fingerprint: str = ""
     """sha256 of the weights, filled in when a run is resolved."""
     vocab_size: ClassVar[int] = 0
-
-    def __post_init__(self) -> None:
-        _check_levels(self.channels, self.downsample)
-        super().__post_init__()
-
-    def weight_file(self) -> Path | None:
-        """The file of weights, or None."""
-        return Path(self.weights) if self.weights else None
 
 
 @dataclass
@@ -237,10 +224,6 @@ class TamingVQConfig(_Codes):
     """Width at each resolution, finest first; one halving between neighbours."""
     fingerprint: str = ""
     """sha256 of the weights, filled in when a run is resolved."""
-
-    def __post_init__(self) -> None:
-        _check_levels(self.channels, self.downsample)
-        super().__post_init__()
 
     def weight_file(self) -> Path | None:
         """The file of weights, or None."""

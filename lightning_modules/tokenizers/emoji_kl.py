@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.checkpoints import load_safetensors
+from lightning_modules.images import from_uint8, to_uint8
 from lightning_modules.tokenizers.config import EmojiKLConfig
-from lightning_modules.tokenizers.vq import Decoder, Encoder, to_uint8
+from lightning_modules.tokenizers.vq import Decoder, Encoder
 
 LOG_VARIANCE = (-30.0, 20.0)
 """Limits of the posterior's log variance, as in latent diffusion."""
@@ -75,13 +76,13 @@ class EmojiKL(nn.Module):
     def encode_uint8(self, images: Tensor) -> Tensor:
         """images: (B, H, W, 3) uint8 -> (B, D, h, w) float32."""
         self._check_trained()
-        return self.posterior(images.permute(0, 3, 1, 2).float() / 127.5 - 1).mean * self.scale
+        return self.posterior(from_uint8(images)).mean * self.scale
 
     @torch.inference_mode()
     def decode_uint8(self, latents: Tensor) -> Tensor:
         """latents: (B, D, h, w) -> images (B, H, W, 3) uint8."""
         self._check_trained()
-        return to_uint8(self.decode(latents / self.scale)).permute(0, 2, 3, 1).contiguous()
+        return to_uint8(self.decode(latents / self.scale))
 
     def _check_trained(self) -> None:
         if not self.scale:

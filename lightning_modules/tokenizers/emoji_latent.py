@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_modules.images import from_uint8
 from lightning_modules.tokenizers.config import EmojiLatentConfig
 from lightning_modules.tokenizers.emoji_vq import EmojiVQ
 
@@ -26,7 +27,7 @@ class EmojiLatent(EmojiVQ):
     @torch.inference_mode()
     def encode_uint8(self, images: Tensor) -> Tensor:
         """images: (B, H, W, 3) uint8 -> (B, E, h, w) float32."""
-        z = self.latents(images.permute(0, 3, 1, 2).float() / 127.5 - 1)
+        z = self.latents(from_uint8(images))
         return F.normalize(z.float(), dim=1) * self.scale
 
     @torch.inference_mode()

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.checkpoints import check_loaded
+from lightning_modules.images import from_uint8, to_uint8
+from lightning_modules.precision import without_autocast
 from lightning_modules.tokenizers.config import KLConfig
-from lightning_modules.tokenizers.vq import to_uint8
 
 
 class KLAutoencoder(nn.Module):
@@ -52,16 +53,16 @@ class KLAutoencoder(nn.Module):
     @torch.inference_mode()
     def encode_uint8(self, images: Tensor) -> Tensor:
         """images: (B, H, W, 3) uint8 -> (B, D, h, w) float32, about unit variance."""
-        with torch.autocast(images.device.type, enabled=False):
-            posterior = self.autoencoder.encode(images.permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist
+        with without_autocast(images.device.type):
+            posterior = self.autoencoder.encode(from_uint8(images)).latent_dist
         return (posterior.mode() - self.shift) * self.scale
 
     @torch.inference_mode()
     def decode_uint8(self, latents: Tensor) -> Tensor:
         """latents: (B, D, h, w) -> images (B, H, W, 3) uint8."""
-        with torch.autocast(latents.device.type, enabled=False):
+        with without_autocast(latents.device.type):
             images = self.autoencoder.decode(latents.float() / self.scale + self.shift).sample
-        return to_uint8(images).permute(0, 2, 3, 1).contiguous()
+        return to_uint8(images)
 
 
 def _check_sizes(folder: Path, config: KLConfig) -> None:

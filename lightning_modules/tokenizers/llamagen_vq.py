@@ -9,9 +9,8 @@ from torch import Tensor
 
 from lightning_modules.checkpoints import check_keys, read_part
 from lightning_modules.tokenizers.config import LlamaGenVQConfig
-from lightning_modules.tokenizers.vq import PublishedVQ, VQAutoencoder
+from lightning_modules.tokenizers.vq import PublishedVQ
 
-GROUPS, LATENT_WIDTH, BLOCKS = 32, 256, 2
 PARTS = ("ema", "model", "state_dict")
 """Where a file may hold the weights. A checkpoint of a training has the averaged ones too, which the official
 reconstruction code prefers."""
@@ -33,18 +32,14 @@ class LlamaGenVQ(PublishedVQ):
                 f"The tokenizer {config.name} has no weights of its own; name the published file with "
                 "tokenizer.weights=vq_ds16_c2i.pt."
             )
-        super().__init__(*_sizes(config))
+        super().__init__(config)
         self.load_state_dict(read_published(file, self.state_dict()))
 
 
 def layout(config: LlamaGenVQConfig) -> dict[str, Tensor]:
     """Keys and shapes of a published file (tensors without storage), but for `TRAINING_ONLY`."""
     with torch.device("meta"):
-        return VQAutoencoder(*_sizes(config)).state_dict()
-
-
-def _sizes(config: LlamaGenVQConfig) -> tuple:
-    return config.channels, BLOCKS, LATENT_WIDTH, config.codebook_size, config.code_width, GROUPS
+        return PublishedVQ(config).state_dict()
 
 
 def read_published(file: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:

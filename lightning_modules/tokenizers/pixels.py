@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_modules.images import from_uint8, to_uint8
 from lightning_modules.tokenizers.config import PixelsConfig
-from lightning_modules.tokenizers.vq import to_uint8
 
 
 class Pixels(nn.Module):
@@ -23,11 +23,11 @@ class Pixels(nn.Module):
     @torch.inference_mode()
     def encode_uint8(self, images: Tensor) -> Tensor:
         """images: (B, H, W, 3) uint8 -> (B, 3, h, w) float32."""
-        return F.avg_pool2d(images.permute(0, 3, 1, 2).float() / 127.5 - 1, self.downsample)
+        return F.avg_pool2d(from_uint8(images), self.downsample)
 
     @torch.inference_mode()
     def decode_uint8(self, latents: Tensor) -> Tensor:
         """latents: (B, 3, h, w) -> images (B, H, W, 3) uint8, a coarser grid enlarged bicubically."""
         if self.downsample > 1:
             latents = F.interpolate(latents.float(), scale_factor=float(self.downsample), mode="bicubic")
-        return to_uint8(latents).permute(0, 2, 3, 1).contiguous()
+        return to_uint8(latents)

@@ -14,7 +14,6 @@ from lightning_modules.checkpoints import check_keys, read_weights
 from lightning_modules.tokenizers.config import TamingVQConfig
 from lightning_modules.tokenizers.vq import PublishedVQ
 
-GROUPS, LATENT_WIDTH, BLOCKS = 32, 256, 2
 TRAINING_ONLY = "loss."
 """Prefix of the discriminator and the perceptual network, which the checkpoint holds too."""
 PARTS = (
@@ -43,9 +42,7 @@ class TamingVQ(PublishedVQ):
             )
         if not file.is_file():
             raise FileNotFoundError(f"Tokenizer weights {file} not found; name the file with tokenizer.weights=FILE.")
-        super().__init__(
-            config.channels, BLOCKS, LATENT_WIDTH, config.codebook_size, config.code_width, GROUPS, unit_codes=False
-        )
+        super().__init__(config, unit_codes=False)
         found = renamed(read_weights(file), len(config.channels))
         codes = found.get("quantize.embedding.weight")
         if codes is not None and len(codes) != config.codebook_size:

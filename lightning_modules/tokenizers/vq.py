@@ -8,14 +8,17 @@ Shapes: B batch, H x W pixels, h x w tokens (h = H / downsample), Z latent width
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.precision import exact_float32
+from lightning_modules.images import from_uint8, to_uint8
+from lightning_modules.precision import exact_float32, without_autocast
+from lightning_modules.tokenizers.config import LlamaGenVQConfig, TamingVQConfig
+
+Resample = Literal["down", "up"]
 
 
 class Quantized(NamedTuple):
@@ -28,7 +31,7 @@ class Quantized(NamedTuple):
 
 
 class ResBlock(nn.Module):
-    """Pre-activation residual block: (GroupNorm, SiLU, conv) twice; (B, C_in, h, w) -> (B, C_out, h, w)."""
+    """Pre-activation residual block: (GroupNorm, SiLU, conv) twice."""
 
     def __init__(self, c_in: int, c_out: int, groups: int):
         super().__init__()
@@ -39,13 +42,14 @@ class ResBlock(nn.Module):
         self.nin_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, h, w) -> (B, C_out, h, w)."""
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
         return h + (x if self.nin_shortcut is None else self.nin_shortcut(x))
 
 
 class AttnBlock(nn.Module):
-    """Single-head self-attention over all positions, residual; (B, C, h, w) -> same."""
+    """Single-head self-attention over all positions, residual."""
 
     def __init__(self, channels: int, groups: int):
         super().__init__()
@@ -56,6 +60,7 @@ class AttnBlock(nn.Module):
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
         h = self.norm(x)
         q, k, v = (layer(h).flatten(2).transpose(1, 2) for layer in (self.q, self.k, self.v))
         h = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
@@ -70,6 +75,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h / 2, w / 2)."""
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
@@ -81,28 +87,28 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, 2h, 2w)."""
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 class Level(nn.Module):
     """The residual blocks of one resolution, each with attention behind it where asked for, then a change of size."""
 
-    def __init__(self, c_in: int, c_out: int, blocks: int, groups: int, attention: bool, resample: str | None):
+    def __init__(self, c_in: int, c_out: int, blocks: int, groups: int, attention: bool, resample: Resample | None):
         super().__init__()
         self.res = nn.ModuleList(ResBlock(c_in if i == 0 else c_out, c_out, groups) for i in range(blocks))
         self.attn = nn.ModuleList(AttnBlock(c_out, groups) for _ in range(blocks if attention else 0))
-        if resample == "down":
-            self.downsample = Downsample(c_out)
-        elif resample == "up":
-            self.upsample = Upsample(c_out)
-        self._resample = f"{resample}sample" if resample else None
+        self.downsample = Downsample(c_out) if resample == "down" else None
+        self.upsample = Upsample(c_out) if resample == "up" else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, h, w) -> (B, C_out, h, w), or of half or twice the side."""
         for i, block in enumerate(self.res):
             x = block(x)
             if self.attn:
                 x = self.attn[i](x)
-        return getattr(self, self._resample)(x) if self._resample else x
+        x = x if self.downsample is None else self.downsample(x)
+        return x if self.upsample is None else self.upsample(x)
 
 
 def _middle(channels: int, groups: int) -> nn.ModuleList:
@@ -112,7 +118,7 @@ def _middle(channels: int, groups: int) -> nn.ModuleList:
 
 
 class Encoder(nn.Module):
-    """Pixels (B, 3, H, W) -> latents (B, Z, h, w)."""
+    """Pixels -> latents."""
 
     def __init__(self, channels: Sequence[int], blocks: int, latent_width: int, groups: int):
         super().__init__()
@@ -128,6 +134,7 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(channels[-1], latent_width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, Z, h, w)."""
         x = self.conv_in(x)
         for block in [*self.conv_blocks, *self.mid]:
             x = block(x)
@@ -135,7 +142,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents (B, Z, h, w) -> pixels (B, 3, H, W), about [-1, 1], not clamped. One block more per level."""
+    """Latents -> pixels, about [-1, 1], not clamped. One block more per level."""
 
     def __init__(self, channels: Sequence[int], blocks: int, latent_width: int, groups: int):
         super().__init__()
@@ -151,6 +158,7 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(channels[0], 3, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, Z, h, w) -> (B, 3, H, W)."""
         x = self.conv_in(x)
         for block in [*self.mid, *self.conv_blocks]:
             x = block(x)
@@ -184,9 +192,7 @@ class Quantizer(nn.Module):
         z, codes = z.float(), self.codes()
         if self.unit:
             z = F.normalize(z, dim=1)
-        kind = z.device.type  # "meta" knows no autocast
-        autocast_off = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
-        with autocast_off, exact_float32(z.device):
+        with without_autocast(z.device.type), exact_float32(z.device):
             nearness = torch.einsum("behw,ve->bhwv", z, codes)
             if not self.unit:  # |z - e|^2 is least where z e - |e|^2 / 2 is most
                 nearness -= codes.square().sum(-1) / 2
@@ -248,30 +254,36 @@ class VQAutoencoder(nn.Module):
     @torch.inference_mode()
     def encode_uint8(self, images: Tensor) -> Tensor:
         """images: (B, H, W, 3) uint8 -> tokens (B, L) int64."""
-        return self.encode(images.permute(0, 3, 1, 2).float() / 127.5 - 1)
+        return self.encode(from_uint8(images))
 
     @torch.inference_mode()
     def decode_uint8(self, tokens: Tensor) -> Tensor:
         """tokens: (B, L) int64 -> images (B, H, W, 3) uint8."""
-        return to_uint8(self.decode(tokens)).permute(0, 2, 3, 1).contiguous()
+        return to_uint8(self.decode(tokens))
 
 
 class PublishedVQ(VQAutoencoder):
-    """One with published weights: images <-> tokens in float32 also under autocast, as the published code decodes."""
+    """One with published weights: images <-> tokens in float32 also under autocast, as the published code decodes.
+
+    Args:
+        config: the sizes that they do not have in common.
+        unit_codes: compare codes as unit vectors.
+    """
+
+    blocks, latent_width, groups = 2, 256, 32
+
+    def __init__(self, config: LlamaGenVQConfig | TamingVQConfig, unit_codes: bool = True):
+        codes = (config.codebook_size, config.code_width)
+        super().__init__(config.channels, self.blocks, self.latent_width, *codes, self.groups, unit_codes)
 
     @torch.inference_mode()
     def encode_uint8(self, images: Tensor) -> Tensor:
         """images: (B, H, W, 3) uint8 -> tokens (B, L) int64."""
-        with torch.autocast(images.device.type, enabled=False):
+        with without_autocast(images.device.type):
             return super().encode_uint8(images)
 
     @torch.inference_mode()
     def decode_uint8(self, tokens: Tensor) -> Tensor:
         """tokens: (B, L) int64 -> images (B, H, W, 3) uint8."""
-        with torch.autocast(tokens.device.type, enabled=False):
+        with without_autocast(tokens.device.type):
             return super().decode_uint8(tokens)
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """[-1, 1] -> uint8, clamped: round(127.5 x + 127.5), which is the floor(127.5 x + 128) of LlamaGen's evaluation."""
-    return (images.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -13,8 +13,8 @@ import pytest
 
 from experiments.benchmarks.apart import OwnProcess
 from experiments.benchmarks.measure import FEWEST_ROUNDS, interleave
-from experiments.claims import process_start
 from experiments.errors import UserError
+from experiments.owners import process_start
 
 
 def _sign(path: Path, who: str, sleep: float) -> None:

@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,8 +21,8 @@ from datamodules.sources.open import open_source
 from datamodules.store import TokenStore
 from datamodules.tokenize import progress
 from datamodules.tokenize.progress import Counter
-from experiments.cli import main
-from experiments.commands import data
+from experiments.commands import tokenize
+from tests.conftest import Ablate
 from tests.datamodules.collections import (
     Toy,
     ToyConfig,
@@ -35,22 +35,18 @@ from tests.datamodules.collections import (
     tar_shard,
 )
 
-Ablate = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def ablate(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Ablate:
+def ablate(ablate: Ablate, monkeypatch: pytest.MonkeyPatch) -> Ablate:
     """The command with the toy tokenizer: words -> exit code, standard output, standard error."""
-    monkeypatch.setattr(data, "tokenizer_config", lambda name, settings: ToyConfig())
-    monkeypatch.setattr(data, "load_tokenizer", lambda config, device: Toy())
+    monkeypatch.setattr(tokenize, "tokenizer_config", lambda name, settings: ToyConfig())
+    monkeypatch.setattr(tokenize, "load_tokenizer", lambda config, device: Toy())
 
     def call(dataset: str, source: Path, out: Path, *words: str) -> tuple[int, str, str]:
-        given = ["tokenize", dataset, "--source", str(source), "--out", str(out), "--workers", "0", *words]
-        with pytest.raises(SystemExit) as caught:
-            main([*given, "--crops", "centre"])
-        output = capsys.readouterr()
-        assert "Traceback" not in output.err
-        return int(caught.value.code or 0), output.out, output.err
+        given = ("tokenize", dataset, "--source", source, "--out", out, "--workers", 0, *words, "--crops", "centre")
+        code, said, error = ablate(*given)
+        assert "Traceback" not in error
+        return code, said, error
 
     return call
 

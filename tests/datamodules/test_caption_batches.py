@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from datamodules.config import EmojiConfig
+from datamodules.emoji.config import EmojiConfig
 from datamodules.emoji.datamodule import EmojiDataModule
 from datamodules.encoder import ImageEncoder
 from datamodules.loader import ResumableLoader

@@ -9,7 +9,8 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import nn
 
-from datamodules.config import DATASETS, EmojiConfig
+from datamodules.config import DATASETS
+from datamodules.emoji.config import EmojiConfig
 from datamodules.emoji.data import load_emoji
 from datamodules.emoji.datamodule import EmojiDataModule
 from datamodules.encoder import ImageEncoder

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from datamodules.config import EmojiConfig
+from datamodules.emoji.config import EmojiConfig
 from datamodules.emoji.data import load_emoji
 from datamodules.emoji.datamodule import EmojiDataModule
 from datamodules.emoji.labels import concept_family

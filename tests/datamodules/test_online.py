@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.config import DATASETS, FolderOnlineConfig, ImageNetOnlineConfig
+from datamodules.config import DATASETS
 from datamodules.encoder import ImageEncoder
+from datamodules.online_config import FolderOnlineConfig, ImageNetOnlineConfig
 from datamodules.sources.open import open_source
 from datamodules.tokenize.crops import Crops, adm_crop
 from datamodules.tokenize.images import applies_exif

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules.config import CC3MConfig, EmojiConfig
+from datamodules.emoji.config import EmojiConfig
 from datamodules.emoji.data import load_emoji
 from datamodules.emoji.datamodule import EmojiDataModule
 from datamodules.quality import SCORES, best, colourfulness, edge_density
+from datamodules.store_config import CC3MConfig
 
 
 def test_scores_order_images_as_an_eye_would() -> None:

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.config import DATASETS, CC3MConfig, CocoConfig, FolderConfig, ImageNetConfig
+from datamodules.config import DATASETS
 from datamodules.datasets import CAPTION_DRAWS, TokenDataset
 from datamodules.encoder import ImageEncoder
 from datamodules.store import TokenStore, write_store
+from datamodules.store_config import CC3MConfig, CocoConfig, FolderConfig, ImageNetConfig
 from datamodules.stores import StoreDataModule
 from lightning_modules.text_encoders.ragged import RaggedText
 from tests.datamodules.collections import (

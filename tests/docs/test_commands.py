@@ -21,14 +21,14 @@ from datamodules.store_format import tokenizer_settings
 from experiments.benchmarks import function_of
 from experiments.benchmarks.options import parse_options
 from experiments.cli import COMMANDS
-from experiments.commands.data import text_encoder_config, tokenize_command, tokenizer_config
+from experiments.commands.parts import text_encoder_config, tokenizer_config
+from experiments.commands.tokenize import tokenize_command
 from experiments.config import load_config, load_unresolved
 from experiments.errors import UserError
 from experiments.keys import keys_of, select
 from experiments.run_config import RunConfig
-from sweeps.axes import matches
+from sweeps.axes import labels_of, matches
 from sweeps.definition import load_sweep, sweep_names
-from sweeps.equal_compute import labels_of
 from sweeps.request import parse_request
 
 PROJECT = Path(__file__).parents[2]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +12,8 @@ import numpy as np
 import pytest
 
 from experiments import shards
-from experiments.claims import Owner
-from experiments.cli import main
+from experiments.owners import Owner
 from tests.experiments.configs import COUNT, config_in, finished, run_under
-
-Ablate = Callable[..., tuple[int, str, str]]
 
 STEPS = 60
 TINY = [
@@ -106,19 +102,6 @@ def only_run(root: Path) -> str:
     """The id of the only run under `root`."""
     (folder,) = (root / "runs").iterdir()
     return folder.name
-
-
-@pytest.fixture
-def ablate(capsys: pytest.CaptureFixture[str]) -> Ablate:
-    """Run the command in this process: words -> exit code, standard output, standard error."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main([str(word) for word in words])
-        output = capsys.readouterr()
-        return int(caught.value.code or 0), output.out, output.err
-
-    return call
 
 
 def elsewhere(**changes: object) -> Owner:

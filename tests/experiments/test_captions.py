@@ -15,14 +15,14 @@ import torch
 from PIL import Image
 
 from datamodules.emoji.data import load_emoji
-from experiments.cli import main
+from experiments.checks import check_files
 from experiments.conditions import choose_captions, evaluation_conditions, grid_conditions
 from experiments.config import load_config
 from experiments.errors import UserError
 from experiments.identity import evaluation_hash, training_hash
 from experiments.pictures import captioned_grid, image_grid
-from experiments.resolve import check_files
 from experiments.run_config import RunConfig
+from tests.conftest import Ablate
 from tests.experiments.conftest import tiny
 
 CAPTIONED = ["data.condition=caption", "generator.condition=text", "text_encoder.name=minilm"]
@@ -182,22 +182,16 @@ def test_captions_stand_under_their_images() -> None:
 # --- end to end -------------------------------------------------------------------------------------------------------
 
 
-def _ablate(*words: object) -> int:
-    with pytest.raises(SystemExit) as caught:
-        main([str(word) for word in words])
-    return int(caught.value.code or 0)
-
-
 def test_train_evaluate_and_draw_a_prompt(
-    undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    undisturbed: Path, tmp_path: Path, ablate: Ablate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(undisturbed / "cache", tmp_path / "cache")
     words = tiny(*CAPTIONED, "trainer.max_steps=3", "runtime.num_workers=1", f"runtime.root={tmp_path}")
-    assert _ablate("train", "maskmamba/demo", *words) == 0
+    assert ablate("train", "maskmamba/demo", *words)[0] == 0
     (run,) = (tmp_path / "runs").iterdir()
     assert (run / "samples" / "step-000003.png").is_file()
 
-    assert _ablate("evaluate", run.name, "evaluation.num_samples=18", "--root", tmp_path) == 0
+    assert ablate("evaluate", run.name, "evaluation.num_samples=18", "--root", tmp_path)[0] == 0
     (folder,) = (run / "evaluations").iterdir()
     protocol = json.loads((folder / "result.json").read_text())["protocol"]
     assert "183 captions of emoji/val" in protocol["prompts"]
@@ -206,18 +200,17 @@ def test_train_evaluate_and_draw_a_prompt(
 
     out = tmp_path / "out.png"
     prompt = ["--prompt", "red apple, apple"]
-    assert _ablate("sample", run.name, *prompt, "--count", 2, "--root", tmp_path, "--out", out) == 0
+    assert ablate("sample", run.name, *prompt, "--count", 2, "--root", tmp_path, "--out", out)[0] == 0
     assert Image.open(out).size[0] == 2 * 128 + 6
-    assert _ablate("sample", run.name, "--class", "Flags", "--root", tmp_path, "--out", out) == 2
-    assert "use --prompt" in capsys.readouterr().err
+    code, _, error = ablate("sample", run.name, "--class", "Flags", "--root", tmp_path, "--out", out)
+    assert code == 2 and "use --prompt" in error
     monkeypatch.setitem(sys.modules, "transformers", None)
-    assert _ablate("sample", run.name, "--prompt", "a purple cow", "--root", tmp_path, "--out", out) == 2
-    error = capsys.readouterr().err
-    assert "needs the extra text" in error and "Traceback" not in error
+    code, _, error = ablate("sample", run.name, "--prompt", "a purple cow", "--root", tmp_path, "--out", out)
+    assert code == 2 and "needs the extra text" in error and "Traceback" not in error
 
 
-def test_prompts_need_a_run_on_captions(undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prompts_need_a_run_on_captions(undisturbed: Path, tmp_path: Path, ablate: Ablate) -> None:
     (run,) = (undisturbed / "runs").iterdir()
     out = tmp_path / "out.png"
-    assert _ablate("sample", run.name, "--prompt", "a cow", "--root", undisturbed, "--out", out) == 2
-    assert "use --class" in capsys.readouterr().err
+    code, _, error = ablate("sample", run.name, "--prompt", "a cow", "--root", undisturbed, "--out", out)
+    assert code == 2 and "use --class" in error

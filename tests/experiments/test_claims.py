@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
-from experiments import claims, slurm, work
-from experiments.claims import STALE_AFTER, Busy, Owner, acquire, newest_claim, process_start
+from experiments import claims, owners, slurm, work
+from experiments.claims import Busy, acquire, newest_claim
 from experiments.errors import UserError
+from experiments.owners import PULSE, STALE_AFTER, Owner, process_start
 from experiments.slurm import JobState
 from tests.experiments.conftest import elsewhere
 
@@ -136,7 +137,7 @@ def test_a_job_of_another_cluster_is_believed_until_silent_for_long(monkeypatch:
         owner = elsewhere(job="7", cluster="there")
         assert owner.alive(silent=STALE_AFTER - 1) and not owner.alive(silent=STALE_AFTER + 1)
     monkeypatch.setattr(slurm, "job_states", lambda: {})
-    assert elsewhere(job="7").alive(silent=claims.PULSE) and not elsewhere(job="7").alive(silent=3 * claims.PULSE)
+    assert elsewhere(job="7").alive(silent=PULSE) and not elsewhere(job="7").alive(silent=3 * PULSE)
 
 
 def test_an_owner_in_a_job_names_its_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,9 +195,9 @@ def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
 def test_a_colleagues_process_that_proc_hides_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     me = replace(Owner.here(), job="")
     colleague = replace(me, user="colleague", pid=2**22 + 1)
-    monkeypatch.setattr(claims, "_sees_others", lambda: True)
+    monkeypatch.setattr(owners, "_sees_others", lambda: True)
     assert not colleague.alive(silent=1.0)
-    monkeypatch.setattr(claims, "_sees_others", lambda: False)
+    monkeypatch.setattr(owners, "_sees_others", lambda: False)
     assert colleague.alive(silent=1.0) and not colleague.alive(silent=STALE_AFTER + 1)
     assert me.alive(silent=math.inf)
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from datamodules.emoji.data import load_emoji
 from datamodules.store import TokenStore, write_store
 from datamodules.store_format import codes_shape, tokenizer_settings
-from experiments.commands.data import _conditions, _training
+from experiments.commands.tokenize import _conditions, _training
 from experiments.config import load_config
 from experiments.errors import UserError
 from lightning_modules.hashing import file_sha256

@@ -76,13 +76,9 @@ def test_stores_finished_and_not(tmp_path):
     assert "labels.npy has" in findings(tmp_path / "out")["store train"].found
 
 
-def test_the_command(tmp_path, capsys):
-    from experiments.cli import main
-
-    with pytest.raises(SystemExit) as caught:
-        main(["doctor", str(tmp_path / "absent"), "--json"])
-    assert caught.value.code == 1
-    assert json.loads(capsys.readouterr().out)[0]["state"] == "broken"
+def test_the_command(tmp_path, ablate):
+    code, out, _ = ablate("doctor", tmp_path / "absent", "--json")
+    assert code == 1 and json.loads(out)[0]["state"] == "broken"
 
 
 def test_no_number_of_classes_is_made_up(tmp_path):

@@ -11,7 +11,6 @@ import torch
 
 from experiments import evaluation as evaluation_module
 from experiments import evaluator, process
-from experiments.cli import main
 from experiments.config import save_config
 from experiments.evaluation import evaluate, evaluation_shards
 from experiments.export import share_of_evaluation
@@ -20,6 +19,7 @@ from experiments.store import Evaluation, Run
 from lightning_modules.metrics import efficientnet
 from lightning_modules.metrics.measurement import Measurement
 from lightning_modules.metrics.statistics import ReferenceStatistics, write_statistics
+from tests.conftest import Ablate
 from tests.experiments.configs import config_in, run_under
 
 pytestmark = pytest.mark.usefixtures("small_parts")
@@ -117,7 +117,7 @@ def test_other_ranks_draw_and_do_not_measure(random_weights: Path, monkeypatch: 
 
 
 def test_helpers_draw_however_many_they_are(
-    random_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    random_weights: Path, tmp_path: Path, ablate: Ablate, monkeypatch: pytest.MonkeyPatch, caplog
 ) -> None:
     """Four devices, but two parts left: the helper must not take the number of processes for that of a training; nor
     look for the run elsewhere than in the folder that was named."""
@@ -145,9 +145,7 @@ def test_helpers_draw_however_many_they_are(
         ((command, environment),) = commands
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
             monkeypatch.setenv(name, environment[name])
-        with pytest.raises(SystemExit) as ended:
-            main(command[3:])
-        assert ended.value.code == 0
+        assert ablate(*command[3:])[0] == 0
     assert [span.start for span in parts.missing()] == [0] and not (tmp_path / "other").exists()
     assert caplog.text.count("ended with exit code 3") == 1
 
@@ -159,6 +157,7 @@ def test_an_evaluation_takes_no_more_devices_than_there_are(
     devices: int,
     random_weights: Path,
     tmp_path: Path,
+    ablate: Ablate,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A training on four devices is evaluated wherever somebody sits."""
@@ -171,6 +170,4 @@ def test_an_evaluation_takes_no_more_devices_than_there_are(
     monkeypatch.setattr(process, "device_of", lambda config: torch.device("cuda" if gpus else "cpu"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(evaluation_module, "evaluate", lambda config, run: asked.append(config.runtime.devices) or run)
-    with pytest.raises(SystemExit) as ended:
-        main(["evaluate", run.id, "--root", str(tmp_path), *words])
-    assert ended.value.code == 0 and asked == [devices]
+    assert ablate("evaluate", run.id, "--root", tmp_path, *words)[0] == 0 and asked == [devices]

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from experiments import export
-from experiments.cli import main
 from experiments.config import load_config
 from experiments.errors import UserError
 from experiments.export import export_samples
 from experiments.shards import Shards
+from tests.conftest import Ablate
 from tests.experiments.configs import COUNT, config_in, finished, run_under
 
 pytestmark = pytest.mark.usefixtures("small_parts")
@@ -111,21 +111,17 @@ def test_captions_are_part_of_what_samples_are_of(tmp_path: Path) -> None:
             drawn(**others)
 
 
-def test_the_command_exports_and_shares(
-    random_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def ablate(*words: object) -> tuple[int, str]:
-        with pytest.raises(SystemExit) as caught:
-            main(["sample", run_under(random_weights).id, "--root", str(random_weights), *map(str, words)])
-        output = capsys.readouterr()
-        return int(caught.value.code or 0), output.out + output.err
+def test_the_command_exports_and_shares(random_weights: Path, tmp_path: Path, ablate: Ablate) -> None:
+    def sample(*words: object) -> tuple[int, str]:
+        code, out, err = ablate("sample", run_under(random_weights).id, "--root", random_weights, *words)
+        return code, out + err
 
     words = ("--export", "npz", tmp_path, "--count", 10, "sampler.steps=1")
-    assert ablate(*words, "--shard", "0/2")[1].count("others are missing") == 1
+    assert sample(*words, "--shard", "0/2")[1].count("others are missing") == 1
     for share in ("1/2", "0/2"):  # the second is told that another one has written them meanwhile
-        code, said = ablate(*words, "--shard", share)
+        code, said = sample(*words, "--shard", share)
         assert code == 0 and "Wrote 10 images to" in said
         assert {path.name for path in tmp_path.iterdir()} == {"samples_10x32x32x3.npz", "samples.json"}
     for more, what in ((("--class", "flags"), "without --class"), (("--shard", "2/2"), "I/K")):
-        code, said = ablate(*words, *more)
+        code, said = sample(*words, *more)
         assert code == 2 and what in said

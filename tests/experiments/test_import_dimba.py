@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.advice import not_trained
+from experiments.advice import check_trained
 from experiments.build import load_generator
+from experiments.errors import UserError
 from experiments.imports import Imported, import_dimba
 from experiments.model_facts import build_facts
 from experiments.runs import made_with, run_records
@@ -116,12 +117,14 @@ def test_a_dimba_checkpoint_becomes_a_run_that_says_what_it_is(tmp_path: Path) -
         assert torch.equal(loaded[key], value), key
     words = (run.folder / "overrides.txt").read_text().splitlines()
     assert words[-1] == f"imported={config.imported}"
-    assert "ablate import-checkpoint" in str(not_trained(run))
     assert made_with(run_records(tmp_path / "out")[0]) == "published weights"
     facts = build_facts(config)
     assert (result["parameters"], result["flops"]) == (facts.parameters, facts.flops)
     assert result["parameters"] < sum(value.numel() for value in loaded.values()), "the null caption is a buffer"
     assert result["non_embedding_parameters"] == result["parameters"], "captions need no table"
+    run.result_path.unlink()
+    with pytest.raises(UserError, match="ablate import-checkpoint"):
+        check_trained(run)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from experiments import claims, slurm
-from experiments.claims import STALE_AFTER, Busy, acquire, pulse
+from experiments.claims import Busy, acquire, pulse
+from experiments.owners import STALE_AFTER
 from experiments.work import Work
 from tests.experiments.conftest import elsewhere
 

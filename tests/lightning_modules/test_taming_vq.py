@@ -13,9 +13,9 @@ import torch
 from diffusers.models.autoencoders.vq_model import VQModel
 
 from lightning_modules.checkpoints import read_weights
-from lightning_modules.tokenizers import taming_vq
 from lightning_modules.tokenizers.config import TOKENIZERS, LlamaGenVQConfig, TamingVQConfig
 from lightning_modules.tokenizers.llamagen_vq import layout
+from lightning_modules.tokenizers.taming_vq import TamingVQ
 from lightning_modules.tokenizers.vq import VQAutoencoder
 
 WIDTHS = (8, 8, 16)
@@ -25,8 +25,8 @@ ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_ou
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(taming_vq, "GROUPS", 4)
-    monkeypatch.setattr(taming_vq, "LATENT_WIDTH", 6)
+    monkeypatch.setattr(TamingVQ, "groups", 4)
+    monkeypatch.setattr(TamingVQ, "latent_width", 6)
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from experiments.cli import main
 from experiments.store import RunStore
+from tests.conftest import Ablate
 from tests.parity.fixtures import text
 
 SHAPES = json.loads(text("aim_hub_keys.json"))
@@ -25,28 +25,19 @@ def _state() -> dict[str, torch.Tensor]:
     return {key: torch.empty(shape).normal_(0, 0.02, generator=generator) for key, shape in SHAPES.items()}
 
 
-def _ablate(*words: object) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main([str(word) for word in words])
-    assert not caught.value.code
-
-
-def test_published_files_import_and_sample(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_published_files_import_and_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ablate: Ablate) -> None:
     monkeypatch.setenv("ABLATE_ROOT", str(tmp_path / "out"))
     state = _state()
     save_file(state, tmp_path / "model.safetensors")
-    _ablate("import-checkpoint", "aim", tmp_path / "model.safetensors", "trainer.precision=fp32")
-    out = capsys.readouterr().out
-    assert f"1 not used: {TRAINING_ONLY}." in out and "needs evaluation.reference=FILE" in out
+    code, out, _ = ablate("import-checkpoint", "aim", tmp_path / "model.safetensors", "trainer.precision=fp32")
+    assert code == 0 and f"1 not used: {TRAINING_ONLY}." in out and "needs evaluation.reference=FILE" in out
     assert "captions" not in out
     (run,) = RunStore(tmp_path / "out").runs()
     config = run.config()
     assert (config.generator.width, config.generator.depth, config.generator.adaln_groups) == (64, 4, 2)
     assert run.result()["parameters"] == sum(v.numel() for k, v in state.items() if k.startswith("mamba."))
     words = ("--class", 7, "--count", 1, "--out", tmp_path / "image.png", "runtime.threads=1", "sampler.guidance=1")
-    _ablate("sample", run.id, *words)
+    assert ablate("sample", run.id, *words)[0] == 0
     assert np.asarray(Image.open(tmp_path / "image.png")).shape == (1024, 1024, 3)
 
     # The tokenizer alone has LlamaGen's layout: imported from a file of its own, it is the same.
@@ -54,6 +45,5 @@ def test_published_files_import_and_sample(
     assert str(file) == config.tokenizer.weights
     weights = load_file(file)
     assert all(torch.equal(weights[key], state[f"vqvae.{key}"]) for key in weights)
-    capsys.readouterr()
-    _ablate("import-checkpoint", "llamagen-vq", file)
-    assert f"343 tensors taken over and checked.\nWrote {file}." in capsys.readouterr().out
+    code, out, _ = ablate("import-checkpoint", "llamagen-vq", file)
+    assert code == 0 and f"343 tensors taken over and checked.\nWrote {file}." in out

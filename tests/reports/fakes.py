@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from reports.subject import Subject, make_subject
+from reports.layout import parse_layout
+from reports.measured import with_measured
+from reports.records import collect
+from reports.subject import Subject
 from sweeps.planner import Cell
 
 SCHEMES = ("group_v1", "group_v2", "serial_v1", "serial_v2")
@@ -182,7 +185,7 @@ def cells_of(seeds: Sequence[int] = (0,)) -> list[Cell]:
 
 
 def subject(root: Path, cells: Sequence[Cell] | None = None, **changes: Any) -> Subject:
-    """The subject of a sweep over the four hybrid schemes; `changes` replace arguments of `make_subject`."""
+    """The subject of a sweep over the four hybrid schemes; `changes` replace what it is made of."""
     parts: dict[str, Any] = {
         "name": "fake-hybrid-schemes",
         "scale": "demo",
@@ -190,13 +193,17 @@ def subject(root: Path, cells: Sequence[Cell] | None = None, **changes: Any) -> 
         "reproduces": "Does it matter how Mamba and Transformer layers are combined?",
         "citation": "MaskMamba, arXiv 2409.19937v1",
         "in_paper": "Table 3",
+        "url": "",
         "root": root,
         "report": REPORT,
         "axes": {"hybrid_scheme": SCHEMES},
         "declared": [KEY],
-        "cells": cells_of() if cells is None else cells,
+        **changes,
     }
-    return make_subject(**{**parts, **changes})
+    layout = parse_layout(parts.pop("report"), parts.pop("axes"))
+    records = tuple(collect(cells_of() if cells is None else cells, root))
+    parts = {"slug": f"{parts['name']}-{parts['scale']}", **parts, "declared": frozenset(parts["declared"])}
+    return Subject(**parts, layout=with_measured(layout, records), records=records)
 
 
 def finished(root: Path, seeds: Sequence[int] = (0,)) -> Subject:

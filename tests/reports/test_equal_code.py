@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from reports.equal_code import Evidence, alike, find_evidence
-from reports.guard import facts
+from reports.facts import facts
 from tests.reports import fakes
 
 OLD, NEW = "1" * 40, "2" * 40

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from experiments.cli import main
 from experiments.errors import UserError
 from reports import commands
 from reports.entry import NO_PAPER, by_paper, entry_of
@@ -18,6 +17,7 @@ from sweeps.definition import load_sweep
 from sweeps.planner import plan
 from sweeps.registry import register
 from sweeps.views import list_sweeps
+from tests.conftest import Ablate
 from tests.reports import fakes
 from tests.reports.test_formats import spread
 
@@ -123,7 +123,6 @@ def test_a_plan_of_another_version_hides_nothing(tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize("words", [[], ["maskmamba-mask-ratio", "--all"]])
-def test_a_sweep_or_all_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["report", *words, "--root", str(tmp_path)])
-    assert caught.value.code == 2 and "--all" in capsys.readouterr().err
+def test_a_sweep_or_all_of_them(tmp_path: Path, ablate: Ablate, words: list[str]) -> None:
+    code, _, error = ablate("report", *words, "--root", tmp_path)
+    assert code == 2 and "--all" in error

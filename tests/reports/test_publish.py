@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from markupsafe import escape
 
-from experiments.cli import main
 from experiments.errors import UserError
 from reports import publish
 from reports.entry import entry_of
 from reports.formats import markdown
 from reports.unplaced import Unplaced
+from tests.conftest import Ablate
 from tests.reports import fakes
 
 
@@ -118,17 +118,10 @@ def test_a_path_is_found_however_it_is_escaped(path: str, form: Callable[[str], 
         (["--publish", "out", "--out", "other"], "leave --out away"),
     ],
 )
-def test_refusals(
-    words: list[str],
-    said: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_refusals(words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ablate: Ablate) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as caught:
-        main(["report", *words])
-    assert caught.value.code == 2 and said in capsys.readouterr().err
+    code, _, error = ablate("report", *words)
+    assert code == 2 and said in error
     assert not (tmp_path / "out").exists()
 
 

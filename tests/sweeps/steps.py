@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.claims import process_start
+from experiments.owners import process_start
 from sweeps import actions
 from sweeps.planner import plan
 from tests.sweeps.conftest import WORKER

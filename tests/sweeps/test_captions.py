@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from experiments.config import load_config
+from sweeps.axes import labels_of
 from sweeps.definition import load_sweep, matches, sweep_names
-from sweeps.equal_compute import labels_of
 
 READ_BY = ("data.", "text_encoder.", "generator.")
 """What decides about captions; cells that differ in nothing of it are looked at once."""

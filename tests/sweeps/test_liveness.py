@@ -25,8 +25,9 @@ from lightning_modules.config import OBJECTIVES
 from lightning_modules.generators.config import GENERATORS
 from lightning_modules.samplers.config import SAMPLERS
 from lightning_modules.samplers.noise import Noise
+from sweeps.axes import labels_of
 from sweeps.definition import Axis, Choice, Sweep, label_of, load_sweep, sweep_names
-from sweeps.equal_compute import equal_steps, followed, labels_of
+from sweeps.equal_compute import equal_steps, followed
 
 TINY = {"width": 32, "heads": 2, "depth": 4, "dropout": 0.0}
 BATCH = 12

@@ -18,8 +18,9 @@ from subprocess import SubprocessError
 
 import pytest
 
-from experiments.claims import newest_claim, process_start
+from experiments.claims import newest_claim
 from experiments.errors import CellError, UserError
+from experiments.owners import process_start
 from experiments.store import RunStore
 from reports.subject import load_subject
 from sweeps import actions

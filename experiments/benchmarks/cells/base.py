@@ -33,6 +33,6 @@ class BenchmarkCell(Protocol):
     parameters: int
 
 
-def count_parameters(module: nn.Module) -> int:
+def trainable_parameters(module: nn.Module) -> int:
     """Trainable parameters."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from experiments.benchmarks.cells.base import Phase, count_parameters
+from experiments.benchmarks.cells.base import Phase, trainable_parameters
 from experiments.benchmarks.cells.inputs import random_condition
 from experiments.errors import UserError
 from experiments.process import autocast
@@ -23,7 +23,7 @@ class GenerationCell:
         torch.manual_seed(config.seed)
         self._config, self._device, self._count = config, device, config.benchmark.batch_size
         self._generator = GENERATORS.build(config.generator).to(device).eval()
-        self.parameters = count_parameters(self._generator)
+        self.parameters = trainable_parameters(self._generator)
         self._generator.requires_grad_(False)
         if config.trainer.compile:
             self._generator.compile()

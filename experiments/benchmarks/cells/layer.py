@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from experiments.benchmarks.cells.base import Phase, count_parameters
+from experiments.benchmarks.cells.base import Phase, trainable_parameters
 from experiments.benchmarks.config import TRANSFORMER_LAYERS, LayerBenchmarkConfig
 from experiments.process import autocast
 from experiments.run_config import RunConfig
@@ -38,17 +38,20 @@ def build_layer(config: LayerBenchmarkConfig) -> Block:
 
 def matched_inner(config: LayerBenchmarkConfig) -> int:
     """Inner width at which the Mamba layer's parameters come closest to those of a Transformer layer of its width."""
+
+    def size(units: int) -> int:
+        return trainable_parameters(_mixer(config, units * LANES))
+
     with torch.device("meta"):
         transformer = Block(config.width, SelfAttention(config.width, config.heads), config.mlp_ratio, dropout=0.0)
-        wanted = count_parameters(transformer)
+        wanted = trainable_parameters(transformer)
         low, high = 1, 2
-        while count_parameters(_mixer(config, high * LANES)) < wanted:
+        while size(high) < wanted:
             low, high = high, 2 * high
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if count_parameters(_mixer(config, middle * LANES)) < wanted else (low, middle)
-        sizes = {units * LANES: count_parameters(_mixer(config, units * LANES)) for units in (low, high)}
-    return min(sizes, key=lambda inner: abs(sizes[inner] - wanted))
+            low, high = (middle, high) if size(middle) < wanted else (low, middle)
+        return LANES * min((low, high), key=lambda units: abs(size(units) - wanted))
 
 
 def _mixer(config: LayerBenchmarkConfig, inner: int | None) -> Block:
@@ -72,7 +75,7 @@ class LayerCell:
         if config.trainer.compile:
             self._layer.compile()
         self._x = torch.randn(settings.batch_size, settings.length, settings.width, device=device)
-        self.parameters = count_parameters(self._layer)
+        self.parameters = trainable_parameters(self._layer)
         self.phases = {
             "forward": Phase(self._forward, "forward_seconds", "forward_memory_bytes"),
             "training": Phase(self._training, "training_seconds", "training_memory_bytes"),

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from experiments.benchmarks.cells.base import Phase, count_parameters
+from experiments.benchmarks.cells.base import Phase, trainable_parameters
 from experiments.benchmarks.cells.inputs import random_batch
 from experiments.process import autocast
 from experiments.run_config import RunConfig
@@ -37,7 +37,7 @@ class TrainingCell:
         self._module = module
         self._optimizer = module.build_optimizer(fused=True)
         self._batch = random_batch(config.generator, count, device)
-        self.parameters = count_parameters(module.model)
+        self.parameters = trainable_parameters(module.model)
         self.phases = {
             "step": Phase(self.step, "step_seconds", "peak_memory_bytes", count, rate="samples_per_s"),
         }

@@ -120,6 +120,7 @@ class _Visited:
         self.initial_state = dt.new_zeros(inputs.state_shape) if state is None else state
 
     def chunks(self) -> Iterator[slice]:
+        """Neighbouring positions in visiting order, as many at once as fit."""
         return (slice(start, start + self._chunk) for start in range(0, self._length, self._chunk))
 
     def decay(self, chunk: slice) -> Tensor:

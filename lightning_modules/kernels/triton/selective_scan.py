@@ -50,6 +50,7 @@ class Launch:
 
     @classmethod
     def of(cls, inputs: ScanInputs) -> "Launch":
+        """How the scan of these inputs is cut, so that enough programs run beside each other."""
         batch, directions, length, channels = inputs.delta.shape
         states = triton.next_power_of_2(inputs.A.shape[2])
         block = max(1, min(MOST_CHANNELS, TILE_SIZE // states))
@@ -65,6 +66,7 @@ class Launch:
 
     @property
     def grid(self) -> tuple[int, int, int]:
+        """Programs along each axis."""
         return self.blocks, self.segments, self.rows
 
     def options(self, softplus: bool) -> dict[str, Any]:

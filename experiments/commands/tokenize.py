@@ -1,21 +1,26 @@
-"""Commands about data: token stores out of image collections, and reference statistics."""
+"""`ablate tokenize`: token stores out of image collections, and what can be done with them then."""
 
 from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from datamodules.store_folder import META
 from datamodules.store_format import check_tokenizer, read_meta
 from experiments.commands.options import refuse_given
+from experiments.commands.parts import load_tokenizer, text_encoder_config, tokenizer_config, working_device
 from experiments.commands.single import configure_logging
 from experiments.errors import UserError
 
 if TYPE_CHECKING:
+    from datamodules.tokenize.encode import Work
+    from datamodules.tokenize.job import Job
     from datamodules.tokenize.merge import Summary
 
 FOLDER = click.Path(path_type=Path)
@@ -71,7 +76,7 @@ def tokenize_command(
     flip: bool,
     exif: bool | None,
     classes: int,
-    on_error: str,
+    on_error: Literal["skip", "stop"],
     shard: str,
     batch_size: int,
     workers: int,
@@ -92,7 +97,7 @@ def tokenize_command(
         refuse_given("needs the images; name their folder with --source", *OF_IMAGES)
     if divide:
         refuse_given("is not for --divide, which makes train and val", "split")
-    device, share = _device(device), parse_shard(shard)
+    device, share = working_device(device), parse_shard(shard)
     if share[1] > 1:
         refuse_given("needs the whole store; give it to `ablate tokenize merge`", "verify", "text_encoder")
     of_text = tuple(word for word in settings if word.startswith("text_encoder."))
@@ -113,84 +118,23 @@ def tokenize_command(
         _tell(out / split, merge(out, split))
     if source is not None:
         from datamodules.tokenize.encode import Work
-        from datamodules.tokenize.job import Job, tokenize
+        from datamodules.tokenize.job import Job
 
-        work = Work(batch_size, workers, device, "stop" if on_error == "stop" else "skip", share)
         views = tuple(crops.replace(" ", "").split(","))
-        for part in splits:
-            job = Job(dataset, source, out, part, views, flip, exif, classes, divide)
-            summary = tokenize(job, config, lambda: load_tokenizer(config, device), work)
-            if summary is not None:
-                _tell(out / part, summary)
-        if work.shard[1] > 1:
+        jobs = [Job(dataset, source, out, part, views, flip, exif, classes, divide) for part in splits]
+        _make_stores(jobs, config, Work(batch_size, workers, device, on_error, share))
+        if share[1] > 1:
             then = " && ".join(f"ablate tokenize merge --out {out} --split {part}" for part in splits)
-            click.echo(f"Shard {work.shard[0]} of {work.shard[1]} is done; when all are: {then}")
+            click.echo(f"Shard {share[0]} of {share[1]} is done; when all are: {then}")
             return
     for part in splits:
         if text is not None:
             _encode_captions(out / part, text, device)
         if verify:
             _verify(out, part, config, device)
-    if source is not None and all((out / part / "meta.json").is_file() for part in ("train", "val")):
+    if source is not None and all((out / part / META).is_file() for part in ("train", "val")):
         for condition in _conditions(dataset, out):
             click.echo(f"Train on it with: {_training(dataset, out, tokenizer, settings, text, condition)}")
-
-
-@click.command("reference")
-@click.argument("dataset", metavar="imagenet|cc3m|coco|folder|store")
-@click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--source", type=FOLDER, required=True, help="Folder of the images, or of the stores.")
-@click.option("--out", type=FOLDER, required=True, help="The file to write; evaluation.reference of later runs.")
-@click.option("--split", default="val", show_default=True, type=click.Choice(["train", "val", "test"]))
-@click.option("--size", default=256, show_default=True, help="Side of the images in pixels.")
-@click.option("--crop", default="adm", show_default=True, type=click.Choice(["adm", "centre"]))
-@click.option("--exif/--no-exif", default=None, help="Apply EXIF orientations (default: yes, but not for imagenet).")
-@click.option("--count", default=0, help="Take so many images only, chosen by --seed; 0 = all. COCO-30k: 30000.")
-@click.option("--seed", default=0, show_default=True)
-@click.option(
-    "--keep",
-    default=10_000,
-    show_default=True,
-    help="Images kept in the file, with their classes: for KID, precision, recall and class accuracy.",
-)
-@click.option(
-    "--classes",
-    default=0,
-    help="Number of classes, for tar shards with .cls files (imagenet: 1000); without it the file names none.",
-)
-@click.option("--inception-weights", type=FOLDER, help="Weights of 2015-12-05; without them there is no FID.")
-@click.option("--tokenizer", default="llamagen_vq", show_default=True, help="For `store`: what decodes it.")
-@click.option("--batch-size", default=64, show_default=True)
-@click.option("--workers", default=4, show_default=True, help="Decoding processes.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-def reference_command(dataset: str, settings: tuple[str, ...], **options: Any) -> None:
-    """Statistics of real images, once: what FID and the other distances of later evaluations are measured against.
-
-    `store` takes a finished store instead of images: the statistics are then of its reconstructions.
-    """
-    configure_logging()
-    from experiments.reference import ReferenceJob, make_reference
-
-    if dataset == "store":
-        refuse_given(
-            "is for images; those of a store are cropped already", "size", "crop", "exif", "classes", "workers"
-        )
-    else:
-        refuse_given("is for `reference store`, which decodes", "tokenizer")
-    options["device"] = _device(options["device"])
-    name = options.pop("tokenizer")
-    decode = None
-    if dataset == "store":
-        config = tokenizer_config(name, settings)
-        check_tokenizer(options["source"] / options["split"], config)
-        tokenizer = load_tokenizer(config, options["device"])
-        decode = tokenizer.decode_uint8
-    elif settings:
-        raise UserError(f"{settings[0]}: settings are those of a tokenizer, which only `reference store` needs.")
-    made = make_reference(ReferenceJob(dataset=dataset, **options), decode)
-    measured = ", ".join(f"{layer} features" for layer in made.moments)
-    click.echo(f"{options['out']}: {made.name}, {made.count:,} images, moments of {measured}.")
-    click.echo(f"Measure against it with: ablate evaluate RUN evaluation.reference={options['out']}")
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -206,68 +150,14 @@ def parse_shard(text: str) -> tuple[int, int]:
     return parse_share(text)
 
 
-def tokenizer_config(name: str, settings: tuple[str, ...]) -> Any:
-    """The configuration of a tokenizer with KEY=VALUE options (tokenizer.KEY works too) and its fingerprint."""
-    from lightning_modules.hashing import file_sha256
-    from lightning_modules.tokenizers.config import TOKENIZERS
+def _make_stores(jobs: Sequence[Job], config: Any, work: Work) -> None:
+    """Tokenize, one split after the other, and say what came of each that is whole."""
+    from datamodules.tokenize.job import tokenize
 
-    result = _configured(TOKENIZERS[name].config, settings, "tokenizer.")
-    weights = result.weight_file()
-    if weights is None:
-        if result.fingerprint:  # a tokenizer that needs no weights
-            return result
-        raise UserError(
-            f"The tokenizer {name} has no weights of its own; name the published file with weights=FILE, or take the "
-            "embedded one, of 32x32 pixels, with --tokenizer emoji_vq."
-        )
-    if not weights.is_file():
-        raise FileNotFoundError(f"Tokenizer weights {weights} not found; name the file with weights=FILE.")
-    result.fingerprint = file_sha256(weights)
-    return result
-
-
-def text_encoder_config(name: str, settings: tuple[str, ...]) -> Any:
-    """The configuration of a text encoder with text_encoder.KEY=VALUE options, resolved; None where none is named."""
-    from lightning_modules.text_encoders.config import TEXT_ENCODERS
-
-    if name in ("", "none"):
-        if settings:
-            raise UserError(f"{settings[0]}: name the text encoder with --text-encoder.")
-        return None
-    result = _configured(TEXT_ENCODERS[name].config, settings, "text_encoder.")
-    if not getattr(result, "model", name):
-        raise UserError(f"--text-encoder {name} needs text_encoder.model=FOLDER, or a name on the hub.")
-    result.resolve()
-    return result
-
-
-def _configured(kind: type, settings: tuple[str, ...], prefix: str) -> Any:
-    """A configuration with KEY=VALUE options."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    from experiments.overrides import parse_overrides
-
-    config = OmegaConf.structured(kind)
-    try:
-        for key, value in parse_overrides(settings).items():
-            OmegaConf.update(config, key.removeprefix(prefix), value)
-        return OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
-        raise UserError(str(error).splitlines()[0]) from error
-
-
-def load_tokenizer(config: Any, device: str) -> Any:
-    """The tokenizer on a device, frozen."""
-    from lightning_modules.tokenizers.config import TOKENIZERS
-
-    return TOKENIZERS.build(config).eval().requires_grad_(False).to(device)
-
-
-def _device(name: str) -> str:
-    from experiments.process import usable_device
-
-    return usable_device(name, "--device ")
+    for job in jobs:
+        summary = tokenize(job, config, lambda: load_tokenizer(config, work.device), work)
+        if summary is not None:
+            _tell(job.out / job.split, summary)
 
 
 def _tell(folder: Path, summary: Summary) -> None:
