@@ -34,8 +34,9 @@ def caption(figure: Figure, rows: Sequence[Row]) -> str:
         names = ", ".join(row_name(row, rows) for row in lost)
         sentences.append(f"Left out, as 0 and less have no logarithm: {names}.")
     if figure.kind == "scatter" and figure.fit:
-        scale = ", over the logarithm of x" if "x" in figure.log else ""
-        sentences.append(f"Dashed: least squares, with Pearson's r{scale}.")
+        words = {"y": "of the logarithm of y", "x": "over the logarithm of x"}
+        scale = " ".join(text for axis, text in words.items() if axis in figure.log)
+        sentences.append(f"Dashed: least squares, with Pearson's r{', ' if scale else ''}{scale}.")
     return " ".join(sentences)
 
 

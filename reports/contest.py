@@ -57,7 +57,9 @@ class Contest:
         if self.timed_apart or row in self.left_out or base in self.left_out:
             return "?"
         if self._pairs and row in self._places and base in self._places:
-            return "" if self._pairs.apart(self._places[row], self._places[base]) else "="
+            apart = self._pairs.apart(self._places[row], self._places[base])
+            if apart is not None:
+                return "" if apart else "="
         found = compare(row, base, self.metric)
         if found is None or found.distinguishable is None:
             return "?"

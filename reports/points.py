@@ -234,15 +234,17 @@ def _fit(axes: Axes, figure: Figure, points: Points, looks: _Looks) -> None:
     """Least squares on the axes as drawn, a line for each colour."""
     for label, members in families(figure, points).items():
         xs, ys = [x for _, x, _ in members], [y for _, _, y in members]
-        at = [math.log(x) for x in xs] if "x" in figure.log else xs
-        if (r := pearson(at, ys)) is None:
+        across = [math.log(x) for x in xs] if "x" in figure.log else xs
+        up = [math.log(y) for y in ys] if "y" in figure.log else ys
+        if (r := pearson(across, up)) is None:
             continue
-        slope = r * statistics.stdev(ys) / statistics.stdev(at)
+        slope = r * statistics.stdev(up) / statistics.stdev(across)
         ends = [xs.index(min(xs)), xs.index(max(xs))]
-        line = [statistics.fmean(ys) + slope * (at[i] - statistics.fmean(at)) for i in ends]
+        line = [statistics.fmean(up) + slope * (across[i] - statistics.fmean(across)) for i in ends]
+        heights = [math.exp(end) for end in line] if "y" in figure.log else line
         name = f"{named(figure.colour, label)}, r = {r:.3f}" if label else f"r = {r:.3f}"
         ink = looks.of(members[0][0])[0] if label else axes.xaxis.label.get_color()
-        axes.plot([xs[i] for i in ends], line, "--", color=ink, linewidth=1.1, zorder=0, label=name)
+        axes.plot([xs[i] for i in ends], heights, "--", color=ink, linewidth=1.1, zorder=0, label=name)
 
 
 def _front(points: Points, across: int, up: int) -> Points:

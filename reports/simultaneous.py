@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 
+from lightning_modules.metrics.shares import ROUNDING
 from reports.aggregate import Value
 from reports.uncertainty import CONFIDENCE
 
@@ -43,15 +44,16 @@ class AllPairs:
         """Squared standard error of each mean, by its own row."""
         self._counts = [value.n for value in values]
 
-    def apart(self, left: int, right: int) -> bool:
-        """Whether two rows, by their places among `values`, differ by more than noise."""
+    def apart(self, left: int, right: int) -> bool | None:
+        """Whether two rows, by their places among `values`, differ by more than noise; None where their own seeds show
+        none."""
         delta = abs(self._means[left] - self._means[right])
         shared = self._shared * (1 / self._counts[left] + 1 / self._counts[right])
         a, b = self._errors[left], self._errors[right]
         if delta <= self._tukey * math.sqrt(shared / 2):
             return False
-        if not a + b:
-            return True
+        if math.sqrt(a + b) <= ROUNDING:
+            return None
         freedom = (a + b) ** 2 / (a**2 / self._freedoms[left] + b**2 / self._freedoms[right])
         from scipy.stats import studentized_range
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lightning_modules.metrics.shares import NORMAL_95
+from lightning_modules.metrics.shares import NORMAL_95, ROUNDING, SHARES
 from reports.aggregate import Row, Value
 from reports.comparable import incomparable
 from reports.quantities import EXACT, is_cost, quantity
@@ -89,7 +89,9 @@ def compare(left: Row, right: Row, metric: str, factor: float = 1.0) -> Differen
     if metric in EXACT:
         return Difference(delta, 0.0, delta != 0, "exact")
     if a.n > 1 and b.n > 1:
-        return _over_seeds(a, b, delta)
+        difference = _over_seeds(a, b, delta)
+        silent = metric in SHARES and difference.margin is not None and difference.margin <= ROUNDING
+        return _alike(a, b, delta) if silent else difference
     each = a.n == b.n == 1
     seeds = "one seed" if each else f"{a.n} and {b.n} seeds"
     if (margin := paired_margin(left, right, metric, factor)) is not None:
@@ -121,6 +123,15 @@ def _over_seeds(a: Value, b: Value, delta: float) -> Difference:
         freedom = (va + vb) ** 2 / (va**2 / (a.n - 1) + vb**2 / (b.n - 1)) if error else 1.0
     margin = float(stdtrit(freedom, 0.5 + CONFIDENCE / 2)) * error
     return Difference(delta, margin, abs(delta) > margin, method, freedom=freedom)
+
+
+def _alike(a: Value, b: Value, delta: float) -> Difference:
+    """Of shares whose seeds all differ alike, as those of rare events among few samples often do: they say nothing of
+    the noise, so that of the samples is asked."""
+    margin, seeds = _margin_of_one(a, b), f"{a.n} and {b.n} seeds, all alike"
+    if margin is None:
+        return Difference(delta, None, None, f"{seeds}, no interval")
+    return Difference(delta, margin, abs(delta) > margin, f"{seeds}; {a.error_source}")
 
 
 def _margin_of_one(a: Value, b: Value) -> float | None:

@@ -92,10 +92,12 @@ def cost(
     flops += sum(facts[parent.run_id].training_flops(parent.config) for parent in before)
     trainings = [(cell.run_id, cell.config, facts[_built(cell)]) for cell in cells if cell.run_id]
     trainings += [(parent.run_id, parent.config, facts[parent.run_id]) for parent in first]
-    rates = [rate for item in trainings if (rate := _rate(store, *item))]
+    spent = [found for item in trainings if (found := _spent(store, *item))]
     resources = plan.request.resources
-    if rates:
-        rate, basis = sum(rates) / len(rates), f"measured on {len(rates)} finished training(s)"
+    if spent:
+        # All operations by all seconds: the mean of the rates would be that of the fast ones, which take little time.
+        rate = sum(done for done, _ in spent) / sum(seconds for _, seconds in spent)
+        basis = f"measured on {len(spent)} finished training(s)"
     elif resources.gpus:
         rate = resources.peak_tflops * 1e12 * resources.efficiency
         basis = f"assumed: {resources.peak_tflops:g} TFLOP/s per GPU at {resources.efficiency:.0%} efficiency"
@@ -147,8 +149,8 @@ def _ancestors(first: Sequence[Parent], names: set[str]) -> list[Parent]:
     return needed
 
 
-def _rate(store: RunStore, run: str, config: RunConfig, fact: ModelFacts) -> float | None:
-    """FLOP/s on one device of a training that is done."""
+def _spent(store: RunStore, run: str, config: RunConfig, fact: ModelFacts) -> tuple[float, float] | None:
+    """FLOPs of a training that is done, and the device-seconds that it took."""
     try:
         result = store.run(run).result() or {}
     except UserError:
@@ -158,7 +160,7 @@ def _rate(store: RunStore, run: str, config: RunConfig, fact: ModelFacts) -> flo
     done = result["step"] / config.trainer.max_steps
     own = config.runtime.processes
     devices = result.get("provenance", {}).get("processes", own)  # of a job, what its resources came to
-    return fact.training_flops(config) * done / result["train_seconds"] / devices
+    return fact.training_flops(config) * done, result["train_seconds"] * devices
 
 
 def amount(hours: float) -> str:

@@ -79,7 +79,21 @@ def test_a_fit_is_a_line_for_each_colour_straight_on_the_axes_as_drawn(tmp_path:
         [pytest.approx(100), pytest.approx(98)],
         [pytest.approx(97), pytest.approx(95)],
     ]
-    assert "over the logarithm of x" in caption(figure, rows)
+    assert "r, over the logarithm of x." in caption(figure, rows)
+
+
+def test_a_fit_on_logarithmic_axes_is_a_power_law() -> None:
+    """The distance falls to a quarter for ten times the parameters."""
+    rows = [
+        Row({"size": name}, (Record(name, {"size": name}, {}, 0, "r", "e", {"parameters": x, "fid": y}),))
+        for name, x, y in (("s", 1e6, 64.0), ("m", 1e7, 16.0), ("l", 1e8, 4.0))
+    ]
+    figure = Figure("scatter", "fid", "parameters", fit=True, log="xy")
+    drawing = draw(figure, rows)
+    assert drawing is not None
+    (fit,) = (line for line in drawing.axes[0].lines if line.get_linestyle() == "--")
+    assert fit.get_label() == "r = -1.000" and list(fit.get_ydata()) == [pytest.approx(64), pytest.approx(4)]
+    assert "r, of the logarithm of y over the logarithm of x." in caption(figure, rows)
 
 
 def test_what_has_no_logarithm_is_left_out_and_named() -> None:

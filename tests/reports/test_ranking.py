@@ -84,6 +84,15 @@ def test_each_pair_is_judged_by_its_own_noise() -> None:
     assert [ranks[1].doubt, ranks[2].doubt, ranks[8].doubt] == ["", "", "="]
 
 
+def test_rows_without_a_spread_are_judged_by_the_noise_of_their_samples() -> None:
+    column = replace(COLUMN, metric="memorisation_rate")
+    ends = {"memorisation_rate_low": 0.0, "memorisation_rate_high": 0.017}
+    rows = [row(str(hits), [hits / 324] * 2, column.metric, **ends) for hits in (0, 1, 9)]
+    assert [ranked(rows, column)[place].doubt for place in (1, 2)] == ["=", ""]
+    memory = [row(str(size), [size] * 2, "forward_memory_bytes") for size in (1.0, 1.001)]
+    assert ranked(memory, replace(COLUMN, metric="forward_memory_bytes"))[1].doubt == ""
+
+
 def test_rows_of_one_seed_are_one_pair_of_all() -> None:
     """A difference of 3 standard errors: more than noise between two rows, not as one of 28 pairs."""
     error, values = 1 / 2**0.5, [0.0, 3.0, *range(20, 26)]

@@ -143,6 +143,18 @@ def test_none_of_324_samples_is_not_told_from_four() -> None:
     assert copied("a", 0).value("memorisation_rate").reach[1] == pytest.approx(0.0117, abs=1e-4)
 
 
+def test_shares_whose_seeds_are_all_alike_are_not_without_noise() -> None:
+    """Of rare events: two of 324 samples more in every seed may be chance, six are not (Fisher: p = 0.14, 0.0003)."""
+
+    def judged(more: int, ends: dict[str, float], metric: str = "memorisation_rate") -> bool | None:
+        left, right = ([hits / 324 for hits in range(least, least + 3)] for least in (0, more))
+        return compare(row("a", left, metric, **ends), row("b", right, metric, **ends), metric).distinguishable
+
+    ends = {"memorisation_rate_low": 0.0, "memorisation_rate_high": 0.017}
+    assert [judged(2, ends), judged(6, ends), judged(6, {})] == [False, True, None]
+    assert judged(2, {}, "forward_memory_bytes") is True, "what is the same in every run has no noise"
+
+
 def test_shares_are_compared_sample_by_sample() -> None:
     """The same samples are hits in both, but for ten more in one: McNemar's test has p = 0.002, Fisher's 0.48."""
     weights = resamples(324, 500, 0)

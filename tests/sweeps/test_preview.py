@@ -114,6 +114,21 @@ def test_cost_is_assumed_for_gpus_and_measured_once_a_run_is_done(make_sweep: Ma
     assert cost["device_hours"] == pytest.approx(0.01 * ratio)
 
 
+def test_slow_trainings_weigh_in_the_measured_speed_by_the_time_they_take(make_sweep: Make, root: Path) -> None:
+    """One at a tenth of the other's speed: as much again, of both, takes as long again as the two together."""
+    planned = plan(make_sweep(axes=WIDTH, report={}), "demo", ["seeds=0,1"])
+    flops, seconds = 0.0, 0.0
+    for cell, speed in zip((cell for cell in planned.cells if cell.seed == 0), (1e9, 1e10), strict=True):
+        done = build_facts(cell.config).training_flops(cell.config)
+        run = RunStore(root).prepare(cell.config)
+        with run.claim():
+            run.write_result({"step": 10, "max_steps": 10, "metrics": {}, "train_seconds": done / speed})
+        flops, seconds = flops + done, seconds + done / speed
+    cost = preview(planned)["cost"]
+    assert cost["trainings"] == 2 and cost["flops"] == flops
+    assert cost["device_hours"] == pytest.approx(seconds / 3600)
+
+
 def test_a_measured_speed_is_that_of_one_device_of_a_job(make_sweep: Make, root: Path) -> None:
     planned = plan(make_sweep(axes=WIDTH, report={}), "demo", ["resources.gpus=8", "resources.nodes=4"])
     assumed, resources = preview(planned)["cost"], planned.request.resources
