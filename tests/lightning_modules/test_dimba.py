@@ -200,6 +200,28 @@ def test_another_resolution_is_the_same_model_at_interpolated_positions() -> Non
     assert _output(small, torch.randn(2, 4, 8, 12)).shape == (2, 8, 8, 12)
 
 
+def test_positions_tell_the_column_first_whatever_the_sides() -> None:
+    model = _build(TEXT)
+    table = model._positions(3, 5, torch.zeros(1)).unflatten(0, (3, 5))
+    column, row = table.chunk(2, dim=-1)
+    omega = 10_000 ** -(torch.arange(8) / 8)
+    # Stretched over the coordinates 0 .. 4 of the model's own grid.
+    for found, place, side in ((column, torch.arange(5)[None, :, None], 5), (row, torch.arange(3)[:, None, None], 3)):
+        angle = (place / (side / 4) * omega).expand(3, 5, 8)
+        torch.testing.assert_close(found, torch.cat([angle.sin(), angle.cos()], dim=-1), rtol=1e-5, atol=1e-6)
+
+
+def test_classes_and_gates_are_heard() -> None:
+    model, latents = _build(CLASS), torch.randn(1, 4, 8, 8).expand(2, -1, -1, -1)
+    same = torch.zeros(2)
+    first, second = model(latents, model.embed_condition(torch.tensor([0, 1]), same.bool()), same)
+    assert not torch.allclose(first, second, atol=1e-3)
+    block, x = _build(replace(TEXT, mamba_adaln=True)).mamba_blocks[0], torch.randn(2, 16, 32)
+    shift, scale, gate = modulation = torch.randn(3, 2, 32)
+    normed = torch.nn.functional.layer_norm(x, (32,), eps=1e-6) * (1 + scale[:, None]) + shift[:, None]
+    torch.testing.assert_close(block(x, modulation.transpose(0, 1)), gate[:, None] * block.mixer(normed))
+
+
 def test_gradient_checkpointing_changes_nothing() -> None:
     model, other = _build(TEXT).train(), _build(replace(TEXT, gradient_checkpointing=True)).train()
     other.load_state_dict(model.state_dict())

@@ -173,6 +173,20 @@ def test_moving_the_condition_moves_no_image_position() -> None:
     assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[1], outputs[2])
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_logits_are_products_of_the_normed_image_with_the_codes(tied: bool) -> None:
+    model, given = _build(replace(SMALL, tied_head=tied)), []
+    with torch.no_grad():
+        for parameter in (model.head_bias, model.norm.weight, model.norm.bias):
+            parameter.normal_()
+    model.layers[-1].register_forward_hook(lambda module, inputs, output: given.append(output))
+    logits = _logits(model)
+    image = torch.cat([given[0][:, :8], given[0][:, 9:]], dim=1)  # the condition stands in the middle
+    table = model.token_embedding.weight[:32] if tied else model.head.weight
+    expected = nn.functional.layer_norm(image, (32,), model.norm.weight, model.norm.bias, 1e-6) @ table.T
+    torch.testing.assert_close(logits, expected + model.head_bias)
+
+
 def test_dropped_condition_is_the_null_class() -> None:
     model = _build(SMALL)
     labels, none = torch.tensor([0, 2]), torch.tensor([True, True])
