@@ -161,11 +161,12 @@ def test_validation_is_the_same_every_time_and_counts_every_sample() -> None:
 
 
 def test_validation_averages_over_samples_at_times_spread_evenly() -> None:
-    module, times = _module(_Constant("noise", True)), []
+    module, times, drawn = _module(_Constant("noise", True)), [], []
     module.all_gather = lambda values: values
 
     def terms(model: nn.Module, x0: Tensor, noise: Tensor, time: Tensor, *rest: object) -> Terms:
         times.append(time)
+        drawn.append(noise[:2])
         return Terms(torch.arange(len(x0)).float(), torch.full((len(x0),), 1.0 / len(x0)))
 
     module._terms = terms
@@ -177,6 +178,7 @@ def test_validation_averages_over_samples_at_times_spread_evenly() -> None:
         {"val/loss": (28 + 1) / 10, "val/bound": 2 / 10}
     )
     assert [(8 * times[0]).long().sort()[0].tolist(), (2 * times[1]).long().sort()[0].tolist()] == [[*range(8)], [0, 1]]
+    assert not torch.isclose(*drawn).any()  # every batch has noise of its own
 
 
 def test_training_times_can_gather_in_the_middle() -> None:

@@ -200,6 +200,16 @@ def test_another_resolution_is_the_same_model_at_interpolated_positions() -> Non
     assert _output(small, torch.randn(2, 4, 8, 12)).shape == (2, 8, 8, 12)
 
 
+@pytest.mark.parametrize("adaln", [True, False])
+def test_mamba_blocks_that_say_nothing_leave_the_transformer(adaln: bool) -> None:
+    mixed = _build(replace(TEXT, mamba_adaln=adaln))
+    for block in mixed.mamba_blocks:
+        torch.nn.init.zeros_(block.mixer.out_proj.weight)
+    pure = Dimba(replace(TEXT, attention_mamba_ratio="1:0")).eval()
+    pure.load_state_dict({key: value for key, value in mixed.state_dict().items() if "mamba" not in key})
+    torch.testing.assert_close(_output(mixed), _output(pure))
+
+
 def test_positions_tell_the_column_first_whatever_the_sides() -> None:
     model = _build(TEXT)
     table = model._positions(3, 5, torch.zeros(1)).unflatten(0, (3, 5))

@@ -207,6 +207,9 @@ def test_text_condition_masks_padding_and_learns_its_null() -> None:
     noisy[0, 3:] = 9.0  # padding
     noisy[1] = 9.0  # a dropped caption
     assert torch.equal(base, model(tokens, model.embed_condition(TextFeatures(noisy, mask), drop)))
+    first, second = (model.condition.project[i].weight for i in (0, 2))
+    projected = nn.functional.gelu(features[0, 0] @ first.T, approximate="tanh") @ second.T  # LlamaGen's
+    torch.testing.assert_close(model.embed_condition(TextFeatures(features, mask), drop).embedding[0, 0], projected)
     base[1].sum().backward()
     assert model.condition.null.grad.abs().sum() > 0
 

@@ -58,6 +58,18 @@ def test_training_leaves_conditions_out_and_validation_asks_the_averaged_weights
     assert len(module.model.dropped) == 1 and not module.ema.dropped[0].any()
 
 
+@pytest.mark.parametrize("name", ["masked", "autoregressive", "diffusion"])
+def test_losses_are_single_precision_whatever_the_network_computes_in(name: str) -> None:
+    module, losses = _module(name), []
+    batch = {"tokens": torch.arange(800).view(8, 100) % V, "latents": torch.randn(8, 4, 4, 4), "label": torch.zeros(8)}
+    forward = module.model.forward
+    for dtype in (torch.bfloat16, torch.float32):  # the same numbers
+        module.model.forward = lambda *inputs, dtype=dtype: (forward(*inputs) / 3).bfloat16().to(dtype)
+        torch.manual_seed(0)
+        losses.append(module.training_step(batch, 0))
+    assert losses[0].dtype == torch.float32 and losses[0] == losses[1]
+
+
 def test_every_batch_of_every_step_of_every_process_draws_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = []
     for seed, step, rank in product(range(3), (0, 1, 1000), range(3)):

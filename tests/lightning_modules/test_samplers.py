@@ -187,13 +187,17 @@ def test_every_step_works_in_the_same_buffer(generator: MaskMamba, config, monke
     assert (known == generator.mask_token).all()  # the caller's own stay as they are
 
 
-def test_guidance_is_the_papers_formula(generator: MaskMamba) -> None:
+def test_guidance_is_the_papers_formula(generator: MaskMamba, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = torch.full((3, 16), generator.mask_token)
     labels, on = torch.arange(3), torch.ones(3, dtype=torch.bool)
     conditional = generator(tokens, generator.embed_condition(labels, ~on))
     unconditional = generator(tokens, generator.embed_condition(labels, on))
     guided = Guided(generator, labels, Noise(0, labels), True).logits(3.0)
     torch.testing.assert_close(guided, (1 - 3.0) * unconditional + 3.0 * conditional, rtol=1e-4, atol=1e-5)
+    forward = generator.forward
+    monkeypatch.setattr(generator, "forward", lambda *inputs: forward(*inputs).bfloat16())
+    half = Guided(generator, labels, Noise(0, labels), True).logits(3.0)
+    assert torch.equal(half, torch.lerp(unconditional.bfloat16().float(), conditional.bfloat16().float(), 3.0))
     assert [guidance_scale(3, s, 0.0) for s in ("constant", "linear", "cosine")] == [3, 1, 1]
     assert [guidance_scale(3, s, 1.0) for s in ("constant", "linear", "cosine")] == pytest.approx([3, 3, 3])
     assert [guidance_scale(3, s, 1 / 3) for s in ("constant", "linear", "cosine")] == pytest.approx([3, 5 / 3, 1.5])
@@ -226,6 +230,8 @@ def test_draws_follow_the_distribution() -> None:
     assert set(draw_tokens(logits, uniform, top_k=2)[0].unique().tolist()) == {2, 3}
     assert set(draw_tokens(logits, uniform, top_p=0.65)[0].unique().tolist()) == {2, 3}
     assert set(draw_tokens(logits, uniform, temperature=0.0)[0].unique().tolist()) == {3}
+    half = logits.bfloat16()  # as under autocast
+    assert all(map(torch.equal, draw_tokens(half, uniform), draw_tokens(half.float(), uniform)))
     # The temperature comes first: p^2 holds 0.533 and 0.833 of its mass in the best one and two.
     tokens, log_p = draw_tokens(logits, uniform, temperature=0.5, top_p=0.7)
     assert set(tokens.unique().tolist()) == {2, 3}
