@@ -181,6 +181,18 @@ def test_validation_averages_over_samples_at_times_spread_evenly() -> None:
     assert not torch.isclose(*drawn).any()  # every batch has noise of its own
 
 
+def test_a_time_that_is_rounded_to_the_end_is_the_last_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The greatest random number, a part of one sample's share of 256, is lost beside the 255 shares before it."""
+    module = _module(_Constant("noise", True))
+    module.on_validation_epoch_start()
+    monkeypatch.setattr(torch, "rand", lambda *sizes, generator: torch.tensor(1 - 2.0**-24))
+    module.validation_step({"latents": torch.zeros(256, 1, 1, 1), "label": torch.zeros(256)}, 0)
+    assert module._sums.isfinite().all()
+    x0, noise = _latents(1)
+    last, end = (add_noise(SCHEDULE, "velocity", x0, noise, torch.tensor([time])) for time in (0.9995, 1.0))
+    assert all(map(torch.equal, last, end)) and end.timesteps == 999
+
+
 def test_training_times_can_gather_in_the_middle() -> None:
     seen: list[Tensor] = []
     for timesteps in ("uniform", "logit_normal"):
