@@ -181,6 +181,12 @@ def test_the_null_caption_is_kept_but_not_trained() -> None:
     assert "condition.null" not in dict(model.named_parameters())
 
 
+def test_the_null_caption_is_seen_in_full_or_as_far_as_the_prompt() -> None:
+    text, drop = _condition(TEXT), torch.tensor([True, True])
+    assert Dimba(TEXT).embed_condition(text, drop).mask.all()
+    assert torch.equal(Dimba(replace(TEXT, null_mask="prompt")).embed_condition(text, drop).mask, text.mask)
+
+
 def test_dropped_class_is_the_null_class() -> None:
     model = _build(CLASS)
     context = model.embed_condition(torch.tensor([0, 2]), torch.tensor([True, True]))

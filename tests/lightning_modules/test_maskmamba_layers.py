@@ -82,6 +82,7 @@ def _scanned(ssm: SelectiveSSM, x: Tensor, direction: int) -> Tensor:
 def test_bi_mamba_v2_is_equation_1(settings: dict[str, Any]) -> None:
     config = BiMambaV2Config(**{"d_state": 4, **settings})
     mixer, x = _drawn(BiMambaV2(WIDTH, config)), _input()
+    assert {len(parameter) for parameter in mixer.ssm.parameters()} == {1 if config.share_ssm else 2}
     before = (config.d_conv - 1) // (2 if config.conv == "standard" else 1)
     branch, z = (x @ mixer.in_proj.weight.T).chunk(2, dim=-1)
     branch, z = _convolved(branch, mixer.conv_x, before), _convolved(z, mixer.conv_z, before)
