@@ -97,9 +97,13 @@ def test_the_loss_is_of_pixels_edges_codes_and_commitment(monkeypatch: pytest.Mo
     error = network(images)[0] - images
     across, down = error[..., 1:] - error[..., :-1], error[..., 1:, :] - error[..., :-1, :]
     z = F.normalize(network.latents(images), dim=1)
-    distance = (z - network.quantize.codes()[network.quantize(z).indices].permute(0, 3, 1, 2)).square().mean()
-    expected = error.abs().mean() + 3 * (across.abs().mean() + down.abs().mean()) + (5 + 0.5) * distance
-    torch.testing.assert_close(module.training_step({"image": images}, 0), expected)
+    codes = network.quantize.codes()[network.quantize(z).indices].permute(0, 3, 1, 2)
+    distances = 5 * (codes - z.detach()).square().mean() + 0.5 * (z - codes.detach()).square().mean()
+    expected = error.abs().mean() + 3 * (across.abs().mean() + down.abs().mean()) + distances
+    loss = module.training_step({"image": images}, 0)
+    torch.testing.assert_close(loss, expected)
+    for part in (network.quantize.embedding, network.quant_conv):
+        torch.testing.assert_close(*(torch.autograd.grad(x, part.weight, retain_graph=True) for x in (loss, expected)))
 
 
 def test_codes_follow_latents_and_latents_codes_and_the_decoder_reaches_the_encoder() -> None:
