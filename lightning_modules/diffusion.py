@@ -80,7 +80,7 @@ class DiffusionModule(TrainingModule[Dimba]):
         self.log_dict({key: value.float() for key, value in metrics.items()}, prog_bar=True)
 
     def _terms(self, model: Any, x0: Tensor, noise: Tensor, time: Tensor, condition: Condition, drop: Tensor) -> Terms:
-        """Noise at `time` (B,) in [0, 1), one forward pass, and its errors."""
+        """Noise at `time` (B,) in [0, 1], one forward pass, and its errors."""
         config = model.config
         self.schedule = self.schedule.to(x0.device)  # once, or every step would wait for twelve copies
         noised: Noised = add_noise(self.schedule, config.prediction, x0, noise, time)

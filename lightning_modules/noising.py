@@ -65,11 +65,11 @@ class Noised(NamedTuple):
 
 
 def add_noise(schedule: Schedule, prediction: Prediction, x0: Tensor, noise: Tensor, time: Tensor) -> Noised:
-    """Move latents along their path. x0, noise: (B, D, h, w); time: (B,) in [0, 1)."""
+    """Move latents along their path. x0, noise: (B, D, h, w); time: (B,) in [0, 1], 1 only by rounding."""
     if prediction == "flow":
         t = time[:, None, None, None]
         return Noised(torch.lerp(x0, noise, t), time * TRAIN_STEPS, noise - x0)
-    steps = (time * TRAIN_STEPS).long()
+    steps = (time * TRAIN_STEPS).long().clamp(max=TRAIN_STEPS - 1)
     at = schedule.at(steps)
     target = noise if prediction == "noise" else at.signal * noise - at.noise * x0
     return Noised(at.signal * x0 + at.noise * noise, steps, target)

@@ -43,6 +43,12 @@ def test_a_run_leaves_everything_it_promises(undisturbed: Path) -> None:
     assert sorted(p.name for p in (folder / "samples").iterdir()) == ["step-000040.png", f"step-{STEPS:06d}.png"]
     assert list((folder / "tb").glob("events.*"))
     assert json.loads((folder / "status.json").read_text())["state"] == "done"
+    kept, final = (
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=False)["state_dict"],
+        _weights(undisturbed),
+    )
+    assert all(torch.equal(final[key], kept[f"ema.{key}"]) for key in final), "the averaged weights"
+    assert not all(torch.equal(final[key], kept[f"model.{key}"]) for key in final)
 
 
 def _scalars(root: Path) -> dict[str, list[tuple[int, float]]]:

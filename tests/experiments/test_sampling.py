@@ -15,7 +15,9 @@ import pytest
 import torch
 
 from experiments import sampling
-from experiments.sampling import decoded, typical_seconds
+from experiments.config import load_config
+from experiments.sampling import decoded, sample_images, typical_seconds
+from lightning_modules.samplers.noise import Noise
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 BATCHES = 4
@@ -127,6 +129,32 @@ def test_an_exception_comes_out_as_it_is(part: str, streams: Streams, monkeypatc
     with pytest.raises(RuntimeError) as caught:
         list(decoded(map(streams.codes, range(BATCHES)), streams.decode, GPU))
     assert caught.value is error
+
+
+class Nothing:
+    """Conditions of two images."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def batch(self, indices: np.ndarray, device: torch.device) -> None: ...
+
+
+def test_a_network_in_training_draws_without_dropout_and_trains_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, modes = torch.nn.Dropout(0.5), []
+
+    def sampler(generator: torch.nn.Module, condition: None, noise: Noise) -> torch.Tensor:
+        modes.append(generator.training)
+        return torch.zeros(len(noise.keys), 1, 1, 3)
+
+    monkeypatch.setattr(sampling.SAMPLERS, "build", lambda config: sampler)
+    tokenizer = SimpleNamespace(decode_uint8=lambda codes: codes.byte())
+    for training in (True, False):
+        network.train(training)
+        options: Any = {"conditions": Nothing(), "seed": 0, "batch_size": 1, "device": CPU}
+        sample_images(load_config("maskmamba/demo"), network, tokenizer, **options)
+        assert network.training == training
+    assert modes == [False] * 4
 
 
 def test_none_is_decoded_where_none_is_sampled(streams: Streams) -> None:

@@ -46,7 +46,8 @@ def _diffusers(config: AmusedConfig, noise: Noise, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(scheduling_amused.torch, "multinomial", multinomial)
     monkeypatch.setattr(scheduling_amused, "gumbel_noise", lambda t, generator=None: noise.gumbel(LENGTH))
     scheduler, network = AmusedScheduler(MASK), Network()
-    scheduler.set_timesteps(config.steps, (config.confidence_noise, 0))
+    first = 1 - 1 / config.steps if config.annealing == "maskgit" else 1
+    scheduler.set_timesteps(config.steps, (config.confidence_noise * first, 0))
     sample = torch.full((COUNT, LENGTH), MASK)
     condition = torch.arange(1, COUNT + 1)
     for timestep in scheduler.timesteps:
@@ -57,7 +58,15 @@ def _diffusers(config: AmusedConfig, noise: Noise, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    "change", [{}, {"steps": 1}, {"steps": 9, "guidance": 3.0}, {"confidence_noise": 6.0}, {"steps": 30}]
+    "change",
+    [
+        {},
+        {"steps": 1},
+        {"steps": 9, "guidance": 3.0},
+        {"confidence_noise": 6.0},
+        {"steps": 30},
+        {"annealing": "maskgit", "guidance": 2.0, "confidence_noise": 6.0},
+    ],
 )
 def test_equal_to_diffusers(change: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     config = AmusedConfig(**change)

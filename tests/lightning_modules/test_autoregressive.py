@@ -221,6 +221,13 @@ def test_loss_is_the_cross_entropy_of_every_token(generator: nn.Module) -> None:
     expected = -logits.log_softmax(-1).gather(-1, batch["tokens"][..., None]).mean()
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(logged["train/loss_over_ln_v"], expected / math.log(32))
+    accuracy = (logits.argmax(-1) == batch["tokens"]).float().mean()
+    assert logged["train/accuracy"] == accuracy
+    module.on_validation_epoch_start()
+    with torch.no_grad():
+        module.validation_step(batch, 0)
+    module.on_validation_epoch_end()
+    torch.testing.assert_close(logged["val/accuracy"], accuracy)
     smoothed, _ = _module(generator, condition_dropout=0.0, label_smoothing=0.2)
     expected = F.cross_entropy(logits.flatten(0, 1), batch["tokens"].flatten(), label_smoothing=0.2)
     torch.testing.assert_close(smoothed.training_step(batch, 0), expected)

@@ -181,6 +181,12 @@ def test_the_null_caption_is_kept_but_not_trained() -> None:
     assert "condition.null" not in dict(model.named_parameters())
 
 
+def test_the_null_caption_is_seen_in_full_or_as_far_as_the_prompt() -> None:
+    text, drop = _condition(TEXT), torch.tensor([True, True])
+    assert Dimba(TEXT).embed_condition(text, drop).mask.all()
+    assert torch.equal(Dimba(replace(TEXT, null_mask="prompt")).embed_condition(text, drop).mask, text.mask)
+
+
 def test_dropped_class_is_the_null_class() -> None:
     model = _build(CLASS)
     context = model.embed_condition(torch.tensor([0, 2]), torch.tensor([True, True]))
@@ -198,6 +204,38 @@ def test_another_resolution_is_the_same_model_at_interpolated_positions() -> Non
     latents = torch.randn(2, 4, 16, 16)
     torch.testing.assert_close(_output(large, latents), _output(small, latents))  # sizes other than its own
     assert _output(small, torch.randn(2, 4, 8, 12)).shape == (2, 8, 8, 12)
+
+
+@pytest.mark.parametrize("adaln", [True, False])
+def test_mamba_blocks_that_say_nothing_leave_the_transformer(adaln: bool) -> None:
+    mixed = _build(replace(TEXT, mamba_adaln=adaln))
+    for block in mixed.mamba_blocks:
+        torch.nn.init.zeros_(block.mixer.out_proj.weight)
+    pure = Dimba(replace(TEXT, attention_mamba_ratio="1:0")).eval()
+    pure.load_state_dict({key: value for key, value in mixed.state_dict().items() if "mamba" not in key})
+    torch.testing.assert_close(_output(mixed), _output(pure))
+
+
+def test_positions_tell_the_column_first_whatever_the_sides() -> None:
+    model = _build(TEXT)
+    table = model._positions(3, 5, torch.zeros(1)).unflatten(0, (3, 5))
+    column, row = table.chunk(2, dim=-1)
+    omega = 10_000 ** -(torch.arange(8) / 8)
+    # Stretched over the coordinates 0 .. 4 of the model's own grid.
+    for found, place, side in ((column, torch.arange(5)[None, :, None], 5), (row, torch.arange(3)[:, None, None], 3)):
+        angle = (place / (side / 4) * omega).expand(3, 5, 8)
+        torch.testing.assert_close(found, torch.cat([angle.sin(), angle.cos()], dim=-1), rtol=1e-5, atol=1e-6)
+
+
+def test_classes_and_gates_are_heard() -> None:
+    model, latents = _build(CLASS), torch.randn(1, 4, 8, 8).expand(2, -1, -1, -1)
+    same = torch.zeros(2)
+    first, second = model(latents, model.embed_condition(torch.tensor([0, 1]), same.bool()), same)
+    assert not torch.allclose(first, second, atol=1e-3)
+    block, x = _build(replace(TEXT, mamba_adaln=True)).mamba_blocks[0], torch.randn(2, 16, 32)
+    shift, scale, gate = modulation = torch.randn(3, 2, 32)
+    normed = torch.nn.functional.layer_norm(x, (32,), eps=1e-6) * (1 + scale[:, None]) + shift[:, None]
+    torch.testing.assert_close(block(x, modulation.transpose(0, 1)), gate[:, None] * block.mixer(normed))
 
 
 def test_gradient_checkpointing_changes_nothing() -> None:

@@ -31,6 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         norm_num_groups=4,
         latent_channels=3,
         scaling_factor=0.5,
+        shift_factor=0.25,
     )
     path = tmp_path_factory.mktemp("kl")
     model.save_pretrained(path)
@@ -76,7 +77,7 @@ def test_kl_autoencoder_of_a_local_folder(folder: Path) -> None:
     assert latents.shape == (2, 3, 8, 8)
     pixels = images.permute(0, 3, 1, 2).float() / 127.5 - 1
     raw = tokenizer.autoencoder.encode(pixels).latent_dist.mode()
-    torch.testing.assert_close(latents, raw * 0.5)  # the scaling of the folder's config.json
+    torch.testing.assert_close(latents, (raw - 0.25) * 0.5)  # shift and scaling of the folder's config.json
     decoded = tokenizer.autoencoder.decode(raw).sample.permute(0, 2, 3, 1)
     expected = (decoded * 127.5 + 127.5).round().clamp(0, 255)
     with torch.autocast("cpu", torch.bfloat16):

@@ -120,6 +120,17 @@ def test_rotation_keeps_distances_and_depends_on_offsets_alone() -> None:
     assert rotation_table(4, 8, 100.0, prefix=2, prefix_rotation="zero")[:2].abs().sum() == 0
 
 
+def test_each_pair_of_channels_turns_by_its_own_multiple_of_the_row_or_the_column() -> None:
+    """LlamaGen's formula in complex numbers: pair j of a head of width 12 by 100^(-j/3), rows first."""
+    x = torch.randn(1, 1, 16, 12, generator=torch.Generator().manual_seed(0))
+    row, column = torch.arange(16) // 4, torch.arange(16) % 4
+    frequency = 100.0 ** -(torch.arange(3) / 3)
+    angle = torch.cat([row[:, None] * frequency, column[:, None] * frequency], dim=1)
+    turned = torch.view_as_complex(x.unflatten(-1, (6, 2))) * torch.polar(torch.ones(16, 6), angle)
+    expected = torch.view_as_real(turned).flatten(-2)
+    torch.testing.assert_close(rotate(x, rotation_table(4, 12, 100.0)), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "change", [{"rope_base": 10.0}, {"prefix_rotation": "zero"}, {"mlp_multiple": 64}, {"heads": 4}], ids=str
 )

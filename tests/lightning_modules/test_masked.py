@@ -6,6 +6,7 @@ Shapes: B batch, L tokens, V vocabulary.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -70,6 +71,33 @@ def test_a_step_scores_what_is_hidden_and_widens_no_more(loss_on: Any, monkeypat
     assert logged["train/accuracy"] == (logits[masked].argmax(-1) == tokens[masked]).float().mean()
     assert widened.most == target.sum() * V
     assert logged["train/loss_over_ln_v"].item() == pytest.approx(loss.item() / math.log(V))
+
+
+@pytest.mark.parametrize(
+    ("name", "bounds", "mean", "above"),
+    [
+        ("mage", (0.5, 1.0), 0.694, 0.08),
+        ("uniform", (0.5, 1.0), 0.75, 0.2),
+        ("uniform", (0.2, 0.95), 0.575, 0.05 / 0.75),
+        ("cosine", (0.5, 1.0), 2 / math.pi, 2 / math.pi * math.acos(0.9)),
+    ],
+)
+def test_masked_shares_follow_their_distribution(name: Any, bounds: tuple, mean: float, above: float) -> None:
+    """Their mean, and how many are above 0.9."""
+    torch.manual_seed(0)
+    config = MaskedConfig(mask_ratio=name, ratio_per="sample", mask_ratio_low=bounds[0], mask_ratio_high=bounds[1])
+    shares = MaskRatio(config)(50_000, torch.device("cpu"))
+    assert shares.mean().item() == pytest.approx(mean, abs=0.003)
+    assert (shares > 0.9).double().mean().item() == pytest.approx(above, abs=0.005)
+    assert MaskRatio(replace(config, ratio_per="batch"))(50, torch.device("cpu")).unique().numel() == 1
+
+
+def test_a_share_is_rounded_up_to_places_anywhere() -> None:
+    torch.manual_seed(0)
+    shares = torch.tensor([0.0, 0.11, 0.2, 1.0])
+    masked = hide(shares.repeat_interleave(5000), 10).unflatten(0, (4, 5000))
+    assert [row.sum(-1).unique().tolist() for row in masked] == [[1], [2], [2], [10]]
+    torch.testing.assert_close(masked[1].float().mean(0), torch.full((10,), 0.2), rtol=0, atol=0.03)
 
 
 @torch.no_grad()

@@ -173,6 +173,20 @@ def test_moving_the_condition_moves_no_image_position() -> None:
     assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[1], outputs[2])
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_logits_are_products_of_the_normed_image_with_the_codes(tied: bool) -> None:
+    model, given = _build(replace(SMALL, tied_head=tied)), []
+    with torch.no_grad():
+        for parameter in (model.head_bias, model.norm.weight, model.norm.bias):
+            parameter.normal_()
+    model.layers[-1].register_forward_hook(lambda module, inputs, output: given.append(output))
+    logits = _logits(model)
+    image = torch.cat([given[0][:, :8], given[0][:, 9:]], dim=1)  # the condition stands in the middle
+    table = model.token_embedding.weight[:32] if tied else model.head.weight
+    expected = nn.functional.layer_norm(image, (32,), model.norm.weight, model.norm.bias, 1e-6) @ table.T
+    torch.testing.assert_close(logits, expected + model.head_bias)
+
+
 def test_dropped_condition_is_the_null_class() -> None:
     model = _build(SMALL)
     labels, none = torch.tensor([0, 2]), torch.tensor([True, True])
@@ -193,6 +207,9 @@ def test_text_condition_masks_padding_and_learns_its_null() -> None:
     noisy[0, 3:] = 9.0  # padding
     noisy[1] = 9.0  # a dropped caption
     assert torch.equal(base, model(tokens, model.embed_condition(TextFeatures(noisy, mask), drop)))
+    first, second = (model.condition.project[i].weight for i in (0, 2))
+    projected = nn.functional.gelu(features[0, 0] @ first.T, approximate="tanh") @ second.T  # LlamaGen's
+    torch.testing.assert_close(model.embed_condition(TextFeatures(features, mask), drop).embedding[0, 0], projected)
     base[1].sum().backward()
     assert model.condition.null.grad.abs().sum() > 0
 

@@ -109,25 +109,36 @@ def test_one_scan_looks_back_and_two_look_both_ways() -> None:
     assert _sees(CrossScanConfig(directions=2, conv="none", d_state=4))[WORDS:, WORDS:].all()
 
 
-def test_shared_path_equals_four_separate_scans() -> None:
+@pytest.mark.parametrize("text", ["prefix", "suffix", "both_ends"])
+@pytest.mark.parametrize("merge", ["mean", "first", "linear"])
+def test_shared_path_equals_four_separate_scans(text: str, merge: str) -> None:
     """The fused call against the picture of slide 11: four sequences, scanned one by one, merged."""
     torch.manual_seed(0)
-    config = CrossScanConfig(d_state=4, conv="none")
+    config = CrossScanConfig(d_state=4, conv="none", text=text, text_merge=merge)
     mixer = _decided(CrossScan(WIDTH, config, (SIDE, SIDE), WORDS))
-    text, image = torch.randn(2, WORDS, WIDTH), torch.randn(2, SIDE**2, WIDTH)
-    x, z = mixer.in_proj(torch.cat([text, image], 1)).chunk(2, -1)
-    u = torch.nn.functional.silu(x)
-    total = torch.zeros_like(u)
+    words, image = torch.randn(2, WORDS, WIDTH), torch.randn(2, SIDE**2, WIDTH)
+    x, z = mixer.in_proj(torch.cat([words, image], 1)).chunk(2, -1)
+    u = torch.nn.functional.silu(torch.cat([x, x[:, :WORDS]], 1) if text == "both_ends" else x)
+    outputs = []
     for k in range(4):
-        single = CrossScan(WIDTH, replace(config, directions=1), (SIDE, SIDE), WORDS).ssm
+        single = CrossScan(WIDTH, replace(config, directions=1, text="prefix"), (SIDE, SIDE), WORDS).ssm
         with torch.no_grad():
             for name, parameter in single.named_parameters():
                 parameter.copy_(mixer.ssm.get_parameter(name)[k : k + 1])
         order = mixer.order[k].long()
-        total = total + single(u[:, order])[:, order.argsort()]
-    total[:, :WORDS] /= 4
+        outputs.append(single(u[:, order])[:, order.argsort()])
+    directions = torch.stack(outputs)
+    merged = {
+        "mean": directions.mean(0),
+        "first": directions[0],
+        "linear": mixer.merge_words(torch.cat(outputs, -1)) if mixer.merge_words else None,
+    }[merge]
+    heard = merged[:, :WORDS]
+    if text == "both_ends":
+        heard = (heard + merged[:, -WORDS:]) / 2
+    total = torch.cat([heard, directions.sum(0)[:, WORDS : WORDS + SIDE**2]], dim=1)
     expected = mixer.out_proj(mixer.norm(total) * torch.nn.functional.silu(z))
-    torch.testing.assert_close(torch.cat(mixer(text, image), dim=1), expected)
+    torch.testing.assert_close(torch.cat(mixer(words, image), dim=1), expected)
 
 
 def test_an_open_gate_is_no_gate() -> None:
@@ -136,7 +147,8 @@ def test_an_open_gate_is_no_gate() -> None:
     plain = CrossScan(WIDTH, CrossScanConfig(d_state=4), (SIDE, SIDE), WORDS).eval()
     plain.load_state_dict({k: v for k, v in gated.state_dict().items() if not k.startswith("gate")})
     text, image, pooled = torch.randn(2, WORDS, WIDTH), torch.randn(2, SIDE**2, WIDTH), torch.randn(2, WIDTH)
-    half = gated(text, image, pooled)[1]
+    heard, half = gated(text, image, pooled)
+    torch.testing.assert_close(heard, plain(text, image)[0])  # words read each other as before
     torch.nn.init.constant_(gated.gate_pooled.bias, 1e4)
     torch.testing.assert_close(gated(text, image, pooled)[1], plain(text, image)[1])
     assert not torch.allclose(half, plain(text, image)[1], atol=1e-3)

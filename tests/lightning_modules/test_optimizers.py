@@ -41,6 +41,7 @@ def test_only_matrices_decay(name: str) -> None:
     module = _module(optimizer=name, betas=SETTINGS[name], weight_decay=0.1)
     decayed, rest = module.build_optimizer(fused=False).param_groups
     assert (decayed["weight_decay"], rest["weight_decay"]) == (0.1, 0.0)
+    assert list(rest["betas"]) == SETTINGS[name]
     assert all(p.dim() == 2 for p in decayed["params"]) and all(p.dim() == 1 for p in rest["params"])
 
 

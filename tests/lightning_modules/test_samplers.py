@@ -187,15 +187,38 @@ def test_every_step_works_in_the_same_buffer(generator: MaskMamba, config, monke
     assert (known == generator.mask_token).all()  # the caller's own stay as they are
 
 
-def test_guidance_is_the_papers_formula(generator: MaskMamba) -> None:
+def test_guidance_is_the_papers_formula(generator: MaskMamba, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = torch.full((3, 16), generator.mask_token)
     labels, on = torch.arange(3), torch.ones(3, dtype=torch.bool)
     conditional = generator(tokens, generator.embed_condition(labels, ~on))
     unconditional = generator(tokens, generator.embed_condition(labels, on))
     guided = Guided(generator, labels, Noise(0, labels), True).logits(3.0)
     torch.testing.assert_close(guided, (1 - 3.0) * unconditional + 3.0 * conditional, rtol=1e-4, atol=1e-5)
+    forward = generator.forward
+    monkeypatch.setattr(generator, "forward", lambda *inputs: forward(*inputs).bfloat16())
+    half = Guided(generator, labels, Noise(0, labels), True).logits(3.0)
+    assert torch.equal(half, torch.lerp(unconditional.bfloat16().float(), conditional.bfloat16().float(), 3.0))
     assert [guidance_scale(3, s, 0.0) for s in ("constant", "linear", "cosine")] == [3, 1, 1]
     assert [guidance_scale(3, s, 1.0) for s in ("constant", "linear", "cosine")] == pytest.approx([3, 3, 3])
+    assert [guidance_scale(3, s, 1 / 3) for s in ("constant", "linear", "cosine")] == pytest.approx([3, 5 / 3, 1.5])
+
+
+@pytest.mark.parametrize(
+    ("base", "left"), [(MaskGITConfig(), [16, 15, 12, 9, 4]), (HaltonConfig(), [16, 14, 12, 10, 7])]
+)
+def test_masks_fall_and_guidance_rises_step_by_step(
+    generator: MaskMamba, base, left: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """floor(16 cos(pi/2 i/5)) masks are left, or 16 - floor(16 (1 - 2/pi arccos(i/5)))."""
+    seen, logits = [], Guided.logits
+
+    def watched(guided: Guided, scale: float) -> torch.Tensor:
+        seen.append(((guided.tokens == generator.mask_token).sum(1).tolist(), scale))
+        return logits(guided, scale)
+
+    monkeypatch.setattr(Guided, "logits", watched)
+    _sample(generator, replace(base, steps=5, guidance=3.0, guidance_schedule="linear"))
+    assert seen == [([count] * 6, scale) for count, scale in zip(left, (1, 1.5, 2, 2.5, 3), strict=True)]
 
 
 def test_draws_follow_the_distribution() -> None:
@@ -207,6 +230,13 @@ def test_draws_follow_the_distribution() -> None:
     assert set(draw_tokens(logits, uniform, top_k=2)[0].unique().tolist()) == {2, 3}
     assert set(draw_tokens(logits, uniform, top_p=0.65)[0].unique().tolist()) == {2, 3}
     assert set(draw_tokens(logits, uniform, temperature=0.0)[0].unique().tolist()) == {3}
+    half = logits.bfloat16()  # as under autocast
+    assert all(map(torch.equal, draw_tokens(half, uniform), draw_tokens(half.float(), uniform)))
+    tokens, log_p = draw_tokens(logits, uniform, temperature=0.5)
+    assert torch.bincount(tokens[0]).tolist() == pytest.approx([x * 4000 / 30 for x in (1, 4, 9, 16)], abs=1)
+    torch.testing.assert_close(log_p[0, -1], torch.tensor(math.log(16 / 30)))
+    # The temperature comes first: of p^2 more than half is in the best token, of p less.
+    assert set(draw_tokens(logits, uniform, temperature=0.5, top_p=0.5)[0].unique().tolist()) == {3}
 
 
 def test_extreme_uniforms_never_draw_a_forbidden_token() -> None:
@@ -235,6 +265,22 @@ def test_noise_is_uniform_and_independent() -> None:
     assert abs(torch.corrcoef(first[:2])[0, 1].item()) < 0.06
     assert torch.equal(first[5:9], Noise(7, torch.arange(5, 9)).uniform(4096))
     assert noise.gumbel(4096).mean().item() == pytest.approx(0.5772, abs=0.01)
+
+
+def test_noise_is_the_published_hash_of_seed_sample_draw_and_element() -> None:
+    """splitmix64 (Steele et al. 2014) in integers without a sign; another rule would change every stored result."""
+
+    def mix(x: int) -> int:
+        x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        x = (x ^ x >> 27) * 0x94D049BB133111EB % 2**64
+        return x ^ x >> 31
+
+    golden, seed = 0x9E3779B97F4A7C15, 41
+    noise = Noise(seed, torch.tensor([0, 17]))
+    noise.uniform(3), noise.skip(2)
+    keys = [mix((mix(index + 1) + seed * golden) % 2**64) for index in (0, 17)]
+    bits = [[mix((key + (element + (4 << 32)) * golden) % 2**64) >> 41 for element in (1, 2)] for key in keys]
+    assert torch.equal(noise.uniform(2), (torch.tensor(bits) + 0.5) / 2**23)
 
 
 @pytest.mark.parametrize("side", [4, 8, 16, 24])

@@ -1,19 +1,21 @@
-"""Stage 1 in several processes: validation counts all images, and the codebook stays one."""
+"""Stage 1: its losses, whom they train, and several processes: validation counts all images, the codebook stays one."""
 
 from __future__ import annotations
 
+from itertools import product
 from types import SimpleNamespace
 
 import lightning as L
 import pytest
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from experiments.run_config import RuntimeConfig
 from experiments.trainer import _strategy
 from lightning_modules.config import OptimConfig, ReconstructionConfig
-from lightning_modules.tokenizer import VQModule
+from lightning_modules.tokenizer import VQModule, _shift
 from lightning_modules.tokenizers.vq import Quantizer, VQAutoencoder
 
 
@@ -81,6 +83,55 @@ def test_validation_counts_the_images_of_all_processes(module: VQModule, monkeyp
     module.on_validation_epoch_end()
     assert logged["val/psnr"] == pytest.approx(10) and logged["val/codebook_usage"] == pytest.approx(2 / 6)
     assert logged["val/codebook_perplexity"] == pytest.approx(2)
+
+
+def test_the_loss_is_of_pixels_edges_codes_and_commitment(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    weights = {"edge_weight": 3.0, "codebook_weight": 5.0, "commitment_weight": 0.5}
+    network = VQAutoencoder([8, 8], 1, 8, codebook_size=6, code_width=4, groups=4)
+    module = VQModule(
+        ReconstructionConfig(shift=0, **weights), network, OptimConfig(), max_steps=1, ema_decay=0, seed=0
+    )
+    monkeypatch.setattr(module, "log_dict", lambda values, **_: None)
+    images = torch.rand(2, 3, 8, 8) * 2 - 1
+    error = network(images)[0] - images
+    across, down = error[..., 1:] - error[..., :-1], error[..., 1:, :] - error[..., :-1, :]
+    z = F.normalize(network.latents(images), dim=1)
+    codes = network.quantize.codes()[network.quantize(z).indices].permute(0, 3, 1, 2)
+    distances = 5 * (codes - z.detach()).square().mean() + 0.5 * (z - codes.detach()).square().mean()
+    expected = error.abs().mean() + 3 * (across.abs().mean() + down.abs().mean()) + distances
+    loss = module.training_step({"image": images}, 0)
+    torch.testing.assert_close(loss, expected)
+    for part in (network.quantize.embedding, network.quant_conv):
+        torch.testing.assert_close(*(torch.autograd.grad(x, part.weight, retain_graph=True) for x in (loss, expected)))
+
+
+def test_codes_follow_latents_and_latents_codes_and_the_decoder_reaches_the_encoder() -> None:
+    torch.manual_seed(0)
+    quantizer, z = Quantizer(6, 4), torch.randn(2, 4, 3, 3, requires_grad=True)
+    trained = []
+    for output in (quantizer(z).codebook_loss, quantizer(z).commitment_loss, quantizer(z).codes.square().sum()):
+        quantizer.zero_grad()
+        z.grad = None
+        (output + 0 * z.sum() + 0 * quantizer.embedding.weight.sum()).backward()
+        trained.append((bool(quantizer.embedding.weight.grad.any()), bool(z.grad.any())))
+    assert trained == [(True, False), (False, True), (False, True)]
+    torch.testing.assert_close(quantizer(z).codes, quantizer.codes()[quantizer(z).indices].permute(0, 3, 1, 2))
+
+
+def test_images_are_moved_by_up_to_so_many_pixels_each_way() -> None:
+    torch.manual_seed(0)
+    places = torch.stack(torch.meshgrid(torch.arange(6), torch.arange(5), indexing="ij")).expand(200, -1, -1, -1)
+    rows, columns = _shift(places, 2).unbind(1)
+    assert not (rows - rows[:, :, :1]).any() and not (columns - columns[:, :1]).any()
+    moves = set()
+    for row, column in zip(rows[:, :, 0].tolist(), columns[:, 0].tolist(), strict=True):
+        down, right = row[2] - 2, column[2] - 2
+        assert row == [min(max(i + down, 0), 5) for i in range(6)]  # the edge repeated
+        assert column == [min(max(i + right, 0), 4) for i in range(5)]
+        moves.add((down, right))
+    assert moves == set(product(range(-2, 3), repeat=2))
+    assert _shift(places, 0) is places
 
 
 @pytest.mark.parametrize("unit", [True, False])

@@ -117,8 +117,9 @@ def test_published_folder_loads(tmp_path: Path) -> None:
         UViT(TINY).load_published(tmp_path)
 
 
-def test_a_dropped_caption_is_the_null_caption() -> None:
-    model = _decided(UViT(TINY))
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_dropped_caption_is_the_null_caption(masked: bool) -> None:
+    model = _decided(UViT(replace(TINY, mask_padding=masked)))
     tokens, text = _inputs(TINY)
     empty = TextFeatures(*(part[1:2] for part in text))
     model.set_null_caption(empty)

@@ -54,16 +54,17 @@ def test_long_captions_are_cut_before_encoding_and_keep_their_end(t5_folder: Pat
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("padding", ["masked", "encoded"])
-def test_clip_gives_the_last_but_one_layer_and_the_projection(clip_folder: Path, padding: str) -> None:
-    found = TEXT_ENCODERS.build(clip(clip_folder, padding=padding)).encode(["red", "a dragon"])
+@pytest.mark.parametrize(("padding", "layer"), [("masked", -2), ("encoded", -2), ("masked", -1), ("masked", 1)])
+def test_clip_gives_the_states_of_its_layer_and_the_projection(clip_folder: Path, padding: str, layer: int) -> None:
+    assert clip(clip_folder).layer == -2
+    found = TEXT_ENCODERS.build(clip(clip_folder, padding=padding, layer=layer)).encode(["red", "a dragon"])
     model = transformers().CLIPTextModelWithProjection.from_pretrained(clip_folder / "text_encoder").eval()
     tokenizer = transformers().AutoTokenizer.from_pretrained(clip_folder / "tokenizer")
     tokens = tokenizer(["red", "a dragon"], padding="max_length", max_length=77, return_tensors="pt")
     output = model(tokens["input_ids"], output_hidden_states=True)  # as aMUSEd calls it
     kept = torch.ones_like(tokens["attention_mask"]) if padding == "encoded" else tokens["attention_mask"]
     assert found.lengths.tolist() == ([77, 77] if padding == "encoded" else [5, 9])
-    np.testing.assert_allclose(found.features, output.hidden_states[-2][kept.bool()], atol=5e-3)
+    np.testing.assert_allclose(found.features, output.hidden_states[layer][kept.bool()], atol=5e-3)
     np.testing.assert_allclose(found.pooled, output.text_embeds, atol=5e-3)
 
 
