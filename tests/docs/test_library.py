@@ -20,7 +20,7 @@ def test_the_blocks_run_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     found: dict[str, Any] = {}
     for block in re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL):
         exec(compile(block, PAGE.name, "exec"), found)  # as a notebook would
-    assert found["y"].shape == (2, 64, 32) and found["u"].grad is not None
+    assert found["y"].shape == (2, 64, 32) and found["D"].grad is not None
     assert found["logits"].shape == (4, 64, 512)
     assert found["trainer"].global_step == 20 and found["averaged"] is found["module"].ema
     assert found["run"].result()["step"] == 20
