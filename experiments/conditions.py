@@ -68,11 +68,14 @@ def build_text_encoder(config: RunConfig, device: torch.device | str = "cpu") ->
 def caption_conditions(
     config: RunConfig,
     captions: Sequence[str],
-    labels: np.ndarray,
+    labels: np.ndarray | None = None,
     device: torch.device | str = "cpu",
     origin: str = "",
 ) -> Conditions:
     """Conditions of these captions; features are made once and kept in the root's cache.
+
+    Args:
+        labels: (N,) classes of the captions in their data set; None = they are a person's own.
 
     Raises:
         ValueError: the text encoder cannot encode them, because something it needs is not installed, say.
@@ -80,9 +83,8 @@ def caption_conditions(
     distinct = sorted(set(captions))
     store = cached_text_store(distinct, build_text_encoder(config, device), config.root / "cache")
     row = {caption: i for i, caption in enumerate(distinct)}
-    return Conditions(
-        np.asarray(labels, dtype=np.int64), tuple(captions), store, np.array([row[c] for c in captions]), origin
-    )
+    classes = np.full(len(captions), NO_CLASS) if labels is None else np.asarray(labels, dtype=np.int64)
+    return Conditions(classes, tuple(captions), store, np.array([row[c] for c in captions]), origin)
 
 
 def evaluation_conditions(config: RunConfig, device: torch.device | str = "cpu", count: int = 0) -> Conditions:
@@ -98,7 +100,7 @@ def evaluation_conditions(config: RunConfig, device: torch.device | str = "cpu",
         prompts = read_prompts(Path(file))
         asked = [prompts[i % len(prompts)] for i in range(count)]
         origin = f"{len(prompts)} captions of {Path(file).name}, one after the other"
-        return caption_conditions(config, asked, np.full(count, NO_CLASS), device, origin)
+        return caption_conditions(config, asked, None, device, origin)
     split = config.evaluation.prompts
     data = evaluation_data(config)
     captions, labels, available = choose_captions(data, split, count)

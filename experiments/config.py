@@ -177,10 +177,11 @@ def read_config(
             classes may have other numbers in them.
 
     Raises:
-        UserError: as `load_config` does; a file that the training goes by was replaced since.
+        UserError: as `load_config` does; keys that only other code has; a file that the training goes by was replaced.
     """
     stored = read_chain(path)
-    config = _assemble(stored, overrides or {})
+    other = f"{path} does not fit this code; use the code that made it, whose commit result.json beside it names: "
+    config = _assemble(stored, overrides or {}, other)
     if not needs_data:
         config.data.forget_lost_folder()
     check_unchanged(stored, resolve(config, trains=trains), path)

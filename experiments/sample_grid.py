@@ -10,14 +10,7 @@ import torch
 from datamodules.tokenize.crops import adm_crop
 from datamodules.tokenize.images import decode_image
 from experiments.build import build_tokenizer, load_generator
-from experiments.conditions import (
-    NO_CLASS,
-    Conditions,
-    caption_conditions,
-    evaluation_conditions,
-    grid_columns,
-    grid_conditions,
-)
+from experiments.conditions import Conditions, caption_conditions, evaluation_conditions, grid_columns, grid_conditions
 from experiments.errors import UserError
 from experiments.pictures import GRID_ROWS, captioned_grid, write_png
 from experiments.process import device_of, prepare_process
@@ -84,9 +77,8 @@ def _conditions(
     if prompts:
         each = SINGLE if len(prompts) == 1 else GRID_ROWS
         captions = [prompts[i % len(prompts)] for i in range(count or each * len(prompts))]
-        labels = np.full(len(captions), NO_CLASS)
         columns = min(len(captions), SINGLE) if len(prompts) == 1 else len(prompts)
-        return caption_conditions(config, captions, labels, device), columns
+        return caption_conditions(config, captions, None, device), columns
     if class_name is not None:
         label = _label(class_name, config.data.class_names)
         return Conditions(np.full(count or SINGLE, label)), min(count or SINGLE, SINGLE)

@@ -253,11 +253,15 @@ def _write_or_compare(path: Path, config: RunConfig, sections: Collection[str]) 
         raise UserError(f"{path} is damaged; remove it and run the same command again.")
     if "trainer" in sections and config.trainer.selects:
         _check_validations(path.parent, stored, config)
+    # Compared as plain values, not rebuilt: a file that has moved since must not make its run unusable.
     old, new = stored_semantic(stored, sections), stored_semantic(to_dict(config), sections)
-    changed = sorted(key for key in old.keys() & new.keys() if old[key] != new[key])
-    changed += sorted(old.keys() - new.keys())
-    if changed:
-        listed = ", ".join(f"{key} ({old[key]!r} then, {new.get(key, 'no such key')!r} now)" for key in changed)
+    if gone := sorted(old.keys() - new.keys()):
+        raise UserError(
+            f"{path.parent} was made by other code, which has keys that this one does not know: {', '.join(gone)}. Use "
+            "that code to go on with it, name another folder of outputs with --root, or move this one away."
+        )
+    if changed := sorted(key for key in old.keys() & new.keys() if old[key] != new[key]):
+        listed = ", ".join(f"{key} ({old[key]!r} then, {new[key]!r} now)" for key in changed)
         raise UserError(
             f"{path.parent} was made with other values under the same hash: {listed}. A default has changed since: set "
             "the old values explicitly to go on with that run, or move the folder away to train it anew."

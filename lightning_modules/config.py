@@ -134,9 +134,12 @@ class OptimConfig:
     def __post_init__(self) -> None:
         check_positive(self, "optim", "lr")
         check_least(self, "optim", weight_decay=0, warmup_steps=0, gradient_clip=0)
-        count = {"adamw": 2, "came": 3}[self.optimizer]
-        if len(self.betas) != count or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"optim.betas={self.betas} must be {count} numbers in [0, 1) for {self.optimizer}.")
+        usual = {"adamw": [0.9, 0.95], "came": [0.9, 0.999, 0.9999]}[self.optimizer]
+        if len(self.betas) != len(usual) or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(
+                f"optim.betas={self.betas} must be {len(usual)} numbers in [0, 1) for {self.optimizer}, "
+                f"such as {usual}."
+            )
 
 
 OBJECTIVES = Registry(

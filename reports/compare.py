@@ -9,8 +9,9 @@ from typing import Any
 
 from experiments.files import atomic_path, atomic_write_json, atomic_write_text
 from experiments.identity import NOT_SEMANTIC
-from experiments.store import RunStore
+from experiments.store import Run, RunStore
 from reports.aggregate import Row
+from reports.facts import differing_facts
 from reports.figures import draw
 from reports.layout import Figure
 from reports.quantities import heading, is_end, with_ends
@@ -28,12 +29,17 @@ class Comparison:
     configuration: dict[str, tuple[Any, Any]]
     """Semantic keys with different values."""
     metrics: dict[str, tuple[float | None, float | None]]
+    surroundings: dict[str, tuple[str, str]]
+    """What both were made with and is no configuration: code, kernels, hardware; where it differs."""
 
     def to_markdown(self) -> str:
-        """Two tables: configuration and metrics."""
+        """Tables of the configuration, of what else they were made with, if that differs, and of the metrics."""
         head = f"| | {self.names[0]} | {self.names[1]} |\n|---|---:|---:|\n"
         lines = [f"| `{key}` | {a} | {b} |" for key, (a, b) in self.configuration.items()]
         text = f"## Configuration\n\n{head}" + "\n".join(lines or ["| no difference | | |"])
+        if self.surroundings:
+            lines = [f"| {name} | {a} | {b} |" for name, (a, b) in self.surroundings.items()]
+            text += f"\n\n## Made with\n\n{head}" + "\n".join(lines)
         lines = []
         sides = [{name: value for name, pair in self.metrics.items() if (value := pair[i]) is not None} for i in (0, 1)]
         for name in self.metrics:
@@ -55,15 +61,23 @@ def compare_runs(left: str, right: str, root: Path, out: Path | None = None) -> 
         UserError: no such run.
     """
     store = RunStore(root)
-    records = [record_of(store.find(word)) for word in (left, right)]
-    rows = [Row({"run": record.run_id}, (record,)) for record in records]
-    first, second = records
-    folder = out or root / "reports" / f"compare-{first.run_id}-{second.run_id}"
-    found = Comparison((first.run_id, second.run_id), _different(first.config, second.config), _metrics(records))
+    runs = [store.find(word) for word in (left, right)]
+    first, second = records = [record_of(run) for run in runs]
+    names = _names(*runs)
+    rows = [Row({"run": name}, (record,)) for name, record in zip(names, records, strict=True)]
+    folder = out or root / "reports" / f"compare-{names[0]}-{names[1]}"
+    known = {**first.config, **second.config}
+    around = {name: pair for name, pair in differing_facts(first, second).items() if not (name in known or "-" in pair)}
+    found = Comparison(names, _different(first.config, second.config), _metrics(records), around)
     atomic_write_text(folder / "compare.md", found.to_markdown())
     atomic_write_json(
         folder / "compare.json",
-        {"runs": found.names, "configuration": found.configuration, "metrics": found.metrics},
+        {
+            "runs": found.names,
+            "configuration": found.configuration,
+            "surroundings": found.surroundings,
+            "metrics": found.metrics,
+        },
     )
     for key in ("train/loss", "val/loss"):
         if (drawing := draw(Figure("curves", key), rows)) is not None:
@@ -72,6 +86,15 @@ def compare_runs(left: str, right: str, root: Path, out: Path | None = None) -> 
         with atomic_path(folder / "samples.png") as temporary:
             grid_image(samples).save(temporary)
     return found, folder
+
+
+def _names(left: Run, right: Run) -> tuple[str, str]:
+    """Their ids, and where these are the same, since code is no part of them, also where the two folders part."""
+    if left.id != right.id:
+        return left.id, right.id
+    pairs = zip(left.folder.resolve().parts, right.folder.resolve().parts, strict=False)
+    a, b = next((pair for pair in pairs if pair[0] != pair[1]), ("", ""))
+    return (f"{left.id}@{a}", f"{right.id}@{b}") if a else (left.id, right.id)
 
 
 def _different(left: dict[str, Any], right: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -34,6 +34,12 @@ def facts(record: Record) -> dict[str, str]:
     return {name: AND.join(values) for name, values in facts_of(record).items()}
 
 
+def differing_facts(left: Record, right: Record) -> dict[str, tuple[str, str]]:
+    """The facts in which two measurements differ; "-" where one knows nothing of it."""
+    a, b = facts(left), facts(right)
+    return {name: (a.get(name, "-"), b.get(name, "-")) for name in {**a, **b} if a.get(name) != b.get(name)}
+
+
 def facts_of(record: Record) -> Facts:
     """As `facts`: several values of what changed between attempts at a training or processes that drew samples."""
     # An empty text says nothing, and older configurations lack keys that came later.

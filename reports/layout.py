@@ -10,7 +10,16 @@ from experiments.errors import UserError, unknown
 from lightning_modules.metrics.config import METRICS
 from reports.crossing import Crossing, is_positive, parse_crossing
 from reports.quantities import CHOSEN, STAND_INS, Better, Printed, Quantity, quantity
-from reports.reference import Checked, Claim, ReferenceTable, choices_of, labels_of, load_table, parse_claim
+from reports.reference import (
+    Checked,
+    Claim,
+    ReferenceTable,
+    choices_of,
+    labels_of,
+    load_table,
+    parse_claim,
+    written_out,
+)
 
 FigureKind = Literal["bars", "curves", "lines", "scatter", "pareto"]
 FIGURE_NEEDS = {
@@ -139,7 +148,7 @@ def parse_layout(report: Mapping[str, Any], axes: Mapping[str, Sequence[str]]) -
             f"report gives the axis {', '.join(lost)} no place, and averaging over it would hide it; name it under "
             "rows, group or spread."
         )
-    reference = load_table(str(raw["reference"])) if raw.get("reference") else None
+    reference = _reference(raw.get("reference"), axes)
     columns = tuple(_column(item, reference) for item in raw["columns"])
     return Layout(
         rows=rows,
@@ -169,6 +178,18 @@ def _count(key: str, value: Any, of: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise UserError(f"report.{key}={value!r} must be a number of {of}, or 0 for none.")
     return value
+
+
+def _reference(raw: Any, axes: Mapping[str, Sequence[str]]) -> ReferenceTable | None:
+    """The published table, by its name or written out for this sweep: what that one's rows match must be here."""
+    if not isinstance(raw, Mapping):
+        return load_table(str(raw)) if raw else None
+    table = written_out(raw, "report.reference")
+    for row in table.rows:
+        _known_labels(row.match.items(), f"reference, row {row.id}", axes)
+    for claim in table.claims:
+        _own_claim(claim, axes)
+    return table
 
 
 def _column(item: Any, reference: ReferenceTable | None) -> Column:

@@ -171,10 +171,27 @@ class Checked:
         return self
 
 
+def written_out(raw: Any, place: str) -> ReferenceTable:
+    """A published table that stands in the sweep itself, with the paper's `citation` among its keys.
+
+    Raises:
+        UserError: as `load_reference` does.
+    """
+    body = Checked(raw, place)
+    if "citation" not in body.raw:
+        raise UserError(f"{place} lacks citation.")
+    table = {key: value for key, value in body.raw.items() if key != "citation"}
+    return _table(Checked(table, place), place, {"citation": str(body.raw["citation"]), "sources": {}})
+
+
 def _table(body: Checked, key: str, system: Mapping[str, Any]) -> ReferenceTable:
     body.keys("where", "title", "source", "columns", "rows", optional=("protocol", "claims"))
     raw = body.raw
-    columns = {name: ReferenceColumn(**spec) for name, spec in raw["columns"].items()}
+    for part in ("rows", "claims"):
+        if not isinstance(raw.get(part, []), list):
+            raise UserError(f"{body.place}: {part} must be a list, not {raw[part]!r}.")
+    place = f"{body.place}: columns"
+    columns = {name: _column(spec, f"{place}.{name}") for name, spec in Checked(raw["columns"], place).raw.items()}
     source = f"{raw['source']}, {raw['where']}" if raw["source"] in system["sources"] else raw["source"]
     rows = tuple(_row(Checked(row, body.place), columns, source) for row in raw["rows"])
     claims = tuple(parse_claim(claim, body.place) for claim in raw.get("claims", ()))
@@ -193,10 +210,20 @@ def _table(body: Checked, key: str, system: Mapping[str, Any]) -> ReferenceTable
     )
 
 
+def _column(raw: Any, place: str) -> ReferenceColumn:
+    Checked(raw, place).keys("label", optional=("better", "scale"))
+    if raw.get("better", "none") not in ("lower", "higher", "none"):
+        raise unknown(f"value of better in {place}:", str(raw["better"]), ("lower", "higher", "none"))
+    if isinstance(scale := raw.get("scale", 1.0), bool) or not isinstance(scale, int | float):
+        raise UserError(f"{place}: scale={scale!r} must be a number.")
+    return ReferenceColumn(**raw)
+
+
 def _row(body: Checked, columns: Mapping[str, ReferenceColumn], source: str) -> ReferenceRow:
     body.keys("id", "name", "values", optional=("match", "sources", "approximate"))
     raw = body.raw
     place = f"{body.place}, row {raw['id']}"
+    Checked(raw["values"], f"{place}: values")
     sources, approximate = raw.get("sources", {}), tuple(raw.get("approximate", ()))
     for name in (*raw["values"], *sources, *approximate):
         if name not in columns:

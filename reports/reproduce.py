@@ -13,7 +13,7 @@ from experiments.errors import UserError
 from experiments.identity import evaluation_id, run_id
 from experiments.store import RunStore
 from reports.aggregate import standard_error
-from reports.facts import facts
+from reports.facts import differing_facts
 from reports.quantities import EXACT, SPANS, heading, is_cost, printed, quantity
 from reports.records import Record, record_of
 
@@ -119,7 +119,7 @@ def reproduce(subject: Subject, word: str, into: Path | None = None, tolerance: 
         record.cell,
         run.evaluation(record.eval_id).folder,
         compare_metrics(record, again, tolerance),
-        _around(record, again),
+        differing_facts(record, again),
     )
 
 
@@ -143,11 +143,6 @@ def compare_metrics(then: Record, now: Record, tolerance: float) -> tuple[Line, 
             allowed = tolerance * max(abs(a), abs(b), standard_error(then, name)[0] or 0.0)
             lines.append(Line(name, a, b, abs(a - b) > allowed, "equal" if a == b else "agrees"))
     return tuple(lines)
-
-
-def _around(then: Record, now: Record) -> dict[str, tuple[str, str]]:
-    a, b = facts(then), facts(now)
-    return {name: (a.get(name, "-"), b.get(name, "-")) for name in {**a, **b} if a.get(name) != b.get(name)}
 
 
 def _unfinished(folder: Path, record: Record) -> Path:

@@ -20,13 +20,24 @@ def search_notes(records: Sequence[Record]) -> list[str]:
         return [_summary(searched)]
     notes = []
     for record in searched:
-        chosen = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in record.search["chosen"].items())
+        chosen = ", ".join(
+            f"{key.rpartition('.')[2]} {_short(value)}" for key, value in record.search["chosen"].items()
+        )
         ((metric, value),) = record.search["metrics"].items()
         known = quantity(metric)
-        judged = f"{known.plain} {known.text(value)} on other samples than the table's"
+        judged = f"{known.plain} {known.text(value)} {_judged_on(metric)}"
         at_end = "; the end of what was tried" if _at_end(record) else ""
         notes.append(f"{record.name}: {chosen}, the best of {_told_trials(record)} ({judged}){at_end}.")
     return notes
+
+
+def _short(value: Any) -> str:
+    return str(float(f"{value:.4g}") if isinstance(value, float) else value)
+
+
+def _judged_on(metric: str) -> str:
+    """Trials draw other samples than the evaluation, but every validation is on the same images."""
+    return "on the table's own validation" if metric.startswith("val/") else "on other samples than the table's"
 
 
 def _complete(record: Record) -> list[Mapping[str, Any]]:
@@ -52,7 +63,9 @@ def _at_end(record: Record) -> bool:
 
 def _summary(records: Sequence[Record]) -> str:
     keys = dict.fromkeys(key for record in records for key in record.search["chosen"])
-    metrics = dict.fromkeys(quantity(name).plain for record in records for name in record.search["metrics"])
+    metrics = dict.fromkeys(
+        f"{quantity(name).plain} {_judged_on(name)}" for record in records for name in record.search["metrics"]
+    )
     counts = sorted({len(_complete(record)) for record in records})
     trials = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     lost = sum(len(record.search["trials"]) - len(_complete(record)) for record in records)
@@ -60,7 +73,4 @@ def _summary(records: Sequence[Record]) -> str:
     names = ", ".join(quantity(f"{CHOSEN}{key}").plain.removesuffix(" chosen") for key in keys)
     ends = sum(_at_end(record) for record in records)
     beyond = f" {ends} of {len(records)} chose the end of what was tried." if ends else ""
-    return (
-        f"{names}: each row's own best of {trials}, judged by {', '.join(metrics)} on other samples than the "
-        f"table's.{beyond}"
-    )
+    return f"{names}: each row's own best of {trials}, judged by {', '.join(metrics)}.{beyond}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -207,7 +208,7 @@ def print_preview(plan: Plan, console: Console) -> None:
         )
     console.print(table)
     what = "timed without training" if plan.is_timed else f"{found['trainings']} trainings"
-    lines = [f"{len(found['cells'])} cells, {what}. {summary(states)}"]
+    lines = [f"{len(found['cells'])} cells, {what}{_searches(plan)}. {summary(states)}"]
     for parent in found["parents"]:
         lines.append(f"First: {parent['text']}.")
     for item in found["excluded"]:
@@ -218,6 +219,13 @@ def print_preview(plan: Plan, console: Console) -> None:
         lines.append(tell_cost(estimate))
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
+
+
+def _searches(plan: Plan) -> str:
+    """How many searches there are, and what their trials are, in words; "" where nothing is searched."""
+    searches = {cell.search_id: cell.config.search for cell in plan.cells if cell.is_searched}.values()
+    counts = Counter(f"{one.trials} {'trainings' if one.trains else 'evaluations'}" for one in searches)
+    return "".join(f", {count} searches of {trials} each" for trials, count in counts.items())
 
 
 def _beside(words: list[str], wide: bool) -> list[str]:

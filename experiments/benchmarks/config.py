@@ -7,13 +7,17 @@ the keys of the run's configuration that change what is timed: they, and no othe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lightning_modules.bounds import check_least
-from lightning_modules.layers.config import MIXERS
+from lightning_modules.layers.config import MixerName
 from lightning_modules.registry import Entry, Registry
 
 TRANSFORMER_LAYERS = ("transformer", "attention")
+if TYPE_CHECKING:
+    LayerName = str
+else:
+    LayerName = Literal["transformer", MixerName]
 
 
 @dataclass
@@ -45,8 +49,8 @@ class LayerBenchmarkConfig(_BenchmarkConfig):
     measures: ClassVar[tuple[str, ...]] = ("trainer.precision", "trainer.compile")
 
     name: str = "layer"
-    layer: str = "transformer"
-    """transformer: attention and MLP; attention: without the MLP; or one of `MIXERS` with its default settings."""
+    layer: LayerName = "transformer"
+    """transformer: attention and MLP; attention: without the MLP; a mixer with its default settings."""
     length: int = 256
     """Sequence length: (pixels / 16) ** 2 with the usual tokenizers."""
     width: int = 1024
@@ -64,9 +68,6 @@ class LayerBenchmarkConfig(_BenchmarkConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.layer not in TRANSFORMER_LAYERS and self.layer not in MIXERS.names():
-            valid = ", ".join((*TRANSFORMER_LAYERS, *MIXERS.names()))
-            raise ValueError(f"benchmark.layer={self.layer} is unknown; valid: {valid}.")
         check_least(self, "benchmark", length=1, width=1, heads=1)
         if self.width % self.heads:
             raise ValueError(f"benchmark.width={self.width} must be a multiple of benchmark.heads={self.heads}.")

@@ -7,7 +7,7 @@ A mixer by name is a module (B, L, C) -> (B, L, C), built as `Mixer(width, setti
 from __future__ import annotations
 
 from dataclasses import dataclass, field, make_dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lightning_modules.bounds import check_least
 from lightning_modules.registry import Entry, Registry
@@ -153,3 +153,7 @@ MixerSettings: Any = make_dataclass(
     [(name, entry.config, field(default_factory=entry.config)) for name, entry in MIXERS.entries.items()],
 )
 """Base of a generator's configuration: the settings of every mixer under the mixer's name."""
+if TYPE_CHECKING:
+    MixerName = str
+else:
+    MixerName = Literal["attention", *MIXERS.names()]

@@ -42,14 +42,22 @@ def test_configuration_is_written_once_and_found_again(tmp_path: Path, run: Run)
 def test_changed_default_under_the_same_hash_is_refused_by_name(tmp_path: Path, run: Run) -> None:
     stored = yaml.safe_load(run.config_path.read_text())
     stored["optim"]["weight_decay"] = 0.3
-    stored["generator"]["retired"] = 1
     stored["tokenizer"]["weights"] = "/moved/away.safetensors"  # a place, not a meaning
     run.config_path.write_text(yaml.safe_dump(stored))
     with pytest.raises(UserError) as caught:
         RunStore(tmp_path).prepare(small_config())
     assert "optim.weight_decay (0.3 then, 0.05 now)" in str(caught.value)
-    assert "generator.retired (1 then, 'no such key' now)" in str(caught.value)
-    assert "weights" not in str(caught.value)
+    assert "tokenizer.weights" not in str(caught.value)
+
+
+def test_a_run_with_keys_that_only_other_code_has_says_so(tmp_path: Path, run: Run) -> None:
+    stored = yaml.safe_load(run.config_path.read_text())
+    stored["generator"]["my_mixer"] = {"gates": 1}
+    run.config_path.write_text(yaml.safe_dump(stored))
+    with pytest.raises(UserError, match=r"made by other code, .* does not know: generator\.my_mixer\.gates\. Use that"):
+        RunStore(tmp_path).prepare(small_config())
+    with pytest.raises(UserError, match=r"config\.yaml does not fit this code; use the code .*: Key 'my_mixer' not in"):
+        run.config()
 
 
 @pytest.mark.parametrize("text", ["", "a: [", "just text"])

@@ -105,6 +105,19 @@ def test_compare_names_what_differs(tmp_path: Path) -> None:
         compare_runs("nothing", "fake-serial_v1-s0", tmp_path)
 
 
+def test_compare_of_one_run_by_two_versions_of_the_code_names_roots_and_code(tmp_path: Path) -> None:
+    cell = fakes.cells_of((0,))[0]
+    fakes.write_run(tmp_path / "before", cell)
+    other = {f"{part}__provenance__git_commit": "f" * 40 for part in ("run", "evaluation")}
+    fakes.write_run(tmp_path / "after", cell, **other)
+    places = [tmp_path / root / "runs" / cell.run_id for root in ("before", "after")]
+    found, folder = compare_runs(*map(str, places), tmp_path)
+    assert found.names == (f"{cell.run_id}@before", f"{cell.run_id}@after") and folder.name.endswith("@after")
+    assert found.configuration == {} and found.surroundings == {"code version": ("0123456789", "ffffffffff")}
+    assert "## Made with" in found.to_markdown()
+    assert compare_runs(str(places[0]), str(places[0]), tmp_path)[0].surroundings == {}
+
+
 def test_compare_adds_up_device_time_and_prints_intervals_with_their_values(tmp_path: Path) -> None:
     cell, other = fakes.cells_of((0,))[:2]
     ends = {"evaluation__metrics__fd_efflite0_low": 110.0, "evaluation__metrics__fd_efflite0_high": 130.0}

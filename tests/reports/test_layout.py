@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+import reports
 from experiments.errors import UserError
 from reports.layout import parse_layout
 from sweeps.definition import load_sweep, sweep_names
@@ -22,6 +26,11 @@ SIMILAR = {"id": "s", "text": "t", "source": "us", "kind": "similar", "metric": 
     "left": {"scheme": "a"},
     "right": {"scheme": "b"},
     "tolerance": 0.05,
+}
+
+ROW = {"id": "r", "name": "R", "match": {"scheme": "a"}, "values": {"fid": 5.7}}
+TABLE = {"citation": "us", "where": "Table 1", "title": "T", "source": "s", "columns": {"fid": {"label": "FID"}}} | {
+    "rows": [ROW]
 }
 
 
@@ -48,6 +57,18 @@ def test_a_stand_in_gets_the_published_column_beside_it_unless_told_otherwise() 
     assert [claim.id for claim in layout.claims] == ["serial_v2_best", "serial_v2_beats_serial_v1"]
     block["columns"] = [{"metric": "fd_efflite0", "paper": ""}]
     assert parse_layout(block, axes).columns[0].paper == ""
+
+
+def test_a_published_table_can_be_written_out_as_the_page_shows() -> None:
+    page = Path(reports.__file__).with_name("README.md").read_text()
+    (example,) = (
+        yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "Doe" in block
+    )
+    layout = parse_layout(example["report"], {"hybrid_scheme": ["serial_v1", "serial_v2"]})
+    assert layout.reference is not None and layout.reference.citation == "Doe: Our last paper, 2025"
+    assert [column.paper for column in layout.columns] == ["fid", "parameters"]
+    beside = layout.reference.row_for({"hybrid_scheme": "serial_v2"})
+    assert beside is not None and beside.values == {"fid": 5.7, "parameters": None}
 
 
 def test_claims_can_be_named_across_tables_or_written_out() -> None:
@@ -104,6 +125,19 @@ def test_well_formed_blocks_of_these_kinds_pass() -> None:
         ({"figure": [{"kind": "pareto", "x": "second", "y": "fid"}]}, "metric in report.figure: 'second'"),
         ({"reference": "maskmamba.table33"}, "Did you mean"),
         ({"reference": ["maskmamba.table3"]}, "Unknown reference"),
+        ({"reference": {**TABLE, "citation": ""} | {"cite": "x"}}, "Unknown key in report.reference: 'cite'"),
+        ({"reference": {key: TABLE[key] for key in TABLE if key != "citation"}}, "report.reference lacks citation"),
+        ({"reference": {**TABLE, "columns": {"fid": "FID"}}}, "columns.fid must be a mapping, not 'FID'"),
+        ({"reference": {**TABLE, "columns": {"fid": {"label": "FID", "best": "lower"}}}}, "'best'.*better"),
+        ({"reference": {**TABLE, "columns": {"fid": {"label": "FID", "better": "less"}}}}, "value of better.* 'less'"),
+        ({"reference": {**TABLE, "columns": {"fid": {"label": "FID", "scale": "k"}}}}, "scale='k' must be a number"),
+        ({"reference": {**TABLE, "rows": {"a": 1}}}, "rows must be a list"),
+        ({"reference": {**TABLE, "rows": [{**ROW, "values": 5}]}}, "values must be a mapping"),
+        (
+            {"reference": {**TABLE, "rows": [{**ROW, "match": {"scheme": "c"}}]}},
+            "scheme in report.reference, row r: 'c'",
+        ),
+        ({"reference": {**TABLE, "claims": [{**OWN, "label": "c"}]}}, "label of scheme in report.claims: 'c'"),
         ({"rows": 5}, "must be an axis or a list of axes"),
         ({"baseline": "scheme a"}, "report.baseline must be a mapping"),
         ({"claims": [{**OWN, "where": "z"}]}, "where must be a mapping"),

@@ -32,6 +32,17 @@ def test_a_few_searches_are_told_one_by_one() -> None:
     assert at_end.endswith("the table's); the end of what was tried.")
 
 
+def test_values_are_told_to_four_digits_and_losses_are_not_of_samples() -> None:
+    search = {"chosen": {"optim.lr": 0.00067010696, "model": "b"}, "metrics": {"val/loss": 6.2}, "trials": []}
+    search["trials"] = [{"params": search["chosen"], "outcome": "complete"}] * 2
+    records = [Record(f"seed={seed}", {"model": "a"}, {}, seed, "r", "e", search=search) for seed in range(LISTED + 1)]
+    (note,) = search_notes(records[:1])
+    assert (
+        note == "a seed0: lr 0.0006701, model b, the best of 2 trials (Val loss 6.200 on the table's own validation)."
+    )
+    assert search_notes(records)[0].endswith("judged by Val loss on the table's own validation.")
+
+
 def test_trials_that_failed_or_were_pruned_are_told_apart_and_reach_no_end() -> None:
     (note,) = search_notes([record(0, chosen=3.0, others=["failed", "pruned", "failed"])])
     assert "guidance 3.0, the best of 3 completed trials (1 pruned, 2 failed) (FD" in note

@@ -189,16 +189,23 @@ def test_what_a_finished_parent_started_from_may_be_gone(make_sweep: Make, root:
     assert [(parent["parent"], parent["state"]) for parent in found["parents"]] == [(second.id, "done")]
 
 
-def test_a_training_that_searches_share_counts_once(make_sweep: Make) -> None:
+def test_a_training_that_searches_share_counts_once(make_sweep: Make, capsys: pytest.CaptureFixture[str]) -> None:
     """Each sampler has a search of its own, over one and the same training."""
     samplers = [{"name": "sampler", "key": "sampler.name", "values": ["maskgit", "halton"]}]
     search = {"space": [{"key": "sampler.guidance", "low": 1.0, "high": 9.0}]}
     resources = {"gpus": 1}
     scales = {"demo": {"preset": "", "resources": resources}}
-    shared = plan(make_sweep("shared", axes=samplers, search=search, scales=scales, report={}))
+    path = make_sweep("shared", axes=samplers, search=search, scales=scales, report={})
+    shared = plan(path)
+    assert (
+        views.show_plan(path) == 0
+        and "2 cells, 1 trainings, 2 searches of 12 evaluations each." in capsys.readouterr().out
+    )
     assert len(shared.groups()) == 2 and len({cell.run_id for cell in shared.cells}) == 1
     apart = preview(plan(make_sweep("apart", axes=samplers, scales=scales, report={})))["cost"]
     assert preview(shared)["cost"] == apart and apart["trainings"] == 1
     trained = {"space": [{"key": "optim.lr", "low": 0.1, "high": 0.9}], "trials": 3}
-    searched = preview(plan(make_sweep("trained", axes=samplers, search=trained, scales=scales, report={})))["cost"]
+    path = make_sweep("trained", axes=samplers, search=trained, scales=scales, report={})
+    searched = preview(plan(path))["cost"]
+    assert views.show_plan(path) == 0 and "2 trainings, 2 searches of 3 trainings each." in capsys.readouterr().out
     assert searched["trainings"] == 2 and searched["flops"] == 6 * apart["flops"], "where every trial is one, none is"

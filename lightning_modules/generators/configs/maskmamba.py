@@ -7,7 +7,7 @@ from typing import Literal
 
 from lightning_modules.bounds import check_least, check_share
 from lightning_modules.generators.configs.base import MaskedGeneratorConfig
-from lightning_modules.layers.config import MIXERS, MixerSettings
+from lightning_modules.layers.config import MixerName, MixerSettings
 
 
 @dataclass
@@ -19,8 +19,8 @@ class MaskMambaConfig(MixerSettings, MaskedGeneratorConfig):
     depth: int = 20
     heads: int = 10
     """Attention heads; groups keep the count and shrink the head width."""
-    mixer: str = "bi_mamba_v2"
-    """One of `MIXERS`, or attention: of the non-Transformer layers M; with hybrid_scheme=uniform, of every layer."""
+    mixer: MixerName = "bi_mamba_v2"
+    """Of the non-Transformer layers M; with hybrid_scheme=uniform, of every layer."""
     hybrid_scheme: Literal["uniform", "serial_v1", "serial_v2", "group_v1", "group_v2"] = "serial_v2"
     """Section 3.2.2: serial_v1 = MSMS.., serial_v2 = M.. then S.., group_v1 = C/2 | C/2, group_v2 = 4 x C/4."""
     group_match: Literal["width", "parameters"] = "width"
@@ -49,8 +49,6 @@ class MaskMambaConfig(MixerSettings, MaskedGeneratorConfig):
 
     def __post_init__(self) -> None:
         check_least(self, "generator", width=1, depth=1, heads=1, mamba_mlp_ratio=0, attention_mlp_ratio=0)
-        if self.mixer not in (mixers := ("attention", *MIXERS.names())):
-            raise ValueError(f"generator.mixer={self.mixer} is unknown; valid: {', '.join(mixers)}.")
         if self.width % self.heads:
             raise ValueError(f"generator.width={self.width} is not a multiple of generator.heads={self.heads}.")
         groups = {"group_v1": 2, "group_v2": 4}.get(self.hybrid_scheme, 1)
