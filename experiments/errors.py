@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -23,4 +23,10 @@ def did_you_mean(given: str, valid: Iterable[str]) -> str:
 def unknown(kind: str, given: str, valid: Iterable[str]) -> UserError:
     """The error for a name that is not among the valid ones."""
     names = sorted(valid)
-    return UserError(f"Unknown {kind} '{given}'.{did_you_mean(given, names)} Valid: {', '.join(names)}.")
+    return UserError(f"Unknown {kind} '{given}'.{did_you_mean(given, names)} Valid: {some(names, 100)}.")
+
+
+def some(names: Sequence[str], most: int = 20) -> str:
+    """Names in a sentence, the first ones of very many: a sweep may have thousands of cells."""
+    more = len(names) - most
+    return ", ".join(names) if more <= 0 else f"{', '.join(names[:most])} and {more:,} more"

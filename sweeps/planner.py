@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config import build_config, load_config, to_dict
-from experiments.errors import UserError
+from experiments.errors import UserError, some
 from experiments.identity import benchmark_id, evaluation_id, run_id, search_id
 from experiments.run_config import RunConfig
 from experiments.store import RunStore
@@ -104,7 +104,7 @@ class Plan:
         found = [cell for cell in self.cells if cell.name == word] or [c for c in self.cells if word in c.name]
         if len(found) == 1:
             return found[0]
-        names = ", ".join(cell.name for cell in (found or self.cells)[:20])
+        names = some([cell.name for cell in (found or self.cells)])
         many = f"'{word}' fits {len(found)} cells" if found else f"No cell '{word}'"
         raise UserError(f"{many} of {self.title}: {names}.")
 
