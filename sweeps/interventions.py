@@ -89,7 +89,7 @@ def _wait(
         if not said:
             say(f"Waiting for job {job} to end, {which.format(name=name)}.")
             said = True
-        time.sleep(0.5)
+        time.sleep(2.0)  # each look asks Slurm for its whole queue
     return None
 
 
