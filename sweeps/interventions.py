@@ -136,7 +136,7 @@ def cancel_plan(plan: Plan, confirm: Callable[[str], bool], say: Callable[[str],
     unasked = unasked_groups(plan, states, queue)
     running = {cell.group: cell for cell in plan.cells if states[cell.name].state == "running"}
     queued = {cell.group: cell for cell in plan.cells if states[cell.name].is_queued and cell.group not in running}
-    shared = {identity: sweep for identity, sweep in needed_elsewhere(plan).items() if identity in running}
+    shared = needed_elsewhere(plan, running)
     for identity, sweep in shared.items():
         say(f"{running[identity].name} goes on: {sweep} needs it.")
     foreign = {

@@ -10,8 +10,11 @@ import pytest
 from rich.console import Console
 
 from experiments import slurm
+from experiments.store import Run
 from sweeps import actions, progress, views
 from sweeps import queue as queues
+from sweeps.arrays import Arrays
+from sweeps.cell import Group
 from sweeps.local import LocalLauncher, local_slots
 from sweeps.planner import Plan, plan
 from sweeps.progress import Progress
@@ -128,6 +131,20 @@ def test_the_list_of_submissions_is_read_once_for_all_groups(make_sweep: Make, m
     launcher = LocalLauncher(planned, local_slots(planned, 1), told)
     launcher._sort(planned.groups())
     assert len(launcher.pending) == 3 and len(reads) == 1
+
+
+def test_groups_are_told_apart_by_their_ids(make_sweep: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of them compared with each other, one by one, would take minutes."""
+    planned = plan(make_sweep(), overrides=["resources.evaluation.gpus=1"])
+    first, *others = planned.groups()
+    monkeypatch.setattr(Run, "is_done", lambda run: run.id == first.id)
+    monkeypatch.setattr(Group, "__eq__", lambda *_: pytest.fail("compared"))
+    batches = list(Arrays(planned, 1000, 0).of([*others, first]))
+    assert [(batch.part, [group.id for group in batch.groups]) for batch in batches] == [
+        ("train", [group.id for group in others]),
+        ("evaluate", [group.id for group in others]),
+        ("evaluate", [first.id]),
+    ]
 
 
 def queue(planned: Plan, monkeypatch: pytest.MonkeyPatch, jobs: dict[str, tuple[str, str]]) -> None:
