@@ -21,10 +21,11 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -65,6 +66,41 @@ def write_store(
     meta = StoreMeta(count, views, length, vocab_size, tokenizer, source, tuple(shape) if latents else ())
     with StoreWriter(folder, meta) as writer:
         writer.append(tokens, labels, [[caption] for caption in captions])
+
+
+class Captions(Sequence[str]):
+    """The captions of a store, each read when it is asked for: millions of strings would take half a gigabyte.
+
+    Args:
+        content: of captions.bin.
+        offsets: (M + 1,) of caption_offsets.npy.
+    """
+
+    BLOCK = 1 << 16
+
+    def __init__(self, content: bytes | mmap.mmap, offsets: np.ndarray):
+        self._content, self._offsets = content, offsets
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    @overload
+    def __getitem__(self, which: int) -> str: ...
+    @overload
+    def __getitem__(self, which: slice) -> list[str]: ...
+    def __getitem__(self, which: int | slice) -> str | list[str]:
+        rows = range(len(self))[which]
+        if isinstance(rows, int):
+            return self._texts(rows, rows + 1)[0]
+        return self._texts(rows.start, rows.stop) if rows.step == 1 else [self[row] for row in rows]
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), self.BLOCK):
+            yield from self._texts(start, min(start + self.BLOCK, len(self)))
+
+    def _texts(self, start: int, stop: int) -> list[str]:
+        ends = self._offsets[start : stop + 1].tolist()
+        return [self._content[begin:end].decode() for begin, end in pairwise(ends)]
 
 
 class TokenStore(MappedStore):
@@ -124,9 +160,9 @@ class TokenStore(MappedStore):
             raise ValueError(f"Image {self.key(index)} of {self.folder} has no caption number {which}.")
         return first + which
 
-    def captions(self) -> list[str]:
+    def captions(self) -> Captions:
         """All captions, in order."""
-        return [self._text("caption", row) for row in range(len(self._ragged["caption"][1]) - 1)]
+        return Captions(*self._ragged["caption"])
 
     @property
     def several_captions(self) -> bool:

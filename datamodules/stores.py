@@ -151,5 +151,6 @@ class StoreDataModule(StreamDataModule):
 def text_features(store: TokenStore, encoder: TextEncoder, cache_dir: Path) -> TextStore:
     """The text store of a token store's captions: beside it, else in `cache_dir`; made if it is in neither place."""
     captions, beside = store.captions(), store.folder.parent
-    there = text_store_folder(encoder, captions_sha256(captions), beside).exists()
-    return cached_text_store(captions, encoder, beside if there or os.access(beside, os.W_OK) else cache_dir)
+    digest = captions_sha256(captions)
+    there = text_store_folder(encoder, digest, beside).exists()
+    return cached_text_store(captions, encoder, beside if there or os.access(beside, os.W_OK) else cache_dir, digest)

@@ -82,15 +82,18 @@ def captions_sha256(captions: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def cached_text_store(captions: Sequence[str], encoder: TextEncoder, cache_dir: Path) -> TextStore:
+def cached_text_store(captions: Sequence[str], encoder: TextEncoder, cache_dir: Path, digest: str = "") -> TextStore:
     """The store of these captions under `cache_dir`/text, made if it does not exist (safe when several start at once).
 
     A long encoding that was killed goes on where it was: chunks are kept beside the store until that is complete.
 
+    Args:
+        digest: their `captions_sha256`, where that is known: of millions it takes seconds.
+
     Raises:
-        ValueError: it is damaged, or the encoder cannot encode these captions.
+        ValueError: it is damaged, the encoder cannot encode these captions, or their features do not fit on the disk.
     """
-    identity, digest = encoder.config.features_id, captions_sha256(captions)
+    identity, digest = encoder.config.features_id, digest or captions_sha256(captions)
     folder = text_store_folder(encoder, digest, cache_dir)
     if not folder.exists():
         with work_lock(folder.with_name(f".{folder.name}.lock")):
@@ -117,7 +120,22 @@ def _encoded(captions: Sequence[str], encoder: TextEncoder, parts: Path) -> Iter
                 atomic_write(path, partial(np.savez, **arrays))
                 seconds = time.monotonic() - began
                 log.info("%d of %d captions encoded, %.0f s", start + len(chunk), len(captions), seconds)
+        if not start and len(captions) > CHUNK:
+            _check_room(parts, chunk.features.nbytes * len(captions) // len(chunk))
         yield chunk
+
+
+def _check_room(parts: Path, expected: int) -> None:
+    """Raise ValueError where a store of about so many bytes cannot be made: its chunks lie beside it meanwhile."""
+    needed = max(expected, 2 * expected - sum(path.stat().st_size for path in parts.iterdir()))
+    free = shutil.disk_usage(parts).free
+    log.info("The features will take about %.1f GiB, and twice that while they are made", expected / 2**30)
+    if free < needed:
+        raise ValueError(
+            f"The features of these captions take about {expected / 2**30:.1f} GiB and twice that while they are made, "
+            f"of which {needed / 2**30:.1f} GiB are missing still; {free / 2**30:.1f} GiB are free at {parts.parent}. "
+            "Free some space there, and the same command goes on."
+        )
 
 
 def _read_part(path: Path) -> RaggedText | None:

@@ -17,7 +17,7 @@ from experiments.claims import ClaimLost
 from experiments.conditions import Conditions, grid_columns, grid_conditions
 from experiments.curves import write_metrics
 from experiments.files import atomic_path
-from experiments.pictures import captioned_grid, write_png
+from experiments.pictures import kept_grid, write_png
 from experiments.run_config import RunConfig
 from experiments.sampling import sample_images
 from experiments.stopping import Stopped, with_hangup
@@ -203,7 +203,7 @@ class SampleGrid(L.Callback):
             batch_size=self.config.evaluation.batch_size,
             device=module.device,
         )
-        grid = captioned_grid(samples.images, self._conditions.captions, grid_columns(self.config), scale=2)
+        grid = kept_grid(samples.images, self._conditions.captions, grid_columns(self.config))
         write_png(grid, self.run.samples / f"step-{step:06d}.png")
         for logger in trainer.loggers:
             experiment: Any = getattr(logger, "experiment", None)  # Lightning's base class does not promise one

@@ -22,7 +22,7 @@ from experiments.conditions import Conditions, evaluation_conditions, grid_colum
 from experiments.config import save_config, to_dict
 from experiments.evaluator import build_evaluator
 from experiments.files import atomic_path
-from experiments.pictures import GRID_ROWS, captioned_grid, write_png
+from experiments.pictures import GRID_ROWS, kept_grid, write_png
 from experiments.process import device_of, prepare_process
 from experiments.provenance import code_of, provenance, ran_with
 from experiments.ranks import is_leader, rank, world_size
@@ -162,7 +162,7 @@ def _write_samples(config: RunConfig, evaluation: Evaluation, images: np.ndarray
         np.savez_compressed(file, arr_0=images, labels=conditions.labels, **captions)  # type: ignore[arg-type]
     columns = grid_columns(config)
     shown = GRID_ROWS * columns
-    grid = captioned_grid(images[:shown], conditions.captions[:shown], columns, scale=2)
+    grid = kept_grid(images[:shown], conditions.captions[:shown], columns)
     write_png(grid, evaluation.grid_path)
 
 

@@ -18,6 +18,9 @@ GRID_ROWS = 4
 """Rows of the sample grids that are drawn during training."""
 CAPTIONED_TILE = 96
 """Least side of a tile with a caption under it, in pixels; images are enlarged by whole factors."""
+SMALL = 128
+"""Images with fewer pixels across are enlarged in the grids that a run keeps; of others, dozens of grids of a training
+take gigabytes as it is."""
 LINES = 3
 FONT_SIZE = 11
 LINE_HEIGHT = 13
@@ -32,6 +35,11 @@ def image_grid(images: np.ndarray, columns: int, scale: int = 1, gap: int = 2) -
         top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
         picture[top : top + height, left : left + width] = image
     return picture.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def kept_grid(images: np.ndarray, captions: Sequence[str], columns: int) -> np.ndarray:
+    """The grid that a run keeps, twice as large as small images are."""
+    return captioned_grid(images, captions, columns, scale=2 if images.shape[2] < SMALL else 1)
 
 
 def captioned_grid(images: np.ndarray, captions: Sequence[str], columns: int, scale: int = 1) -> np.ndarray:

@@ -15,7 +15,7 @@ from experiments.errors import UserError
 from experiments.flat import flatten
 from experiments.identity import EVALUATION, TRAINING, stored_semantic
 from experiments.overrides import is_filled_in
-from experiments.store import Evaluation, Run, RunStore
+from experiments.store import Evaluation, Run, RunStore, newest
 from experiments.strict_yaml import load_stored
 from experiments.work import Work
 
@@ -32,15 +32,16 @@ def run_records(root: Path | str) -> list[dict[str, Any]]:
 
 
 def _record(run: Run) -> dict[str, Any]:
-    status = run.inspect()
-    preset, overrides = origin_of(run)
-    try:
-        trained, newest = run.result() or {}, run.newest_evaluation()
-        measured = (newest.result() or {}) if newest else {}
-        count = sum(evaluation.is_done() for evaluation in run.evaluations())
-        words = evaluation_words(newest, read_flat(run)) if newest else []
-    except UserError:
-        trained, measured, count, words = {}, {}, 0, []
+    status, stored = run.inspect(), _stored(run)
+    preset, overrides = _origin(run, stored)
+    trained: dict[str, Any] = {}
+    measured: dict[str, Any] = {}
+    words: list[str] = []
+    done: dict[Evaluation, dict[str, Any]] = {}
+    with suppress(UserError):
+        trained, done = run.result() or {}, run.finished_evaluations()
+        if stored and (last := newest(done)):
+            words, measured = evaluation_words(last, stored), done[last]
     return {
         "run": run.id,
         "state": status.state,
@@ -48,7 +49,7 @@ def _record(run: Run) -> dict[str, Any]:
         "max_steps": status.max_steps,
         "preset": preset,
         "overrides": overrides,
-        "evaluations": count,
+        "evaluations": len(done),
         "evaluated_with": words,
         "metrics": {**trained.get("metrics", {}), **measured.get("metrics", {})},
     }
@@ -83,12 +84,21 @@ def read_flat(work: Work) -> dict[str, Any]:
 
 def origin_of(run: Run) -> tuple[str, list[str]]:
     """The preset and what differs from it: the words as typed, or where a sweep made the run the values themselves."""
+    return _origin(run, _stored(run))
+
+
+def _stored(run: Run) -> dict[str, Any]:
+    """As `read_flat`; {} where that is damaged."""
+    with suppress(UserError):
+        return read_flat(run)
+    return {}
+
+
+def _origin(run: Run, stored: Mapping[str, Any]) -> tuple[str, list[str]]:
     file = run.folder / "overrides.txt"
     words = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    preset, usual = "", {}
-    with suppress(UserError):  # damaged, or of a preset that is gone
-        stored = read_flat(run)
-        preset = stored.get("preset", "")
+    preset, usual = stored.get("preset", ""), {}
+    with suppress(UserError):  # of a preset that is gone
         usual = _usual(preset) if preset and not words else {}
     if usual:
         words = [f"{key}={value}" for key, value in stored.items() if usual.get(key, value) != value]

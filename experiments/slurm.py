@@ -14,6 +14,8 @@ ALIVE = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "CONFIGURING
 """States in which a job's processes may still exist."""
 WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
 """States in which Slurm is going to start the job, perhaps again."""
+MOST_JOBS = 5_000
+"""Ids in one word of a command, of which the system takes no more than 128 KiB."""
 UNLISTED = "UNLISTED"
 """Not a state of Slurm's: the controller does not list the job. It is over, or hidden from this user."""
 OPTIONS = ("SLURM_", "SBATCH_", "SRUN_", "SLURMD_", "SLURMSTEPD_", "SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_")
@@ -98,7 +100,7 @@ def forget_states() -> None:
 def ended_jobs(jobs: Iterable[str], max_age: float = 60.0) -> dict[str, str]:
     """How jobs ended that the controller has forgotten, from the accounting where there is one: id -> state.
 
-    What an accounting does not know, or where there is none, is left out; one call for all of them, and none for those
+    What an accounting does not know, or where there is none, is left out; one call for thousands, and none for those
     whose end is known already.
 
     Args:
@@ -115,10 +117,11 @@ def ended_jobs(jobs: Iterable[str], max_age: float = 60.0) -> dict[str, str]:
 def _account(jobs: Sequence[str]) -> dict[str, str]:
     """Those of the jobs that have ended, by the accounting: id -> state."""
     columns = ("--allocations", "--noheader", "--parsable2", "--format=JobID,State")
-    answer = _answer("sacct", *columns, f"--jobs={','.join(jobs)}") or ""
-    rows = (line.strip().split("|") for line in answer.splitlines())
+    words = (f"--jobs={','.join(jobs[start : start + MOST_JOBS])}" for start in range(0, len(jobs), MOST_JOBS))
+    answers = "".join(_answer("sacct", *columns, word) or "" for word in words)
+    rows, asked = (line.strip().split("|") for line in answers.splitlines()), set(jobs)
     # "CANCELLED by 1000" is CANCELLED.
-    states = {row[0]: row[1].split()[0] for row in rows if len(row) == 2 and row[0] in jobs and row[1]}
+    states = {row[0]: row[1].split()[0] for row in rows if len(row) == 2 and row[0] in asked and row[1]}
     return {job: state for job, state in states.items() if state not in ALIVE | WAITING}
 
 

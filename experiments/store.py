@@ -32,7 +32,7 @@ from experiments.run_config import RunConfig
 from experiments.search.work import Search
 from experiments.strict_yaml import load_stored
 from experiments.work import Work
-from lightning_modules.names import did_you_mean
+from lightning_modules.names import did_you_mean, some
 
 
 class Evaluation(Work):
@@ -120,8 +120,12 @@ class Run(Work):
 
     def newest_evaluation(self) -> Evaluation | None:
         """The one that was measured last, None if none is finished. Raises UserError where a result is damaged."""
-        done = [evaluation for evaluation in self.evaluations() if evaluation.is_done()]
-        return max(done, key=lambda evaluation: evaluation.result_path.stat().st_mtime, default=None)
+        return newest(self.finished_evaluations())
+
+    def finished_evaluations(self) -> dict[Evaluation, dict[str, Any]]:
+        """Those with a result, and their results. Raises UserError where one is damaged."""
+        found = ((evaluation, evaluation.result()) for evaluation in self.evaluations())
+        return {evaluation: result for evaluation, result in found if result is not None}
 
     def prepare_evaluation(self, config: RunConfig) -> Evaluation:
         """The evaluation that `config` asks for, with its configuration written. Raises UserError as `prepare` does."""
@@ -160,6 +164,11 @@ class Run(Work):
         if self.metrics_path.exists():
             kept = [json.dumps(record) + "\n" for record in self.metrics() if record["step"] <= step]
             atomic_write_text(self.metrics_path, "".join(kept))
+
+
+def newest(evaluations: Iterable[Evaluation]) -> Evaluation | None:
+    """Of finished evaluations the one that was measured last; None of none."""
+    return max(evaluations, key=lambda evaluation: evaluation.result_path.stat().st_mtime, default=None)
 
 
 class RunStore:
@@ -218,10 +227,8 @@ class RunStore:
         if len(matches) == 1:
             return self.run(matches[0])
         if matches:
-            raise UserError(f"'{word}' fits {len(matches)} runs: {', '.join(matches)}.")
-        valid = (
-            f" There are: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}." if names else " It is empty."
-        )
+            raise UserError(f"'{word}' fits {len(matches)} runs: {some(matches)}.")
+        valid = f" There are: {some(names)}." if names else " It is empty."
         raise UserError(f"No run '{word}' in {self.folder}.{did_you_mean(word, names)}{valid}")
 
     def prepare(self, config: RunConfig, overrides: Iterable[str] = ()) -> Run:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,11 +23,6 @@ def console() -> Console:
 def say(text: str) -> None:
     """Print a sentence there as it is, which the terminal wraps."""
     console().print(text, markup=False, soft_wrap=True)
-
-
-def a_few(names: Sequence[str]) -> str:
-    """The first three names, and how many more there are: "a, b, c and 4 more"."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
 
 
 def print_json(value: Any) -> None:

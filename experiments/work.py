@@ -24,6 +24,9 @@ from experiments.ranks import is_leader
 from experiments.status import State, Status
 from experiments.stopping import Stopped
 
+LONGEST_SILENCE = 15.0
+"""Seconds between two reports of progress of work that has gone on for an hour: each is a file that a shared file
+system has to make, flush and rename, for every run at work, while all processes of the run wait."""
 LONGEST_PAUSE = 30.0
 """Seconds between two questions, by one who waits, whether an owner is alive: of another host Slurm has to be asked."""
 
@@ -42,7 +45,7 @@ class Work:
         self._follows = False
         self._claim: Claim | None = None
         self._status = Status()
-        self._written = 0.0
+        self._began = self._written = 0.0
         self._devices = 1
         self._counted = 0.0
 
@@ -128,7 +131,7 @@ class Work:
         if claim is None:
             yield False
             return
-        self._claim, self._devices, self._counted = claim, devices, time.time()
+        self._claim, self._devices, self._counted, self._began = claim, devices, time.time(), time.monotonic()
         with suppress(UserError):
             self._status = self.status()
         self._status = next_attempt(self._status, claim)
@@ -215,7 +218,8 @@ class Work:
         loss: float | None = None,
         steps_per_s: float | None = None,
     ) -> None:
-        """Report progress; what is left out stays as it was. Writes at most once a second, a new phase at once.
+        """Report progress; what is left out stays as it was. Writes a new phase at once, else at most once a second,
+        of long work more seldom.
 
         Raises:
             ClaimLost: another process took over; stop without writing anything more.
@@ -231,7 +235,9 @@ class Work:
             loss=old.loss if loss is None else loss,
             steps_per_s=old.steps_per_s if steps_per_s is None else steps_per_s,
         )
-        if self._status.phase != old.phase or time.monotonic() - self._written >= 1.0:
+        now = time.monotonic()
+        pause = min(LONGEST_SILENCE, max(1.0, (now - self._began) / 240))
+        if self._status.phase != old.phase or now - self._written >= pause:
             self._check_claim()
             self._write_status()
 

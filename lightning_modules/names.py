@@ -1,8 +1,8 @@
-"""What is said of a name that is none of the valid ones."""
+"""Names in sentences: lists of many, and what is said of one that is none of the valid ones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -15,4 +15,10 @@ def did_you_mean(given: str, valid: Iterable[str]) -> str:
 def unknown_name(kind: str, given: str, valid: Iterable[str]) -> str:
     """The sentence for a name of a kind, e.g. "generator", with the closest valid one."""
     names = sorted(valid)
-    return f"Unknown {kind} '{given}'.{did_you_mean(given, names)} Valid: {', '.join(names)}."
+    return f"Unknown {kind} '{given}'.{did_you_mean(given, names)} Valid: {some(names, 100)}."
+
+
+def some(names: Sequence[str], most: int = 20) -> str:
+    """Names in a sentence, the first ones of very many: "a, b, c and 4 more". A sweep may have thousands of cells."""
+    more = len(names) - most
+    return ", ".join(names) if more <= 0 else f"{', '.join(names[:most])} and {more:,} more"

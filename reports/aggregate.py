@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from lightning_modules.metrics.shares import NORMAL_95, SHARES, share_interval
+from reports.quantities import quantity
 from reports.records import Record, named
 
 NOT_FINITE = "not finite"
 LISTED = 4
 """So many rows are named in a sentence; of more, their number is given."""
+SHOWN = 40
+"""So many rows have a bar, a curve or samples of their own; of more, the best."""
 
 
 @dataclass(frozen=True)
@@ -168,14 +171,45 @@ def varied_axes(row: Row, rows: Sequence[Row]) -> list[str]:
     return [axis for axis in row.labels if len({other.labels.get(axis) for other in rows}) > 1]
 
 
+def foremost(rows: Sequence[Row], metric: str) -> list[Row]:
+    """The rows in their order; of more than `SHOWN`, so many with the best means of a quantity, else the first."""
+    known = quantity(metric)
+    means = {row: row.value(metric).mean for row in rows} if len(rows) > SHOWN else {}
+    sign = -1.0 if known.better == "higher" else 1.0
+    ranked = sorted(rows, key=lambda row: math.inf if (mean := means.get(row)) is None else sign * mean)
+    chosen = set(ranked[:SHOWN])
+    return [row for row in rows if row in chosen]
+
+
+def in_part(rows: Sequence[Row], metric: str, what: str = "rows") -> str:
+    """A sentence about what `foremost` leaves out; "" where it leaves nothing out."""
+    if len(rows) <= SHOWN:
+        return ""
+    which = f"best by {quantity(metric).plain}" if any(row.value(metric).n for row in rows) else "first"
+    return f"Of {len(rows):,} {what} the {SHOWN} {which} are shown; the table has all."
+
+
 def row_name(row: Row, rows: Sequence[Row]) -> str:
     """A row's labels on the axes that tell the rows apart."""
-    return " · ".join(named(axis, row.labels[axis]) for axis in varied_axes(row, rows) or row.labels)
+    return row_names(rows, [row])[row]
+
+
+def row_names(rows: Sequence[Row], wanted: Sequence[Row] | None = None) -> dict[Row, str]:
+    """The names of all rows, or of those that are wanted, each by its labels on the axes that tell the rows apart."""
+    wanted = rows if wanted is None else wanted
+    several = {axis for axis in _axes(wanted) if len({other.labels.get(axis) for other in rows}) > 1}
+    varied = {row: [axis for axis in row.labels if axis in several] for row in wanted}
+    return {row: " · ".join(named(axis, row.labels[axis]) for axis in varied[row] or row.labels) for row in wanted}
+
+
+def _axes(rows: Iterable[Row]) -> dict[str, None]:
+    """The axes that any of the rows has."""
+    return dict.fromkeys(axis for row in rows for axis in row.labels)
 
 
 def listed(named: Sequence[Row], rows: Sequence[Row]) -> str:
     """Some of the rows by name, or how many there are."""
-    return ", ".join(row_name(row, rows) for row in named) if len(named) <= LISTED else f"{len(named)} rows"
+    return ", ".join(row_names(rows, named).values()) if len(named) <= LISTED else f"{len(named)} rows"
 
 
 def trainings(rows: Sequence[Row]) -> list[Row]:
@@ -186,7 +220,7 @@ def trainings(rows: Sequence[Row]) -> list[Row]:
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(record.run_id for record in row.records), []).append(row)
-    everything = {axis: {row.labels.get(axis) for row in rows} for row in rows for axis in row.labels}
+    everything = {axis: {row.labels.get(axis) for row in rows} for axis in _axes(rows)}
     result = []
     for members in groups.values():
         axes = [axis for axis in members[0].labels if all(axis in row.labels for row in members)]

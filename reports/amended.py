@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reports.aggregate import Row, row_name
+from reports.aggregate import Row, row_names
 from sweeps.amendments import amendment_words
 
 
 def amended_notes(rows: Sequence[Row]) -> list[str]:
     """What is set in some cells of the rows over what their labels say; [] where nothing is."""
-    found = []
+    found, names = [], row_names(rows)
     for row in rows:
         seeds: dict[str, list[int]] = {}
         for record in row.records:
@@ -19,5 +19,5 @@ def amended_notes(rows: Sequence[Row]) -> list[str]:
         for words, these in seeds.items():
             whole = len(these) == len(row.records)
             where = "" if whole else f", seed {', '.join(map(str, these))}"
-            found.append(f"{row_name(row, rows)}{where}: {words}")
+            found.append(f"{names[row]}{where}: {words}")
     return [f"Amended by `ablate retry`: {'; '.join(found)}."] if found else []

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from experiments.errors import UserError
 from experiments.files import atomic_path, atomic_write_json, atomic_write_text
+from reports.aggregate import in_part
 from reports.captions import caption
 from reports.figures import draw, title_of
 from reports.formats import to_csv, to_latex, to_markdown, write_parquet
@@ -19,7 +20,7 @@ from reports.layout import Figure
 from reports.page import Picture, render
 from reports.provenance import origin, origin_note, provenance
 from reports.samples import Samples, collect_samples, grid_image
-from reports.stages import as_svg, run_folders, stages_image
+from reports.stages import as_svg, run_folders, stages_image, trained
 from reports.style import save, to_svg
 from reports.subject import Subject
 from reports.unplaced import Unplaced
@@ -64,7 +65,7 @@ def _write(subject: Subject, folder: Path, published: bool) -> None:
     atomic_write_text(folder / "table.csv", to_csv(table))
     origins = provenance(subject)
     atomic_write_json(folder / "provenance.json", origins)
-    samples = collect_samples(subject.rows, subject.layout.samples)
+    samples = collect_samples(subject.rows, subject.layout.samples, subject.layout.ranked_by)
     pictures = [*_write_figures(subject, folder / "figures"), *_write_stages(subject, folder / "stages.png")]
     if published:
         pictures = [replace(picture, files=()) for picture in pictures]
@@ -93,12 +94,14 @@ def _write_samples(samples: Samples | None, path: Path) -> None:
 
 
 def _write_stages(subject: Subject, path: Path) -> list[Picture]:
-    picture = stages_image(run_folders(subject.rows), subject.layout.stages)
+    rows, ranked_by = subject.rows, subject.layout.ranked_by
+    picture = stages_image(run_folders(rows, ranked_by), subject.layout.stages)
     if picture is None:
         return []
     with atomic_path(path) as temporary:
         picture.save(temporary, "png", optimize=True)
     text = "Samples during training: the same prompts and random numbers at steps spread over it."
+    text = " ".join(filter(None, [text, in_part(trained(rows), ranked_by, "trainings")]))
     return [Picture("Samples during training", text, ("stages.png",), as_svg(picture))]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reports.aggregate import Row, among, row_name, trainings
-from reports.figures import SMOOTHING, smoothed, title_of
+from reports.aggregate import Row, among, foremost, in_part, listed, trainings
+from reports.figures import MOST, SMOOTHING, smoothed, title_of
 from reports.layout import Figure
 from reports.points import is_apart, left_out, names_front, panels, times_apart
 from reports.tables import axis_title
@@ -28,11 +28,12 @@ def caption(figure: Figure, rows: Sequence[Row]) -> str:
     if figure.colour and figure.marker:
         colour, marker = axis_title(figure.colour).lower(), axis_title(figure.marker).lower()
         sentences.append(f"Thin lines join rows of one {colour}, which differ in {marker}.")
+    if figure.kind == "bars":
+        sentences += filter(None, [in_part(rows, figure.y)])
     if figure.kind in ("bars", "scatter", "pareto"):
         sentences += _of_apart(figure, rows)
     if figure.kind in ("scatter", "pareto") and (lost := left_out(figure, rows)):
-        names = ", ".join(row_name(row, rows) for row in lost)
-        sentences.append(f"Left out, as 0 and less have no logarithm: {names}.")
+        sentences.append(f"Left out, as 0 and less have no logarithm: {listed(lost, rows)}.")
     if figure.kind == "scatter" and figure.fit:
         words = {"y": "of the logarithm of y", "x": "over the logarithm of x"}
         scale = " ".join(text for axis, text in words.items() if axis in figure.log)
@@ -49,13 +50,18 @@ def _of_apart(figure: Figure, rows: Sequence[Row]) -> list[str]:
 
 
 def _of_curves(figure: Figure, rows: Sequence[Row]) -> list[str]:
-    curves = [[curve for record in row.records if (curve := record.curve(figure.y))] for row in trainings(rows)]
-    seeds = max(map(len, curves), default=0)
+    found = trainings(rows)
+    shown = foremost(found, figure.y)
+    curves = [[curve for record in row.records if (curve := record.curve(figure.y))] for row in shown]
+    seeds, longest = max(map(len, curves), default=0), max((len(curve) for own in curves for curve in own), default=0)
+    sentences = []
     if seeds > 1:
-        return [f"Mean over seeds, with a band of one standard deviation (up to {seeds} seeds)."]
-    if any(smoothed(figure, len(curve)) for found in curves for curve in found):
-        return [f"Moving average over {SMOOTHING:.0%} of the curve, before the curve itself."]
-    return []
+        sentences.append(f"Mean over seeds, with a band of one standard deviation (up to {seeds} seeds).")
+    elif smoothed(figure, longest):
+        sentences.append(f"Moving average over {SMOOTHING:.0%} of the curve, before the curve itself.")
+    if longest > MOST:
+        sentences.append(f"Of curves of more than {MOST:,} points the means of several in a row are drawn.")
+    return [*sentences, *filter(None, [in_part(found, figure.y, "trainings")])]
 
 
 def _of_noise(figure: Figure, rows: Sequence[Row]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.errors import UserError
 from experiments.files import default_root
 from experiments.terminal import console, print_json
+from lightning_modules.names import some
 from reports.provenance import is_current
 from reports.subject import Subject, load_subject
 
@@ -243,7 +244,7 @@ def board(
     else:
         folder = Path(root or default_root()) / "boards" / "all"
         names = link_all_runs(Path(root or default_root()), folder)
-    console().print(f"{len(names)} runs: {', '.join(names)}", soft_wrap=True)
+    console().print(f"{len(names)} runs: {some(names)}", soft_wrap=True)
     if sweep:
         console().print(f"One colour a row: {address(port)}", soft_wrap=True)
     serve(folder, port)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from reports.aggregate import Row, among, in_words, row_name, trainings, varied_axes
+from reports.aggregate import Row, among, foremost, in_words, row_names, trainings, varied_axes
 from reports.layout import Figure
 from reports.points import draw_points, is_apart, untangle
 from reports.quantities import quantity
@@ -44,6 +44,8 @@ LONGEST_NOTE = 48
 """Characters of the reason that stands in the place of a bar; the table has it in full."""
 FEW = 12
 """A curve of at most so many points shows them."""
+MOST = 4_000
+"""Points that a curve is drawn with: more cannot be told apart, and would make pages of many megabytes."""
 
 
 def draw(figure: Figure, rows: Sequence[Row]) -> Drawing | None:
@@ -68,7 +70,8 @@ def draw(figure: Figure, rows: Sequence[Row]) -> Drawing | None:
 
 def _alone(plt: Any, figure: Figure, rows: Sequence[Row]) -> Drawing | None:
     """A figure of one panel."""
-    lines = [wrap(row_name(row, rows)).count("\n") + 1 for row in rows]
+    names = row_names(rows, foremost(rows, figure.y) if figure.kind == "bars" else ())
+    lines = [wrap(name).count("\n") + 1 for name in names.values()]
     height = sum(max(0.42, LINE * (count + 1)) for count in lines) + 1.1 if figure.kind == "bars" else 3.3
     drawing, axes = plt.subplots(figsize=(WIDTH, height))
     return drawing if _DRAW[figure.kind](axes, figure, rows) else None
@@ -114,7 +117,8 @@ def floors(rows: Sequence[Row], metric: str) -> list[float]:
 
 
 def _bars(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
-    known = figure.up
+    known, names = figure.up, row_names(rows)
+    rows = foremost(rows, figure.y)
     means = [row.value(figure.y).mean for row in rows]
     if all(mean is None for mean in means):
         return False
@@ -132,7 +136,7 @@ def _bars(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
             axes.errorbar(width, place, xerr=ends, color=ink, capsize=3, linewidth=1.1)
         axes.text(width + above + longest * 0.015, place, format(width, known.format), va="center")
     dashed = _floor_lines(axes, figure, rows)
-    axes.set_yticks(range(len(rows)), [wrap(row_name(row, rows)) for row in rows])
+    axes.set_yticks(range(len(rows)), [wrap(names[row]) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.margins(x=0.12)
     axes.grid(axis="y", visible=False)
@@ -159,12 +163,13 @@ def _floor_lines(axes: Axes, figure: Figure, rows: Sequence[Row]) -> str:
 
 def _curves(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
     drawn, found = False, trainings(rows)
-    for place, row in enumerate(found):
+    names = row_names(found)
+    for place, row in enumerate(foremost(found, figure.y)):
         curves = [curve for record in row.records if (curve := record.curve(figure.y))]
         if not curves:
             continue
         drawn = True
-        band = _band(curves)
+        band = thinned(_band(curves))
         steps, means = [step for step, _, _ in band], [mean for _, mean, _ in band]
         if len(curves) > 1:
             low, high = [m - s for _, m, s in band], [m + s for _, m, s in band]
@@ -174,7 +179,7 @@ def _curves(axes: Axes, figure: Figure, rows: Sequence[Row]) -> bool:
             means = _smooth(means)
         marked = marker(place) if len(steps) <= FEW else None
         looks: Any = {"color": colour(place), "marker": marked, "markersize": 5}
-        axes.plot(steps, means, stroke(place), label=row_name(row, found) or None, **looks)
+        axes.plot(steps, means, stroke(place), label=names[row] or None, **looks)
     if drawn:
         axes.set_xlabel("Step")
         axes.locator_params(axis="x", integer=True)
@@ -205,6 +210,13 @@ def _band(curves: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[int, floa
     shared = sorted(set.intersection(*(set(table) for table in tables)))
     values = {step: [table[step] for table in tables] for step in shared}
     return [(s, statistics.fmean(v), statistics.stdev(v) if len(v) > 1 else 0.0) for s, v in values.items()]
+
+
+def thinned(points: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
+    """Of more than `MOST` points the means of as many in a row as leave no more."""
+    size = max(1, -(-len(points) // MOST))
+    parts = (points[start : start + size] for start in range(0, len(points), size))
+    return [tuple(map(statistics.fmean, zip(*part, strict=True))) for part in parts] if size > 1 else list(points)
 
 
 def _smooth(values: Sequence[float]) -> list[float]:

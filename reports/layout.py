@@ -109,6 +109,11 @@ class Layout:
     crossings: tuple[Crossing, ...] = ()
 
     @property
+    def ranked_by(self) -> str:
+        """The first quantity of which some values are better; "" where no column has one."""
+        return next((column.metric for column in self.columns if column.better != "none"), "")
+
+    @property
     def axes(self) -> tuple[str, ...]:
         """Axes that name a row, outermost first."""
         return (self.group, *self.rows) if self.group else self.rows

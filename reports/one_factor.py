@@ -35,9 +35,9 @@ class OneFactor:
 
 def one_factor(rows: Sequence[Row], baseline: Mapping[str, str]) -> list[OneFactor]:
     """How each row differs from the baseline row that agrees with it on the other axes; [] without a baseline."""
-    result = []
+    result, bases = [], select(rows, baseline) if baseline else []
     for index, row in enumerate(rows):
-        if not baseline or (base := baseline_of(row, rows, baseline)) is None or base is row:
+        if (base := baseline_of(row, bases, baseline)) is None or base is row:
             continue
         ours, theirs = _stored(row), _stored(base)
         if not ours or not theirs:  # before one of them has run: what is planned for both
@@ -52,7 +52,11 @@ def one_factor(rows: Sequence[Row], baseline: Mapping[str, str]) -> list[OneFact
 
 
 def baseline_of(row: Row, rows: Sequence[Row], baseline: Mapping[str, str]) -> Row | None:
-    """The baseline row with the same labels on every axis that the baseline does not fix; None unless it is one row."""
+    """The baseline row with the same labels on every axis that the baseline does not fix; None unless it is one row.
+
+    Args:
+        rows: among which it is, all or those that carry the baseline's labels.
+    """
     wanted = {**{axis: label for axis, label in row.labels.items() if axis not in baseline}, **baseline}
     found = select(rows, wanted)
     return found[0] if len(found) == 1 else None

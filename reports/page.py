@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from PIL import Image
 
-from reports.aggregate import row_name
+from reports.aggregate import Row, row_names, select
 from reports.contest import TIMED_APART, timed_apart
 from reports.formats import grouped
 from reports.one_factor import baseline_of
@@ -46,26 +46,27 @@ class Picture:
 
 def render(subject: Subject, pictures: Sequence[Picture], samples: Samples | None, beside: Sequence[str]) -> str:
     """The page as HTML text; `beside` names the files and folders that lie next to it."""
+    names = row_names(subject.rows)
     content: dict[str, Any] = {
         "subject": subject,
         "beside": beside,
         "css": stylesheet(),
         "facts": _facts(subject),
         "table": table_html(subject.table),
-        "flags": [(row_name(subject.rows[flag.row], subject.rows), flag.text) for flag in subject.flags],
+        "flags": [(names[subject.rows[flag.row]], flag.text) for flag in subject.flags],
         "measured_rows": sum(bool(row.measured) for row in subject.rows),
         "meanings": list(dict.fromkeys((c.plain, c.description) for c in subject.layout.columns if c.description)),
         "verdicts": [(verdict, quantity(verdict.claim.metric).plain) for verdict in subject.verdicts],
         "samples": samples,
         "strips": _strips(samples) if samples else [],
         "figures": pictures,
-        "differences": _differences(subject),
+        "differences": _differences(subject, names),
         "sizes": [n for n in ("parameters", "flops") if any(getattr(item, n) for item in subject.one_factor)],
         "ranked": [column for column in subject.layout.columns if column.better != "none"],
         "baseline": subject.baseline,
         "runs": [_run_line(subject, index) for index in range(len(subject.records))],
         "published": _published(subject.layout.reference) if subject.layout.reference else None,
-        "provenance": _provenance(subject),
+        "provenance": _provenance(subject, names),
     }
     content["sections"] = _sections(content)
     return environment().get_template("page.html").render(content)
@@ -159,11 +160,11 @@ def _entry_html(entry: Entry, row: TableRow) -> str:
 # --- other sections ---------------------------------------------------------------------------------------------------
 
 
-def _differences(subject: Subject) -> list[dict[str, Any]]:
-    lines = []
+def _differences(subject: Subject, names: Mapping[Row, str]) -> list[dict[str, Any]]:
+    lines, bases = [], select(subject.rows, subject.layout.baseline)
     for item in subject.one_factor:
         row = subject.rows[item.row]
-        base = baseline_of(row, subject.rows, subject.layout.baseline)
+        base = baseline_of(row, bases, subject.layout.baseline)
         deltas = []
         for column in subject.layout.columns:
             if column.better == "none" or base is None:
@@ -180,7 +181,7 @@ def _differences(subject: Subject) -> list[dict[str, Any]]:
             )
         lines.append(
             {
-                "name": row_name(row, subject.rows),
+                "name": names[row],
                 "text": item.text,
                 "sizes": {"parameters": _share(item.parameters), "flops": _share(item.flops)},
                 "deltas": deltas,
@@ -237,7 +238,7 @@ def _published(table: ReferenceTable) -> dict[str, Any]:
     }
 
 
-def _provenance(subject: Subject) -> list[dict[str, Any]]:
+def _provenance(subject: Subject, names: Mapping[Row, str]) -> list[dict[str, Any]]:
     result = []
     for row in subject.rows:
         if not row.measured:
@@ -252,7 +253,7 @@ def _provenance(subject: Subject) -> list[dict[str, Any]]:
             for record in row.measured
         ]
         summary = ", ".join(f"{column.label} {column.text(mean)}" for column, mean in values if mean is not None)
-        result.append({"name": row_name(row, subject.rows), "summary": summary, "records": records})
+        result.append({"name": names[row], "summary": summary, "records": records})
     return result
 
 

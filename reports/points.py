@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from reports.aggregate import Row, row_name, varied_axes
+from reports.aggregate import Row, row_names, varied_axes
 from reports.comparable import set_apart
 from reports.contest import timed_apart
 from reports.layout import Figure
@@ -88,7 +88,7 @@ def names_front(figure: Figure, rows: Sequence[Row]) -> bool:
 
 def _long_names(rows: Sequence[Row]) -> bool:
     """Whether a name would take more than two lines beside its point."""
-    return len(rows) > 1 and any(len(row_name(row, rows)) > 2 * LONGEST_NAME for row in rows)
+    return len(rows) > 1 and any(len(name) > 2 * LONGEST_NAME for name in row_names(rows).values())
 
 
 def families(figure: Figure, points: Points) -> dict[str, Points]:
@@ -109,6 +109,7 @@ class _Looks:
         if not (figure.colour or figure.marker) and (len(_points(figure, rows)) > CROWD or _long_names(rows)):
             varied = varied_axes(rows[0], rows)
             self._colour, self._marker = varied[0], varied[-1]
+        self._labels = {axis: self._numbered(axis) for axis in (self._colour, self._marker)}
 
     @property
     def by_name(self) -> bool:
@@ -133,26 +134,28 @@ class _Looks:
     def _shown(self, axis: str) -> list[tuple[int, str]]:
         """The labels of the rows that are drawn, with their places among all."""
         drawn = {row.labels.get(axis) for row in self._drawn}
-        return [(place, label) for place, label in enumerate(self._labels(axis)) if label in drawn]
+        return [(place, label) for label, place in self._labels[axis].items() if label in drawn]
 
-    def _labels(self, axis: str) -> list[str]:
-        return list(dict.fromkeys(row.labels[axis] for row in self._rows if axis in row.labels)) if axis else []
+    def _numbered(self, axis: str) -> dict[str, int]:
+        """The labels of an axis, with their places."""
+        found = dict.fromkeys(row.labels[axis] for row in self._rows if axis in row.labels)
+        return {label: place for place, label in enumerate(found)}
 
     def _place(self, row: Row, axis: str) -> int:
         if self.by_name:
             return next(place for place, other in enumerate(self._rows) if other is row)
-        return self._labels(axis).index(row.labels[axis]) if axis in row.labels else 0
+        return self._labels[axis][row.labels[axis]] if axis in row.labels else 0
 
 
 def _panel(axes: Axes, figure: Figure, rows: Sequence[Row], looks: _Looks) -> bool:
-    points, up = _points(figure, rows), figure.up
+    points, up, names = _points(figure, rows), figure.up, row_names(rows)
     for row, x, y in points:
         (hue, shape), (below, above) = looks.of(row), (end * up.scale for end in row.value(figure.y).reach)
         faint, ends = 1.0 if looks.by_name else 0.4, [[below], [above]] if below or above else None
         axes.errorbar(x, y, yerr=ends, color=hue, capsize=3, linewidth=1.1, alpha=faint)
         axes.plot(x, y, shape, color=hue, markersize=8, fillstyle="none" if is_apart(row, figure) else "full")
         if looks.by_name:
-            _name(axes, row_name(row, rows), x, y, 9)
+            _name(axes, names[row], x, y, 9)
     if figure.colour and figure.marker:
         _join(axes, figure, points, looks)
     axes.margins(0.16, 0.2)
@@ -164,7 +167,7 @@ def _panel(axes: Axes, figure: Figure, rows: Sequence[Row], looks: _Looks) -> bo
     if figure.kind == "pareto" and not times_apart(figure, rows):
         front = _front(alike, *(-1 if known.better == "higher" else 1 for known in (quantity(figure.x), up)))
         for row, x, y in front if names_front(figure, rows) else ():
-            _name(axes, row_name(row, rows), x, y, 8)
+            _name(axes, names[row], x, y, 8)
         xs, ys = [x for _, x, _ in front], [y for _, _, y in front]
         axes.step(xs, ys, where="post", color=axes.xaxis.label.get_color(), linewidth=1.1, alpha=0.6, zorder=0)
     return bool(points)

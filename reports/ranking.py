@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from reports.aggregate import LISTED, Row, in_words, row_name
+from reports.aggregate import LISTED, Row, in_words, row_names, select
 from reports.contest import AT_95, Contest, Doubt, timed_apart
 from reports.layout import Column, Layout
 from reports.one_factor import baseline_of
@@ -44,7 +44,7 @@ def peers_of(layout: Layout, rows: Sequence[Row]) -> list[list[Row]]:
 def tie_notes(layout: Layout, rows: Sequence[Row]) -> list[str]:
     """Rows whose numbers cannot be told from the baseline's, judged among the rows that the table ranks together, or
     among all where the baseline is not one of these; [] without any."""
-    peers, found = peers_of(layout, rows), []
+    peers, bases, found = peers_of(layout, rows), select(rows, layout.baseline), []
     for column in layout.columns if layout.baseline else ():
         if column.better == "none" or timed_apart(rows, column.metric):
             continue
@@ -52,13 +52,14 @@ def tie_notes(layout: Layout, rows: Sequence[Row]) -> list[str]:
         doubts = {}
         for contest, inside in ((Contest(inside, column.metric), inside) for inside in peers):
             for row in inside:
-                base = baseline_of(row, rows, layout.baseline)
+                base = baseline_of(row, bases, layout.baseline)
                 judged = contest if base in inside else everyone
                 if base is not None and base is not row and row in judged.rows and base in judged.rows:
                     doubts[row] = judged.doubt(row, base)
-        names = [row_name(row, rows) for row in rows if doubts.get(row) == "="]
-        listed = ", ".join(names) if len(names) <= LISTED else f"{len(names)} of {len(doubts)} rows"
-        found += [f"{column.plain} of {listed}"] if names else []
+        ties = [row for row in rows if doubts.get(row) == "="]
+        many = f"{len(ties)} of {len(doubts)} rows"
+        listed = ", ".join(row_names(rows, ties).values()) if len(ties) <= LISTED else many
+        found += [f"{column.plain} of {listed}"] if ties else []
     name = in_words({axis: [label] for axis, label in layout.baseline.items()})
     return [f"Not distinguishable from the baseline, {name}, {AT_95}: {'; '.join(found)}."] if found else []
 

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from datamodules.config import DATASETS
 from experiments.files import reading
-from reports.aggregate import Row, row_name
+from reports.aggregate import Row, foremost, in_part, row_names
 from reports.records import Record
 
 TILE = 96
@@ -78,8 +78,11 @@ class _Drawn:
         return tuple(asked)
 
 
-def collect_samples(rows: Sequence[Row], count: int) -> Samples | None:
+def collect_samples(rows: Sequence[Row], count: int, ranked_by: str = "") -> Samples | None:
     """Take `count` images of every measured row: the first of each class, then the second, and so on.
+
+    Args:
+        ranked_by: quantity that says which of very many rows are shown.
 
     Returns:
         None where no row has samples.
@@ -87,19 +90,19 @@ def collect_samples(rows: Sequence[Row], count: int) -> Samples | None:
     Raises:
         UserError: a file of samples is damaged.
     """
-    drawn = []
-    for row in rows:
+    drawn, names = [], row_names(rows)
+    for row in foremost(rows, ranked_by):
         record = next((r for r in row.measured if r.evaluation and r.evaluation.samples_path.exists()), None)
         if record is not None and record.evaluation is not None:
             path = record.evaluation.samples_path
             with _reading(path), np.load(path) as file:
                 captions = file["captions"] if "captions" in file else None
-                drawn.append(_Drawn(row_name(row, rows), record, path, file["labels"], captions))
+                drawn.append(_Drawn(names[row], record, path, file["labels"], captions))
     if not drawn or count < 1:
         return None
     first = drawn[0]
     picks = _picks(first.labels, count)
-    result, notes, others = [], [], []
+    result, notes, others = [], [*filter(None, [in_part(rows, ranked_by)])], []
     for own in drawn:
         chosen = picks
         if len(own.labels) < len(first.labels) or own.asked(picks) != first.asked(picks):

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from experiments.files import reading
 from experiments.pictures import GRID_ROWS
-from reports.aggregate import Row, row_name, trainings
+from reports.aggregate import Row, foremost, row_names, trainings
 from reports.samples import png_uri
 
 MARGIN = 12
@@ -19,10 +19,20 @@ COLOURS = 128
 """Of the palette that the picture is reduced to."""
 
 
-def run_folders(rows: Sequence[Row]) -> list[tuple[str, Path]]:
-    """Name of every training that a measured row shows, and its folder (of the first seed)."""
-    found = trainings([row for row in rows if row.measured and row.measured[0].run])
-    return [(row_name(row, found), row.measured[0].run.folder) for row in found if row.measured[0].run]
+def run_folders(rows: Sequence[Row], ranked_by: str) -> list[tuple[str, Path]]:
+    """Name of every training that a measured row shows, and its folder (of the first seed); of very many the best.
+
+    Args:
+        ranked_by: quantity that says which these are.
+    """
+    found = trained(rows)
+    names = row_names(found)
+    return [(names[row], row.measured[0].run.folder) for row in foremost(found, ranked_by) if row.measured[0].run]
+
+
+def trained(rows: Sequence[Row]) -> list[Row]:
+    """The trainings that measured rows show."""
+    return trainings([row for row in rows if row.measured and row.measured[0].run])
 
 
 def stages_image(folders: Sequence[tuple[str, Path]], stages: int | Sequence[float]) -> Image.Image | None:

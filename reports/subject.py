@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from experiments.errors import UserError, unknown
+from lightning_modules.names import some
 from reports.aggregate import LISTED, Row, row_name, rows_of
 from reports.amended import amended_notes
 from reports.claims import Verdict, agreement, judge
@@ -181,7 +182,7 @@ class Subject:
         if len(found) == 1:
             return found[0]
         if found:
-            raise UserError(f"'{word}' fits {len(found)} cells of {self.name}: {', '.join(r.cell for r in found)}.")
+            raise UserError(f"'{word}' fits {len(found)} cells of {self.name}: {some([r.cell for r in found])}.")
         raise unknown(f"cell of {self.name}", word, [record.cell for record in self.records])
 
     def _sizes(self) -> list[str]:

@@ -14,7 +14,7 @@ from experiments.errors import UserError
 from experiments.files import atomic_write_json, read_json
 from experiments.flat import flatten
 from experiments.overrides import parse_overrides
-from experiments.terminal import a_few
+from lightning_modules.names import some
 from sweeps.axes import matches
 from sweeps.cell import Cell, cell_name
 from sweeps.equal_compute import STEPS
@@ -135,7 +135,7 @@ def tell_amendments(cells: Iterable[Cell], plain: Iterable[Cell]) -> list[str]:
         names.setdefault((" ".join(amendment_words(cell.amended)), " ".join(original)), []).append(cell.name)
     lines = []
     for (amended, own_again), found in names.items():
-        listed = a_few(found)
+        listed = some(found, 3)
         back = f"; `ablate retry` with {own_again} takes it back" if own_again else ""
         lines.append(f"{listed}: {amended} from now on{back}." if amended else f"{listed}: no longer amended.")
     return lines

@@ -83,9 +83,10 @@ class Arrays:
     def _after_trainings(self, groups: Sequence[Group]) -> Iterator[Batch]:
         """Arrays of trainings, each followed by what waits for them, task by task; then of what need not wait."""
         store = RunStore(self.plan.root)
-        trained = [group for group in groups if store.run(group.cells[0].run_id).is_done()]
+        done = {group.id for group in groups if store.run(group.cells[0].run_id).is_done()}
+        trained = [group for group in groups if group.id in done]
         # Those that most hands work on first: in every array a task of the same number works on the same group.
-        untrained = sorted((group for group in groups if group not in trained), key=_hands, reverse=True)
+        untrained = sorted((group for group in groups if group.id not in done), key=_hands, reverse=True)
         for some in _chunks(untrained, self.largest):
             yield Batch(some, "train", self.resources, "trainings", self.parallel)
             yield from self.followers(some)

@@ -89,7 +89,7 @@ def _wait(
         if not said:
             say(f"Waiting for job {job} to end, {which.format(name=name)}.")
             said = True
-        time.sleep(0.5)
+        time.sleep(2.0)  # each look asks Slurm for its whole queue
     return None
 
 
@@ -181,7 +181,7 @@ def _going_on(
     Args:
         running: group -> a cell of it.
     """
-    shared = {identity: sweep for identity, sweep in needed_elsewhere(plan).items() if identity in running}
+    shared = needed_elsewhere(plan, running)
     for identity, sweep in shared.items():
         say(f"{running[identity].name} goes on: {sweep} needs it.")
     foreign = []

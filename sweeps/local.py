@@ -29,6 +29,7 @@ from sweeps.devices import Slots
 from sweeps.logs import last_line, log_path, open_log
 from sweeps.planner import Cell, Group, Plan
 from sweeps.progress import Progress
+from sweeps.queue import read_queue
 from sweeps.state import CellState
 
 WORKER = (sys.executable, "-m", "experiments.cli", "execute")
@@ -97,8 +98,9 @@ class LocalLauncher:
 
     def _sort(self, groups: Sequence[Group]) -> None:
         """Queue what is open, set aside what others are at, leave what Slurm is going to work on."""
+        queue = read_queue(self.plan.folder)  # once for all: it may list thousands
         for group in groups:
-            states = self._states(group)
+            states = self.plan.states_of(group.cells, queue)
             if running := next((state for state in states.values() if state.state == "running"), None):
                 self.elsewhere.append(group)
                 if group.id not in self._told:

@@ -9,7 +9,7 @@ from pathlib import Path
 from experiments.lineage import PresetStart, RunStart, start_of
 from experiments.run_config import RunConfig
 from experiments.store import RunStore
-from experiments.terminal import a_few
+from lightning_modules.names import some
 from sweeps.cell import Group
 from sweeps.state import CellState
 
@@ -28,7 +28,7 @@ class Parent:
     @property
     def text(self) -> str:
         """Name, and what starts from it."""
-        return f"{self.name} ({self.run_id}), the start of {a_few(self.needed_by)}"
+        return f"{self.name} ({self.run_id}), the start of {some(self.needed_by, 3)}"
 
     def state(self, store: RunStore) -> CellState:
         """How far it is, looked up now."""

@@ -15,6 +15,7 @@ from experiments.identity import benchmark_id, evaluation_id, run_id, search_id
 from experiments.run_config import RunConfig
 from experiments.store import RunStore
 from experiments.unread import unread
+from lightning_modules.names import some
 from sweeps import cache
 from sweeps.amendments import Amendments, amendment_of, read_amendments
 from sweeps.axes import Choice, Sweep, labels_of, overrides_of
@@ -104,7 +105,7 @@ class Plan:
         found = [cell for cell in self.cells if cell.name == word] or [c for c in self.cells if word in c.name]
         if len(found) == 1:
             return found[0]
-        names = ", ".join(cell.name for cell in (found or self.cells)[:20])
+        names = some([cell.name for cell in (found or self.cells)])
         many = f"'{word}' fits {len(found)} cells" if found else f"No cell '{word}'"
         raise UserError(f"{many} of {self.title}: {names}.")
 

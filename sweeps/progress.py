@@ -14,6 +14,10 @@ from sweeps.planner import Group, Plan
 from sweeps.state import CellState
 from sweeps.table import duration, short_state, status_table, summary
 
+LEISURE = 20.0
+"""So many times as long as a look at all cells takes, nobody looks again: thousands of cells, on a slow file system,
+would keep it and this machine busy with looking."""
+
 
 class Progress:
     """Shows a plan's cells while they are worked on. A context manager: inside it the terminal shows a live table.
@@ -27,6 +31,7 @@ class Progress:
         self.plan, self.console = plan, console
         self._live: Live | None = None
         self._last: dict[str, float] = {}
+        self._look = 0.0  # seconds that the last one took
 
     def __enter__(self) -> Progress:
         if self.console.is_terminal:
@@ -71,10 +76,11 @@ class Progress:
             waiting: ids of the groups that wait for a worker.
         """
         if self._live:
-            if self.due("table", 1.0):
-                room = max(5, self.console.height - 8)
+            if self.due("table", max(1.0, LEISURE * self._look)):
+                began, room = time.monotonic(), max(5, self.console.height - 8)
                 states = self._states(working, waiting)
                 self._live.update(status_table(self.plan, states, self.console.width, room), refresh=True)
+                self._look = time.monotonic() - began
         elif working and self.due("line", 30.0):
             states = self._states(working, waiting)
             for name in sorted(group.name for group in self.plan.groups() if group.id in working):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -83,14 +83,15 @@ def _copy(folder: Path, name: str) -> Path:
     return folder.resolve() / "definition" / f"{name}.yaml"
 
 
-def needed_elsewhere(plan: Plan) -> dict[str, str]:
-    """Groups of cells that another begun sweep still waits for: id -> that sweep, as a person would type it."""
+def needed_elsewhere(plan: Plan, groups: Collection[str]) -> dict[str, str]:
+    """Those of these groups of cells that another begun sweep still waits for: id -> that sweep, as a person would type
+    it."""
     store, result = RunStore(plan.root), {}
-    for record in begun(plan.root):
+    for record in begun(plan.root) if groups else ():
         if record["folder"] == plan.folder:
             continue
         for cell in record["cells"]:
-            if cell["group"] not in result and not _is_done(Cell(**cell), store):
+            if cell["group"] in groups and cell["group"] not in result and not _is_done(Cell(**cell), store):
                 result[cell["group"]] = f"{record['sweep']} --scale {record['scale']}"
     return result
 

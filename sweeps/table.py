@@ -15,7 +15,7 @@ from rich.text import Text
 from experiments.errors import UserError
 from experiments.failures import CAUSES
 from experiments.store import RunStore
-from experiments.terminal import a_few
+from lightning_modules.names import some
 from sweeps.planner import Cell, Plan
 from sweeps.state import CellState
 
@@ -165,7 +165,7 @@ def failure_lines(states: Mapping[str, CellState]) -> list[str]:
     for cause, reasons in sorted(failures(states).items(), key=lambda item: -sum(map(len, item[1].values()))):
         lines.append(f"{CAUSES.get(cause, cause)} ({cause}): {sum(map(len, reasons.values()))}")
         for reason, names in reasons.items():
-            lines.append(f"  {a_few(names)}: {reason}")
+            lines.append(f"  {some(names, 3)}: {reason}")
     return lines
 
 

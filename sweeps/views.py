@@ -19,6 +19,7 @@ from sweeps.definition import load_sweep, sweep_names
 from sweeps.interventions import tell_unasked, unasked_groups
 from sweeps.logs import newest_log
 from sweeps.planner import Plan, count_cells, plan
+from sweeps.progress import LEISURE
 from sweeps.queue import read_queue
 from sweeps.registry import begun, definition_of
 from sweeps.state import CellState, exit_code
@@ -138,13 +139,16 @@ def _watch(planned: Plan, screen: Console) -> dict[str, CellState]:
 
 
 def _until_settled(planned: Plan) -> Iterator[dict[str, CellState]]:
-    """The states every two seconds, the last ones with nothing at work or queued."""
+    """The states every two seconds, or more seldom where looking takes long; the last ones with nothing at work or
+    queued. Slurm is asked twice a minute: how far runs are, they say themselves."""
     while True:
-        states = planned.states()
+        began = time.monotonic()
+        states = planned.states(read_queue(planned.folder, max_age=30.0))
+        looked = time.monotonic() - began
         yield states
         if not any(state.state == "running" or state.is_queued for state in states.values()):
             return
-        time.sleep(2.0)
+        time.sleep(max(2.0, LEISURE * looked))
 
 
 def logs(

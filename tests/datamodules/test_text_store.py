@@ -152,6 +152,27 @@ def test_a_killed_encoding_goes_on_where_it_was(tmp_path: Path, monkeypatch: pyt
         assert (store.folder / name).read_bytes() == (whole.folder / name).read_bytes()
 
 
+def test_what_will_not_fit_on_the_disk_is_refused_after_the_first_chunk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T5-XXL's features of three million captions take some 500 GB: hours until the disk is full."""
+    monkeypatch.setattr(text_store, "CHUNK", 2)
+    captions, encoder, free = ["a", "bb", "ccc", "d", "ee", "fff", "g"], Counting(), [0]
+    monkeypatch.setattr(text_store.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free[0]))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="twice that while they are made"):
+            cached_text_store(captions, encoder, tmp_path)
+        assert encoder.encoded == captions[:2], "the first chunk is kept"
+    free[0] = 2 * 7 * T * E * 2
+    assert len(cached_text_store(captions, encoder, tmp_path)) == 7 and encoder.encoded == captions
+
+
+def test_the_checksum_of_captions_may_be_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = cached_text_store(["a", "bb"], Counting(), tmp_path)
+    monkeypatch.setattr(text_store, "captions_sha256", lambda captions: pytest.fail("computed again"))
+    assert cached_text_store(["a", "bb"], Counting(), tmp_path, store.meta.captions).folder == store.folder
+
+
 def test_lists_of_captions_are_told_apart() -> None:
     lists = [["ab", "c"], ["a", "bc"], ["abc"], ["abc", ""], ["c", "ab"]]
     assert len({captions_sha256(captions) for captions in lists}) == len(lists)

@@ -40,6 +40,18 @@ def test_round_trip(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["store"]  # no temporary folder left
 
 
+def test_captions_are_read_when_they_are_asked_for(tmp_path, monkeypatch):
+    make(tmp_path / "store")
+    captions = TokenStore(tmp_path / "store").captions()
+    assert not isinstance(captions, list) and len(captions) == 5
+    assert list(captions) == captions[:] == CAPTIONS and captions[-1] == CAPTIONS[-1]
+    assert captions[1:3] == CAPTIONS[1:3] and captions[::2] == CAPTIONS[::2] and captions[9:] == []
+    monkeypatch.setattr(store_module.Captions, "BLOCK", 2)
+    assert list(captions) == CAPTIONS
+    with pytest.raises(IndexError):
+        captions[5]
+
+
 def test_readable_without_the_project(tmp_path, monkeypatch):
     """The three lines in the module's documentation, run as they stand there."""
     written = make(tmp_path / "store")

@@ -20,7 +20,7 @@ from experiments.conditions import choose_captions, evaluation_conditions, grid_
 from experiments.config import load_config
 from experiments.errors import UserError
 from experiments.identity import evaluation_hash, training_hash
-from experiments.pictures import captioned_grid, image_grid
+from experiments.pictures import captioned_grid, image_grid, kept_grid
 from experiments.run_config import RunConfig
 from tests.conftest import Ablate
 from tests.experiments.conftest import tiny
@@ -177,6 +177,8 @@ def test_captions_stand_under_their_images() -> None:
     under = [(grid[96:, i * 102 : i * 102 + 96] < 128).sum() for i in range(3)]
     assert under[1] > under[0] > under[2] == 0
     np.testing.assert_array_equal(captioned_grid(images, (), 3, 2), image_grid(images, 3, 2))
+    assert kept_grid(np.zeros((2, 32, 32, 3), np.uint8), (), 2).shape == (64, 132, 3)
+    assert kept_grid(np.zeros((2, 256, 256, 3), np.uint8), (), 2).shape == (256, 514, 3), "not enlarged"
 
 
 # --- end to end -------------------------------------------------------------------------------------------------------

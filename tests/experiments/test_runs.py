@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from rich.console import Console
 from experiments.config import load_config
 from experiments.identity import run_id
 from experiments.presets import PRESETS
-from experiments.runs import run_table
+from experiments.runs import run_records, run_table
 from experiments.store import RunStore
 from tests.experiments.conftest import only_run
 
@@ -37,7 +38,9 @@ def test_list_runs_says_what_each_was_made_with(ablate, trained: Path, tmp_path:
     assert "data.styles=[noto]" in ablate("list", "--runs", "--root", tmp_path)[1]
 
 
-def test_list_runs_shows_the_newest_evaluation_and_names_it(ablate, trained: Path, tmp_path: Path) -> None:
+def test_list_runs_shows_the_newest_evaluation_and_names_it(
+    ablate, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whichever hash comes last: a value of one evaluation never stands beside one of another."""
     shutil.copytree(trained / "runs" / only_run(trained), tmp_path / "runs" / only_run(trained))
     run = RunStore(tmp_path).find(only_run(trained))
@@ -52,6 +55,12 @@ def test_list_runs_shows_the_newest_evaluation_and_names_it(ablate, trained: Pat
     assert record["metrics"]["fd_efflite0"] == 100 and "only_1" in record["metrics"]
     assert not {"only_2", "only_3"} & record["metrics"].keys() and "val/loss" in record["metrics"]
     assert record["evaluations"] == 3
+    reads: list[Path] = []
+    read_text = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda path, *args, **more: reads.append(path) or read_text(path, **more))
+    run_records(tmp_path)
+    ours = Counter(path.name for path in reads if run.folder in path.parents)
+    assert (ours["config.yaml"], ours["status.json"], ours["result.json"]) == (2, 1, 5), "two of the training's result"
     assert sorted(record["evaluated_with"]) == ["evaluation.seed=1", "sampler.guidance=1.0"]
     narrow = Console(width=80, file=io.StringIO())
     narrow.print(run_table([record]))

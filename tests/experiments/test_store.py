@@ -14,7 +14,7 @@ import yaml
 
 from experiments import work
 from experiments.claims import Busy, ClaimLost
-from experiments.errors import UserError
+from experiments.errors import UserError, unknown
 from experiments.failures import CAUSES, classify
 from experiments.store import Run, RunStore
 from experiments.work import Status, Work
@@ -116,6 +116,17 @@ def test_interrupt_is_no_failure(run: Run, error: BaseException) -> None:
     assert run.inspect().state == "stopped"
 
 
+def test_of_very_many_names_an_error_has_the_first(tmp_path: Path) -> None:
+    for number in range(300):
+        (tmp_path / "runs" / f"aim-{number:03d}").mkdir(parents=True)
+        (tmp_path / "runs" / f"aim-{number:03d}" / "config.yaml").touch()
+    with pytest.raises(UserError, match=r"^'aim' fits 300 runs: aim-000, .*aim-019 and 280 more\.$"):
+        RunStore(tmp_path).find("aim")
+    with pytest.raises(UserError, match=r"There are: aim-000, .*aim-019 and 280 more\.$"):
+        RunStore(tmp_path).find("dimba")
+    assert str(unknown("cell", "x", map(str, range(3000)))).endswith(" and 2,900 more.")
+
+
 def test_progress_is_written_at_most_once_a_second(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(work, "time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
@@ -129,6 +140,21 @@ def test_progress_is_written_at_most_once_a_second(run: Run, monkeypatch: pytest
         now[0] += 1.0
         run.update(step=200, loss=float("nan"))
         assert (run.status().step, run.status().loss) == (200, None)
+
+
+def test_progress_of_long_work_is_written_more_seldom(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time it is a new file, for which all processes of the run wait."""
+    now = [100.0]
+    monkeypatch.setattr(work, "time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
+    with run.claim():
+        run.update(phase="train", step=1)
+        now[0] += 7200.0
+        run.update(step=2)
+        for step, seconds in ((3, 14.0), (4, 1.0)):
+            assert run.status().step == 2
+            now[0] += seconds
+            run.update(step=step)
+        assert run.status().step == 4
 
 
 def test_nobody_can_write_without_a_claim_or_after_losing_it(run: Run) -> None:

@@ -80,6 +80,14 @@ def test_the_accounting_is_asked_again_only_about_what_it_did_not_know(
     assert asked.read_text().splitlines()[-1].endswith("--jobs=7_1")
 
 
+def test_very_many_jobs_are_asked_for_in_words_that_a_command_may_have(
+    command: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    command("sacct", "for word in \"$@\"; do case $word in --jobs=*) echo ${word##*,}'|TIMEOUT';; esac; done")
+    jobs = [f"10000000_{task}" for task in range(12_000)]  # 200 KB
+    assert slurm.ended_jobs(jobs) == dict.fromkeys([sorted(jobs)[i] for i in (4_999, 9_999, 11_999)], "TIMEOUT")
+
+
 def test_what_this_process_submits_or_cancels_is_seen_at_once(
     command: Callable[[str, str], None], tmp_path: Path
 ) -> None:

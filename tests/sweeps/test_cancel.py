@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from experiments.config import save_config
 from experiments.store import RunStore
 from sweeps import actions
@@ -18,17 +20,22 @@ from tests.sweeps.steps import LAUNCH, Make, axis, gone, states, wait_for, worke
 
 
 def test_cancel_asks_stops_and_spares_what_another_sweep_needs(
-    make_sweep: Make, behave: Callable, trainings: Callable, capsys, root: Path
+    make_sweep: Make, behave: Callable, trainings: Callable, capsys, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared = [axis("scheme", "generator.hybrid_scheme", "serial_v2")]
     path, other = make_sweep(), make_sweep("other", axes=shared, report={})
     assert actions.cancel(path) == 0 and "Nothing to stop" in capsys.readouterr().out
     register(plan(other))
-    assert list(needed_elsewhere(plan(path)).values()) == ["other --scale demo"]
+    groups = [cell.group for cell in plan(path).cells]
+    assert list(needed_elsewhere(plan(path), groups).values()) == ["other --scale demo"]
+    (needed,) = needed_elsewhere(plan(path), groups)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunStore, "run", lambda *_: pytest.fail("was looked at for nothing"))
+        assert not needed_elsewhere(plan(path), {*groups} - {needed})
     damaged = plan(other).cells[0].works(RunStore(root))[-1].result_path
     damaged.parent.mkdir(parents=True)
     damaged.write_text("{")  # which has to be made again
-    assert list(needed_elsewhere(plan(path)).values()) == ["other --scale demo"]
+    assert list(needed_elsewhere(plan(path), groups).values()) == ["other --scale demo"]
     damaged.unlink()
     behave(steps=0.3)
     process = subprocess.Popen([sys.executable, "-c", LAUNCH.replace("jobs=2", "jobs=3"), path, *WORKER])

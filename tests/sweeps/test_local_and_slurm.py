@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from experiments import slurm
-from sweeps import actions, views
+from experiments.store import Run
+from sweeps import actions, progress, views
+from sweeps import queue as queues
+from sweeps.arrays import Arrays
+from sweeps.cell import Group
+from sweeps.local import LocalLauncher, local_slots
 from sweeps.planner import Plan, plan
+from sweeps.progress import Progress
+from sweeps.queue import read_queue
 from sweeps.slurm import SlurmLauncher
-from sweeps.submissions import Submission, write_submissions
+from sweeps.submissions import Submission, read_submissions, write_submissions
 from tests.sweeps.conftest import WORKER
 from tests.sweeps.steps import Make, run, states
 
@@ -79,6 +87,64 @@ def test_watching_goes_on_while_cells_are_queued(
     if not terminal:
         changes = ["0 of 3 cells done, 1 queued, 2 missing.", "0 of 3 cells done, 3 missing."]
         assert out.getvalue().splitlines()[:2] == changes, "and the table below them"
+
+
+@pytest.mark.parametrize("look", [0.01, 3.0])
+def test_looking_leaves_time_for_other_work(make_sweep: Make, monkeypatch: pytest.MonkeyPatch, look: float) -> None:
+    """Of thousands of cells on a slow file system a look takes seconds; Slurm is asked twice a minute."""
+    now, slept, ages, shown = [0.0], [], [], []
+    planned = plan(make_sweep())
+    queue(planned, monkeypatch, {"77_0": ("PENDING", "Resources")})
+    answer = slurm.job_states()
+
+    def states(queue: object) -> object:
+        now[0] += look
+        return states_of(planned.cells, queue)
+
+    def job_states(max_age: float = 0.0) -> object:
+        ages.append(max_age)
+        return answer
+
+    states_of = planned.states_of
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=slept.append)
+    monkeypatch.setattr(slurm, "job_states", job_states)
+    monkeypatch.setattr(views, "time", clock)
+    watching = views._until_settled(SimpleNamespace(folder=planned.folder, states=states))
+    next(watching), next(watching)
+    assert slept == pytest.approx([max(2.0, 20 * look)]) and ages == [30.0, 30.0]
+    monkeypatch.setattr(progress, "time", clock)
+    told = Progress(planned, Console(file=io.StringIO(), width=120, force_terminal=True))
+    monkeypatch.setattr(told, "_states", lambda *_: shown.append(now[0]) or states(read_queue(planned.folder)))
+    with told:
+        for _ in range(100):
+            told.update(set())
+            now[0] += 1.0
+    assert len(shown) == (100 if look < 1 else 2)
+
+
+def test_the_list_of_submissions_is_read_once_for_all_groups(make_sweep: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names them all."""
+    planned, reads = plan(make_sweep()), []
+    queue(planned, monkeypatch, {})
+    monkeypatch.setattr(queues, "read_submissions", lambda folder: reads.append(folder) or read_submissions(folder))
+    told = Progress(planned, Console(file=io.StringIO()))
+    launcher = LocalLauncher(planned, local_slots(planned, 1), told)
+    launcher._sort(planned.groups())
+    assert len(launcher.pending) == 3 and len(reads) == 1
+
+
+def test_groups_are_told_apart_by_their_ids(make_sweep: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of them compared with each other, one by one, would take minutes."""
+    planned = plan(make_sweep(), overrides=["resources.evaluation.gpus=1"])
+    first, *others = planned.groups()
+    monkeypatch.setattr(Run, "is_done", lambda run: run.id == first.id)
+    monkeypatch.setattr(Group, "__eq__", lambda *_: pytest.fail("compared"))
+    batches = list(Arrays(planned, 1000, 0).of([*others, first]))
+    assert [(batch.part, [group.id for group in batch.groups]) for batch in batches] == [
+        ("train", [group.id for group in others]),
+        ("evaluate", [group.id for group in others]),
+        ("evaluate", [first.id]),
+    ]
 
 
 def queue(planned: Plan, monkeypatch: pytest.MonkeyPatch, jobs: dict[str, tuple[str, str]]) -> None:
