@@ -75,3 +75,9 @@ def test_values_choices_and_meaning_are_told(ablate) -> None:
 def test_wrong_words_are_one_sentence(ablate, words: list[str], said: str) -> None:
     code, _, err = ablate("keys", *words)
     assert code == 2 and said in err
+
+
+def test_mixers_and_layers_are_listed_by_name() -> None:
+    keys = {key.name: key.type for key in keys_of(load_unresolved("maskmamba/demo", ["benchmark.name=layer"]))}
+    assert keys["generator.mixer"] == "attention | bi_mamba | bi_mamba_v2"
+    assert keys["benchmark.layer"] == "transformer | attention | bi_mamba | bi_mamba_v2"
