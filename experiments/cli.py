@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from errno import EDQUOT, ENOSPC
 from importlib import import_module
@@ -98,6 +99,7 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point. Exit code 0: done; 1: a cell failed; 2: the request was wrong."""
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):  # a terminal that knows no arrows shows question marks
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -130,6 +132,15 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(f"Failed: {reason}", err=True)
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _open_streams() -> None:
+    """Let a standard stream that is closed be an empty one: else its number would be the next file's that is opened,
+    and what is printed below Python would end in that."""
+    streams = ("stdin", "stdout", "stderr")
+    while (number := os.open(os.devnull, os.O_RDWR)) < len(streams):
+        setattr(sys, streams[number], open(number, "w" if number else "r", encoding="utf-8", closefd=False))
+    os.close(number)
 
 
 if __name__ == "__main__":
