@@ -104,7 +104,8 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        code = cli.main(args=arguments, prog_name="ablate", standalone_mode=False)
+        words = [_checked(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+        code = cli.main(args=words, prog_name="ablate", standalone_mode=False)
     except (UserError, ValueError, FileNotFoundError) as error:
         click.echo(f"Error: {error}", err=True)
         code = 2
@@ -132,6 +133,20 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(f"Failed: {reason}", err=True)
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _checked(word: str) -> str:
+    """A word as typed, with the ~ that shells leave as it is behind an equals sign: else a folder would get that name.
+
+    Raises:
+        UserError: it is no text.
+    """
+    try:
+        word.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{ascii(word)} is not UTF-8; give the file another name, or set LC_ALL=C.UTF-8.") from error
+    name, equals, value = word.partition("=")
+    return f"{name}={os.path.expanduser(value)}" if value.startswith("~/") else word
 
 
 def _open_streams() -> None:

@@ -63,6 +63,18 @@ def test_closed_streams_are_empty_ones(closed: str) -> None:
     assert subprocess.run(["sh", "-c", command, sys.executable]).returncode == 2
 
 
+def test_a_tilde_behind_an_equals_sign_is_the_home(ablate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for words in (("list", "--runs", "--root=~/here"), ("train", "maskmamba/demo", "tokenizer.weights=~/here")):
+        code, out, err = ablate(*words)
+        assert str(tmp_path / "here") in (err if code else out)
+
+
+def test_words_that_are_no_text_are_refused(ablate) -> None:
+    code, _, err = ablate("train", "maskmamba/demo", "tokenizer.weights=\udcff")
+    assert code == 2 and "tokenizer.weights=\\udcff' is not UTF-8" in err
+
+
 @pytest.mark.parametrize("words", [["train", "maskmamba/demo"], ["run", "maskmamba-hybrid-schemes"], ["list"]])
 def test_a_root_that_is_in_a_file_is_refused_with_the_way_out(ablate, tmp_path: Path, words: list[str]) -> None:
     (tmp_path / "file").touch()

@@ -73,6 +73,12 @@ def test_a_part_of_a_sweep_has_a_report_of_its_own(tmp_path: Path, capsys: pytes
         assert folder == name or name.endswith("-")
 
 
+def test_a_folder_is_printed_as_it_is_called(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "a[/b]:fire:"
+    register(plan("aim-adaln", root=root))
+    assert f"Wrote {commands.report('aim-adaln', root=root) / 'index.html'} in" in capsys.readouterr().out
+
+
 def test_unknown_sweep(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Unknown sweep"):
         commands.report("maskmamba-hybird", root=tmp_path)
