@@ -83,8 +83,9 @@ def read_flat(work: Work) -> dict[str, Any]:
 
 def origin_of(run: Run) -> tuple[str, list[str]]:
     """The preset and what differs from it: the words as typed, or where a sweep made the run the values themselves."""
-    file = run.folder / "overrides.txt"
-    words = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    words: list[str] = []
+    with suppress(OSError):  # none, or one that cannot be read
+        words = (run.folder / "overrides.txt").read_text(encoding="utf-8", errors="replace").splitlines()
     preset, usual = "", {}
     with suppress(UserError):  # damaged, or of a preset that is gone
         stored = read_flat(run)

@@ -187,6 +187,16 @@ def test_the_list_survives_a_sweep_that_has_changed_since(root: Path, capsys: py
     assert "not as it is defined now: Unknown value of axis 'adaln' 'long_gone'" in row["begun"][0]
 
 
+def test_a_damaged_record_of_a_sweep_is_written_anew(root: Path) -> None:
+    planned = plan("aim-adaln", root=root)
+    register(planned)
+    record = planned.folder / "plan.json"
+    whole = record.read_bytes()
+    record.write_bytes(b"\xff")
+    register(planned)
+    assert record.read_bytes() == whole
+
+
 def test_planning_needs_no_torch() -> None:
     modules = "('torch', 'lightning', 'pandas')"
     code = f"import sys, sweeps.actions, sweeps.views; sys.exit(any(m in sys.modules for m in {modules}))"
