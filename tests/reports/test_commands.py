@@ -191,6 +191,18 @@ def test_seeds_of_a_row_share_a_colour() -> None:
     assert kind == "regex" and [match and match[1] for match in groups] == ["serial_v2"] * 3
 
 
+def test_a_board_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    board_of(tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("reports.board.write_experiment", full)
+    with pytest.raises(UserError, match="Cannot write .*board: No space left on device"):
+        link_board(fakes.subject(tmp_path, fakes.cells_of((0,))), tmp_path / "boards" / "board")
+    assert not list((tmp_path / "boards").iterdir())
+
+
 def test_making_a_board_again_removes_links_but_no_runs(tmp_path: Path) -> None:
     board = board_of(tmp_path)
     event = tmp_path / "runs" / "fake-serial_v2-s0" / "tb" / "events"
