@@ -7,8 +7,8 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 
 def sha256_of(path: Path) -> str:
@@ -39,7 +39,7 @@ def file_crc32(path: Path) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _opened(path: Path) -> Iterator[BufferedReader]:
     """The file, whose name goes into the error where it cannot be read: the system leaves it out."""
     try:
         with open(path, "rb") as stream:
