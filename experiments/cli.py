@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from errno import EDQUOT, ENOSPC
 from importlib import import_module
@@ -99,11 +100,13 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point. Exit code 0: done; 1: a cell failed; 2: the request was wrong."""
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):  # a terminal that knows no arrows shows question marks
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        code = cli.main(args=arguments, prog_name="ablate", standalone_mode=False)
+        words = [_checked(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+        code = cli.main(args=words, prog_name="ablate", standalone_mode=False)
     except (UserError, ValueError, FileNotFoundError) as error:
         click.echo(f"Error: {error}", err=True)
         code = 2
@@ -131,6 +134,29 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(f"Failed: {reason}", err=True)
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _checked(word: str) -> str:
+    """A word as typed, with the ~ that shells leave as it is behind an equals sign: else a folder would get that name.
+
+    Raises:
+        UserError: it is no text.
+    """
+    try:
+        word.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{ascii(word)} is not UTF-8; give the file another name, or set LC_ALL=C.UTF-8.") from error
+    name, equals, value = word.partition("=")
+    return f"{name}={os.path.expanduser(value)}" if value.startswith("~/") else word
+
+
+def _open_streams() -> None:
+    """Let a standard stream that is closed be an empty one: else its number would be the next file's that is opened,
+    and what is printed below Python would end in that."""
+    streams = ("stdin", "stdout", "stderr")
+    while (number := os.open(os.devnull, os.O_RDWR)) < len(streams):
+        setattr(sys, streams[number], open(number, "w" if number else "r", encoding="utf-8", closefd=False))
+    os.close(number)
 
 
 if __name__ == "__main__":

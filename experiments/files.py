@@ -85,12 +85,22 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        UserError: the file is damaged.
+        FileNotFoundError: there is none.
+        UserError: the file is damaged, or cannot be read.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); remove it and run the same command again.") from error
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> UserError:
+    """The error for what is there and cannot be read: another user's, a folder in a file's place, a broken disk."""
+    return UserError(f"Cannot read {path}: {error.strerror or error}; make it readable, or move it out of the way.")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from experiments.errors import UserError
 from experiments.run_config import SECTIONS, RunConfig
+from experiments.strict_yaml import load_yaml
 
 
 def parse_overrides(words: Iterable[str], own: Collection[str] = ()) -> dict[str, Any]:
@@ -35,9 +36,11 @@ def parse_overrides(words: Iterable[str], own: Collection[str] = ()) -> dict[str
             dotted = ".".join(filter(None, re.split(r"[.\[\]]+", key)))
             raise UserError(f"{word}: brackets are for values, as in optim.betas=[0.9,0.95]; write {dotted}={value}.")
         try:
-            read = yaml.safe_load(value) if value.startswith(("[", "{")) or value == "null" else value
+            read = load_yaml(value) if value.startswith(("[", "{")) or value == "null" else value
         except yaml.YAMLError as error:
             raise UserError(f"{key}: '{value}' is not valid YAML.") from error
+        except UserError as error:
+            raise UserError(f"{word}: {error}") from error
         for name, part in {key: read}.items() if key in own else flat_sections({key: read}).items():
             if name in result:
                 raise UserError(f"{name} is given twice, {result[name]} and {part}; leave one of them out.")

@@ -95,8 +95,9 @@ def _stored(run: Run) -> dict[str, Any]:
 
 
 def _origin(run: Run, stored: Mapping[str, Any]) -> tuple[str, list[str]]:
-    file = run.folder / "overrides.txt"
-    words = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    words: list[str] = []
+    with suppress(OSError):  # none, or one that cannot be read
+        words = (run.folder / "overrides.txt").read_text(encoding="utf-8", errors="replace").splitlines()
     preset, usual = stored.get("preset", ""), {}
     with suppress(UserError):  # of a preset that is gone
         usual = _usual(preset) if preset and not words else {}

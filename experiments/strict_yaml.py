@@ -1,7 +1,9 @@
-"""YAML as a person writes it, no key twice and times as text; and as the suite writes it, read as fast as can be."""
+"""YAML as a person writes it: no key twice, times as text, nothing within itself; and as the suite writes it, read as
+fast as can be."""
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -11,8 +13,13 @@ from experiments.errors import UserError
 
 
 def load_yaml(text: str) -> Any:
-    """Read a file that a person wrote. Raises YAMLError, or UserError for a key that stands twice."""
-    return yaml.load(text, _Strict)
+    """Read what a person wrote. Raises YAMLError, or UserError for a key that stands twice."""
+    try:
+        read = yaml.load(text, _Strict)
+        json.dumps(read, default=str, skipkeys=True)  # which refuses what contains itself (&a [*a])
+    except (ValueError, LookupError, AttributeError, RecursionError) as error:  # of a 13th month, of !!int abc, ...
+        raise yaml.YAMLError(str(error)) from error
+    return read
 
 
 def load_stored(text: str) -> Any:

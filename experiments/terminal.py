@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,16 +14,18 @@ WIDTH_OF_A_LOG = 160
 
 
 def console() -> Console:
-    """On standard output, as wide as the terminal."""
+    """On standard output, as wide as the terminal. What stands in square brackets or between colons, as in a label or
+    the name of a folder, is printed as it is."""
     from rich.console import Console
 
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=WIDTH_OF_A_LOG)
+    plain = partial(Console, highlight=False, markup=False, emoji=False)
+    found = plain()
+    return found if found.is_terminal else plain(width=WIDTH_OF_A_LOG)
 
 
 def say(text: str) -> None:
     """Print a sentence there as it is, which the terminal wraps."""
-    console().print(text, markup=False, soft_wrap=True)
+    console().print(text, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

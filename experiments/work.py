@@ -18,7 +18,7 @@ from experiments.attempts import check_attempt, forgiven, next_attempt
 from experiments.claims import Busy, Claim, ClaimLost, acquire, mtime, newest_claim, pulse
 from experiments.errors import UserError
 from experiments.failures import classify
-from experiments.files import atomic_write_json, read_json
+from experiments.files import atomic_write_json, read_json, unreadable
 from experiments.owners import Owner
 from experiments.ranks import is_leader
 from experiments.status import State, Status
@@ -270,15 +270,17 @@ class Work:
             if self.result() is not None:
                 return replace(self.status(), state="done", cause="", reason="")
             status = self.status()
+            if status.state == "done":  # its result was taken away
+                return Status()
+            if status.state in ("missing", "running"):
+                if self._live_claim(status):
+                    return replace(status, state="running")
+                return replace(status, state="interrupted") if status.state == "running" else status
+            return status
         except UserError as error:
             return Status("failed", cause="damaged", reason=str(error))
-        if status.state == "done":  # its result was taken away
-            return Status()
-        if status.state in ("missing", "running"):
-            if self._live_claim(status):
-                return replace(status, state="running")
-            return replace(status, state="interrupted") if status.state == "running" else status
-        return status
+        except OSError as error:  # of the claims
+            return Status("failed", cause="damaged", reason=str(unreadable(self.folder / "claims", error)))
 
     @property
     def attempts(self) -> int:

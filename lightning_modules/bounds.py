@@ -7,7 +7,7 @@ from typing import Any
 
 
 def check_least(config: Any, section: str, **bounds: float) -> None:
-    """Raise ValueError for the first number below its bound, or infinite, and name no other.
+    """Raise ValueError for the first number below its bound, or too large, and name no other.
 
     Args:
         section: what stands before the key, such as "trainer".
@@ -16,11 +16,11 @@ def check_least(config: Any, section: str, **bounds: float) -> None:
     for key, bound in bounds.items():
         if not (value := getattr(config, key)) >= bound:  # which NaN is not, either
             raise ValueError(f"{section}.{key}={value} must be at least {bound:g}.")
-        _check_finite(section, key, value)
+        _check_not_too_large(section, key, value)
 
 
 def check_positive(config: Any, section: str, *keys: str) -> None:
-    """Raise ValueError for the first of these numbers that is not above 0, or infinite.
+    """Raise ValueError for the first of these numbers that is not above 0, or too large.
 
     Args:
         section: what stands before the key, such as "optim".
@@ -28,7 +28,7 @@ def check_positive(config: Any, section: str, *keys: str) -> None:
     for key in keys:
         if not (value := getattr(config, key)) > 0:  # which NaN is not, either
             raise ValueError(f"{section}.{key}={value} must be positive.")
-        _check_finite(section, key, value)
+        _check_not_too_large(section, key, value)
 
 
 def check_share(config: Any, section: str, *keys: str) -> None:
@@ -42,6 +42,8 @@ def check_share(config: Any, section: str, *keys: str) -> None:
             raise ValueError(f"{section}.{key}={value} must be in [0, 1).")
 
 
-def _check_finite(section: str, key: str, value: float) -> None:
+def _check_not_too_large(section: str, key: str, value: float) -> None:
+    if isinstance(value, int) and value >= 2**63:
+        raise ValueError(f"{section}.{key}={value} must be less than 2**63.")
     if math.isinf(value):
         raise ValueError(f"{section}.{key}={value} must be a finite number.")

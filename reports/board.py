@@ -12,7 +12,8 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -47,26 +48,25 @@ def link_board(subject: Subject, folder: Path) -> list[str]:
     if not groups:
         raise UserError(f"No run of {subject.name} has begun yet; start them with: {subject.command}")
     links = {_run_name(records): records[0] for records in groups.values()}
-    new = _fresh(folder)
-    for name, record in links.items():
-        assert record.run is not None
-        (new / name).symlink_to(record.run.tensorboard.resolve(), target_is_directory=True)
-    columns = {column.metric: column for column in subject.layout.columns}
-    finished = [record for record in subject.records if record.metrics]
-    for record in finished:
-        write_hparams(
-            new / "final" / _file_name(record.name),
-            record.name,
-            {**record.labels, "seed": record.seed},
-            {name: record.metrics[name] * known.scale for name, known in columns.items() if name in record.metrics},
-            int(record.run_result.get("step", 0)),
-        )
-    axes = dict.fromkeys(axis for record in subject.records for axis in record.labels)
-    values = {axis: list(dict.fromkeys(r.labels.get(axis, "") for r in subject.records)) for axis in axes}
-    seeds = sorted({record.seed for record in subject.records})
-    labels = {name: known.label for name, known in columns.items()}
-    write_experiment(new, {**values, "seed": seeds}, labels, to_markdown(subject.table))
-    _replace(new, folder)
+    with _new(folder) as new:
+        for name, record in links.items():
+            assert record.run is not None
+            (new / name).symlink_to(record.run.tensorboard.resolve(), target_is_directory=True)
+        columns = {column.metric: column for column in subject.layout.columns}
+        finished = [record for record in subject.records if record.metrics]
+        for record in finished:
+            write_hparams(
+                new / "final" / _file_name(record.name),
+                record.name,
+                {**record.labels, "seed": record.seed},
+                {name: record.metrics[name] * known.scale for name, known in columns.items() if name in record.metrics},
+                int(record.run_result.get("step", 0)),
+            )
+        axes = dict.fromkeys(axis for record in subject.records for axis in record.labels)
+        values = {axis: list(dict.fromkeys(r.labels.get(axis, "") for r in subject.records)) for axis in axes}
+        seeds = sorted({record.seed for record in subject.records})
+        labels = {name: known.label for name, known in columns.items()}
+        write_experiment(new, {**values, "seed": seeds}, labels, to_markdown(subject.table))
     return list(links)
 
 
@@ -77,27 +77,29 @@ def link_all_runs(root: Path, folder: Path) -> list[str]:
     records = [record for record in run_records(root) if store.run(record["run"]).tensorboard.is_dir()]
     if not records:
         raise UserError(f"There are no runs with TensorBoard data in {root}.")
-    new, names = _fresh(folder), []
+    names: list[str] = []
     values: dict[str, dict[str, None]] = {}
     labels: dict[str, str] = {}
-    for record in records:
-        name = _file_name(f"{made_with(record)[:LONGEST]} ({record['run']})".lstrip())
-        names.append(name)
-        (new / name).symlink_to(store.run(record["run"]).tensorboard.resolve(), target_is_directory=True)
-        words = [word.partition("=")[::2] for word in record["overrides"] if not word.startswith("runtime.")]
-        made = {"preset": record["preset"], **dict(words)}
-        known = {
-            metric: quantity(metric) for metric, value in record["metrics"].items() if isinstance(value, int | float)
-        }
-        for key, value in made.items():
-            values.setdefault(key, {})[value] = None
-        labels |= {metric: how.label for metric, how in known.items()}
-        if record["state"] == "done":
-            final = {metric: record["metrics"][metric] * how.scale for metric, how in known.items()}
-            write_hparams(new / "final" / name, name, made, final, record["step"] or 0)
-    listed = "\n".join(["| run | made with |", "|---|---|", *(f"| {r['run']} | {made_with(r)} |" for r in records)])
-    write_experiment(new, {key: list(found) for key, found in values.items()}, labels, listed)
-    _replace(new, folder)
+    with _new(folder) as new:
+        for record in records:
+            name = _file_name(f"{made_with(record)[:LONGEST]} ({record['run']})".lstrip())
+            names.append(name)
+            (new / name).symlink_to(store.run(record["run"]).tensorboard.resolve(), target_is_directory=True)
+            words = [word.partition("=")[::2] for word in record["overrides"] if not word.startswith("runtime.")]
+            made = {"preset": record["preset"], **dict(words)}
+            known = {
+                metric: quantity(metric)
+                for metric, value in record["metrics"].items()
+                if isinstance(value, int | float)
+            }
+            for key, value in made.items():
+                values.setdefault(key, {})[value] = None
+            labels |= {metric: how.label for metric, how in known.items()}
+            if record["state"] == "done":
+                final = {metric: record["metrics"][metric] * how.scale for metric, how in known.items()}
+                write_hparams(new / "final" / name, name, made, final, record["step"] or 0)
+        listed = "\n".join(["| run | made with |", "|---|---|", *(f"| {r['run']} | {made_with(r)} |" for r in records)])
+        write_experiment(new, {key: list(found) for key, found in values.items()}, labels, listed)
     return names
 
 
@@ -131,16 +133,16 @@ def _file_name(name: str) -> str:
     return re.sub(r"[/\\\0]+", "-", name)
 
 
-def _fresh(folder: Path) -> Path:
+@contextmanager
+def _new(folder: Path) -> Iterator[Path]:
+    """A folder that is to be filled in the block and then takes the place of `folder`. Links are removed, never what
+    they point to. Raises UserError where it cannot be written; nothing of it is left then."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        with tempfile.TemporaryDirectory("", f".{folder.name}.", folder.parent, ignore_cleanup_errors=True) as name:
+            yield Path(name)
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(name, folder)
     except OSError as error:
         raise UserError(f"Cannot write {folder}: {error.strerror}.") from error
-
-
-def _replace(new: Path, folder: Path) -> None:
-    """Links are removed, never what they point to."""
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(new, folder)

@@ -46,6 +46,8 @@ def report(
         UserError: the request or the sweep's report block is wrong, the sweep was never begun, or `out` cannot be
             written.
     """
+    from rich.text import Text
+
     from reports.build import build
     from reports.terminal import print_table
 
@@ -65,10 +67,10 @@ def report(
     screen = console()
     print_table(subject.table, screen)
     for letter, text in subject.table.notes:
-        screen.print(f"[dim]{f'{letter}  ' if letter else ''}{_plain(text)}[/]")
+        screen.print(f"{letter}  {text}" if letter else text, style="dim")
     for verdict in subject.verdicts:
         colour = {"supported": "green", "contradicted": "red", "undecided": "yellow"}.get(verdict.judgement, "dim")
-        screen.print(f"[{colour}]{verdict.judgement:>13}[/]  {_plain(verdict.claim.text)}")
+        screen.print(Text.assemble((f"{verdict.judgement:>13}", colour), f"  {verdict.claim.text}"))
     screen.print(f"\nWrote {index} in {time.perf_counter() - started:.1f} s.", soft_wrap=True)
     return folder
 
@@ -95,6 +97,8 @@ def overview(root: Path | str | None = None, out: Path | None = None, as_json: b
     Raises:
         UserError: nothing was begun, nothing that was can be read, or `out` cannot be written.
     """
+    from rich.text import Text
+
     from reports.overview import build_overview
 
     page, entries, lost = build_overview(Path(root or default_root()), out)
@@ -104,7 +108,7 @@ def overview(root: Path | str | None = None, out: Path | None = None, as_json: b
     screen = console()
     screen.print(_overview_table(entries))
     for line in lost:
-        screen.print(f"[yellow]not readable:[/] {_plain(line)}", soft_wrap=True)
+        screen.print(Text.assemble(("not readable:", "yellow"), f" {line}"), soft_wrap=True)
     screen.print(f"\nWrote {page}.", soft_wrap=True)
     return page
 
@@ -124,7 +128,7 @@ def publish(out: Path, roots: Sequence[Path | str] = (), as_json: bool = False) 
     screen = console()
     screen.print(_overview_table(entries))
     for line in left_out:
-        screen.print(f"[dim]left out: {_plain(line)}[/]")
+        screen.print(f"left out: {line}", style="dim")
     screen.print(f"\nWrote {readme}.", soft_wrap=True)
     return readme
 
@@ -166,14 +170,15 @@ def reproduce(
         print_json(found.as_json())
         return 1 if found.differing else 0
     from rich.table import Table as RichTable
+    from rich.text import Text
 
     table = RichTable("metric", "stored", "again", "difference", "", box=None, pad_edge=False)
     for line in found.lines:
-        table.add_row(line.label, *line.shown, "[red]differs[/]" if line.differs else line.remark)
+        table.add_row(line.label, *line.shown, Text("differs", "red") if line.differs else line.remark)
     screen = console()
     screen.print(table)
     for name, (then, now) in found.surroundings.items():
-        screen.print(f"[dim]{_plain(name)}: {_plain(then)} then, {_plain(now)} now[/]")
+        screen.print(f"{name}: {then} then, {now} now", style="dim")
     names = ", ".join(line.label for line in found.differing)
     verdict = f"Differs beyond {tolerance:.1%}: {names}." if names else f"Agrees within {tolerance:.1%}."
     screen.print(f"{verdict} Again: {found.folder}", soft_wrap=True)
@@ -201,7 +206,7 @@ def explain(
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in found.lines():
-        table.add_row(_plain(name), _plain(value))
+        table.add_row(name, value)
     console().print(table)
 
 
@@ -248,10 +253,3 @@ def board(
     if sweep:
         console().print(f"One colour a row: {address(port)}", soft_wrap=True)
     serve(folder, port)
-
-
-def _plain(text: str) -> str:
-    """Text in which square brackets are no markup."""
-    from rich.markup import escape
-
-    return escape(text)

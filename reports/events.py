@@ -21,7 +21,7 @@ from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.hparams import plugin_data_pb2, summary_v2
 from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS
 from tensorboard.plugins.text import metadata as text_metadata
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 FINAL = "final/"
 """Prefix of the metrics that belong to a finished cell."""
@@ -101,8 +101,11 @@ def _text(tag: str, content: bytes, metadata: Any) -> Summary:
 
 
 def _write(folder: Path, summaries: Sequence[tuple[int, Summary]]) -> None:
+    """Without TensorBoard's own writer, whose thread prints a traceback where the disk is full."""
     folder.mkdir(parents=True, exist_ok=True)
-    writer = EventFileWriter(str(folder))
-    for step, summary in summaries:
-        writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
-    writer.close()
+    now = time.time()
+    events = [Event(wall_time=now, step=step, summary=summary) for step, summary in summaries]
+    with open(folder / f"events.out.tfevents.{int(now)}", "wb") as file:
+        writer = RecordWriter(file)
+        for event in (Event(wall_time=now, file_version="brain.Event:2"), *events):
+            writer.write(event.SerializeToString())

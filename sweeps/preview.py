@@ -218,7 +218,7 @@ def print_preview(plan: Plan, console: Console) -> None:
     if (estimate := found["cost"]) and estimate["trainings"]:
         lines.append(tell_cost(estimate))
     for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def _searches(plan: Plan) -> str:

@@ -54,7 +54,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line above the table."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(text, soft_wrap=True)
 
     def started(self, group: Group) -> None:
         """A worker began."""

@@ -32,7 +32,7 @@ def register(plan: Plan) -> None:
             atomic_write_text(copy, plan.sweep.path.read_text(encoding="utf-8"))
             keep_presets(plan.sweep.path, copy.parent)
     text = json.dumps({**record, "cells": list(cells.values())}, indent=1)
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
+    if not path.exists() or path.read_bytes() != text.encode():
         atomic_write_text(path, text)
 
 

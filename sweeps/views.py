@@ -129,7 +129,7 @@ def _watch(planned: Plan, screen: Console) -> dict[str, CellState]:
         told = ""
         for states in _until_settled(planned):
             if (now := summary(states)) != told:
-                screen.print(now, markup=False, soft_wrap=True)
+                screen.print(now, soft_wrap=True)
             told = now
         return states
     with Live(console=screen, auto_refresh=False, transient=True) as live:

@@ -16,7 +16,7 @@ def show(bench: Bench, *, as_json: bool) -> None:
         print_json(bench.to_dict())
         return
     screen = console()
-    screen.print(f"[bold]{bench.title}[/]")
+    screen.print(bench.title, style="bold")
     screen.print(_machine(bench))
     table = Table(box=None, pad_edge=False)
     for number, heading in enumerate(_headings(bench)):
@@ -25,7 +25,7 @@ def show(bench: Bench, *, as_json: bool) -> None:
         table.add_row(*cells)
     screen.print(table)
     for note in _notes(bench):
-        screen.print(f"[dim]{note}[/]")
+        screen.print(note, style="dim")
 
 
 def markdown(bench: Bench) -> str:

@@ -32,15 +32,15 @@ def doctor_command(data: Path | None, as_json: bool, root: str) -> None:
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
-        from rich.markup import escape
         from rich.table import Table
+        from rich.text import Text
 
         table = Table("", "part", box=None, pad_edge=False)
         for heading in ("found", "way out"):
             table.add_column(heading, overflow="fold")  # file names are cut in two, never short
-        marks = {"ok": "[green]ok[/]", "optional": "[yellow]--[/]", "broken": "[red]!![/]"}
+        marks = {"ok": Text("ok", "green"), "optional": Text("--", "yellow"), "broken": Text("!!", "red")}
         for finding in findings:
-            table.add_row(marks[finding.state], *map(escape, (finding.part, finding.found, finding.way_out)))
+            table.add_row(marks[finding.state], finding.part, finding.found, finding.way_out)
         console().print(table)
     raise SystemExit(1 if any(finding.state == "broken" for finding in findings) else 0)
 
@@ -105,7 +105,6 @@ def keys_command(preset: str | None, words: tuple[str, ...], as_json: bool) -> N
     if as_json:
         print_json([asdict(key) for key in found])
         return
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -114,5 +113,5 @@ def keys_command(preset: str | None, words: tuple[str, ...], as_json: bool) -> N
     table.add_column("may be", max_width=32, overflow="fold")
     table.add_column("meaning")
     for key in found:
-        table.add_row(*map(escape, (key.name, key.typed, key.type, key.doc)))
+        table.add_row(key.name, key.typed, key.type, key.doc)
     console().print(table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def test_every_command_has_help_of_its_own(ablate, name: str) -> None:
         (["train", "maskmamba/demo", "imported=abc"], "ablate import-checkpoint KIND FILE"),
         (["train", "maskmamba/demo", "search.space=[{key: sampler.steps, low: 1, high: 4}]"], "ablate run FILE"),
         (["train", "maskmamba/demo", "trainer.val_every=10"], "It is 'runtime.val_every'."),
+        (["train", "maskmamba/demo", "tokenizer.weights=/proc/self/mem"], "/proc/self/mem: "),  # which opens
         (["run", "maskmamba-hybrid-scheme"], "Did you mean 'maskmamba-hybrid-schemes'?"),
         (["run", "maskmamba-hybrid-schemes", "--scale", "huge"], "demo"),
         (["evaluate", "nothing"], "nothing"),
@@ -53,6 +55,24 @@ def test_wrong_requests_exit_with_two(ablate, tmp_path: Path, words: list[str], 
     code, _, err = ablate(*words, *root)
     assert code == 2 and said in err and "Traceback" not in err
     assert not (tmp_path / "runs").exists() and not (tmp_path / "sweeps").exists()
+
+
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_empty_ones(closed: str) -> None:
+    command = f'exec "$0" -m experiments.cli cancel maskmamba-backbones {closed}'
+    assert subprocess.run(["sh", "-c", command, sys.executable]).returncode == 2
+
+
+def test_a_tilde_behind_an_equals_sign_is_the_home(ablate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for words in (("list", "--runs", "--root=~/here"), ("train", "maskmamba/demo", "tokenizer.weights=~/here")):
+        code, out, err = ablate(*words)
+        assert str(tmp_path / "here") in (err if code else out)
+
+
+def test_words_that_are_no_text_are_refused(ablate) -> None:
+    code, _, err = ablate("train", "maskmamba/demo", "tokenizer.weights=\udcff")
+    assert code == 2 and "tokenizer.weights=\\udcff' is not UTF-8" in err
 
 
 @pytest.mark.parametrize("words", [["train", "maskmamba/demo"], ["run", "maskmamba-hybrid-schemes"], ["list"]])

@@ -100,6 +100,9 @@ def test_another_data_set_is_asked_for_the_same(preset: str, words: list[str], k
         (["trainer.max_steps"], ["trainer.max_steps", "key=value"]),
         (["generator=12"], ["generator is a section", "depth"]),
         (["optim.betas=[0.9"], ["optim.betas", "YAML"]),
+        (["optim.betas=[&a [*a]]"], ["optim.betas", "YAML"]),
+        (["optim.betas=[2026-13-01]"], ["optim.betas", "YAML"]),
+        (["sampler={steps: 3, steps: 4}"], ["sampler={steps: 3, steps: 4}", "'steps' is there twice"]),
         (["trainer.max_steps=0"], ["max_steps=0", "at least 1"]),
         (["sampler.guidance=-1"], ["guidance=-1", "at least 0"]),
         (["generator.vocab_size=7"], ["vocab_size=7", "tokenizer", "512"]),
@@ -157,6 +160,8 @@ def test_bad_overrides_are_one_clear_sentence(overrides: list[str], words: list[
     [
         (["trainer.max_steps=0"], "trainer.max_steps=0 must be at least 1."),
         (["trainer.accumulate=0"], "trainer.accumulate=0 must be at least 1."),
+        ([f"trainer.max_steps={10**20}"], f"trainer.max_steps={10**20} must be less than 2**63."),
+        ([f"data.subset={10**400}"], f"data.subset={10**400} must be less than 2**63."),
         (["sampler.guidance=-3"], "sampler.guidance=-3.0 must be at least 0."),
         (["sampler.top_p=2"], "sampler.top_p=2.0 must be in (0, 1]."),
         (["evaluation.batch_size=0"], "evaluation.batch_size=0 must be at least 1."),

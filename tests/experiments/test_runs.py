@@ -94,6 +94,14 @@ def test_what_is_not_trained_yet_is_named_with_its_own_words(
         assert [path.name for path in (root / "runs").iterdir()] == [run.id]
 
 
+def test_damaged_words_of_a_run_hide_no_other(ablate, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        run = RunStore(tmp_path).prepare(load_config("maskmamba/demo", {"seed": seed, "runtime.root": str(tmp_path)}))
+        (run.folder / "overrides.txt").write_bytes(b"\xff")
+    code, out, _ = ablate("list", "--runs", "--root", tmp_path)
+    assert code == 0 and out.count("missing") == 2
+
+
 def test_a_run_that_its_preset_does_not_give_any_more_is_named_by_its_configuration(
     ablate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,6 +73,12 @@ def test_a_part_of_a_sweep_has_a_report_of_its_own(tmp_path: Path, capsys: pytes
         assert folder == name or name.endswith("-")
 
 
+def test_a_folder_is_printed_as_it_is_called(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "a[/b]:fire:"
+    register(plan("aim-adaln", root=root))
+    assert f"Wrote {commands.report('aim-adaln', root=root) / 'index.html'} in" in capsys.readouterr().out
+
+
 def test_unknown_sweep(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Unknown sweep"):
         commands.report("maskmamba-hybird", root=tmp_path)
@@ -196,6 +202,18 @@ def test_seeds_of_a_row_share_a_colour() -> None:
     kind, _, pattern = query["runColorGroup"][0].partition(":")
     groups = [re.search(pattern, name) for name in ("serial_v2 seed0", "serial_v2 seed12", "final/serial_v2 seed0")]
     assert kind == "regex" and [match and match[1] for match in groups] == ["serial_v2"] * 3
+
+
+def test_a_board_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    board_of(tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("reports.board.write_experiment", full)
+    with pytest.raises(UserError, match="Cannot write .*board: No space left on device"):
+        link_board(fakes.subject(tmp_path, fakes.cells_of((0,))), tmp_path / "boards" / "board")
+    assert not list((tmp_path / "boards").iterdir())
 
 
 def test_making_a_board_again_removes_links_but_no_runs(tmp_path: Path) -> None:

@@ -163,6 +163,20 @@ def test_a_training_that_ended_early_is_done_and_shows_where(make_sweep: Make, r
     assert preview(planned)["cells"][0]["max_steps"] == 10
 
 
+@pytest.mark.parametrize("name", ["result.json", "status.json", "claims"])
+def test_a_run_that_cannot_be_read_hides_no_other(name: str, make_sweep: Make, root: Path) -> None:
+    """As another user's, or of a broken disk: here a folder is where a file belongs, or a file where a folder does."""
+    planned = plan(make_sweep(axes=[WIDTH], report={}))
+    file = root / "runs" / planned.cells[0].run_id / name
+    if name == "claims":
+        file.parent.mkdir(parents=True)
+        file.touch()
+    else:
+        file.mkdir(parents=True)
+    first, second = (state.describe() for state in planned.states().values())
+    assert first.startswith(f"failed: Cannot read {file}: ") and second == "missing"
+
+
 def test_the_list_survives_a_sweep_that_has_changed_since(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     planned = plan("aim-adaln", root=root)
     register(planned)
@@ -171,6 +185,16 @@ def test_the_list_survives_a_sweep_that_has_changed_since(root: Path, capsys: py
     assert list_sweeps(root, as_json=True) == 0
     (row,) = [row for row in json.loads(capsys.readouterr().out) if row["name"] == "aim-adaln"]
     assert "not as it is defined now: Unknown value of axis 'adaln' 'long_gone'" in row["begun"][0]
+
+
+def test_a_damaged_record_of_a_sweep_is_written_anew(root: Path) -> None:
+    planned = plan("aim-adaln", root=root)
+    register(planned)
+    record = planned.folder / "plan.json"
+    whole = record.read_bytes()
+    record.write_bytes(b"\xff")
+    register(planned)
+    assert record.read_bytes() == whole
 
 
 def test_planning_needs_no_torch() -> None:
