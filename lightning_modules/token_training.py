@@ -37,8 +37,8 @@ class TokenTraining(TrainingModule[nn.Module]):
 
     def count(self, logits: Tensor, answers: Tensor) -> None:
         """Add what a validation predicts: (N, V) float32 of (N,) int64."""
-        nll = F.cross_entropy(logits, answers, reduction="sum").double()
-        self._sums += torch.stack([nll, (logits.argmax(-1) == answers).sum().double(), nll.new_tensor(len(answers))])
+        nll, right = F.cross_entropy(logits, answers, reduction="sum"), logits.argmax(-1) == answers
+        self._sums += torch.stack([nll.double(), right.sum().double(), torch.ones_like(right).sum().double()])
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean over all predicted tokens: nats, bits, and accuracy."""

@@ -14,8 +14,8 @@ from experiments.store import Evaluation, Run
 from reports.aggregate import SHOWN, Row, foremost, row_names, trainings
 from reports.captions import caption
 from reports.figures import MOST, draw
-from reports.guard import one_factor
 from reports.layout import Column, Figure, Layout
+from reports.one_factor import one_factor
 from reports.points import draw_points
 from reports.ranking import tie_notes
 from reports.records import Record

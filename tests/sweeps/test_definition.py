@@ -123,7 +123,7 @@ def test_a_label_with_a_comma_or_null_can_be_chosen(tmp_path: Path) -> None:
         ("resources.gpuz=1", "Unknown key of resources 'gpuz'. Did you mean 'gpus'"),
         ("resources.gpus=x", "resources.gpus=x: Value 'x'"),
         ("resources.evaluation.gpuz=1", "gpuz"),
-        ("resources.evaluation={time: 1:00:00}", 'time=3600 must be text, in quotes: {time: "1:00:00"}'),
+        ("resources.evaluation={time: 3600}", 'time=3600 must be text, in quotes: {time: "1:00:00"}'),
         ("resources.time=2hours", "resources.time=2hours must be a time as Slurm reads it: MINUTES, .*DAYS-HOURS"),
         ("resources.time=1:2:3:4", "time=1:2:3:4 must be a time"),
         ("resources.time=-5", "time=-5 must be a time"),
