@@ -45,7 +45,7 @@ def one_factor(rows: Sequence[Row], baseline: Mapping[str, str]) -> list[OneFact
         keys = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
         renamed = tuple(key.removesuffix("name") for key in keys if key.endswith(".name"))
         keys = [k for k in keys if not k.startswith(renamed) or (k in ours and k in theirs)]  # others bring their own
-        changes = {key: (theirs.get(key, "-"), ours.get(key, "-")) for key in keys}
+        changes = {key: (_shown(key, theirs), _shown(key, ours)) for key in keys}
         deviations = [_relative(row, base, metric) for metric in ("parameters", "flops")]
         result.append(OneFactor(index, changes, *deviations))
     return result
@@ -60,6 +60,12 @@ def baseline_of(row: Row, rows: Sequence[Row], baseline: Mapping[str, str]) -> R
     wanted = {**{axis: label for axis, label in row.labels.items() if axis not in baseline}, **baseline}
     found = select(rows, wanted)
     return found[0] if len(found) == 1 else None
+
+
+def _shown(key: str, values: Mapping[str, Any]) -> Any:
+    """A value as the statement has it: "-" where there is none, of a file's digest the beginning."""
+    value = values.get(key, "-")
+    return (value[:12] or "-") if key.endswith("fingerprint") else value
 
 
 def _stored(row: Row) -> dict[str, Any]:

@@ -262,7 +262,8 @@ def test_starts_are_compared_within_a_seed(tmp_path: Path) -> None:
 def test_a_start_that_a_sweep_varies_is_meant_to_differ(tmp_path: Path) -> None:
     changes = {"config__trainer__init_fingerprint": "0" * 64}
     assert [flag.fact for flag in mutated(tmp_path / "a", changes).flags] == ["trainer.init_fingerprint"]
-    assert mutated(tmp_path / "b", changes, declared=[fakes.KEY, "trainer.init_from"]).flags == []
+    found = mutated(tmp_path / "b", changes, declared=[fakes.KEY, "trainer.init_from"])
+    assert found.flags == [] and "trainer.init_fingerprint: - → 000000000000" in found.one_factor[1].text
 
 
 def test_one_factor_statement_and_parameter_deviation(tmp_path: Path) -> None:
