@@ -225,7 +225,7 @@ def _searches(plan: Plan) -> str:
     """How many searches there are, and what their trials are, in words; "" where nothing is searched."""
     searches = {cell.search_id: cell.config.search for cell in plan.cells if cell.is_searched}.values()
     counts = Counter(f"{one.trials} {'trainings' if one.trains else 'evaluations'}" for one in searches)
-    return "".join(f", {count} searches of {trials} each" for trials, count in counts.items())
+    return "".join(f", {count} search{'es' * (count > 1)} of {trials} each" for trials, count in counts.items())
 
 
 def _beside(words: list[str], wide: bool) -> list[str]:
