@@ -161,8 +161,10 @@ inline bool is_permutation(const Arguments& p) {
 }
 
 // What a task touches next, tensor by tensor: the rows of a block, fetched row by row during the arithmetic of the block
-// before, which leaves the load units idle. Rows lie pages apart, which no hardware prefetcher follows.
+// before, which leaves the load units idle. Rows lie pages apart, which no hardware prefetcher follows, and where there is
+// a power of two between them they share few sets of the L1 cache, so that they wait in the next one.
 class Ahead {
+  static constexpr int kSecondLevel = 2;  // of __builtin_prefetch
   struct Stream {
     const char* base;
     int64_t stride;
@@ -182,7 +184,7 @@ class Ahead {
    public:
     KERNEL_MEMBER void prefetch(int step) const {
       for (const Stream* stream = first_; stream < last_; ++stream)
-        __builtin_prefetch(stream->base + positions_[step] * stream->stride);
+        __builtin_prefetch(stream->base + positions_[step] * stream->stride, 0, kSecondLevel);
     }
 
    private:

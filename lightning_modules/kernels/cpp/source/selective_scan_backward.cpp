@@ -24,14 +24,14 @@ class Task : Rows<T> {
  public:
   // Floats of `memory`: carry and grad_A, (N, kLanes) each, per block of the group, and the sums of `reverse`.
   static int64_t memory_size(const Arguments& p, const Grouping& grouping) {
-    return 2 * (grouping.blocks_per_group + kChunk) * p.states * kLanes;
+    return 2 * grouping.blocks_per_group * p.states * kLanes + sums_size(p);
   }
   Task(const Arguments& p, const Extent& e, const Grouping& grouping, const Rates& rates, const Partials& partials,
        float* memory)
       : Rows<T>(p), e_(e), grouping_(grouping), rates_(rates), partials_(partials), memory_(memory),
         sum_blocks_(blocks_per_sum(p, e)) {
     sums_ = memory + 2 * grouping.blocks_per_group * vectors();
-    std::fill(sums_, sums_ + 2 * kChunk * vectors(), 0.f);
+    std::fill(sums_, sums_ + sums_size(p), 0.f);
   }
 
   void run(int64_t b, int64_t group, int64_t k) {
@@ -65,6 +65,9 @@ class Task : Rows<T> {
   Trace trace_;
 
   int64_t vectors() const { return p_.states * kLanes; }
+  // A group of 4 states, perhaps one of 2, perhaps one of 1: (positions, C or B, kLanes) each.
+  static int64_t sums_size(const Arguments& p) { return (p.states / kGroup + 2) * 2 * kChunk * kLanes; }
+  float* sums(int64_t first_state) const { return sums_ + (first_state + kGroup - 1) / kGroup * 2 * kChunk * kLanes; }
   float* carry(int64_t slot) const { return memory_ + 2 * slot * vectors(); }
   float* grad_A(int64_t slot) const { return carry(slot) + vectors(); }
   void begin(int64_t block, int64_t slot) {
@@ -96,11 +99,10 @@ class Task : Rows<T> {
       prefetch_states<kStates, false>(next_checkpoint_ + at);
       recompute<kStates, decltype(bounds)::value>(rates + at, checkpoint + at, rows_, first, count,
                                                   ahead_.part(first, p_.states), trace_);
-      float* const sums = sums_ + 2 * kChunk * at;
       if (first_of_sum)
-        reverse<kStates, true>(rates + at, carry(slot) + at, grad_A(slot) + at, rows_, trace_, first, count, sums);
+        reverse<kStates, true>(rates + at, carry(slot) + at, grad_A(slot) + at, rows_, trace_, first, count, sums(first));
       else
-        reverse<kStates, false>(rates + at, carry(slot) + at, grad_A(slot) + at, rows_, trace_, first, count, sums);
+        reverse<kStates, false>(rates + at, carry(slot) + at, grad_A(slot) + at, rows_, trace_, first, count, sums(first));
     });
     write(block * kLanes, slot, count);
     if ((block + 1) % sum_blocks_ == 0 || block + 1 == last_) finish_sums(block, count);
@@ -151,7 +153,7 @@ class Task : Rows<T> {
       rows_.grad_C[i] = partials_.C + at;
     }
     for_state_groups<false>(p_.states, [&](auto states, auto, int64_t first) __attribute__((always_inline)) {
-      scan::finish_sums<decltype(states)::value>(sums_ + 2 * kChunk * first * kLanes, rows_, first, count);
+      scan::finish_sums<decltype(states)::value>(sums(first), rows_, first, count);
     });
   }
 

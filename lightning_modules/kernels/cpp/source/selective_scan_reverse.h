@@ -48,7 +48,8 @@ void recompute(const float* rates, const float* state, const ChunkRows& rows, in
 }
 
 // Gradients of one group of states over a chunk. `sums`: products whose sums over channels are the gradients of C and B,
-// (position, state, C or B, kLanes), added to lane by lane: adding up the lanes waits until all blocks are through.
+// (position, C or B, kLanes), where a vector holds all states of the group (LaneSums::combine), so that those of a chunk
+// stay in the L1 cache. They are added to block by block: adding up the lanes waits until all blocks are through.
 // kFirst: this block's are the first, and take the place of what is there.
 template <int kStates, bool kFirst>
 void reverse(const float* rates, float* carries, float* grads_A, ChunkRows& rows, const Trace& trace, int64_t first, int count,
@@ -68,12 +69,13 @@ void reverse(const float* rates, float* carries, float* grads_A, ChunkRows& rows
     const Vec grad_y = simd::load(rows.grad_y + i * kLanes);
     const float *B = rows.B[i] + first, *C = rows.C[i] + first;
     Vec grad_x = simd::load(rows.grad_x + i * kLanes), grad_exponent = simd::load(rows.grad_exponent + i * kLanes);
+    Vec for_B[kStates], for_C[kStates];
+    UNROLL for (int j = 0; j < kStates; ++j) for_C[j] = grad_y * h[j];
+    const Vec sum_C = simd::LaneSums::combine<kStates>(for_C);
     UNROLL for (int j = 0; j < kStates; ++j) {
       const int at = (i * kStates + j) * kLanes;
       const Vec grad_h = carry[j] + grad_y * C[j];
-      const Vec for_C = grad_y * h[j], for_B = grad_h * x;
-      simd::store(sums + 2 * at, kFirst ? for_C : simd::load(sums + 2 * at) + for_C);
-      simd::store(sums + 2 * at + kLanes, kFirst ? for_B : simd::load(sums + 2 * at + kLanes) + for_B);
+      for_B[j] = grad_h * x;
       h[j] = simd::load(trace.h + at);
       grad_x += grad_h * B[j];
       carry[j] = grad_h * simd::load(trace.a + at);
@@ -81,6 +83,10 @@ void reverse(const float* rates, float* carries, float* grads_A, ChunkRows& rows
       grad_exponent += through_decay * rate[j];
       grad_A[j] += through_decay * dt;
     }
+    const Vec sum_B = simd::LaneSums::combine<kStates>(for_B);
+    float* const sum = sums + 2 * i * kLanes;
+    simd::store(sum, kFirst ? sum_C : simd::load(sum) + sum_C);
+    simd::store(sum + kLanes, kFirst ? sum_B : simd::load(sum + kLanes) + sum_B);
     simd::store(rows.grad_x + i * kLanes, grad_x);
     simd::store(rows.grad_exponent + i * kLanes, grad_exponent);
   }
@@ -90,11 +96,11 @@ void reverse(const float* rates, float* carries, float* grads_A, ChunkRows& rows
   }
 }
 
-// kLanes of the products from push number kIndex on, `step` floats apart, to their sums.
-template <int kIndex = 0>
-KERNEL_INLINE void add_lanes(simd::LaneSums& sums, const float* products, int step) {
-  sums.template push<kIndex>(simd::load(products + kIndex * step));
-  if constexpr (kIndex + 1 < kLanes) add_lanes<kIndex + 1>(sums, products, step);
+// The sums of kLanes (position, state) pairs, a vector per position, `step` floats apart, to one lane each.
+template <int kStates, int kIndex = 0>
+KERNEL_INLINE void add_lanes(simd::LaneSums& lanes, const float* sums, int step) {
+  lanes.template push<kIndex, kStates>(simd::load(sums + kIndex / kStates * step));
+  if constexpr (kIndex + kStates < kLanes) add_lanes<kStates, kIndex + kStates>(lanes, sums, step);
 }
 
 // Ends the sums of one group of states: lanes are added up into the rows' gradients.
@@ -102,10 +108,10 @@ template <int kStates>
 void finish_sums(float* sums, const ChunkRows& rows, int64_t first, int count) {
   constexpr int kTile = kLanes / kStates;  // positions
   for (int start = 0; start < count; start += kTile) {
-    float* products = sums + 2 * start * kStates * kLanes;
+    float* products = sums + 2 * start * kLanes;
     simd::LaneSums sums_C, sums_B;
-    add_lanes(sums_C, products, 2 * kLanes);
-    add_lanes(sums_B, products + kLanes, 2 * kLanes);
+    add_lanes<kStates>(sums_C, products, 2 * kLanes);
+    add_lanes<kStates>(sums_B, products + kLanes, 2 * kLanes);
     alignas(64) float totals_C[kLanes], totals_B[kLanes];
     simd::store(totals_C, sums_C.result);
     simd::store(totals_B, sums_B.result);

@@ -333,10 +333,22 @@ KERNEL_INLINE void turn(Vec (&rows)[kLanes]) {
 // A binary tree of pairwise shuffle-and-add steps, 2 shuffles and 1 addition per vector, no memory.
 class LaneSums {
  public:
-  // Push number kIndex (0, 1, ..., kLanes - 1, in that order); the last one leaves the sums in `result`.
-  template <int kIndex>
-  __attribute__((always_inline)) void push(Vec value) {
-    push_level<kIndex, 0>(value);
+  // The first steps of the tree alone, for 1, 2 or 4 vectors: adding up many such vectors before `push` is as good as
+  // adding up what they were combined from.
+  template <int kCount>
+  static __attribute__((always_inline)) Vec combine(const Vec* values) {
+    if constexpr (kCount == 4)
+      return add_pairs<1>(add_pairs<0>(values[0], values[1]), add_pairs<0>(values[2], values[3]));
+    else if constexpr (kCount == 2)
+      return add_pairs<0>(values[0], values[1]);
+    else
+      return values[0];
+  }
+
+  // The vectors from number kIndex (0 at first) on, kCount of them combined; the last ones leave the sums in `result`.
+  template <int kIndex, int kCount = 1>
+  __attribute__((always_inline)) void push(Vec combined) {
+    push_level<kIndex, kCount / 2>(combined);
   }
   Vec result;
 
