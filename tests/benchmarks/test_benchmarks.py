@@ -252,7 +252,7 @@ def test_options_of_a_benchmark_are_listed() -> None:
     assert listed.exit_code == 0
     options, _, meaning = listed.output.partition("\n\n")
     assert options.splitlines() == [
-        "shapes=8x1536x257,2x1024x1025,1x512x1024",
+        "shapes=8x768x257,2x1024x1025,1x512x4097,1x512x1024",
         "seconds=6",
         "backends=cpp,triton,torch",
     ]
