@@ -59,7 +59,7 @@ def conv(
             make = partial(_peer_phase, (batch, channels, length))
             apart = {name: (process, make) for name, process in processes.items()}
             case = f"B={batch} C={channels} L={length}"
-            bench.rows += phases(case, contenders, inputs, ours, floors(bench.machine, work, moves), seconds, apart)
+            phases(bench, case, contenders, inputs, ours, floors(bench.machine, work, moves), seconds, apart)
     return bench
 
 

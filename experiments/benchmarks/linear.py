@@ -46,7 +46,7 @@ def linear(
         limits = floors_of_products(bench.machine, (work, 2 * work), numbers)
         tensors = _inputs(rows, inputs, outputs, device)
         case = f"M={rows} I={inputs} O={outputs}"
-        bench.rows += phases(case, contenders, tensors, [*contenders], limits, seconds)
+        phases(bench, case, contenders, tensors, [*contenders], limits, seconds)
     return bench
 
 

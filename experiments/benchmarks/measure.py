@@ -15,6 +15,7 @@ from experiments.benchmarks.bench import Row
 from experiments.memory import peak_memory_bytes, reset_peak_memory
 
 FEWEST_ROUNDS, MOST_ROUNDS = 6, 41  # fewer than six have no 95 % interval of the median
+IN_A_ROW = 15
 BUSY_MS, MOST_REPEATS = 10, 100
 """A GPU is kept busy for so long before it is waited for."""
 
@@ -114,6 +115,12 @@ def in_turns(
             times[name].append(milliseconds(contenders[name], repeats[name]))
         progress(done + 1, MOST_ROUNDS)
     return times
+
+
+def in_a_row(call: Contender) -> list[float]:
+    """Milliseconds of calls right after one another, which find memory and caches as they left them, after two untimed
+    ones."""
+    return [milliseconds(call) for _ in range(IN_A_ROW + 2)][2:]
 
 
 def rotated(names: Sequence[str], by: int) -> list[str]:

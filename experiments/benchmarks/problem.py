@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import statistics
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from experiments.benchmarks.apart import OwnProcess
 from experiments.benchmarks.bench import FORWARD, TRAINING, Bench, Row
-from experiments.benchmarks.measure import Contender, interleave
+from experiments.benchmarks.measure import Contender, in_a_row, interleave
 from experiments.errors import UserError, unknown
 from lightning_modules.backends import ENVIRONMENT_VARIABLE
 from lightning_modules.kernels.dispatch import BACKENDS
@@ -24,6 +26,11 @@ MakePhase = Callable[[str], Callable[[], None]]
 """Phase -> the call to time."""
 OURS = ("cpp", "triton", "torch")
 """The suite's own back ends, the fastest first."""
+REPEATED, REPEATED_FLOOR = "in a row ms", "in a row x floor"
+"""Columns of the baseline alone."""
+REPEATED_NOTE = (
+    "in a row: median of calls one after another, half before and half after the turns; x floor: the fastest in turns"
+)
 FLOAT32 = {"output": 1e-6, "gradients": 5e-6}
 """Largest errors of an operation or a layer in float32, relative to the largest true value."""
 
@@ -51,6 +58,7 @@ def competing(operation: str, backends: Sequence[str], device: str) -> list[str]
 
 
 def phases(
+    bench: Bench,
     case: str,
     contenders: Mapping[str, Call],
     inputs: Sequence[Tensor],
@@ -58,8 +66,8 @@ def phases(
     floors: Mapping[str, float | None],
     seconds: float,
     apart: Mapping[str, tuple[OwnProcess, MakePhase]] = MappingProxyType({}),
-) -> list[Row]:
-    """Time all contenders on one shape, forward and in training.
+) -> None:
+    """Time all contenders on one shape, forward and in training, and put the rows into a benchmark.
 
     Args:
         ours: the contenders that the floor concerns; the first is the baseline.
@@ -67,13 +75,22 @@ def phases(
         seconds: time spent per phase.
         apart: further contenders, each with its process, and what makes its calls there (see OwnProcess.prepare).
     """
-    rows = []
+    if REPEATED_NOTE not in bench.notes:
+        bench.notes.append(REPEATED_NOTE)
     for phase in (FORWARD, TRAINING):
         calls: dict[str, Contender] = {name: phase_of(phase, call, inputs) for name, call in contenders.items()}
         calls |= {name: process.prepare(partial(make, phase)) for name, (process, make) in apart.items()}
         floors_ms = dict.fromkeys(ours, floors[phase])
-        rows += interleave(case, phase, calls, baseline=ours[0], seconds=seconds, floors_ms=floors_ms)
-    return rows
+        repeated = in_a_row(calls[ours[0]])
+        timed = interleave(case, phase, calls, baseline=ours[0], seconds=seconds, floors_ms=floors_ms)
+        repeated += in_a_row(calls[ours[0]])  # before and after: whatever slows the machine for a while slows one
+        bench.rows += [_with_repeated(row, repeated) if row.contender == ours[0] else row for row in timed]
+
+
+def _with_repeated(row: Row, times: Sequence[float]) -> Row:
+    median = statistics.median(times)
+    floor = {} if row.floor_ms is None else {REPEATED_FLOOR: median / row.floor_ms}
+    return replace(row, extra={REPEATED: median, **floor})
 
 
 def phase_of(phase: str, call: Call, inputs: Sequence[Tensor]) -> Callable[[], None]:

@@ -86,7 +86,7 @@ def rows(
             contenders = {n: _contender(operation, n, DROPOUT) for n in ours}
             case = f"{name}, B={batch} L={length} C={channels}"
             inputs = _inputs(operation, (batch, length, channels), device)
-            bench.rows += phases(case, contenders, inputs, ours, limits, seconds)
+            phases(bench, case, contenders, inputs, ours, limits, seconds)
     return bench
 
 

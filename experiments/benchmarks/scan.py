@@ -64,7 +64,7 @@ def scan(
                 for name, process in processes.items()
             }
             case = f"B={batch} C={channels} L={length}"
-            bench.rows += phases(case, contenders, inputs, ours, floors(bench.machine, work, moves), seconds, apart)
+            phases(bench, case, contenders, inputs, ours, floors(bench.machine, work, moves), seconds, apart)
     return bench
 
 

@@ -55,7 +55,7 @@ def duality(
         moves = (2 * channels + shared, 3 * channels + 2 * shared)
         limits = floors_of_products(bench.machine, work, moves)
         case = f"B={batch} L={length} H={heads} P={width} N={states}"
-        bench.rows += phases(case, contenders, _inputs(shape, device), [*contenders], limits, seconds)
+        phases(bench, case, contenders, _inputs(shape, device), [*contenders], limits, seconds)
     return bench
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from experiments.benchmarks.bench import Row
-from experiments.benchmarks.measure import FEWEST_ROUNDS, MOST_REPEATS, in_turns
+from experiments.benchmarks.measure import FEWEST_ROUNDS, MOST_REPEATS, in_a_row, in_turns
 
 
 def test_every_round_begins_with_another_contender() -> None:
@@ -19,6 +19,12 @@ def test_every_round_begins_with_another_contender() -> None:
 def test_distance_to_the_floor_is_that_of_the_fastest_round() -> None:
     row = Row("case", "forward", "ours", median_ms=4, fastest_ms=3, spread=0.1, ratio=1, rounds=3, floor_ms=2)
     assert row.over_floor == 1.5
+
+
+def test_calls_in_a_row_leave_out_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = iter([9.0, 8.0] + [1.0] * 15)
+    monkeypatch.setattr("experiments.benchmarks.measure.milliseconds", lambda call: next(taken))
+    assert in_a_row(lambda: None) == [1.0] * 15
 
 
 def test_a_gpu_is_given_short_calls_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
