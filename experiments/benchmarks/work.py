@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.benchmarks.bench import FORWARD, TRAINING
 from experiments.benchmarks.measure import floor_ms
-from lightning_modules.kernels import conv_op, scan_op, ssd_op
+from lightning_modules import kernels  # noqa: F401  (defines torch.ops.ablate)
 
 FLOAT_BYTES = 4
 NOTE = "floor: multiply-adds at the measured peak or bytes at the measured bandwidth, whichever is longer"
@@ -126,10 +126,10 @@ def _ssd_backward(x, dt, A, B, *_, **__) -> int:
 
 
 _KERNELS = {
-    ssd_op.ssd.overloadpacket: _ssd,
-    ssd_op.ssd_backward.overloadpacket: _ssd_backward,
-    scan_op.selective_scan.overloadpacket: _scan,
-    scan_op.selective_scan_backward.overloadpacket: _scan_backward,
-    conv_op.depthwise_conv1d.overloadpacket: _conv,
-    conv_op.depthwise_conv1d_backward.overloadpacket: _conv_backward,
+    torch.ops.ablate.ssd: _ssd,
+    torch.ops.ablate.ssd_backward: _ssd_backward,
+    torch.ops.ablate.selective_scan: _scan,
+    torch.ops.ablate.selective_scan_backward: _scan_backward,
+    torch.ops.ablate.depthwise_conv1d: _conv,
+    torch.ops.ablate.depthwise_conv1d_backward: _conv_backward,
 }

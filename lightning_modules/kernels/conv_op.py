@@ -5,20 +5,9 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from lightning_modules import backends
-from lightning_modules.kernels import autograd, dispatch, flops
+from lightning_modules.kernels import dispatch, flops, operators
 from lightning_modules.kernels.implementation import implementation
 from lightning_modules.precision import without_autocast
-
-_library = torch.library.Library("ablate", "FRAGMENT")
-_library.define(
-    "depthwise_conv1d(Tensor x, Tensor weight, Tensor? bias, int pad_left, bool silu, str backend) -> Tensor"
-)
-_library.define(
-    "depthwise_conv1d_backward(Tensor x, Tensor weight, Tensor? bias, Tensor grad_y, int pad_left, bool silu,"
-    " str backend) -> (Tensor, Tensor, Tensor)"
-)
-depthwise_conv1d = torch.ops.ablate.depthwise_conv1d.default
-depthwise_conv1d_backward = torch.ops.ablate.depthwise_conv1d_backward.default
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, pad_left: int, silu: bool, backend: str) -> Tensor:
@@ -50,12 +39,19 @@ def _differentiate(ctx, grad_y):
     return grad_x, grad_weight, None if bias is None else grad_bias, None, None, None
 
 
-_library.impl("depthwise_conv1d", _forward, "CompositeExplicitAutograd")
-_library.impl("depthwise_conv1d_backward", _backward, "CompositeExplicitAutograd")
-torch.library.register_fake("ablate::depthwise_conv1d", lambda x, *_: x.new_empty(x.shape), lib=_library)
-torch.library.register_fake("ablate::depthwise_conv1d_backward", _backward_fake, lib=_library)
-autograd.register(_library, depthwise_conv1d, _differentiate, _save)
-autograd.register(_library, depthwise_conv1d_backward, autograd.refuse_double_backward)
+depthwise_conv1d = operators.define(
+    "depthwise_conv1d(Tensor x, Tensor weight, Tensor? bias, int pad_left, bool silu, str backend) -> Tensor",
+    _forward,
+    lambda x, *_: x.new_empty(x.shape),
+    _differentiate,
+    _save,
+)
+depthwise_conv1d_backward = operators.define(
+    "depthwise_conv1d_backward(Tensor x, Tensor weight, Tensor? bias, Tensor grad_y, int pad_left, bool silu,"
+    " str backend) -> (Tensor, Tensor, Tensor)",
+    _backward,
+    _backward_fake,
+)
 
 
 @register_flop_formula(torch.ops.ablate.depthwise_conv1d)

@@ -10,11 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from lightning_modules import backends
-from lightning_modules.kernels import autograd, dispatch, onednn
-
-_library = torch.library.Library("ablate", "FRAGMENT")
-_library.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
-linear = torch.ops.ablate.linear.default
+from lightning_modules.kernels import dispatch, onednn, operators
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -44,11 +40,13 @@ def _outer_products(grad: Tensor, x: Tensor) -> Tensor:
     return linear(x.t(), grad.t(), None).t()
 
 
-_library.impl("linear", _forward, "CompositeExplicitAutograd")
-torch.library.register_fake(
-    "ablate::linear", lambda x, weight, bias: x.new_empty((*x.shape[:-1], weight.shape[0])), lib=_library
+linear = operators.define(
+    "linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
+    _forward,
+    lambda x, weight, bias: x.new_empty((*x.shape[:-1], weight.shape[0])),
+    _differentiate,
+    _save,
 )
-autograd.register(_library, linear, _differentiate, _save)
 
 
 @register_flop_formula(torch.ops.ablate.linear)

@@ -7,29 +7,8 @@ import torch
 from torch import Tensor
 
 from lightning_modules import backends
-from lightning_modules.kernels import autograd, dispatch
+from lightning_modules.kernels import dispatch, operators
 from lightning_modules.kernels.cpp import rows as cpp
-
-_library = torch.library.Library("ablate", "FRAGMENT")
-_library.define("rms_norm(Tensor x, Tensor? factor, Tensor? gate, Tensor? shift, float eps) -> (Tensor y, Tensor rstd)")
-_library.define(
-    "rms_norm_backward(Tensor x, Tensor? factor, Tensor? gate, Tensor rstd, Tensor grad_y, bool shifted)"
-    " -> (Tensor, Tensor, Tensor, Tensor)"
-)
-_library.define("residual(Tensor? x, Tensor h, Tensor? gate, Tensor? seed, float dropout) -> Tensor")
-_library.define(
-    "residual_backward(Tensor? h, Tensor? gate, Tensor? seed, float dropout, Tensor grad_y, ScalarType dtype)"
-    " -> (Tensor, Tensor)"
-)
-_library.define("swiglu(Tensor gate_up) -> Tensor")
-_library.define("swiglu_backward(Tensor gate_up, Tensor grad_y) -> Tensor")
-rms_norm = torch.ops.ablate.rms_norm.default
-rms_norm_backward = torch.ops.ablate.rms_norm_backward.default
-residual = torch.ops.ablate.residual.default
-residual_backward = torch.ops.ablate.residual_backward.default
-swiglu = torch.ops.ablate.swiglu.default
-swiglu_backward = torch.ops.ablate.swiglu_backward.default
-
 
 # --- norm ---
 
@@ -70,6 +49,21 @@ def _norm_differentiate(ctx, grad_y, _):
     return grad_x, *(grad if given else None for grad, given in zip(grads, there, strict=True)), None
 
 
+rms_norm = operators.define(
+    "rms_norm(Tensor x, Tensor? factor, Tensor? gate, Tensor? shift, float eps) -> (Tensor y, Tensor rstd)",
+    _norm,
+    _norm_fake,
+    _norm_differentiate,
+    _norm_save,
+)
+rms_norm_backward = operators.define(
+    "rms_norm_backward(Tensor x, Tensor? factor, Tensor? gate, Tensor rstd, Tensor grad_y, bool shifted)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    _norm_backward,
+    _norm_backward_fake,
+)
+
+
 # --- end of a residual branch ---
 
 
@@ -108,6 +102,21 @@ def _number(seed: Tensor | None) -> int:
     return 0 if seed is None else int(seed)
 
 
+residual = operators.define(
+    "residual(Tensor? x, Tensor h, Tensor? gate, Tensor? seed, float dropout) -> Tensor",
+    _residual,
+    _residual_fake,
+    _residual_differentiate,
+    _residual_save,
+)
+residual_backward = operators.define(
+    "residual_backward(Tensor? h, Tensor? gate, Tensor? seed, float dropout, Tensor grad_y, ScalarType dtype)"
+    " -> (Tensor, Tensor)",
+    _residual_backward,
+    _residual_backward_fake,
+)
+
+
 # --- SwiGLU ---
 
 
@@ -128,18 +137,11 @@ def _swiglu_differentiate(ctx, grad_y):
     return (swiglu_backward(*ctx.saved_tensors, grad_y),)
 
 
-for _name, _kernel, _fake in (
-    ("rms_norm", _norm, _norm_fake),
-    ("rms_norm_backward", _norm_backward, _norm_backward_fake),
-    ("residual", _residual, _residual_fake),
-    ("residual_backward", _residual_backward, _residual_backward_fake),
-    ("swiglu", _swiglu, _swiglu_fake),
-    ("swiglu_backward", cpp.swiglu_backward, lambda gate_up, grad_y: gate_up.new_empty(gate_up.shape)),
-):
-    _library.impl(_name, _kernel, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"ablate::{_name}", _fake, lib=_library)
-autograd.register(_library, rms_norm, _norm_differentiate, _norm_save)
-autograd.register(_library, residual, _residual_differentiate, _residual_save)
-autograd.register(_library, swiglu, _swiglu_differentiate, _swiglu_save)
-for _backward in (rms_norm_backward, residual_backward, swiglu_backward):
-    autograd.register(_library, _backward, autograd.refuse_double_backward)
+swiglu = operators.define(
+    "swiglu(Tensor gate_up) -> Tensor", _swiglu, _swiglu_fake, _swiglu_differentiate, _swiglu_save
+)
+swiglu_backward = operators.define(
+    "swiglu_backward(Tensor gate_up, Tensor grad_y) -> Tensor",
+    cpp.swiglu_backward,
+    lambda gate_up, grad_y: gate_up.new_empty(gate_up.shape),
+)

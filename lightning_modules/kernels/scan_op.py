@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from lightning_modules import backends
-from lightning_modules.kernels import autograd, dispatch, flops
+from lightning_modules.kernels import dispatch, flops, operators
 from lightning_modules.kernels.implementation import implementation
 from lightning_modules.kernels.scan_inputs import TENSORS, ScanInputs
 from lightning_modules.precision import without_autocast
@@ -22,17 +22,6 @@ _INPUTS = (
 )
 _INPUT_COUNT = len(ScanInputs._fields)
 _ARGUMENT_COUNT = _INPUT_COUNT + 3  # of the forward: training, want_state and backend too
-_library = torch.library.Library("ablate", "FRAGMENT")
-_library.define(
-    f"selective_scan({_INPUTS}, bool training, bool want_state, str backend)"
-    " -> (Tensor y, Tensor final_state, Tensor ungated, Tensor checkpoints)"
-)
-_library.define(
-    f"selective_scan_backward({_INPUTS}, Tensor ungated, Tensor checkpoints, Tensor grad_y, Tensor? grad_final_state,"
-    f" str backend) -> ({', '.join(['Tensor'] * TENSORS)})"
-)
-selective_scan = torch.ops.ablate.selective_scan.default
-selective_scan_backward = torch.ops.ablate.selective_scan_backward.default
 
 
 def _backend(name: str) -> ModuleType:
@@ -102,12 +91,20 @@ def _scan_flops(delta: Sequence[int], A: Sequence[int], z: Sequence[int] | None,
     return count * flops.BACKWARD_FACTOR if backward else count
 
 
-_library.impl("selective_scan", _forward, "CompositeExplicitAutograd")
-_library.impl("selective_scan_backward", _backward, "CompositeExplicitAutograd")
-torch.library.register_fake("ablate::selective_scan", _forward_fake, lib=_library)
-torch.library.register_fake("ablate::selective_scan_backward", _backward_fake, lib=_library)
-autograd.register(_library, selective_scan, _differentiate, _save)
-autograd.register(_library, selective_scan_backward, autograd.refuse_double_backward)
+selective_scan = operators.define(
+    f"selective_scan({_INPUTS}, bool training, bool want_state, str backend)"
+    " -> (Tensor y, Tensor final_state, Tensor ungated, Tensor checkpoints)",
+    _forward,
+    _forward_fake,
+    _differentiate,
+    _save,
+)
+selective_scan_backward = operators.define(
+    f"selective_scan_backward({_INPUTS}, Tensor ungated, Tensor checkpoints, Tensor grad_y, Tensor? grad_final_state,"
+    f" str backend) -> ({', '.join(['Tensor'] * TENSORS)})",
+    _backward,
+    _backward_fake,
+)
 
 
 @register_flop_formula(torch.ops.ablate.selective_scan)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from lightning_modules import backends
-from lightning_modules.kernels import autograd, dispatch, flops
+from lightning_modules.kernels import dispatch, flops, operators
 from lightning_modules.kernels.implementation import implementation
 from lightning_modules.kernels.pytorch.ssd import CHUNK
 from lightning_modules.kernels.ssd_inputs import Saved, SSDInputs
@@ -18,17 +18,6 @@ from lightning_modules.precision import without_autocast
 
 _INPUTS = "Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? initial_state"
 _INPUT_COUNT = 7
-_library = torch.library.Library("ablate", "FRAGMENT")
-_library.define(
-    f"ssd({_INPUTS}, bool training, bool want_state, str backend)"
-    " -> (Tensor y, Tensor final_state, Tensor decay, Tensor before, Tensor between)"
-)
-_library.define(
-    f"ssd_backward({_INPUTS}, Tensor decay, Tensor before, Tensor between, Tensor grad_y, Tensor? grad_final_state,"
-    f" str backend) -> ({', '.join(['Tensor'] * _INPUT_COUNT)})"
-)
-ssd = torch.ops.ablate.ssd.default
-ssd_backward = torch.ops.ablate.ssd_backward.default
 
 
 def _backend(name: str) -> ModuleType:
@@ -83,12 +72,20 @@ def _differentiate(ctx, grad_y, grad_final_state, *_):
     return *(None if t is None else g for t, g in zip(tensors, grads, strict=False)), None, None, None
 
 
-_library.impl("ssd", _forward, "CompositeExplicitAutograd")
-_library.impl("ssd_backward", _backward, "CompositeExplicitAutograd")
-torch.library.register_fake("ablate::ssd", _forward_fake, lib=_library)
-torch.library.register_fake("ablate::ssd_backward", _backward_fake, lib=_library)
-autograd.register(_library, ssd, _differentiate, _save)
-autograd.register(_library, ssd_backward, autograd.refuse_double_backward)
+ssd = operators.define(
+    f"ssd({_INPUTS}, bool training, bool want_state, str backend)"
+    " -> (Tensor y, Tensor final_state, Tensor decay, Tensor before, Tensor between)",
+    _forward,
+    _forward_fake,
+    _differentiate,
+    _save,
+)
+ssd_backward = operators.define(
+    f"ssd_backward({_INPUTS}, Tensor decay, Tensor before, Tensor between, Tensor grad_y, Tensor? grad_final_state,"
+    f" str backend) -> ({', '.join(['Tensor'] * _INPUT_COUNT)})",
+    _backward,
+    _backward_fake,
+)
 
 
 @register_flop_formula(torch.ops.ablate.ssd)

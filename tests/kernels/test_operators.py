@@ -1,10 +1,14 @@
 """The operators as torch sees them: opcheck, torch.compile, meta tensors, autocast, FLOP counts."""
 
 import random
+from collections.abc import Callable
+from typing import ClassVar
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_modules.kernels import (
@@ -15,7 +19,6 @@ from lightning_modules.kernels import (
     reset_backends_used,
     residual,
     rms_norm,
-    rows_op,
     scan_op,
     selective_scan,
     ssd,
@@ -27,6 +30,7 @@ from lightning_modules.kernels.ssd_inputs import SSDInputs
 from tests.kernels.problems import small_scan
 
 FAST = ["cpp", "torch"]
+operators = torch.ops.ablate
 
 
 def scan_leaves() -> dict[str, torch.Tensor]:
@@ -40,13 +44,13 @@ def test_scan_passes_opcheck(backend: str, training: bool) -> None:
     tensors["u"] = tensors["u"].detach().unsqueeze(1).requires_grad_(training)
     names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
     arguments = (*(tensors[n] for n in names), None, [False, True], True, False, training, True, backend)
-    torch.library.opcheck(scan_op.selective_scan, arguments)
+    torch.library.opcheck(operators.selective_scan.default, arguments)
 
 
 @pytest.mark.parametrize("backend", FAST)
 def test_convolution_passes_opcheck(backend: str) -> None:
     leaves = (torch.randn(shape, requires_grad=True) for shape in ((2, 9, 5), (5, 3), (5,)))
-    torch.library.opcheck(conv_op.depthwise_conv1d, (*leaves, 1, True, backend))
+    torch.library.opcheck(operators.depthwise_conv1d.default, (*leaves, 1, True, backend))
 
 
 def ssd_arguments(length: int, started: bool, skip: bool) -> list[torch.Tensor | None]:
@@ -66,16 +70,16 @@ SSD_CASES = [(9, False, True), (70, False, False), (9, True, False), (70, True, 
 def test_ssd_passes_opcheck(length: int, started: bool, skip: bool, training: bool, backend: str) -> None:
     given = ssd_arguments(length, started, skip)
     arguments = [t if t is None else t.requires_grad_(training) for t in given]
-    torch.library.opcheck(ssd_op.ssd, (*arguments, training, training, backend))
+    torch.library.opcheck(operators.ssd.default, (*arguments, training, training, backend))
 
 
 @pytest.mark.parametrize("backend", FAST)
 def test_single_steps_pass_opcheck(backend: str) -> None:
     shapes = ((2, 5), (2, 5), (5, 4), (2, 4), (2, 4))
     arguments = (*(torch.randn(shape) for shape in shapes), None, None, None, True, backend)
-    torch.library.opcheck(torch.ops.ablate.selective_state_update.default, (torch.zeros(2, 5, 4), *arguments))
+    torch.library.opcheck(operators.selective_state_update.default, (torch.zeros(2, 5, 4), *arguments))
     arguments = (torch.randn(2, 5), torch.randn(5, 3), None, True, backend)
-    torch.library.opcheck(torch.ops.ablate.depthwise_conv1d_update.default, (torch.zeros(2, 2, 5), *arguments))
+    torch.library.opcheck(operators.depthwise_conv1d_update.default, (torch.zeros(2, 2, 5), *arguments))
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -87,11 +91,13 @@ def test_operators_on_rows_pass_opcheck(whole: bool, training: bool) -> None:
         return torch.randn(shape).requires_grad_(training)
 
     x, gate, vector = leaf(2, 9, 5), leaf(2, 9, 5), leaf(2, 5)
-    torch.library.opcheck(rows_op.rms_norm, (x, vector, gate, vector, 1e-5) if whole else (x, None, None, None, 1e-5))
+    torch.library.opcheck(
+        operators.rms_norm.default, (x, vector, gate, vector, 1e-5) if whole else (x, None, None, None, 1e-5)
+    )
     seed = torch.tensor(7)
     arguments = (x, gate, vector, seed, 0.3) if whole else (None, gate, None, None, 0.0)
-    torch.library.opcheck(rows_op.residual, arguments)
-    torch.library.opcheck(rows_op.swiglu, (leaf(2, 9, 6),))
+    torch.library.opcheck(operators.residual.default, arguments)
+    torch.library.opcheck(operators.swiglu.default, (leaf(2, 9, 6),))
 
 
 def test_rows_compile_into_one_graph() -> None:
@@ -267,11 +273,13 @@ def test_scan_and_its_backward_pass_opcheck_in_any_layout(backend: str, stack: b
     tensors["u"] = tensors["u"].unsqueeze(1)
     inputs = [laid_out(t, layout) for t in tensors.values()]
     options = (None, [False, True], True, stack)
-    torch.library.opcheck(scan_op.selective_scan, (*inputs, *options, True, True, backend), test_utils=BACKWARD_CHECKS)
+    torch.library.opcheck(
+        operators.selective_scan.default, (*inputs, *options, True, True, backend), test_utils=BACKWARD_CHECKS
+    )
     y, state, ungated, checkpoints = scan_op.selective_scan(*inputs, *options, True, True, backend)
     received = (laid_out(torch.randn(t.shape), layout) for t in (y, state))
     arguments = (*inputs, *options, ungated, checkpoints, *received, backend)
-    torch.library.opcheck(scan_op.selective_scan_backward, arguments, test_utils=BACKWARD_CHECKS)
+    torch.library.opcheck(operators.selective_scan_backward.default, arguments, test_utils=BACKWARD_CHECKS)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -279,9 +287,11 @@ def test_scan_and_its_backward_pass_opcheck_in_any_layout(backend: str, stack: b
 def test_convolution_and_its_backward_pass_opcheck_in_any_layout(backend: str, layout: str) -> None:
     x, weight, received = (laid_out(torch.randn(shape), layout) for shape in ((2, 9, 5), (5, 3), (2, 9, 5)))
     bias = torch.randn(5)
-    torch.library.opcheck(conv_op.depthwise_conv1d, (x, weight, bias, 1, True, backend), test_utils=BACKWARD_CHECKS)
+    torch.library.opcheck(
+        operators.depthwise_conv1d.default, (x, weight, bias, 1, True, backend), test_utils=BACKWARD_CHECKS
+    )
     arguments = (x, weight, bias, received, 1, True, backend)
-    torch.library.opcheck(conv_op.depthwise_conv1d_backward, arguments, test_utils=BACKWARD_CHECKS)
+    torch.library.opcheck(operators.depthwise_conv1d_backward.default, arguments, test_utils=BACKWARD_CHECKS)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -291,10 +301,12 @@ def test_ssd_and_its_backward_pass_opcheck_in_any_layout(
     length: int, started: bool, skip: bool, backend: str, layout: str
 ) -> None:
     inputs = [laid_out(t, layout) for t in ssd_arguments(length, started, skip)]
-    torch.library.opcheck(ssd_op.ssd, (*inputs, True, True, backend), test_utils=BACKWARD_CHECKS)
+    torch.library.opcheck(operators.ssd.default, (*inputs, True, True, backend), test_utils=BACKWARD_CHECKS)
     y, state, *saved = ssd_op.ssd(*inputs, True, True, backend)
     received = (laid_out(torch.randn(t.shape), layout) for t in (y, state))
-    torch.library.opcheck(ssd_op.ssd_backward, (*inputs, *saved, *received, backend), test_utils=BACKWARD_CHECKS)
+    torch.library.opcheck(
+        operators.ssd_backward.default, (*inputs, *saved, *received, backend), test_utils=BACKWARD_CHECKS
+    )
 
 
 @pytest.mark.parametrize("backend", FAST)
@@ -330,3 +342,94 @@ def test_only_what_is_wanted_is_computed() -> None:
         "cpp",
     )
     assert y.numel() and not state.numel() and not ungated.numel() and not checkpoints.numel()
+
+
+class Listener(TorchDispatchMode):
+    """A mode that keeps the names of the operators it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+class EarlyListener(TorchFunctionMode):
+    """The same above autograd."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+class Marked(torch.Tensor):
+    """A tensor that knows what was done to it."""
+
+    done: ClassVar[list[str]] = []
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        cls.done.append(str(func))
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def _profiled(x: torch.Tensor) -> list[str]:
+    with torch.profiler.profile() as profile:
+        swiglu(x)
+    return [event.name for event in profile.events()]
+
+
+def _listened(listener: Listener | EarlyListener, x: torch.Tensor) -> list[str]:
+    with listener:
+        swiglu(x)
+    return listener.seen
+
+
+def _traced(x: torch.Tensor) -> list[str]:
+    return [str(torch.jit.trace(swiglu, x, check_trace=False).graph)]
+
+
+def _marked(x: torch.Tensor) -> list[str]:
+    Marked.done.clear()
+    swiglu(x.as_subclass(Marked))
+    return Marked.done
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize(
+    "watch",
+    [
+        _profiled,
+        lambda x: _listened(Listener(), x),
+        lambda x: _listened(EarlyListener(), x),
+        _marked,
+        _traced,
+    ],
+    ids=["profiler", "dispatch mode", "function mode", "subclass", "trace"],
+)
+def test_whoever_watches_sees_the_operator(watch: Callable[[torch.Tensor], list[str]]) -> None:
+    assert any("swiglu" in name and "ablate" in name for name in watch(torch.randn(2, 3, 8)))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop because we have not yet implemented")
+def test_a_batch_that_vmap_adds_is_one() -> None:
+    x = torch.randn(4, 2, 3, 8)
+    assert torch.equal(torch.func.vmap(swiglu)(x), torch.stack([swiglu(part) for part in x]))
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_with_and_without_the_dispatcher_results_are_the_same(backend: str) -> None:
+    x, weight, bias = (torch.randn(shape, requires_grad=True) for shape in ((2, 9, 5), (5, 3), (5,)))
+    results = []
+    for call in (conv_op.depthwise_conv1d, operators.depthwise_conv1d.default):
+        y = call(x, weight, bias, 1, True, backend)
+        results.append((y, *torch.autograd.grad(y.square().sum(), (x, weight, bias))))
+        with torch.no_grad():
+            assert torch.equal(call(x, weight, bias, 1, True, backend), y)
+    assert all(torch.equal(direct, dispatched) for direct, dispatched in zip(*results, strict=True))
