@@ -10,6 +10,7 @@ from importlib import import_module
 
 import click
 
+from experiments import __version__
 from experiments.errors import CellError, UserError
 from lightning_modules.names import did_you_mean
 
@@ -93,7 +94,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="ablate")
+@click.version_option(__version__)
 def cli() -> None:
     """Ablations of Mamba-based image generators: named sweeps, run anywhere, down to the paper's table."""
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 from experiments.errors import UserError
 from experiments.files import read_json
+from experiments.shapes import NUMBER, misfit
 
 State = Literal["missing", "running", "interrupted", "stopped", "failed", "done"]
 """`interrupted` is what says running though its owner is gone, `stopped` what ended in good order before it was done.
@@ -63,7 +64,14 @@ class Status:
             raw = read_json(path)
         except FileNotFoundError:
             return cls()
-        names = {item.name for item in fields(cls)}
-        if not isinstance(raw, dict) or raw.get("state") not in ("running", "stopped", "failed", "done"):
-            raise UserError(f"{path} is damaged (no state in it); remove it and run the same command again.")
-        return cls(**{key: value for key, value in raw.items() if key in names})
+        shape = {item.name: _SHAPES[type(item.default)] for item in fields(cls)}
+        wrong = misfit(raw, shape)
+        if not wrong and raw.get("state") not in ("running", "stopped", "failed", "done"):
+            wrong = "no state in it"
+        if wrong:
+            raise UserError(f"{path} is damaged ({wrong}); remove it and run the same command again.")
+        return cls(**{key: value for key, value in raw.items() if key in shape})
+
+
+_SHAPES = {str: str, int: int, float: NUMBER, type(None): (*NUMBER, type(None))}
+"""Type of a default -> what status.json may hold in its place."""

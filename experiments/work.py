@@ -21,6 +21,7 @@ from experiments.failures import classify
 from experiments.files import atomic_write_json, read_json, unreadable
 from experiments.owners import Owner
 from experiments.ranks import is_leader
+from experiments.shapes import RESULT, misfit
 from experiments.status import State, Status
 from experiments.stopping import Stopped
 
@@ -77,10 +78,8 @@ class Work:
             result = read_json(self.result_path)
         except FileNotFoundError:
             return None
-        if not isinstance(result, dict) or not isinstance(result.get("metrics"), dict):
-            raise UserError(
-                f"{self.result_path} is damaged (no metrics in it); remove it and run the same command again."
-            )
+        if wrong := misfit(result, RESULT) or ("" if "metrics" in result else "no metrics in it"):
+            raise UserError(f"{self.result_path} is damaged ({wrong}); remove it and run the same command again.")
         return result if self._complete(result) else None
 
     def _complete(self, result: dict[str, Any]) -> bool:

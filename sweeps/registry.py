@@ -11,9 +11,14 @@ from typing import Any
 
 from experiments.errors import UserError
 from experiments.files import atomic_write_text, read_json
+from experiments.shapes import misfit
 from experiments.store import RunStore
 from sweeps.own_presets import keep_presets
 from sweeps.planner import Cell, Plan
+
+CELL = dict.fromkeys(("name", "group", "run_id", "eval_id", "search_id", "measure"), str)
+SHAPE = {"sweep": str, "scale": str, "words": [str], "file": str, "cells": [CELL]}
+"""Of plan.json."""
 
 
 def register(plan: Plan) -> None:
@@ -109,10 +114,10 @@ def _read(path: Path, cells: bool = True) -> Mapping[str, Any] | None:
     except FileNotFoundError:
         return None
     try:
-        if {"sweep", "scale", "words", "cells"} <= record.keys():
+        if not misfit(record, SHAPE) and {"sweep", "scale", "words", "cells"} <= record.keys():
             if cells:
                 [Cell(**cell) for cell in record["cells"]]
             return record
-    except (TypeError, AttributeError):
+    except TypeError:
         pass
     raise UserError(f"{path} is damaged or of another version; remove it and run the sweep again.")

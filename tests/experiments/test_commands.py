@@ -6,14 +6,16 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib import metadata
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import click
 import pytest
 import torch
 
+from experiments import __version__, provenance
 from experiments import cli as cli_module
-from experiments import provenance
 from experiments.callbacks import Stopped
 from experiments.cli import COMMANDS, HELP
 from lightning_modules.kernels import onednn
@@ -24,6 +26,15 @@ def test_help_names_every_command(ablate) -> None:
     assert COMMANDS.keys() == HELP.keys()
     code, out, _ = ablate("--help")
     assert code == 0 and all(name in out for name in COMMANDS if name != "execute")
+
+
+def test_the_version_is_told_wherever_the_code_runs_from(ablate, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)  # a clone that is not installed
+    code, out, _ = ablate("--version")
+    assert code == 0 and out == f"ablate, version {__version__}\n"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -209,6 +210,34 @@ def test_damaged_files_make_one_clear_sentence(run: Run, name: str, text: str) -
     status = run.inspect()
     assert (status.state, status.cause) == ("failed", "damaged")
     assert name in status.reason and "run the same command again" in status.reason
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"metrics": None}, "(metrics is null)"),
+        ({"metrics": {"val/loss": "low"}}, "(metrics.val/loss is text)"),
+        ({"device_seconds": []}, "(device_seconds is a list)"),
+        ({"provenance": {"versions": []}}, "(provenance.versions is a list)"),
+        ({"provenance": {"hardware": {"gpus": [{}]}}}, "(provenance.hardware.gpus[0] is an object)"),
+        ({"replicates": {"fd": [1.5, None]}}, "(replicates.fd[1] is null)"),
+        ({"step": "1"}, "(step is text)"),
+    ],
+)
+def test_results_with_wrong_types_are_damaged(run: Run, wrong: dict, said: str) -> None:
+    run.result_path.write_text(json.dumps({"step": 1, "max_steps": 1, "metrics": {}, **wrong}))
+    status = run.inspect()
+    assert (status.state, status.cause) == ("failed", "damaged") and f"result.json is damaged {said}; " in status.reason
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"), [({"device_seconds": None}, "(device_seconds is null)"), ({"step": [1]}, "(step is a list)")]
+)
+def test_a_status_with_wrong_types_is_damaged(run: Run, wrong: dict, said: str) -> None:
+    run.status_path.write_text(json.dumps({"state": "running", **wrong}))
+    assert f"status.json is damaged {said}; " in run.inspect().reason
+    run.status_path.write_text(json.dumps({"state": "failed", "loss": None, "steps_per_s": 3}))
+    assert run.inspect().cause != "damaged"
 
 
 def test_clearing_a_damaged_file_removes_it(run: Run) -> None:

@@ -114,12 +114,13 @@ def test_a_plan_of_another_version_hides_nothing(tmp_path: Path, capsys: pytest.
     path.write_text(json.dumps({**record, "cells": [{"name": "older", "colour": "red"}]}))
     subjects, lost = find_subjects(tmp_path)
     assert {subject.name for subject in subjects} == {"maskmamba-mask-ratio", "maskmamba-hybrid-schemes"} and not lost
-    path.write_text(path.read_text()[:20])
-    subjects, lost = find_subjects(tmp_path)
-    assert [subject.name for subject in subjects] == ["maskmamba-hybrid-schemes"]
-    assert len(lost) == 1 and "plan.json is damaged" in lost[0]
-    list_sweeps(tmp_path)
-    assert "plan.json is damaged" in capsys.readouterr().err
+    for damaged in (path.read_text()[:20], "[]", json.dumps({**record, "file": [1]})):
+        path.write_text(damaged)
+        subjects, lost = find_subjects(tmp_path)
+        assert [subject.name for subject in subjects] == ["maskmamba-hybrid-schemes"]
+        assert len(lost) == 1 and "plan.json is damaged" in lost[0]
+        list_sweeps(tmp_path)
+        assert "plan.json is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [[], ["maskmamba-mask-ratio", "--all"]])
