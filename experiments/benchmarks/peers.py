@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_modules.backends import DEPTHWISE_CONV1D, SELECTIVE_SCAN
+from lightning_modules.kernels.stock import availability
+
 Package = Literal["mambapy", "transformers", "mamba-ssm"]
 PEERS: tuple[Package, ...] = ("mambapy", "transformers", "mamba-ssm")
 """Packages with a selective scan."""
@@ -35,14 +38,14 @@ def scans(device: str, packages: Sequence[Package]) -> dict[str, Scan]:
         module = import_module("transformers.models.mamba.modeling_mamba")
         if scan := getattr(module, "mamba_selective_scan", None):
             found[name] = _channels_first(scan)
-    if "mamba-ssm" in packages and device == "cuda" and (name := _installed("mamba-ssm")):
+    if "mamba-ssm" in packages and _loads(SELECTIVE_SCAN, device) and (name := _installed("mamba-ssm")):
         found[name] = _channels_first(import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn)
     return found
 
 
 def causal_convs(device: str) -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
     """Causal depthwise convolutions with SiLU of other packages: (x, weight, bias) -> y, channel-last."""
-    if device != "cuda" or not (name := _installed("causal-conv1d")):
+    if not _loads(DEPTHWISE_CONV1D, device) or not (name := _installed("causal-conv1d")):
         return {}
     function = import_module("causal_conv1d").causal_conv1d_fn
     return {name: lambda x, weight, bias: function(x.mT, weight, bias, activation="silu").mT}
@@ -55,6 +58,11 @@ def torch_conv(x: Tensor, weight: Tensor, bias: Tensor, pad_left: int) -> Tensor
     y = F.conv1d(x.mT, weight[:, None], bias, padding=padding, groups=x.shape[2])
     start = padding - pad_left
     return F.silu(y[..., start : start + length]).mT
+
+
+def _loads(operation: str, device: str) -> bool:
+    """Whether the CUDA package that runs the operation can be used, which to be installed is not enough for."""
+    return device == "cuda" and availability.missing(operation) is None
 
 
 def _installed(package: str) -> str | None:

@@ -7,14 +7,15 @@ import os
 import pytest
 import torch
 
-from experiments.benchmarks import scan, ssd
+from experiments.benchmarks import peers, scan, ssd
 from experiments.benchmarks.bench import Bench
-from experiments.benchmarks.peers import PEERS, scans
+from experiments.benchmarks.peers import PEERS, causal_convs, scans
 from experiments.benchmarks.problem import OURS, fitting, forced, relative_errors, verify
 from experiments.errors import UserError
 from lightning_modules.backends import DEPTHWISE_CONV1D, ENVIRONMENT_VARIABLE, SELECTIVE_SCAN
 from lightning_modules.kernels import dispatch
 from lightning_modules.kernels import ssd as duality
+from lightning_modules.kernels.stock import availability
 
 
 def test_nan_is_an_error() -> None:
@@ -75,3 +76,10 @@ def test_a_package_that_rounds_is_measured_by_what_it_can(monkeypatch: pytest.Mo
     monkeypatch.setitem(exact, "mamba_ssm", lambda x, *others: exact["reference"](x * 1.1, *others))
     with pytest.raises(UserError, match="Nothing was timed: mamba_ssm, output"):
         ssd.duality(shapes=[(1, 9, 2, 4, 3)], seconds=0, backends=("mamba_ssm", "torch"))
+
+
+def test_a_package_that_is_installed_but_does_not_load_is_no_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """mamba-ssm without its compiled part, say: the others are timed all the same."""
+    monkeypatch.setattr(peers, "version", lambda package: "1.0")
+    monkeypatch.setattr(availability, "missing", lambda operation: "it does not load (ImportError)")
+    assert scans("cuda", ["mamba-ssm"]) == causal_convs("cuda") == {}

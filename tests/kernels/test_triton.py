@@ -10,13 +10,30 @@ import pytest
 pytest.importorskip("triton")
 REPOSITORY = Path(__file__).parents[2]
 
-# What every launch is given besides its tensors.
+# What every launch is given besides its tensors, and whether their GPU is made the current one for it.
 WATCH = """
+import torch
 from triton.runtime.interpreter import InterpretedFunction
 
-launches = []
+launches, chosen, placed = [], [], []
 run = InterpretedFunction.run
-InterpretedFunction.run = lambda kernel, *given, **named: launches.append(named) or run(kernel, *given, **named)
+
+
+class DeviceOf(torch.cuda.device_of):
+    def __enter__(self):
+        chosen.append(self)
+
+    def __exit__(self, *error):
+        chosen.pop()
+
+
+def watched(kernel, *given, **named):
+    launches.append(named)
+    placed.append(len(chosen))
+    return run(kernel, *given, **named)
+
+
+InterpretedFunction.run, torch.cuda.device_of = watched, DeviceOf
 """
 INTERPRET = """
 import torch
@@ -102,6 +119,7 @@ print("agrees")
 
 FUSED = """
 assert launches and all(named["enable_fp_fusion"] for named in launches)
+assert set(placed) == {1}, "launched on whatever GPU is the current one"
 print("fused")
 """
 COMPILE = r"""

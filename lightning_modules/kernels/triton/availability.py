@@ -4,6 +4,8 @@ import functools
 import importlib.util
 import os
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -37,6 +39,18 @@ def missing() -> str | None:
         warnings.warn(f"The Triton kernels are off, a slower back end stands in: {reason}", stacklevel=2)
         return reason
     return None
+
+
+def on_its_device(launch: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes the GPU of the first argument, a tensor or a tuple that begins with one, the current one meanwhile: Triton
+    launches there, wherever the tensors are."""
+
+    @functools.wraps(launch)
+    def there(first: Any, *others: Any, **options: Any) -> Any:
+        with torch.cuda.device_of(first[0] if isinstance(first, tuple) else first):
+            return launch(first, *others, **options)
+
+    return there
 
 
 def devices() -> frozenset[str]:

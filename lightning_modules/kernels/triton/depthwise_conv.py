@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_modules.kernels.layout import packed_channels
 from lightning_modules.kernels.triton import conv_kernels as kernels
-from lightning_modules.kernels.triton.availability import FUSED
+from lightning_modules.kernels.triton.availability import FUSED, on_its_device
 
 BLOCK = 64
 """Channels of a program's tile, 128 or 256 bytes in a row."""
@@ -18,6 +18,7 @@ POSITIONS, POSITIONS_BACKWARD = 32, 16
 """Of it; the backward holds more of each."""
 
 
+@on_its_device
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, pad_left: int, silu: bool) -> Tensor:
     """x: (B, L, C); weight (C, k), bias (C,) float32 -> (B, L, C) in x's dtype, computed in float32."""
     x, weight = packed_channels(x), weight.contiguous()
@@ -30,6 +31,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, pad_left: int, silu:
     return y
 
 
+@on_its_device
 def backward(
     x: Tensor, weight: Tensor, bias: Tensor | None, grad_y: Tensor, pad_left: int, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -19,7 +19,7 @@ from lightning_modules.kernels.layout import packed_channels
 from lightning_modules.kernels.scan_inputs import ScanGradients, ScanInputs, ScanOutputs, in_dtypes
 from lightning_modules.kernels.triton import gate_kernels
 from lightning_modules.kernels.triton import scan_kernels as kernels
-from lightning_modules.kernels.triton.availability import FUSED
+from lightning_modules.kernels.triton.availability import FUSED, on_its_device
 
 CHUNK = 32
 TILE_SIZE = 512
@@ -90,6 +90,7 @@ def saved_shapes(inputs: ScanInputs, training: bool) -> tuple[tuple[int, ...], t
     return inputs.output_shape if inputs.z is not None else (0,), checkpoints
 
 
+@on_its_device
 def forward(inputs: ScanInputs, *, training: bool, want_state: bool) -> ScanOutputs:
     """See ScanOutputs."""
     inputs.check_order()
@@ -118,6 +119,7 @@ def forward(inputs: ScanInputs, *, training: bool, want_state: bool) -> ScanOutp
     return ScanOutputs(y, final, ungated, checkpoints)
 
 
+@on_its_device
 def backward(
     inputs: ScanInputs, ungated: Tensor, checkpoints: Tensor, grad_y: Tensor, grad_final_state: Tensor | None
 ) -> ScanGradients:
