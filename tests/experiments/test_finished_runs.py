@@ -73,6 +73,7 @@ def _with(run: Run, old: str, new: str) -> Path:
 def test_a_run_may_be_named_by_its_folder(
     ablate, asked: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
+    monkeypatch.delenv("ABLATE_ROOT", raising=False)
     run = finished(small(tmp_path / "root"))
     folder = Path(shutil.move(run.folder, tmp_path / "moved" / place / run.id))
     monkeypatch.chdir(folder)

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lightning_modules.kernels import attend, dispatch
+from lightning_modules.kernels import attend, attention, dispatch
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -42,7 +42,7 @@ def test_causal_attention_is_that_of_a_lower_triangular_mask() -> None:
     torch.testing.assert_close(attend(q, k, v, causal=True, backend="torch"), expected)
 
 
-def test_a_named_back_end_is_the_one_that_runs() -> None:
+def test_a_named_back_end_is_the_one_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """In bfloat16 too, where the products are written out for training unless PyTorch's own are asked for."""
     q = torch.randn(1, 2, 9, 4, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
     with patch.object(F, "scaled_dot_product_attention", wraps=F.scaled_dot_product_attention) as fused:
@@ -50,6 +50,13 @@ def test_a_named_back_end_is_the_one_that_runs() -> None:
         assert not fused.called
         attend(q, q, q, backend="torch")
         assert fused.call_count == 1
+        with torch.no_grad():
+            attend(q, q, q)
+        assert fused.call_count == 2
+        for longest, calls in ((9, 2), (8, 3)):
+            monkeypatch.setattr(attention, "EXPLICIT_LENGTH", longest)
+            attend(q, q, q)
+            assert fused.call_count == calls
     with pytest.raises(ValueError, match="a mask or causal=True, not both"):
         attend(q, q, q, torch.ones(9, 9, dtype=torch.bool), causal=True)
 
@@ -59,7 +66,7 @@ def test_flash_attn_gets_its_layout_and_no_masks(monkeypatch: pytest.MonkeyPatch
     package = ModuleType("flash_attn")
 
     def flash_attn_func(q, k, v, causal=False):
-        assert q.shape == (2, 9, 3, 4)
+        assert q.shape in ((2, 9, 3, 4), (1, 2, 1, 256))
         parts = (t.transpose(1, 2) for t in (q, k, v))
         return F.scaled_dot_product_attention(*parts, is_causal=causal).transpose(1, 2)
 
@@ -74,6 +81,7 @@ def test_flash_attn_gets_its_layout_and_no_masks(monkeypatch: pytest.MonkeyPatch
         found = attend(q, k, v, causal=causal)  # preferred where it fits
         torch.testing.assert_close(found, attend(q, k, v, causal=causal, backend="reference"), rtol=0.05, atol=0.05)
     assert "flash_attn" in dispatch.backends_used()["attention"]
+    attend(*torch.zeros(3, 1, 1, 2, 256).bfloat16().unbind(), backend="flash_attn")
     with pytest.raises(ValueError, match="it takes no mask"):
         attend(q, k, v, torch.ones(9, dtype=torch.bool), backend="flash_attn")
     with pytest.raises(ValueError, match="up to 256 channels, not 264"):

@@ -77,7 +77,8 @@ DECODING = {
 
 
 class OnTheHost(TorchDispatchMode):
-    """Names the operations that take or give a tensor of the host, which a CUDA graph cannot hold."""
+    """Names the operations that bring tensors of the host and of the GPU together, which a CUDA graph cannot hold. What
+    is made and used on the host alone, such as a scalar that some PyTorch writes down first, is no part of a graph."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +87,7 @@ class OnTheHost(TorchDispatchMode):
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = operation(*args, **(kwargs or {}))
         tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
-        if any(tensor.device.type == "cpu" for tensor in tensors):
+        if {tensor.device.type for tensor in tensors} > {"cpu"}:
             self.found.append(str(operation))
         return result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,21 @@ def test_kl_autoencoder_of_a_local_folder(folder: Path) -> None:
     decoded = tokenizer.autoencoder.decode(raw).sample.permute(0, 2, 3, 1)
     expected = (decoded * 127.5 + 127.5).round().clamp(0, 255)
     with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(tokenizer.encode_uint8(images), latents)
         assert (tokenizer.decode_uint8(latents).float() - expected).abs().max() <= 1
+
+
+def test_a_kl_autoencoder_may_have_no_shift(folder: Path, tmp_path: Path) -> None:
+    """SDXL's config.json says null."""
+    settings = json.loads((folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "shift_factor": None}))
+    (tmp_path / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes())
+    without, shifted = (TOKENIZERS.build(KLConfig(weights=str(f), **TINY_KL)).eval() for f in (tmp_path, folder))
+    images = IMAGES[:2, :16, :16]
+    torch.testing.assert_close(without.encode_uint8(images), shifted.encode_uint8(images) + 0.25 * 0.5)
+    assert torch.equal(
+        without.decode_uint8(without.encode_uint8(images)), shifted.decode_uint8(shifted.encode_uint8(images))
+    )
 
 
 def test_kl_fingerprint_is_that_of_the_weights(folder: Path) -> None:

@@ -77,9 +77,22 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_nothing(schedule: str,
     optimizer, scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
     assert made["lr_scheduler"]["interval"] == "step"
     rates = []
-    for _ in range(11):
+    for _ in range(12):
         rates.append(optimizer.param_groups[0]["lr"] / 0.5)
         optimizer.step()
         scheduler.step()
     after = 1.0 if schedule == "constant" else 0.0
-    assert rates == pytest.approx([0.25, 0.5, 0.75, 1.0, *falling, after], abs=1e-6)
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1.0, *falling, after, after], abs=1e-6)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_a_warm_up_may_take_the_whole_training(schedule: str) -> None:
+    module = _module(warmup_steps=10, schedule=schedule)
+    assert [module._lr_factor(step) for step in range(11)] == pytest.approx([*(n / 10 for n in range(1, 11)), 1.0])
+
+
+@pytest.mark.parametrize(("precision", "fused"), [("32-true", True), ("bf16-mixed", True), ("16-mixed", False)])
+def test_a_step_is_fused_unless_a_gradient_scaler_comes_before_it(precision: str, fused: bool) -> None:
+    module = _module()
+    module.trainer = SimpleNamespace(precision=precision)
+    assert module.configure_optimizers()["optimizer"].defaults["fused"] is fused

@@ -15,7 +15,10 @@ from torch import Tensor
 from experiments.run_config import RuntimeConfig
 from experiments.trainer import _strategy
 from lightning_modules.config import OptimConfig, ReconstructionConfig
-from lightning_modules.tokenizer import VQModule, _shift
+from lightning_modules.images import rounded
+from lightning_modules.tokenizer import KLModule, VQModule, _shift
+from lightning_modules.tokenizers.config import EmojiKLConfig
+from lightning_modules.tokenizers.emoji_kl import LOG_VARIANCE, EmojiKL
 from lightning_modules.tokenizers.vq import Quantizer, VQAutoencoder
 
 
@@ -56,6 +59,21 @@ def test_codes_are_revived_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     batches = torch.utils.data.DataLoader([{"image": torch.zeros(1, 3, 8, 8)}] * 12, batch_size=None)
     trainer.fit(module, batches)
     assert steps == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("every", "revived"), [(0, []), (1, [1, 2, 3, 4, 5, 6, 7, 8]), (3, [3, 6])])
+def test_codes_settle_in_the_last_tenth_of_a_training(
+    module: VQModule, monkeypatch: pytest.MonkeyPatch, every: int, revived: list[int]
+) -> None:
+    module.max_steps, module.objective.revive_every = 10, every
+    steps: list[int] = []
+    monkeypatch.setattr(module, "_revive", lambda images: steps.append(module.global_step))
+    monkeypatch.setattr(VQModule, "global_rank", 0)
+    for step in range(10):
+        monkeypatch.setattr(VQModule, "global_step", step)
+        module._batch_of_step = 0
+        module.on_train_batch_start({"image": torch.zeros(1, 3, 8, 8)}, step)
+    assert steps == revived
 
 
 def test_every_process_counts_the_codes_that_it_used(module: VQModule, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,6 +122,56 @@ def test_the_loss_is_of_pixels_edges_codes_and_commitment(monkeypatch: pytest.Mo
     torch.testing.assert_close(loss, expected)
     for part in (network.quantize.embedding, network.quant_conv):
         torch.testing.assert_close(*(torch.autograd.grad(x, part.weight, retain_graph=True) for x in (loss, expected)))
+
+
+@pytest.fixture
+def kl(monkeypatch: pytest.MonkeyPatch) -> KLModule:
+    """Its average has other weights than what is trained."""
+    torch.manual_seed(0)
+    sizes = {"channels": [8, 8], "blocks": 1, "downsample": 2, "latent_width": 8, "latent_channels": 2, "groups": 4}
+    network = EmojiKL(EmojiKLConfig(**sizes))
+    objective = ReconstructionConfig(shift=0, edge_weight=0.0, kl_weight=0.5)
+    made = KLModule(objective, network, OptimConfig(), max_steps=1, ema_decay=0.9, seed=0)
+    torch.nn.init.normal_(network.quant_conv.weight)
+    monkeypatch.setattr(made, "log", lambda *_, **__: None)
+    monkeypatch.setattr(made, "log_dict", lambda values, **_: None)
+    return made
+
+
+def test_a_kl_autoencoder_reconstructs_drawn_latents_and_pays_for_their_divergence(kl: KLModule) -> None:
+    images = torch.rand(2, 3, 8, 8) * 2 - 1
+    torch.manual_seed(1)
+    loss = kl.training_step({"image": images}, 0)
+    torch.manual_seed(1)
+    posterior = kl.model.posterior(images)
+    error = kl.model.decode(posterior.draw()) - images
+    torch.testing.assert_close(loss, error.abs().mean() + 0.5 * posterior.divergence)
+
+
+@torch.no_grad()
+def test_validation_measures_the_means_of_the_average_whose_scale_all_weights_get(
+    kl: KLModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: dict[str, float] = {}
+    monkeypatch.setattr(kl, "log_dict", lambda values, **_: logged.update(values))
+    monkeypatch.setattr(kl, "all_gather", lambda own: own)
+    images = torch.rand(4, 3, 8, 8) * 2 - 1
+    kl.on_validation_epoch_start()
+    for part in images.split(3):
+        kl.validation_step({"image": part}, 0)
+    kl.on_validation_epoch_end()
+    means = kl.sampling_model.posterior(images).mean
+    assert logged["val/latent_std"] == pytest.approx(means.std(correction=0).item(), rel=1e-4)
+    assert [n.scale.item() for n in (kl.model, kl.sampling_model)] == pytest.approx([1 / logged["val/latent_std"]] * 2)
+    error = (rounded(kl.sampling_model.decode(means)).float() - rounded(images).float()) / 255
+    assert logged["val/psnr"] == pytest.approx(-10 * error.square().mean().log10().item(), rel=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("end", LOG_VARIANCE)
+def test_the_variance_of_latents_has_bounds(kl: KLModule, end: float) -> None:
+    kl.model.quant_conv.bias.fill_(1e4 * end)
+    assert (kl.model.posterior(torch.zeros(1, 3, 8, 8)).log_variance == end).all()
 
 
 def test_codes_follow_latents_and_latents_codes_and_the_decoder_reaches_the_encoder() -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_modules.metrics import bootstrap, manifold
 from lightning_modules.metrics.bootstrap import (
     expanded_deviations,
     frechet_deviations,
@@ -14,12 +15,16 @@ from lightning_modules.metrics.bootstrap import (
     kernel_influence,
     mean_deviations,
     resamples,
+    subset_stretch,
 )
 from lightning_modules.metrics.config import MetricsConfig
 from lightning_modules.metrics.distribution import frechet_distance, inception_score, kernel_distance, precision_recall
 from lightning_modules.metrics.efficientnet import LAYER
 from lightning_modules.metrics.manifold import inside, recall_influence
 from lightning_modules.metrics.measures import Expected, measure, subset_size
+from lightning_modules.metrics.shares import share_interval
+
+GOLDEN = [[2.0, 1.0, 0.0, 1.0], [0.0, 1.0, 2.0, 1.0], [0.0, 2.0, 2.0, 0.0]]
 
 
 def weighted_frechet(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> float:
@@ -48,6 +53,27 @@ def test_influence_is_the_derivative_by_the_weights(count: int, width: int) -> N
         assert (ends[0] - ends[1]) / (2 * step) * count == pytest.approx(found[i], rel=3 / count + 0.02)
 
 
+def square_root(matrix: np.ndarray) -> np.ndarray:
+    values, vectors = np.linalg.eigh(matrix)
+    return vectors * np.sqrt(values.clip(0)) @ vectors.T
+
+
+@pytest.mark.parametrize("count,width", [(60, 6), (12, 30)])
+def test_influence_is_what_its_formula_says(count: int, width: int) -> None:
+    """With the transport map written out where there is one, else from the N x N side."""
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(count, width)) + 0.3, 1.5 * generator.normal(size=(80, width))
+    delta, c, s_y = x.mean(0) - y.mean(0), x - x.mean(0), np.cov(y, rowvar=False)
+    if count > width:
+        root = square_root(s_y)
+        transport = root @ np.linalg.inv(square_root(root @ np.cov(x, rowvar=False) @ root)) @ root
+        moved = np.einsum("id,de,ie->i", c, transport, c)
+    else:
+        moved = (count - 1) * np.diag(square_root(c @ s_y @ c.T / (count - 1)))
+    expected = 2 * c @ delta + np.square(c).sum(1) - moved
+    np.testing.assert_allclose(frechet_influence(x, y), expected - expected.mean(), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("count,width,tolerance", [(400, 20, 1.5), (60, 100, 2.0)])
 def test_spread_is_that_of_fresh_samples(count: int, width: int, tolerance: float) -> None:
     generator = np.random.default_rng(0)
@@ -68,6 +94,22 @@ def test_inception_score_moves_with_the_weights() -> None:
     assert found.std() == pytest.approx(np.std(exact), rel=0.2) and found.mean() == pytest.approx(0, abs=1e-12)
 
 
+def test_one_split_of_the_inception_score_moves_as_the_jackknife_says() -> None:
+    logits = 2 * torch.randn(30, 8, generator=torch.Generator().manual_seed(0))
+    without = [np.log(inception_score(torch.cat([logits[:i], logits[i + 1 :]]), 1, 0).mean) for i in range(30)]
+    exact = inception_score(logits, 1, 0).mean * 29 * (np.mean(without) - np.array(without))
+    np.testing.assert_allclose(inception_score_influence(logits, 1, 0), exact, rtol=1e-4)
+
+
+def test_the_noise_of_the_inception_score_is_no_less_than_the_spread_of_its_splits() -> None:
+    """Here more, as the last split is of a kind of its own."""
+    logits = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
+    logits[np.random.RandomState(5).permutation(60)[40:], 0] += 9
+    splits = inception_score(logits, 3, 5)
+    error = np.sqrt(np.square(inception_score_influence(logits, 3, 5)).sum()) / 60
+    assert error == pytest.approx(splits.std * np.sqrt(3 / 2) / np.sqrt(3), rel=1e-6)
+
+
 @pytest.mark.parametrize(("count", "classes", "sure"), [(100, 20, 5), (100, 200, 8), (500, 200, 8)])
 def test_intervals_of_the_inception_score_cover_it(count: int, classes: int, sure: float) -> None:
     """Also where a split has fewer images than there are classes."""
@@ -82,6 +124,10 @@ def test_intervals_of_the_inception_score_cover_it(count: int, classes: int, sur
     assert 0.91 < covered.mean() and np.mean(errors) < 1.4 * np.std(scores, ddof=1)
 
 
+def test_an_interval_is_of_the_deviations_about_the_measured_value() -> None:
+    assert interval(5.0, np.array([1.0, -1.0])) == pytest.approx((5 - 1.96 * 2**0.5, 5 + 1.96 * 2**0.5))
+
+
 def test_share_has_the_binomial_spread() -> None:
     hits = np.arange(400) % 4 == 0
     deviations = mean_deviations(hits, resamples(400, 2000, 0))
@@ -91,6 +137,7 @@ def test_share_has_the_binomial_spread() -> None:
 
 def test_resamples_depend_on_seed_and_count_alone() -> None:
     weights = resamples(50, 10, 3)
+    assert resamples(4, 3, 3).tolist() == GOLDEN, "those that are stored could not be paired with others"
     assert (weights.sum(1) == 50).all() and np.array_equal(weights, resamples(50, 10, 3))
     assert not np.array_equal(weights, resamples(50, 10, 4))
 
@@ -105,16 +152,22 @@ def weighted_mmd(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> float:
     return float((pairs * own).sum() / pairs.sum() - 2 * (w @ cross).sum() / (w.sum() * len(y)))
 
 
-def test_kernel_influence_is_the_derivative_by_the_weights() -> None:
+def test_kernel_influence_is_the_derivative_by_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "BLOCK", 7)
     generator = np.random.default_rng(0)
     x, y = generator.normal(size=(60, 8)) + 0.3, generator.normal(size=(80, 8))
     found = kernel_influence(x, y)
-    for i in (0, 31):
+    for i in (0, 31, 59):
         step = 1e-4
         change = np.full(60, -step / 60)
         change[i] += step
         ends = [weighted_mmd(x, y, 1 + sign * change) for sign in (1, -1)]
         assert (ends[0] - ends[1]) / (2 * step) * 60 == pytest.approx(found[i], rel=0.05)
+
+
+def test_the_choice_of_subsets_widens_noise_where_it_counts() -> None:
+    found = [subset_stretch(*sizes) for sizes in ((50_000, 100, 1000), (6000, 100, 1000), (2000, 100, 1000))]
+    assert found == pytest.approx([1.49**0.5, 1.05**0.5, 1.0], rel=1e-12)
 
 
 def test_a_kernel_distance_of_few_subsets_has_the_noise_of_their_choice() -> None:
@@ -135,8 +188,12 @@ def _clouds(seed: int, count: int) -> torch.Tensor:
     return torch.randn(count, 6, generator=draw, dtype=torch.float64)
 
 
-def test_precision_is_the_share_inside_and_recall_moves_as_the_jackknife_says() -> None:
-    real, samples = _clouds(0, 90), 0.7 * _clouds(1, 60) + 0.4
+@pytest.mark.parametrize("copies", [1, 2])
+def test_precision_is_the_share_inside_and_recall_moves_as_the_jackknife_says(
+    copies: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifold, "BLOCK", 25)
+    real, samples = _clouds(0, 90), (0.7 * _clouds(1, 60 // copies) + 0.4).repeat(copies, 1)
     precision, recall = precision_recall(samples, real)
     assert inside(samples, real).mean() == pytest.approx(precision)
     without = [precision_recall(torch.cat([samples[:i], samples[i + 1 :]]), real)[1] for i in range(60)]
@@ -168,3 +225,7 @@ def test_shares_have_intervals_down_to_none_and_all(hits: int, low: float, high:
     ends = intervals({"memorisation_rate": float(found.mean())}, drawn, 324)
     assert ends["memorisation_rate_low"] == pytest.approx(low, abs=2e-3 if 0 < hits < 324 else 1e-5)
     assert ends["memorisation_rate_high"] == pytest.approx(high, abs=2e-3 if 0 < hits < 324 else 1e-5)
+
+
+def test_a_deviation_of_rounding_alone_is_none() -> None:
+    assert share_interval(0.5, 1e-16, 100) == share_interval(0.5, 0.0, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)

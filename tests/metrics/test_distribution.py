@@ -86,6 +86,9 @@ def test_inception_score_by_definition():
     expected = np.exp(np.mean(np.sum(p * np.log(p / p.mean(0)), axis=1)))
     assert inception_score(logits, splits=1, seed=0).mean == pytest.approx(expected, rel=1e-9)
     assert inception_score(torch.zeros(20, 5), splits=2, seed=0) == pytest.approx((1, 0))
+    halves = torch.from_numpy(np.random.RandomState(3).permutation(50)).split(25)  # in no order that images come in
+    expected = [inception_score(logits[half], splits=1, seed=0).mean for half in halves]
+    assert inception_score(logits, splits=2, seed=3) == pytest.approx((np.mean(expected), np.std(expected)), rel=1e-9)
 
 
 def test_torch_fidelity_knows_the_extractor():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_modules.text_encoders import pretrained
 from lightning_modules.text_encoders.config import TEXT_ENCODERS, CLIPConfig, T5Config
 from tests.text_encoders.tiny import clip_text_settings, save_clip_text, save_t5, transformers
 
@@ -34,7 +35,8 @@ def clip(folder: Path, **settings: object) -> CLIPConfig:
 
 
 @torch.no_grad()
-def test_t5_features_are_those_of_each_caption_alone(t5_folder: Path) -> None:
+def test_t5_features_are_those_of_each_caption_alone(t5_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained, "BATCH", 3)
     encoder = TEXT_ENCODERS.build(t5(t5_folder))
     found = encoder.encode(CAPTIONS)
     model = transformers().T5EncoderModel.from_pretrained(t5_folder).eval()
@@ -57,15 +59,31 @@ def test_long_captions_are_cut_before_encoding_and_keep_their_end(t5_folder: Pat
 @pytest.mark.parametrize(("padding", "layer"), [("masked", -2), ("encoded", -2), ("masked", -1), ("masked", 1)])
 def test_clip_gives_the_states_of_its_layer_and_the_projection(clip_folder: Path, padding: str, layer: int) -> None:
     assert clip(clip_folder).layer == -2
-    found = TEXT_ENCODERS.build(clip(clip_folder, padding=padding, layer=layer)).encode(["red", "a dragon"])
+    found = TEXT_ENCODERS.build(clip(clip_folder, padding=padding, layer=layer)).encode(["a dragon", "red"])
     model = transformers().CLIPTextModelWithProjection.from_pretrained(clip_folder / "text_encoder").eval()
     tokenizer = transformers().AutoTokenizer.from_pretrained(clip_folder / "tokenizer")
-    tokens = tokenizer(["red", "a dragon"], padding="max_length", max_length=77, return_tensors="pt")
+    tokens = tokenizer(["a dragon", "red"], padding="max_length", max_length=77, return_tensors="pt")
     output = model(tokens["input_ids"], output_hidden_states=True)  # as aMUSEd calls it
     kept = torch.ones_like(tokens["attention_mask"]) if padding == "encoded" else tokens["attention_mask"]
-    assert found.lengths.tolist() == ([77, 77] if padding == "encoded" else [5, 9])
+    assert found.lengths.tolist() == ([77, 77] if padding == "encoded" else [9, 5])
     np.testing.assert_allclose(found.features, output.hidden_states[layer][kept.bool()], atol=5e-3)
     np.testing.assert_allclose(found.pooled, output.text_embeds, atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device", "computes", "used"),
+    [
+        ("bf16", "cpu", True, torch.bfloat16),
+        ("bf16", "cpu", False, torch.float32),
+        ("bf16", "cuda", False, torch.bfloat16),
+        ("fp16", "cpu", False, torch.float16),
+    ],
+)
+def test_bfloat16_gives_way_on_a_cpu_that_lacks_it_and_nowhere_else(
+    dtype: str, device: str, computes: bool, used: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "computes_bfloat16", lambda kind: computes)
+    assert pretrained.PretrainedEncoder(T5Config(dtype=dtype), device)._dtype() == used
 
 
 def test_padded_features_are_zero_and_masked(clip_folder: Path) -> None:
