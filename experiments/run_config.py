@@ -80,6 +80,10 @@ class TrainerConfig:
         return self.keep == "best" or self.patience > 0
 
 
+MOST_THREADS = 4096
+"""More than a machine has; OpenMP ends the process where it cannot start them."""
+
+
 @dataclass
 class RuntimeConfig:
     """Where and how a run is carried out: never part of its identity."""
@@ -116,6 +120,8 @@ class RuntimeConfig:
     def __post_init__(self) -> None:
         check_least(self, "runtime", devices=1, num_nodes=1, log_every=1, val_every=1, checkpoint_every=1)
         check_least(self, "runtime", num_workers=0, threads=0, sample_every=0, most_equal_failures=0)
+        if self.threads > MOST_THREADS:
+            raise ValueError(f"runtime.threads={self.threads} must be at most {MOST_THREADS}; 0 takes all cores.")
         forced_backends(self.kernels, "runtime.kernels")
 
     @property

@@ -170,6 +170,7 @@ def retry(
     launcher: str = "local",
     jobs: int = 0,
     worker: Iterable[str] = WORKER,
+    with_report: bool = True,
 ) -> int:
     """Run failed cells again, and only those.
 
@@ -177,6 +178,7 @@ def retry(
         where: conditions that the cells must all meet: `cause=oom`, `AXIS=LABEL`, `seed=0`, `cell=NAME`.
         change: `key=value` overrides that these cells get from now on; kept in the sweep's amendments.json. But
             `resources.KEY=VALUE` is what their jobs ask for this time, over what `overrides` say.
+        with_report: as for `run`.
     """
     _check_launcher(launcher)
     change, overrides = _sorted(change, overrides)
@@ -205,7 +207,7 @@ def retry(
     clear_failures(planned, planned.cells)
     for note in notes:
         say(note)
-    return _launch(planned, launcher, jobs, tuple(worker))
+    return _launch(planned, launcher, jobs, tuple(worker), with_report=with_report)
 
 
 def _sorted(change: Iterable[str], overrides: Iterable[str]) -> tuple[Iterable[str], Iterable[str]]:

@@ -17,6 +17,7 @@ TIME = re.compile(
 )
 """The limits of a job that Slurm reads."""
 ENDLESS = ("UNLIMITED", "INFINITE")
+MEMORY = re.compile(r"\d+([KMGT]B?)?", re.IGNORECASE)
 
 
 def time_limit(text: str) -> int | None:
@@ -109,6 +110,10 @@ class ResourcesConfig:
             raise ValueError(f"resources.peak_tflops={self.peak_tflops} must be above 0.")
         if isinstance(self.efficiency, int | float) and not 0 < self.efficiency <= 1:
             raise ValueError(f"resources.efficiency={self.efficiency} must be a share of the peak, in (0, 1].")
+        if isinstance(self.memory, str) and self.memory and not MEMORY.fullmatch(self.memory):
+            raise ValueError(
+                f'resources.memory={self.memory} must be a size as Slurm reads it, e.g. "64G" or "64000M".'
+            )
         _check_limit("time", self.time, self.signal_seconds)
         for job, signal_seconds in (("evaluation", self.signal_seconds), ("report", 0)):
             own = getattr(self, job) if isinstance(getattr(self, job), dict) else {}

@@ -22,6 +22,7 @@ from sweeps.planner import Plan, count_cells, plan
 from sweeps.progress import LEISURE
 from sweeps.queue import read_queue
 from sweeps.registry import begun, definition_of
+from sweeps.requirements import refusals
 from sweeps.state import CellState, exit_code
 from sweeps.table import WIDE, cell_json, device_time, duration, failure_lines, failures, status_table, summary
 
@@ -82,10 +83,13 @@ def show_plan(
     from sweeps.preview import preview, print_preview
 
     planned = plan(name, scale, overrides, root)
+    refused = [str(error) for error in refusals(planned, planned.states())]
     if as_json:
-        print_json(preview(planned))
+        print_json({**preview(planned), "refused": refused})
     else:
         print_preview(planned, console())
+        for reason in refused:
+            say(f"`ablate run` would refuse it as it stands: {reason}")
     return 0
 
 
@@ -99,10 +103,12 @@ def status(
 ) -> int:
     """How far every cell is, and the failures by cause. Exit code 1 if a cell failed."""
     planned = plan(name, scale, overrides, root)
+    screen = console()
+    if watch:
+        _watch(planned, None if as_json else screen)
     queue = read_queue(planned.folder)
     states = planned.states(queue)
     unasked = unasked_groups(planned, states, queue)
-    screen = console()
     if as_json:
         cells = [cell_json(cell, states[cell.name]) for cell in planned.cells]
         hours = device_time(planned, states) / 3600
@@ -110,8 +116,6 @@ def status(
         whole["queue_known"] = not unasked
         print_json({**whole, "cells": cells, "failures": failures(states)})
         return exit_code(states)
-    if watch:
-        states = _watch(planned, screen)
     screen.print(status_table(planned, states, screen.width))
     if seconds := device_time(planned, states):
         say(f"Device time so far, all attempts: {duration(seconds)}.")
@@ -122,20 +126,22 @@ def status(
     return exit_code(states)
 
 
-def _watch(planned: Plan, screen: Console) -> dict[str, CellState]:
+def _watch(planned: Plan, screen: Console | None) -> None:
     """Wait until nothing is at work or queued any more; a terminal shows all cells meanwhile, anything else how many
-    there are of each state whenever that changes."""
-    if not screen.is_terminal:
+    there are of each state whenever that changes, no screen nothing."""
+    if screen is None:
+        for _ in _until_settled(planned):
+            pass
+    elif screen.is_terminal:
+        with Live(console=screen, auto_refresh=False, transient=True) as live:
+            for states in _until_settled(planned):
+                live.update(status_table(planned, states, screen.width, max(5, screen.height - 8)), refresh=True)
+    else:
         told = ""
         for states in _until_settled(planned):
             if (now := summary(states)) != told:
                 screen.print(now, soft_wrap=True)
             told = now
-        return states
-    with Live(console=screen, auto_refresh=False, transient=True) as live:
-        for states in _until_settled(planned):
-            live.update(status_table(planned, states, screen.width, max(5, screen.height - 8)), refresh=True)
-    return states
 
 
 def _until_settled(planned: Plan) -> Iterator[dict[str, CellState]]:

@@ -24,6 +24,9 @@ JOBS_OPTION = click.option(
     type=click.IntRange(min=0),
     help="Runs at once; 0: what fits, or no limit.",
 )
+REPORT_OPTION = click.option(
+    "--report/--no-report", "with_report", default=True, help="Write the report when all is done."
+)
 
 
 def sweep_options(function: Callable) -> Callable:
@@ -81,7 +84,7 @@ def plan_command(sweep: str, overrides: tuple[str, ...], scale: str, root: str, 
 @LAUNCHER_OPTION
 @JOBS_OPTION
 @click.option("--dry-run", is_flag=True, help="Say what would be started, and start nothing.")
-@click.option("--report/--no-report", "with_report", default=True, help="Write the report when all is done.")
+@REPORT_OPTION
 def run_command(
     sweep: str,
     overrides: tuple[str, ...],
@@ -99,10 +102,15 @@ def run_command(
     check_report(sweep, root)
     code = run(sweep, scale, overrides, root, launcher, jobs, dry_run=dry_run, with_report=with_report)
     if with_report and launcher == "local" and not dry_run:
-        from reports.commands import report
-
-        report(sweep, scale, overrides, root, keep_current=True)
+        _write_report(sweep, scale, overrides, root)
     return code
+
+
+def _write_report(sweep: str, scale: str, overrides: tuple[str, ...], root: str) -> None:
+    """What a local launch ends with; on a cluster it is a job of its own."""
+    from reports.commands import report
+
+    report(sweep, scale, overrides, root, keep_current=True)
 
 
 @click.command("status", epilog=OVERRIDES)
@@ -155,6 +163,7 @@ def cancel_command(sweep: str, overrides: tuple[str, ...], scale: str, root: str
 @JOBS_OPTION
 @click.option("--where", multiple=True, help="Only failures like this, e.g. cause=oom.")
 @click.option("--of", "overrides", multiple=True, help="A word that the sweep was run with; may be repeated.")
+@REPORT_OPTION
 def retry_command(
     sweep: str,
     changes: tuple[str, ...],
@@ -164,11 +173,17 @@ def retry_command(
     jobs: int,
     where: tuple[str, ...],
     overrides: tuple[str, ...],
+    with_report: bool,
 ) -> int:
     """Run the failed cells of SWEEP again, with KEY=VALUE CHANGES if given, which hold for these cells from now on.
 
     resources.KEY=VALUE among them is what their jobs ask for this time.
     """
+    from reports.subject import check_report
     from sweeps.actions import retry
 
-    return retry(sweep, scale, overrides, root, where, changes, launcher, jobs)
+    check_report(sweep, root)
+    code = retry(sweep, scale, overrides, root, where, changes, launcher, jobs, with_report=with_report)
+    if with_report and launcher == "local":
+        _write_report(sweep, scale, overrides, root)
+    return code

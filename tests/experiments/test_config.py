@@ -158,6 +158,7 @@ def test_bad_overrides_are_one_clear_sentence(overrides: list[str], words: list[
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
+        (["runtime.threads=99999999999"], "runtime.threads=99999999999 must be at most 4096; 0 takes all cores."),
         (["trainer.max_steps=0"], "trainer.max_steps=0 must be at least 1."),
         (["trainer.accumulate=0"], "trainer.accumulate=0 must be at least 1."),
         ([f"trainer.max_steps={10**20}"], f"trainer.max_steps={10**20} must be less than 2**63."),

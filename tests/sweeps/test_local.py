@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.cli import main
 from experiments.errors import UserError
 from sweeps import actions, views
 from sweeps.local import _signals_as_interrupt
@@ -209,6 +210,15 @@ def test_unknown_launcher_and_silly_jobs(make_sweep: Make) -> None:
         run(make_sweep(), launcher="loacl")
     with pytest.raises(UserError, match="--jobs"):
         run(make_sweep(), jobs=-1)
+
+
+def test_a_retry_ends_with_the_report_as_a_run_does(make_sweep: Make, root: Path) -> None:
+    path = make_sweep(report={"rows": "scheme", "columns": ["fd_efflite0"]})
+    assert run(path) == 0
+    for words, written in (["--no-report"], False), ([], True):
+        with pytest.raises(SystemExit, match="0"):
+            main(["retry", path, *words])
+        assert bool(list(root.glob("reports/*/index.html"))) is written
 
 
 @pytest.mark.parametrize("part", ["training", "evaluation"])

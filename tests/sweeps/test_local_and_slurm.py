@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -67,9 +68,9 @@ def test_what_slurm_alone_knows_to_have_failed_can_be_retried(
     assert set(states(path).values()) == {"done"}
 
 
-@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("shown", ["terminal", "file", "JSON"])
 def test_watching_goes_on_while_cells_are_queued(
-    make_sweep: Make, monkeypatch: pytest.MonkeyPatch, terminal: bool
+    make_sweep: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shown: str
 ) -> None:
     path, slept, out = make_sweep(), [], io.StringIO()
     planned = plan(path)
@@ -81,10 +82,14 @@ def test_watching_goes_on_while_cells_are_queued(
             queue(planned, monkeypatch, {})
 
     monkeypatch.setattr(views.time, "sleep", sleep)
-    monkeypatch.setattr(views, "console", lambda: Console(file=out, width=120, force_terminal=terminal))
-    assert views.status(path, watch=True) == 0
+    monkeypatch.setattr(views, "console", lambda: Console(file=out, width=120, force_terminal=shown == "terminal"))
+    capsys.readouterr()
+    assert views.status(path, watch=True, as_json=shown == "JSON") == 0
     assert len(slept) == 2
-    if not terminal:
+    if shown == "JSON":
+        assert not out.getvalue()
+        assert {cell["state"] for cell in json.loads(capsys.readouterr().out)["cells"]} == {"missing"}
+    elif shown == "file":
         changes = ["0 of 3 cells done, 1 queued, 2 missing.", "0 of 3 cells done, 3 missing."]
         assert out.getvalue().splitlines()[:2] == changes, "and the table below them"
 

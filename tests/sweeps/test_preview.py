@@ -72,7 +72,7 @@ def test_plan_lists_cells_exclusions_and_duplicates(make_sweep: Make, capsys: py
     assert [cell["cell"] for cell in found["cells"]] == ["width=32"] and isinstance(
         found["cells"][0]["parameters"], int
     )
-    assert found["excluded"] == [{"labels": {"width": "64"}, "reason": "too large"}]
+    assert found["excluded"] == [{"labels": {"width": "64"}, "reason": "too large"}] and found["refused"] == []
     assert views.show_plan(path) == 0
     assert "Left out: width=64: too large" in capsys.readouterr().out
 

@@ -164,6 +164,8 @@ def test_evaluations_have_resources_of_their_own() -> None:
         ({"time": "1:00:00", "signal_seconds": 3600}, "resources.time=1:00:00 is 3600 s"),
         ({"time": "1:00:00", "evaluation": {"time": "1"}}, "resources.evaluation.time=1 is 60 s"),
         ({"time": "9", "evaluation": {"time": "9", "signal_seconds": 600}}, "resources.evaluation.time=9 is 540 s"),
+        ({"memory": "lots"}, "resources.memory=lots must be a size as Slurm reads it"),
+        ({"memory": "6.5G"}, "resources.memory=6.5G must be a size"),
         ({"report": {"time": 3600}}, "resources.report.time=3600 must be text"),
         ({"report": {"time": "1 hour"}}, "resources.report.time=1 hour must be a time as Slurm reads it"),
         ({"sbatch": {"time": "1:00"}}, "resources.sbatch: time is set by resources.time"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from experiments.networks import build_network
 from experiments.run_config import RunConfig
 from experiments.store import RunStore
 from lightning_modules.checkpoints import save_safetensors
-from sweeps import actions
+from sweeps import actions, views
 from sweeps.planner import plan
 from tests.sweeps.conftest import PRESET, WORKER
 from tests.sweeps.steps import WIDTH, Make, axis, states
@@ -67,6 +68,11 @@ def test_a_start_that_does_not_fit_is_refused_before_anything_is_begun(
     assert trainings() == [] and not (root / "sweeps").exists() and not (root / "runs").exists()
     assert actions.run(path, overrides=WORDS, dry_run=True) == 0
     assert f"would be refused as it stands: {said}" in capsys.readouterr().out
+    assert views.show_plan(path, overrides=WORDS) == 0
+    assert f"`ablate run` would refuse it as it stands: {said}" in capsys.readouterr().out
+    assert views.show_plan(path, overrides=WORDS, as_json=True) == 0
+    (refused,) = json.loads(capsys.readouterr().out)["refused"]
+    assert refused.startswith(said)
 
 
 def test_a_start_that_lacks_what_it_is_trained_on_is_refused_before_anything_is_begun(
