@@ -15,7 +15,7 @@ from experiments.benchmarks.bench import Row
 from experiments.memory import peak_memory_bytes, reset_peak_memory
 
 FEWEST_ROUNDS, MOST_ROUNDS = 6, 41  # fewer than six have no 95 % interval of the median
-IN_A_ROW = 15
+IN_A_ROW, FEWEST_IN_A_ROW = 15, 3
 BUSY_MS, MOST_REPEATS = 10, 100
 """A GPU is kept busy for so long before it is waited for."""
 
@@ -117,10 +117,17 @@ def in_turns(
     return times
 
 
-def in_a_row(call: Contender) -> list[float]:
-    """Milliseconds of calls right after one another, which find memory and caches as they left them, after two untimed
-    ones."""
-    return [milliseconds(call) for _ in range(IN_A_ROW + 2)][2:]
+def in_a_row(call: Contender, seconds: float = 1.0) -> list[float]:
+    """Milliseconds of calls right after one another, which find memory and caches as they left them.
+
+    Args:
+        seconds: no more calls after that time, of which long ones need none: they leave little to the next.
+    """
+    repeats, times = _repeats(call), [milliseconds(call)]
+    deadline = time.perf_counter() + seconds
+    while len(times) <= FEWEST_IN_A_ROW or len(times) <= IN_A_ROW and time.perf_counter() < deadline:
+        times.append(milliseconds(call, repeats))
+    return times[1:]
 
 
 def rotated(names: Sequence[str], by: int) -> list[str]:

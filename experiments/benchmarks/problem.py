@@ -26,10 +26,10 @@ MakePhase = Callable[[str], Callable[[], None]]
 """Phase -> the call to time."""
 OURS = ("cpp", "triton", "torch")
 """The suite's own back ends, the fastest first."""
-REPEATED, REPEATED_FLOOR = "in a row ms", "in a row x floor"
-"""Columns of the baseline alone."""
-REPEATED_NOTE = (
-    "in a row: median of calls one after another, half before and half after the turns; x floor: the fastest in turns"
+HOT, HOT_RATIO, HOT_FLOOR = "hot ms", "hot x", "hot x floor"
+HOT_NOTE = (
+    "hot: median of calls one after another, half before and half after the turns; below 1 x floor where caches keep "
+    "what the floor reads from memory; the other columns: in turns with the others, x floor by the fastest"
 )
 FLOAT32 = {"output": 1e-6, "gradients": 5e-6}
 """Largest errors of an operation or a layer in float32, relative to the largest true value."""
@@ -75,22 +75,23 @@ def phases(
         seconds: time spent per phase.
         apart: further contenders, each with its process, and what makes its calls there (see OwnProcess.prepare).
     """
-    if REPEATED_NOTE not in bench.notes:
-        bench.notes.append(REPEATED_NOTE)
+    if HOT_NOTE not in bench.notes:
+        bench.notes.append(HOT_NOTE)
     for phase in (FORWARD, TRAINING):
         calls: dict[str, Contender] = {name: phase_of(phase, call, inputs) for name, call in contenders.items()}
         calls |= {name: process.prepare(partial(make, phase)) for name, (process, make) in apart.items()}
         floors_ms = dict.fromkeys(ours, floors[phase])
-        repeated = in_a_row(calls[ours[0]])
+        hot = {name: in_a_row(call) for name, call in calls.items()}
         timed = interleave(case, phase, calls, baseline=ours[0], seconds=seconds, floors_ms=floors_ms)
-        repeated += in_a_row(calls[ours[0]])  # before and after: whatever slows the machine for a while slows one
-        bench.rows += [_with_repeated(row, repeated) if row.contender == ours[0] else row for row in timed]
+        for name, call in calls.items():  # before and after: whatever slows the machine for a while slows one
+            hot[name] += in_a_row(call)
+        medians = {name: statistics.median(times) for name, times in hot.items()}
+        bench.rows += [_with_hot(row, medians[row.contender], medians[ours[0]]) for row in timed]
 
 
-def _with_repeated(row: Row, times: Sequence[float]) -> Row:
-    median = statistics.median(times)
-    floor = {} if row.floor_ms is None else {REPEATED_FLOOR: median / row.floor_ms}
-    return replace(row, extra={REPEATED: median, **floor})
+def _with_hot(row: Row, own: float, base: float) -> Row:
+    floor = {} if row.floor_ms is None else {HOT_FLOOR: own / row.floor_ms}
+    return replace(row, extra={HOT: own, HOT_RATIO: own / base, **floor})
 
 
 def phase_of(phase: str, call: Call, inputs: Sequence[Tensor]) -> Callable[[], None]:

@@ -21,7 +21,7 @@ from experiments.benchmarks.apart import OwnProcess
 from experiments.benchmarks.bench import FORWARD, TRAINING, Bench
 from experiments.benchmarks.limits import limits
 from experiments.benchmarks.peers import KEPT
-from experiments.benchmarks.problem import REPEATED, REPEATED_FLOOR, REPEATED_NOTE, relative_errors, verify
+from experiments.benchmarks.problem import HOT, HOT_FLOOR, HOT_NOTE, HOT_RATIO, relative_errors, verify
 from experiments.cli import cli
 from experiments.errors import UserError
 from lightning_modules.backends import ENVIRONMENT_VARIABLE, SELECTIVE_SCAN
@@ -89,8 +89,9 @@ def test_a_benchmark_measures_and_writes(
     if name not in ("plan", "sampler"):  # of the suite's own contenders at least
         assert all(row.floor_ms and row.over_floor for row in baselines)
     if name in ("scan", "conv", "ssd", "rows", "linear"):
-        assert all(row.extra[REPEATED_FLOOR] == row.extra[REPEATED] / row.floor_ms > 0 for row in baselines)
-        assert REPEATED_NOTE in bench.notes
+        assert all(row.extra[HOT_FLOOR] == row.extra[HOT] / row.floor_ms > 0 for row in baselines)
+        assert all(row.extra[HOT] > 0 and row.extra[HOT_RATIO] > 0 for row in bench.rows) and HOT_NOTE in bench.notes
+        assert {row.extra[HOT_RATIO] for row in baselines} == {1}
     if name == "sampler":  # the floor is what was measured in turns with the others
         assert [row.floor_ms for row in bench.rows] == [bench.rows[-1].fastest_ms] * 3 + [None]
     if name == "decode" and not torch.cuda.is_available():  # likewise, unless arithmetic takes longer

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from experiments.benchmarks.bench import Row
-from experiments.benchmarks.measure import FEWEST_ROUNDS, MOST_REPEATS, in_a_row, in_turns
+from experiments.benchmarks.measure import FEWEST_IN_A_ROW, FEWEST_ROUNDS, IN_A_ROW, MOST_REPEATS, in_a_row, in_turns
 
 
 def test_every_round_begins_with_another_contender() -> None:
@@ -21,10 +21,11 @@ def test_distance_to_the_floor_is_that_of_the_fastest_round() -> None:
     assert row.over_floor == 1.5
 
 
-def test_calls_in_a_row_leave_out_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = iter([9.0, 8.0] + [1.0] * 15)
-    monkeypatch.setattr("experiments.benchmarks.measure.milliseconds", lambda call: next(taken))
-    assert in_a_row(lambda: None) == [1.0] * 15
+@pytest.mark.parametrize(("seconds", "calls"), [(60.0, IN_A_ROW), (0.0, FEWEST_IN_A_ROW)])
+def test_calls_in_a_row_leave_out_the_first(monkeypatch: pytest.MonkeyPatch, seconds: float, calls: int) -> None:
+    taken = iter([9.0] + [1.0] * IN_A_ROW)
+    monkeypatch.setattr("experiments.benchmarks.measure.milliseconds", lambda call, repeats=1: next(taken))
+    assert in_a_row(lambda: None, seconds) == [1.0] * calls
 
 
 def test_a_gpu_is_given_short_calls_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
