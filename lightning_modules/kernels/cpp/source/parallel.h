@@ -26,9 +26,9 @@ inline Buffer allocate(int64_t count) {
 }
 
 // Consecutive channel blocks that one task walks side by side, so that it reads whole stretches of a row: as many as leave
-// every thread some tasks, up to 128 channels. Blocks come in units of `unit`, which a task does not cut.
+// every thread some tasks, up to 256 channels. Blocks come in units of `unit`, which a task does not cut.
 struct Grouping {
-  static constexpr int64_t kMaxBlocks = 128 / simd::kLanes, kTasksPerThread = 4;
+  static constexpr int64_t kMaxBlocks = 256 / simd::kLanes, kTasksPerThread = 2;
   int64_t blocks_per_group, groups;
   Grouping(int64_t batch, int64_t blocks, int64_t threads, int64_t unit = 1) {
     const int64_t most = std::clamp<int64_t>(batch * blocks / (kTasksPerThread * threads), 1, kMaxBlocks);

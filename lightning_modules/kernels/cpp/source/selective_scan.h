@@ -137,6 +137,8 @@ KERNEL_INLINE void for_state_groups(int64_t states, bool bounded, Run&& run) {
     for_state_groups<false>(states, run);
 }
 
+inline int64_t state_groups(const Arguments& p) { return (p.states + kGroup - 1) / kGroup; }
+
 // Calls run(integral_constant<rows>, first) for interleaved rows, then single ones, that cover [0, count).
 template <class Run>
 KERNEL_INLINE void for_rows(int count, Run&& run) {
@@ -160,52 +162,65 @@ inline bool is_permutation(const Arguments& p) {
   return true;
 }
 
-// What a task touches next, tensor by tensor: the rows of a block, fetched row by row during the arithmetic of the block
-// before, which leaves the load units idle. Rows lie pages apart, which no hardware prefetcher follows, and where there is
-// a power of two between them they share few sets of the L1 cache, so that they wait in the next one.
+// The rows of the chunk that a task comes to next, for all blocks of its group, fetched line by line during the arithmetic
+// of the chunk at hand, which leaves the load units idle. Row after row, since a hardware prefetcher that sees a row's first
+// lines joins in: blocks side by side would ask for one line per row, pages apart, and a core waits for few of its own
+// misses at once. Where there is a power of two between rows they share few sets of the L1 cache, so that they wait in the
+// next one.
 class Ahead {
   static constexpr int kSecondLevel = 2;  // of __builtin_prefetch
-  struct Stream {
-    const char* base;
-    int64_t stride;
+  static constexpr int kMostTensors = 8, kLine = 64;
+  struct Row {
+    const char* from;
+    int64_t bytes;
   };
 
  public:
-  // `positions`: kChunk storage positions, valid until the next call.
-  void point_to(const int64_t* positions) { positions_ = positions, count_ = 0; }
-  // One more tensor: its row of the block at storage position 0, and the elements between rows.
-  template <class T>
-  void add(const T* first, int64_t stride) {
-    streams_[count_++] = {reinterpret_cast<const char*>(first), stride * static_cast<int64_t>(sizeof(T))};
-  }
-
-  // The tensors whose rows one group of states fetches, one row at every step.
-  class Part {
+  // How far the fetching has come. Copied to registers while a group of states is at work.
+  class Cursor {
    public:
-    KERNEL_MEMBER void prefetch(int step) const {
-      for (const Stream* stream = first_; stream < last_; ++stream)
-        __builtin_prefetch(stream->base + positions_[step] * stream->stride, 0, kSecondLevel);
+    // At every step of a group of states.
+    KERNEL_MEMBER void step() {
+      for (int line = 0; line < lines_per_step_ && row_ < end_; ++line) {
+        __builtin_prefetch(row_->from + at_, 0, kSecondLevel);
+        at_ += kLine;
+        if (at_ >= row_->bytes) at_ = 0, ++row_;
+      }
     }
 
    private:
     friend class Ahead;
-    Part(const Stream* first, const Stream* last, const int64_t* positions)
-        : first_(first), last_(last), positions_(positions) {}
-    const Stream *first_, *last_;
-    const int64_t* positions_;
+    const Row *row_ = nullptr, *end_ = nullptr;
+    int64_t at_ = 0;
+    int lines_per_step_ = 0;
   };
-  // For the group of states that begins with `first`; a last group of less than kGroup states may have none.
-  Part part(int64_t first, int64_t states) const {
-    const int64_t groups = (states + kGroup - 1) / kGroup, each = (count_ + groups - 1) / groups;
-    const int64_t from = first % kGroup ? count_ : std::min<int64_t>(first / kGroup * each, count_);
-    return Part(streams_ + from, streams_ + std::min<int64_t>(from + each, count_), positions_);
+
+  // Forgets the rows and takes up others: `count` (at most kChunk) storage positions, valid while tensors are added.
+  void point_to(const int64_t* positions, int count) {
+    positions_ = positions, positions_count_ = count;
+    rows_count_ = 0, lines_ = 0;
+  }
+  // One more tensor: its row of the group at storage position 0, its elements in a row and those between rows.
+  template <class T>
+  void add(const T* first, int64_t elements, int64_t stride) {
+    const int64_t bytes = elements * static_cast<int64_t>(sizeof(T));
+    for (int i = 0; i < positions_count_; ++i)
+      rows_[rows_count_++] = {reinterpret_cast<const char*>(first + positions_[i] * stride), bytes};
+    lines_ += positions_count_ * ((bytes + kLine - 1) / kLine);
+  }
+  // Spreads the lines over `steps` steps.
+  void spread(int64_t steps) {
+    cursor.row_ = rows_, cursor.end_ = rows_ + rows_count_, cursor.at_ = 0;
+    cursor.lines_per_step_ = static_cast<int>((lines_ + steps - 1) / steps);
   }
 
+  Cursor cursor;
+
  private:
-  static constexpr int kMost = 8;
-  Stream streams_[kMost];
-  int count_ = 0;
-  const int64_t* positions_;
+  Row rows_[kChunk * kMostTensors];
+  const int64_t* positions_ = nullptr;
+  int positions_count_ = 0, rows_count_ = 0;
+  int64_t lines_ = 0;
 };
 
 // The states of one group in a checkpoint, for reading or for writing.

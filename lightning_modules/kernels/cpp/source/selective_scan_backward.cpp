@@ -41,7 +41,12 @@ class Task : Rows<T> {
     for (int64_t block = first_; block < last_; ++block) begin(block, block - first_);
     for (int64_t chunk = e_.chunks - 1; chunk >= 0; --chunk) {
       const int count = static_cast<int>(std::min<int64_t>(kChunk, p_.length - chunk * kChunk));
+      if (chunk == e_.chunks - 1) {
+        look_ahead(chunk, 1);
+        ahead_.cursor.step();
+      }
       locate(chunk * kChunk, count);
+      look_ahead(chunk - 1, (last_ - first_) * state_groups(p_) * count);
       for (int64_t block = first_; block < last_; ++block) reverse_chunk(block, block - first_, chunk, count);
     }
     for (int64_t block = first_; block < last_; ++block) finish(block, block - first_);
@@ -59,7 +64,6 @@ class Task : Rows<T> {
   int64_t first_, last_;  // blocks of the group
   const int64_t sum_blocks_;
   Vec grad_D_[Grouping::kMaxBlocks], grad_bias_[Grouping::kMaxBlocks];
-  const float* next_checkpoint_;
   ChunkRows rows_;
   Ahead ahead_;
   Trace trace_;
@@ -87,7 +91,9 @@ class Task : Rows<T> {
   }
 
   void reverse_chunk(int64_t block, int64_t slot, int64_t chunk, int count) {
-    look_ahead(block, chunk);
+    const bool next_block = block + 1 < last_;
+    const float* next_checkpoint =
+        p_.checkpoints + checkpoint_offset(p_, e_, b_, k_, std::max<int64_t>(chunk - !next_block, 0), next_block ? block + 1 : first_);
     const Vec largest_step = read(block, count);
     const float* rates = rates_.of(k_ * e_.blocks + block);
     const bool first_of_sum = block == first_ || block % sum_blocks_ == 0;
@@ -96,9 +102,9 @@ class Task : Rows<T> {
     for_state_groups(p_.states, bounded, [&](auto states, auto bounds, int64_t first) __attribute__((always_inline)) {
       constexpr int kStates = decltype(states)::value;
       const int64_t at = first * kLanes;
-      prefetch_states<kStates, false>(next_checkpoint_ + at);
+      prefetch_states<kStates, false>(next_checkpoint + at);
       recompute<kStates, decltype(bounds)::value>(rates + at, checkpoint + at, rows_, first, count,
-                                                  ahead_.part(first, p_.states), trace_);
+                                                  ahead_.cursor, trace_);
       if (first_of_sum)
         reverse<kStates, true>(rates + at, carry(slot) + at, grad_A(slot) + at, rows_, trace_, first, count, sums(first));
       else
@@ -112,24 +118,24 @@ class Task : Rows<T> {
     return static_cast<const T*>(p_.grad_y) + p_.grad_y_strides.offset(b_, k_, position) + channel;
   }
 
-  // Points the prefetches at the next block of these rows, or after the last one at the first of the chunk before.
-  void look_ahead(int64_t block, int64_t chunk) {
-    const bool next_block = block + 1 < last_;
-    const int64_t next_chunk = chunk - (next_block ? 0 : 1);
-    next_checkpoint_ = p_.checkpoints + checkpoint_offset(p_, e_, b_, k_, std::max<int64_t>(next_chunk, 0),
-                                                          next_block ? block + 1 : first_);
-    const int64_t channel = (next_block ? block + 1 : first_) * kLanes;
-    ahead_.point_to(next_block ? rows_.position : rows_.following);
-    ahead_.add(u(0, channel), p_.u_strides.position);
-    ahead_.add(delta(0, channel), p_.delta_strides.position);
-    ahead_.add(grad_y(0, channel), p_.grad_y_strides.position);
-    ahead_.add(p_.grad_u + contiguous(!p_.shared_input, 0, channel), p_.channels);
-    ahead_.add(static_cast<const T*>(p_.grad_delta) + contiguous(true, 0, channel), p_.channels);
+  // Points the prefetches at the rows of a chunk, if there is one; they take `steps` steps.
+  void look_ahead(int64_t chunk, int64_t steps) {
+    int64_t positions[kChunk];
+    const int count = chunk < 0 ? 0 : static_cast<int>(std::min<int64_t>(p_.length - chunk * kChunk, kChunk));
+    for (int i = 0; i < count; ++i) positions[i] = visited(p_, k_, chunk * kChunk + i);
+    const int64_t channel = first_ * kLanes, width = std::min(last_ * kLanes, p_.channels) - channel;
+    ahead_.point_to(positions, count);
+    ahead_.add(u(0, channel), width, p_.u_strides.position);
+    ahead_.add(delta(0, channel), width, p_.delta_strides.position);
+    ahead_.add(grad_y(0, channel), width, p_.grad_y_strides.position);
+    ahead_.add(p_.grad_u + contiguous(!p_.shared_input, 0, channel), width, p_.channels);
+    ahead_.add(static_cast<const T*>(p_.grad_delta) + contiguous(true, 0, channel), width, p_.channels);
     if (p_.z) {
-      ahead_.add(z(0, channel), p_.z_strides.position);
-      ahead_.add(static_cast<const T*>(p_.ungated) + contiguous(p_.stack, 0, channel), p_.channels);
-      ahead_.add(p_.grad_z + contiguous(false, 0, channel), p_.channels);
+      ahead_.add(z(0, channel), width, p_.z_strides.position);
+      ahead_.add(static_cast<const T*>(p_.ungated) + contiguous(p_.stack, 0, channel), width, p_.channels);
+      ahead_.add(p_.grad_z + contiguous(false, 0, channel), width, p_.channels);
     }
+    ahead_.spread(steps);
   }
 
   // Storage positions of a chunk's steps, and the rows of B and C there, which the blocks of the group share.
@@ -141,7 +147,6 @@ class Task : Rows<T> {
       rows_.B[i] = B + position * p_.B_strides.position;
       rows_.C[i] = C + position * p_.C_strides.position;
     }
-    for (int i = 0; i < kChunk; ++i) rows_.following[i] = visited(p_, k_, std::max<int64_t>(start - kChunk + i, 0));
   }
 
   // Writes the sum that `block` is the last one of.

@@ -8,12 +8,13 @@ namespace {
 struct ChunkRows {
   alignas(64) float dt[kChunk * kLanes], x[kChunk * kLanes], y[kChunk * kLanes];
   const float *B[kChunk], *C[kChunk];
-  int64_t position[kChunk], following[kChunk];  // of this chunk and of the next
+  int64_t position[kChunk];
 };
 
 // h <- 2^(dt A) h + x B; y += <C, h> for kStates states over a chunk.
 template <int kStates, bool kWithinBounds>
-void scan_states(const float* rates, float* state, ChunkRows& rows, int64_t first, int count, const Ahead::Part& ahead) {
+void scan_states(const float* rates, float* state, ChunkRows& rows, int64_t first, int count, Ahead::Cursor& ahead_of_task) {
+  Ahead::Cursor ahead = ahead_of_task;
   Vec h[kStates], rate[kStates];
   UNROLL for (int j = 0; j < kStates; ++j) {
     h[j] = simd::load(state + j * kLanes);
@@ -22,7 +23,7 @@ void scan_states(const float* rates, float* state, ChunkRows& rows, int64_t firs
   for (int i = 0; i < count; ++i) {
     const Vec dt = simd::load(rows.dt + i * kLanes), x = simd::load(rows.x + i * kLanes);
     const float *B = rows.B[i] + first, *C = rows.C[i] + first;
-    ahead.prefetch(i);
+    ahead.step();
     Vec exponent[kStates], a[kStates];
     UNROLL for (int j = 0; j < kStates; ++j) exponent[j] = dt * rate[j];
     simd::exp2_each<kStates, kWithinBounds>(exponent, a);
@@ -36,6 +37,7 @@ void scan_states(const float* rates, float* state, ChunkRows& rows, int64_t firs
     simd::store(rows.y + i * kLanes, even + odd);
   }
   UNROLL for (int j = 0; j < kStates; ++j) simd::store(state + j * kLanes, h[j]);
+  ahead_of_task = ahead;
 }
 
 template <class T>
@@ -61,7 +63,12 @@ class Task : Rows<T> {
     }
     for (int64_t start = 0; start < p_.length; start += kChunk) {
       const int count = static_cast<int>(std::min<int64_t>(kChunk, p_.length - start));
+      if (start == 0) {
+        look_ahead(0, 1);
+        ahead_.cursor.step();
+      }
       locate(start, count);
+      look_ahead(start + kChunk, (last_ - first_) * state_groups(p_) * count);
       for (int64_t block = first_; block < last_; ++block) scan_chunk(block, start / kChunk, count);
     }
     if (!p_.final_state) return;
@@ -80,42 +87,45 @@ class Task : Rows<T> {
   int64_t first_, last_;  // blocks of the group
   ChunkRows rows_;
   Ahead ahead_;
-  const float* next_checkpoint_ = nullptr;
 
   float* state(int64_t block) const { return states_ + (block - first_) * p_.states * kLanes; }
 
   void scan_chunk(int64_t block, int64_t chunk, int count) {
     const float* rates = rates_.of(k_ * e_.blocks + block);
-    if (p_.checkpoints)
+    const float* next_checkpoint = nullptr;
+    if (p_.checkpoints) {
       std::copy(state(block), state(block) + p_.states * kLanes,
                 p_.checkpoints + checkpoint_offset(p_, e_, b_, k_, chunk, block));
-    look_ahead(block, chunk);
+      const bool next_block = block + 1 < last_;
+      next_checkpoint = p_.checkpoints + checkpoint_offset(p_, e_, b_, k_, std::min(chunk + !next_block, e_.chunks - 1),
+                                                           next_block ? block + 1 : first_);
+    }
     const Vec largest_step = read(block, count);
     const bool bounded = simd::within_bounds(largest_step * simd::load(rates + p_.states * kLanes));
     for_state_groups(p_.states, bounded, [&](auto states, auto bounds, int64_t first) __attribute__((always_inline)) {
       constexpr int kStates = decltype(states)::value;
       const int64_t at = first * kLanes;
-      if (p_.checkpoints) prefetch_states<kStates, true>(next_checkpoint_ + at);
+      if (p_.checkpoints) prefetch_states<kStates, true>(next_checkpoint + at);
       scan_states<kStates, decltype(bounds)::value>(rates + at, state(block) + at, rows_, first, count,
-                                                    ahead_.part(first, p_.states));
+                                                    ahead_.cursor);
     });
     const bool last_direction = k_ == p_.directions - 1;
     if (adds_) add_directions(block, count, last_direction);
     if (!adds_ || last_direction) write(block * kLanes, count);
   }
 
-  // Points the prefetches at the next block of these rows, or after the last one at the first of the next chunk.
-  void look_ahead(int64_t block, int64_t chunk) {
-    const bool next_block = block + 1 < last_;
-    const int64_t next = next_block ? block + 1 : first_, channel = next * kLanes;
-    if (p_.checkpoints)
-      next_checkpoint_ = p_.checkpoints +
-                         checkpoint_offset(p_, e_, b_, k_, std::min(chunk + !next_block, e_.chunks - 1), next);
-    ahead_.point_to(next_block ? rows_.position : rows_.following);
-    ahead_.add(u(0, channel), p_.u_strides.position);
-    ahead_.add(delta(0, channel), p_.delta_strides.position);
-    ahead_.add(static_cast<const T*>(p_.y) + contiguous(p_.stack, 0, channel), p_.channels);
-    if (p_.z) ahead_.add(z(0, channel), p_.z_strides.position);
+  // Points the prefetches at the rows of the chunk that begins at step `start`, if there is one; they take `steps` steps.
+  void look_ahead(int64_t start, int64_t steps) {
+    int64_t positions[kChunk];
+    const int count = static_cast<int>(std::clamp<int64_t>(p_.length - start, 0, kChunk));
+    for (int i = 0; i < count; ++i) positions[i] = visited(p_, k_, start + i);
+    const int64_t channel = first_ * kLanes, width = std::min(last_ * kLanes, p_.channels) - channel;
+    ahead_.point_to(positions, count);
+    ahead_.add(u(0, channel), width, p_.u_strides.position);
+    ahead_.add(delta(0, channel), width, p_.delta_strides.position);
+    ahead_.add(static_cast<const T*>(p_.y) + contiguous(p_.stack, 0, channel), width, p_.channels);
+    if (p_.z) ahead_.add(z(0, channel), width, p_.z_strides.position);
+    ahead_.spread(steps);
   }
 
   // Per position: time step, scaled input, skip connection. Returns the largest |time step| per channel.
@@ -155,7 +165,6 @@ class Task : Rows<T> {
       rows_.position[i] = position;
       rows_.B[i] = B + position * p_.B_strides.position;
       rows_.C[i] = C + position * p_.C_strides.position;
-      rows_.following[i] = visited(p_, k_, std::min(start + kChunk + i, p_.length - 1));
     }
   }
 

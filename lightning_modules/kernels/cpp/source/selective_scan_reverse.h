@@ -14,7 +14,7 @@ struct ChunkRows {
   alignas(64) float grad_exponent[kChunk * kLanes];  // sum over states of (dL/d exponent) A log2(e)
   const float *B[kChunk], *C[kChunk];
   float *grad_B[kChunk], *grad_C[kChunk];
-  int64_t position[kChunk], following[kChunk];  // of this chunk and of the one before, which is next
+  int64_t position[kChunk];
 };
 
 // States (after each position; slot 0 before the first) and decays of one group of states over a chunk: 16 KiB.
@@ -24,8 +24,9 @@ struct Trace {
 };
 
 template <int kStates, bool kWithinBounds>
-void recompute(const float* rates, const float* state, const ChunkRows& rows, int64_t first, int count, const Ahead::Part& ahead,
-               Trace& trace) {
+void recompute(const float* rates, const float* state, const ChunkRows& rows, int64_t first, int count,
+               Ahead::Cursor& ahead_of_task, Trace& trace) {
+  Ahead::Cursor ahead = ahead_of_task;
   Vec h[kStates], rate[kStates];
   UNROLL for (int j = 0; j < kStates; ++j) {
     h[j] = simd::load(state + j * kLanes);
@@ -35,7 +36,7 @@ void recompute(const float* rates, const float* state, const ChunkRows& rows, in
   for (int i = 0; i < count; ++i) {
     const Vec dt = simd::load(rows.dt + i * kLanes), x = simd::load(rows.x + i * kLanes);
     const float* B = rows.B[i] + first;
-    ahead.prefetch(i);
+    ahead.step();
     Vec exponent[kStates], a[kStates];
     UNROLL for (int j = 0; j < kStates; ++j) exponent[j] = dt * rate[j];
     simd::exp2_each<kStates, kWithinBounds>(exponent, a);
@@ -45,6 +46,7 @@ void recompute(const float* rates, const float* state, const ChunkRows& rows, in
       simd::store(trace.h + ((i + 1) * kStates + j) * kLanes, h[j]);
     }
   }
+  ahead_of_task = ahead;
 }
 
 // Gradients of one group of states over a chunk. `sums`: products whose sums over channels are the gradients of C and B,
